@@ -1,0 +1,444 @@
+"""The pointing model at nano scale: every variant runs and learns, saves strictly, and answers alike in a batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from videomolmo.errors import BadInput
+from videomolmo.model import PointingConfig, PointingModel, PointingProcessor, collate
+from videomolmo.model.config import TEMPORAL_KINDS, ImageConfig, LanguageConfig, VisionConfig
+from videomolmo.model.published import load_published, to_published
+from videomolmo.model.sequence import answer_loss, positions, visible
+from videomolmo.model.tokenizer import build_nano_tokenizer, load_tokenizer
+
+CORPUS = [
+    f'Point to the {color} {shape}. <point x="12.5" y="40.6" alt="{color} {shape}">{color}</point> There are none.'
+    for color in ("red", "green", "blue")
+    for shape in ("circle", "square")
+]
+PAST_KINDS = [kind for kind in TEMPORAL_KINDS if kind != "none"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_nano_tokenizer(CORPUS)
+
+
+def small(temporal: str = "cross_attention", **changes: object) -> PointingConfig:
+    """The nano parts at a size that runs in milliseconds."""
+    config = PointingConfig.nano(temporal=temporal, context=3)
+    return dataclasses.replace(
+        config,
+        image=dataclasses.replace(config.image, size_px=32),
+        vision=dataclasses.replace(config.vision, width=32, mlp=48),
+        language=dataclasses.replace(config.language, width=32, layers=2, ff=48),
+        **{"init_output_zero": False} | changes,
+    )
+
+
+def build(config: PointingConfig, attn_implementation: str = "sdpa") -> PointingModel:
+    torch.manual_seed(0)
+    return PointingModel(config, attn_implementation).eval()
+
+
+def video(frames: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (frames, 40, 56, 3), dtype=np.uint8)
+
+
+def batch_for(tokenizer, config: PointingConfig, questions: list[str]) -> dict[str, Tensor]:
+    processor = PointingProcessor(tokenizer, config)
+    examples = []
+    for seed, question in enumerate(questions):
+        frames = video(4, seed)
+        examples.append(processor(frames[-1], question, frames[:-1]))
+    return collate(examples)
+
+
+QUESTIONS = ["Point to the red circle.", "How many?", "Point to the square, please, if there is any."]
+
+
+def inference_arguments(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    names = ("input_ids", "pixels", "past_pixels", "image_masks", "image_input_idx")
+    return {name: batch[name] for name in names if name in batch}
+
+
+@pytest.mark.parametrize("temporal", TEMPORAL_KINDS)
+def test_every_variant_learns_in_every_part(temporal: str, tokenizer) -> None:
+    config = small(temporal)
+    model, processor = build(config), PointingProcessor(tokenizer, config)
+    frames = video(4)
+    tree = [["Where?", CORPUS[0]], ["How many?", "two"]]
+    batch = collate([processor.training_example(frames[-1], tree, frames[:-1])])
+    out = model(**batch)
+    out.loss.backward()
+    assert out.logits.shape == (*batch["input_ids"].shape, config.language.vocab_size)
+    silent = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.any()]
+    unused = max(config.vision.selected) + 1
+    # softmax ignores what is added to all keys alike: only noise reaches wk.bias
+    assert not [name for name in silent if "wk.bias" not in name and f"vision.blocks.{unused}" not in name], silent
+
+
+@pytest.mark.parametrize("temporal", PAST_KINDS)
+def test_past_matters_and_its_order_only_without_mean(temporal: str) -> None:
+    model = build(small(temporal))
+    pixels = torch.randn(2, 3, 1, 16, 192)
+    with torch.no_grad():
+        features, past = model.encode_frames(torch.randn(2, 1, 16, 192)), model.encode_past(pixels)
+        tokens = model.image_tokens(features, past)
+        shuffled = model.image_tokens(features, past[:, [2, 0, 1]])
+        other = model.image_tokens(features, past.roll(1, dims=0))
+    # attention to all frames has no positions either, so it is order-free too
+    torch.testing.assert_close(shuffled, tokens, rtol=1e-4, atol=1e-5)
+    assert (other - tokens).abs().max() > 1e-4
+
+
+def test_zero_output_starts_as_single_frame() -> None:
+    model = build(small(init_output_zero=True))
+    features, past = torch.randn(1, 1, 16, 64), torch.randn(1, 3, 1, 16, 64)
+    windows = model.temporal(features, past)
+    assert torch.equal(windows, build(small("none")).temporal(features, None))
+    windows.square().sum().backward()
+    assert model.temporal.attention.wo.weight.grad.abs().max() > 0
+
+
+def test_past_frames_get_no_gradient() -> None:
+    model = build(small())
+    past = torch.randn(1, 3, 1, 16, 64, requires_grad=True)
+    model.image_tokens(torch.randn(1, 1, 16, 64), past).sum().backward()
+    assert past.grad is None
+    assert not model.encode_past(torch.randn(1, 3, 1, 16, 192)).requires_grad
+
+
+def test_temporal_attention_weights_sum_to_one() -> None:
+    model = build(small("cross_attention_all"))
+    weights = model.temporal.weights(torch.randn(1, 1, 16, 64), torch.randn(1, 3, 1, 16, 64))
+    assert weights.shape == (1, 1, 4, 4, 4, 12)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(1, 1, 4, 4, 4))
+    with pytest.raises(BadInput, match="has no attention"):
+        build(small("addition")).temporal.weights(torch.randn(1, 1, 16, 64), torch.randn(1, 3, 1, 16, 64))
+
+
+def test_missing_or_foreign_past_is_refused() -> None:
+    model, features = build(small()), torch.randn(1, 1, 16, 64)
+    with pytest.raises(BadInput, match="past frames are missing"):
+        model.image_tokens(features, None)
+    with pytest.raises((BadInput, TypeError), match="past"):
+        model.image_tokens(features, torch.randn(1, 3, 2, 16, 64))
+
+
+def test_precomputed_features_change_nothing(tokenizer) -> None:
+    config = small()
+    model = build(config)
+    arguments = inference_arguments(batch_for(tokenizer, config, QUESTIONS))
+    pixels, past = arguments.pop("pixels"), arguments.pop("past_pixels")
+    with torch.no_grad():
+        direct = model(pixels=pixels, past_pixels=past, **arguments).logits
+        every = torch.cat([past, pixels[:, None]], dim=1)  # one pass over all frames, current and past
+        encoded = model.encode_past(every)
+        reused = model(features=encoded[:, -1], past_features=encoded[:, :-1], **arguments).logits
+    torch.testing.assert_close(reused, direct, rtol=1e-4, atol=1e-5)
+    wanted = model.generate(pixels=pixels, past_pixels=past, **arguments, max_new_tokens=6)
+    found = model.generate(features=encoded[:, -1], past_features=encoded[:, :-1], **arguments, max_new_tokens=6)
+    assert found == wanted
+
+
+@pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
+def test_batched_generation_equals_one_by_one(tokenizer, attn_implementation: str) -> None:
+    config = small()
+    config = dataclasses.replace(config, language=dataclasses.replace(config.language, tie_word_embeddings=False))
+    model = build(config, attn_implementation)
+    with torch.no_grad():  # so that answers differ and margins are wide
+        for parameter in model.language.parameters():
+            parameter.mul_(10 if parameter.ndim == 2 else 1)
+    arguments = inference_arguments(batch_for(tokenizer, config, QUESTIONS))
+    together = model.generate(**arguments, max_new_tokens=12)
+    assert len({tuple(ids) for ids in together}) > 1
+    stop = together[0][4]
+    stopped = model.generate(**arguments, max_new_tokens=12, stop_id=stop)
+    for row, ids in enumerate(together):
+        single = inference_arguments(batch_for(tokenizer, config, QUESTIONS))
+        single = {name: value[row : row + 1] for name, value in single.items()}
+        single["input_ids"] = single["input_ids"][:, : (single["input_ids"] != -1).sum()]
+        assert model.generate(**single, max_new_tokens=12) == [ids]
+        assert stopped[row] == (ids[: ids.index(stop)] if stop in ids else ids)
+
+
+def test_cached_generation_equals_full_forward(tokenizer) -> None:
+    config = small()
+    model = build(config)
+    arguments = inference_arguments(batch_for(tokenizer, config, QUESTIONS[:1]))
+    written = model.generate(**arguments, max_new_tokens=5)
+    for _ in range(5):
+        with torch.no_grad():
+            token = model(**arguments).logits[:, -1:].argmax(-1)
+        arguments["input_ids"] = torch.cat([arguments["input_ids"], token], dim=1)
+    assert arguments["input_ids"][0, -5:].tolist() == written[0]
+
+
+def test_attentions_follow_the_message_tree(tokenizer) -> None:
+    config = small()
+    processor, frames = PointingProcessor(tokenizer, config), video(4)
+    tree = processor.training_example(frames[-1], [["Where?", "a"], ["What?", "b"]], frames[:-1])
+    single = processor.training_example(frames[-1], [["What?", "b"]], frames[:-1])
+    batch = collate([tree, single])
+    out = build(config, "eager")(**batch, output_attentions=True)
+    assert len(out.attentions) == config.language.layers
+    forbidden = ~visible(batch["input_ids"] != -1, batch["subsegment_ids"])
+    assert out.attentions[0].masked_select(forbidden[:, None]).abs().max() == 0
+    length = len(single["input_ids"])
+    second = (batch["subsegment_ids"][0] == 2).nonzero()[:, 0]
+    torch.testing.assert_close(
+        out.logits[0, second], out.logits[1, length - len(second) : length], rtol=1e-4, atol=1e-5
+    )
+    with pytest.raises(BadInput, match="attentions need 'eager'"):
+        build(config)(**batch, output_attentions=True)
+
+
+def test_text_alone_needs_no_frame() -> None:
+    out = build(small())(torch.tensor([[0, 5, 6]]))
+    assert out.logits.shape == (1, 3, 512)
+    assert out.image_tokens is None
+
+
+def test_loss_weighs_only_positive_masks() -> None:
+    logits, targets = torch.randn(1, 4, 8), torch.tensor([[3, 900, -1, 2]])
+    found = answer_loss(logits, targets, torch.tensor([[1.0, 0.0, 1.0, -1.0]]))
+    assert found == pytest.approx(torch.nn.functional.cross_entropy(logits[:, 0], targets[:, 0]).item())
+    assert answer_loss(logits, targets, torch.zeros(1, 4)) == 0
+
+
+def test_positions_restart_at_each_branch() -> None:
+    valid = torch.tensor([[True] * 6 + [False]])
+    segments = torch.tensor([[10000, 10000, 1, 1, 2, 2, -1]])
+    assert positions(visible(valid, segments))[0, :6].tolist() == [0, 1, 2, 3, 2, 3]
+
+
+# ---------------------------------------------------------------------------- saving, configuration, published names
+
+
+def test_save_and_load_round_trip(tmp_path: Path) -> None:
+    model = build(small())
+    model.save_pretrained(tmp_path)
+    again = PointingModel.from_pretrained(tmp_path)
+    assert again.config == model.config
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    model.save_pretrained(tmp_path, dtype=torch.float16)
+    assert all(value.dtype == torch.float16 for value in load_file(tmp_path / "model.safetensors").values())
+    half = PointingModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert next(half.parameters()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_runs(dtype: torch.dtype, tokenizer) -> None:
+    config = small()
+    model = build(config).to(dtype)
+    batch = inference_arguments(batch_for(tokenizer, config, QUESTIONS))
+    assert model(**batch).logits.dtype == dtype
+    assert len(model.generate(**batch, max_new_tokens=2)) == 3
+
+
+def test_weights_that_do_not_fit_are_listed(tmp_path: Path) -> None:
+    model = build(small())
+    model.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    state["stranger"] = state.pop("new_embedding")
+    state["vision.class_embedding"] = torch.zeros(3)
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(BadInput) as caught:
+        PointingModel.from_pretrained(tmp_path)
+    for part in ("1 missing: new_embedding", "1 unexpected: stranger", "class_embedding (3,) instead of (32,)"):
+        assert part in str(caught.value)
+
+
+def test_broken_or_absent_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="does not exist"):
+        PointingModel.from_pretrained(tmp_path)
+    build(small()).save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(BadInput, match="safetensors"):
+        PointingModel.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(BadInput, match="is not JSON"):
+        PointingModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("config", [PointingConfig.nano(), PointingConfig.molmo_7b("none", "pad_and_partial_pad")])
+def test_config_round_trip_and_unknown_keys(config: PointingConfig) -> None:
+    values = config.to_dict()
+    assert PointingConfig.from_dict(json.loads(json.dumps(values))) == config
+    values["vision"]["depth"] = 3
+    with pytest.raises(BadInput, match="vision has unknown keys"):
+        PointingConfig.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: VisionConfig(heads=0), "heads is 0"),
+        (lambda: VisionConfig(heads=3), "width is 1024"),
+        (lambda: VisionConfig(vit_layers=(-24,)), "vit_layers"),
+        (lambda: LanguageConfig(kv_heads=3), "heads is 28"),
+        (lambda: LanguageConfig(end_of_text=152064), "end_of_text is 152064"),
+        (lambda: ImageConfig(size_px=335), "size_px is 335"),
+        (lambda: ImageConfig(margins=(12, 12)), "margins"),
+        (lambda: PointingConfig(temporal="mean"), "temporal is 'mean'"),
+        (lambda: PointingConfig(context=0), "context is 0"),
+        (lambda: PointingConfig(vision=VisionConfig(stem="conv")), "patch_px is 14"),
+    ],
+)
+def test_config_names_the_field_out_of_range(make, field: str) -> None:
+    with pytest.raises(ValueError, match=field):
+        make()
+
+
+def published_like(**changes: object) -> PointingConfig:
+    config = small(**changes)
+    return dataclasses.replace(
+        config,
+        vision=dataclasses.replace(config.vision, stem="linear"),
+        language=dataclasses.replace(config.language, tie_word_embeddings=False),
+        connector_norm=False,
+        window_positions=False,
+    )
+
+
+def test_published_names_round_trip() -> None:
+    model = build(published_like(image_padding_embed="pad_and_partial_pad"))
+    again = load_published(to_published(model), model.config)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_published_names_are_strict() -> None:
+    model = build(published_like())
+    state = to_published(model)
+    with pytest.raises(BadInput, match=r"'model\.stranger' is unknown"):
+        load_published(state | {"model.stranger": torch.zeros(1)}, model.config)
+    with pytest.raises(BadInput, match="unexpected: pad_embed"):
+        load_published(state | {"model.vision_backbone.pad_embed": torch.zeros(2, 64)}, model.config)
+    fused = "model.transformer.blocks.0.att_proj.weight"
+    with pytest.raises(BadInput, match="rows"):
+        load_published(state | {fused: torch.zeros(3, 32)}, model.config)
+    with pytest.raises(BadInput, match=r"1 missing: temporal\.attention\.wq"):
+        load_published({k: v for k, v in state.items() if "adapter.wq" not in k}, model.config)
+    with pytest.raises(BadInput, match="no published name"):
+        to_published(build(small()))
+
+
+# ---------------------------------------------------------------------------- tokenizer and processor
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    text=st.text()
+    | st.lists(st.sampled_from([*CORPUS, '" x2="', " <|endoftext|>", "\r\n", "  "]) | st.text()).map("".join)
+)
+def test_tokenizer_gives_back_any_text(text: str, tokenizer) -> None:
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.eos_token_id not in ids
+
+
+def test_tokenizer_pieces(tokenizer, tmp_path: Path) -> None:
+    def pieces(text: str) -> list[str]:
+        return tokenizer.convert_ids_to_tokens(tokenizer.encode(text, add_special_tokens=False))
+
+    assert pieces(' <point x="12.5" y="40.6" alt="') == [
+        *(' <point x="', "1", "2", ".", "5"),
+        *('" y="', *"40.6", '" alt="'),
+    ]
+    assert len(pieces('<points x1="1" y1="2" x9="3" y9="4">a</points>')) == 10 + 1
+    assert tokenizer.eos_token_id == tokenizer.bos_token_id == 0
+    assert len(tokenizer) <= 512
+    tokenizer.save_pretrained(tmp_path)
+    again = load_tokenizer(tmp_path)
+    assert again.get_vocab() == tokenizer.get_vocab() == build_nano_tokenizer(CORPUS).get_vocab()
+    assert again.encode(CORPUS[0]) == tokenizer.encode(CORPUS[0])
+    assert again.decode(again.encode("a <|endoftext|> b")) == "a <|endoftext|> b"
+    with pytest.raises(BadInput, match="tokenizer size is 100"):
+        build_nano_tokenizer(CORPUS, 100)
+
+
+class WordTokenizer:
+    """The stub of the golden data: the i-th word is 1000 + i."""
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return [1000 + index for index, _ in enumerate(text.split())]
+
+    def decode(self, token_ids: list[int]) -> str:
+        return " ".join(map(str, token_ids))
+
+
+def test_processor_layout_of_one_question() -> None:
+    processor = PointingProcessor(WordTokenizer(), PointingConfig.molmo_7b())
+    example = processor.tokens((336, 336), [["point to the cat"]])
+    assert processor.prompt("point to the cat") == " User: point to the cat Assistant:"
+    assert example["input_ids"][[0, 1, -1]].tolist() == [151643, 152064, 1005]
+    assert len(example["input_ids"]) == len(example["targets"]) == 1 + 316 + 6
+    assert example["targets"][-1] == 151643
+    assert example["loss_masks"].nonzero().tolist() == [[322]]
+    assert example["position_ids"].tolist() == list(range(323))
+    assert "subsegment_ids" not in example
+    first = example["image_input_idx"][0, 0]
+    assert example["input_ids"][first] == processor.config.language.extra_ids["<im_patch>"]
+
+
+def test_processor_layout_of_a_message_tree() -> None:
+    config = dataclasses.replace(PointingConfig.molmo_7b(), loss_token_weighting="root_subsegments")
+    processor = PointingProcessor(WordTokenizer(), config)
+    example = processor.tokens((336, 336), [["a", "b c"], ["d", "e", "f", "g"]])
+    text = slice(317, None)
+    assert example["subsegment_ids"][text].tolist() == [1] * 6 + [2] * 9
+    assert example["position_ids"][text].tolist() == [*range(317, 323), *range(317, 326)]
+    answers = [0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1]
+    torch.testing.assert_close(example["loss_masks"][316:], torch.tensor(answers) * 0.5**0.5)
+
+
+def test_processor_fills_the_past_with_black(tokenizer) -> None:
+    processor = PointingProcessor(tokenizer, small())
+    frames = video(2)
+    example = processor(frames[1], "Where?", frames[:1])
+    assert example["past_pixels"].shape == (3, 1, 16, 192)
+    assert torch.equal(example["past_pixels"][0], example["past_pixels"][1])
+    assert torch.equal(example["past_pixels"][2], processor.image.pixels_only(frames[:1])[0])
+    assert "past_pixels" not in PointingProcessor(tokenizer, small("none"))(frames[1], "Where?")
+    with pytest.raises(BadInput, match="past frames have shape"):
+        processor(frames[1], "Where?", frames[:1, :20])
+
+
+def test_collate_pads_on_the_right(tokenizer) -> None:
+    image = ImageConfig(size_px=32, patch_px=8, margins=(0, 0), max_crops=4)
+    config = dataclasses.replace(small(), image=image)
+    processor = PointingProcessor(tokenizer, config)
+    examples = [processor(np.zeros(size, np.uint8), "Where?") for size in ((64, 64, 3), (30, 60, 3))]
+    batch = collate(examples)
+    crops = [len(example["pixels"]) for example in examples]
+    assert crops[0] > crops[1]
+    assert (batch["pixels"][1, crops[1] :] == -1).all()
+    assert (batch["past_pixels"][1, :, crops[1] :] == -1).all()
+    assert (batch["image_input_idx"][1, crops[1] :] == -1).all()
+    assert (batch["input_ids"][1, len(examples[1]["input_ids"]) :] == -1).all()
+    model = build(config)
+    with torch.no_grad():
+        together = model(**batch).logits[1, : len(examples[1]["input_ids"])]
+        alone = model(**collate(examples[1:])).logits[0]
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    with pytest.raises(BadInput, match="no examples"):
+        collate([])
+
+
+def test_tokenizer_larger_than_the_model_is_refused(tokenizer) -> None:
+    config = dataclasses.replace(small(), language=dataclasses.replace(small().language, vocab_size=100))
+    with pytest.raises(BadInput, match="expected at most vocab_size = 100"):
+        PointingProcessor(tokenizer, config)

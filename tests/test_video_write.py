@@ -1,0 +1,78 @@
+"""Video writing: what comes back from the file is what went in, and nothing half-written stays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from videomolmo.errors import BadInput
+from videomolmo.video import VideoWriter, open_video
+
+HEIGHT, WIDTH = 96, 128
+
+
+def picture(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    """A moving pattern with `number` as eight black or white blocks at the top."""
+    pattern = np.add.outer(3 * np.arange(height), 2 * np.arange(width) + 5 * number) % 200
+    frame = np.repeat(pattern[..., None], 3, axis=2).astype(np.uint8)
+    for bit in range(8):
+        frame[:24, bit * 16 : (bit + 1) * 16] = 255 * (number >> bit & 1)
+    return frame
+
+
+def number_of(frame: np.ndarray) -> int:
+    """The number a frame carries."""
+    return sum(int(frame[4:20, bit * 16 + 4 : bit * 16 + 12].mean() > 128) << bit for bit in range(8))
+
+
+@pytest.mark.parametrize("height, width", [(HEIGHT, WIDTH), (HEIGHT - 1, WIDTH + 1)])
+def test_writer_and_back(height, width, tmp_path):
+    path = tmp_path / "out.mp4"
+    clip = [picture(number, height, width) for number in range(20)]
+    with VideoWriter(path, fps=29.97, height=height, width=width) as video:
+        for frame in clip:
+            video.write(frame)
+    assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
+    with open_video(path) as frames:
+        assert (frames.height, frames.width) == (96, WIDTH + 2 * (width % 2))
+        assert abs(frames.fps - 29.97) < 1e-3
+        assert [number_of(frame) for frame in frames] == list(range(20))
+        difference = frames[7][:height, :width].astype(int) - clip[7]
+        assert abs(difference).mean() < 6
+    data = path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")  # plays before it is loaded
+
+
+def test_writer_keeps_colours(tmp_path):
+    colours = np.array([[200, 30, 30], [30, 160, 40], [40, 60, 200], [128, 128, 128]], dtype=np.uint8)
+    with VideoWriter(tmp_path / "out.mp4", 30, 64, 128) as video:
+        video.write(np.broadcast_to(np.repeat(colours, 32, axis=0), (64, 128, 3)))
+    with open_video(tmp_path / "out.mp4") as frames:
+        assert abs(frames[0][32, 16::32].astype(int) - colours).max() <= 6
+
+
+def test_writer_leaves_nothing_behind_after_an_exception(tmp_path):
+    (tmp_path / "out.mp4").write_text("the older file")
+    with pytest.raises(KeyError), VideoWriter(tmp_path / "out.mp4", 30, HEIGHT, WIDTH) as video:
+        video.write(picture(0))
+        raise KeyError("something else went wrong")
+    with pytest.raises(BadInput, match="no frame was written"):
+        VideoWriter(tmp_path / "out.mp4", 30, HEIGHT, WIDTH).close()
+    with (
+        pytest.raises(BadInput, match=r"frame 0 is uint8 \(96, 64, 3\); expected uint8 \(96, 128, 3\)"),
+        VideoWriter(tmp_path / "out.mp4", 30, HEIGHT, WIDTH) as video,
+    ):
+        video.write(picture(0)[:, :64])
+    assert (tmp_path / "out.mp4").read_text() == "the older file"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_writer_refuses(tmp_path):
+    for arguments, message in [
+        (("out.avi", 30, 10, 10), "cannot write .avi"),
+        (("no/out.mp4", 30, 10, 10), "does not exist"),
+        (("out.mp4", 0, 10, 10), "fps=0"),
+        (("out.mp4", 30, 0, 10), "height=0"),
+    ]:
+        with pytest.raises(BadInput, match=message):
+            VideoWriter(tmp_path / arguments[0], *arguments[1:])

@@ -1,0 +1,1 @@
+"""Point at what a sentence names in a video."""

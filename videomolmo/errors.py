@@ -1,0 +1,5 @@
+"""The one error a user is meant to read: what was given, what was expected, what to do."""
+
+
+class BadInput(ValueError):
+    """Input the program refuses, in one line that names the value and the remedy. The command line exits with 2."""

@@ -1,0 +1,155 @@
+"""Mask quality as DAVIS measures it: region similarity J, boundary measure F, and their mean.
+
+Masks are `(height, width)` or clips `(frames, height, width)`; any nonzero pixel is foreground.
+
+Source: Perazzi et al. 2016, "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation", section 5;
+    the rules are those of the DAVIS-2017 evaluation tool.
+"""
+
+import math
+from numbers import Real
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float64, Integer, UInt8
+
+from videomolmo.errors import BadInput
+
+Masks = Bool[np.ndarray, "*frames height width"] | Integer[np.ndarray, "*frames height width"]
+BOUND_TH = 0.008  # tolerance of the boundary, as a share of the image diagonal
+
+
+class JAndF(NamedTuple):
+    """Means over the frames of a clip, from 0 to 1."""
+
+    j: float
+    f: float
+    j_and_f: float
+
+
+def j_and_f(truth: Masks, pred: Masks, void: Masks | None = None) -> JAndF:
+    """J, F and their mean for one object: each is averaged over the frames first.
+
+    Args:
+        truth: what is right.
+        pred: what was predicted.
+        void: pixels that count for nothing.
+
+    Returns:
+        (j, f, j_and_f); a frame in which both masks are empty counts 1.
+
+    Raises:
+        BadInput: shapes that differ, or a clip without frames.
+
+    Example: a square of 2 x 2 pixels, found but for one of its columns.
+        >>> truth, pred = np.zeros((2, 6, 6), dtype=bool)
+        >>> truth[2:4, 2:4] = pred[2:4, 2:3] = True
+        >>> j_and_f(truth, pred)
+        JAndF(j=0.5, f=1.0, j_and_f=0.75)
+    """
+    if truth.size == 0:
+        raise BadInput(f"masks of shape {truth.shape} have no pixels to compare; give at least one frame")
+    j = float(np.mean(region_similarity(truth, pred, void)))
+    f = float(np.mean(boundary_measure(truth, pred, void)))
+    return JAndF(j, f, (j + f) / 2)
+
+
+def region_similarity(truth: Masks, pred: Masks, void: Masks | None = None) -> Float64[np.ndarray, "*frames"]:
+    """J: intersection over union of each frame; 1 where the union is empty.
+
+    Args:
+        truth: what is right.
+        pred: what was predicted; exchanging the two changes nothing.
+        void: pixels that count for nothing.
+
+    Returns:
+        One value per frame, shape `()` for a single mask.
+    """
+    truth, pred = _without_void(truth, pred, void)
+    intersection = np.count_nonzero(truth & pred, axis=(-2, -1))
+    union = np.count_nonzero(truth | pred, axis=(-2, -1))
+    return np.where(union == 0, 1.0, intersection / np.maximum(union, 1))
+
+
+def boundary_measure(
+    truth: Masks, pred: Masks, void: Masks | None = None, bound_th: Real = BOUND_TH
+) -> Float64[np.ndarray, "*frames"]:
+    """F: how well the outlines agree, as the harmonic mean of boundary precision and recall.
+
+    A boundary pixel is right when the other boundary has a pixel within the tolerance. The image border is no boundary,
+    hence a full mask has none, and full against empty gives 1 (where J is 0): the reference's rule, kept.
+
+    Args:
+        truth: what is right.
+        pred: what was predicted; exchanging the two changes nothing.
+        void: pixels that count for nothing.
+        bound_th: tolerance; below 1 a share of the image diagonal (rounded up), from 1 pixels.
+
+    Returns:
+        One value per frame, shape `()` for a single mask.
+
+    Raises:
+        BadInput: shapes that differ, or a tolerance that is negative or no number.
+    """
+    if not 0 <= bound_th < math.inf:
+        raise BadInput(f"bound_th={bound_th!r}: expected a share of the diagonal below 1, or pixels from 1")
+    truth, pred = _without_void(truth, pred, void)
+    height, width = truth.shape[-2:]
+    radius = int(bound_th) if bound_th >= 1 else math.ceil(bound_th * math.hypot(height, width))
+    pairs = zip(truth.reshape(-1, height, width), pred.reshape(-1, height, width), strict=True)
+    values = [_frame_boundary_measure(a, b, _disk(radius)) for a, b in pairs]
+    return np.array(values, dtype=np.float64).reshape(truth.shape[:-2])
+
+
+def boundary_map(mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
+    """Pixels that differ from their east, south or south-east neighbour: an outline one pixel thin.
+
+    The last row looks only east and the last column only south, so that the image border makes no boundary.
+
+    Example:
+        >>> boundary_map(np.array([[0, 0, 0], [0, 1, 1], [0, 1, 1]], dtype=bool)).astype(int).tolist()
+        [[1, 1, 1], [1, 0, 0], [1, 0, 0]]
+    """
+    boundary = np.zeros_like(mask)
+    east, south = mask[:, :-1] ^ mask[:, 1:], mask[:-1] ^ mask[1:]
+    boundary[:, :-1] |= east
+    boundary[:-1] |= south
+    boundary[:-1, :-1] |= mask[:-1, :-1] ^ mask[1:, 1:]
+    return boundary
+
+
+def _frame_boundary_measure(
+    truth: Bool[np.ndarray, "height width"],
+    pred: Bool[np.ndarray, "height width"],
+    disk: UInt8[np.ndarray, "side side"],
+) -> float:
+    truth_boundary, pred_boundary = boundary_map(truth), boundary_map(pred)
+    if not truth_boundary.any() or not pred_boundary.any():
+        return float(truth_boundary.any() == pred_boundary.any())  # both without: 1; otherwise P or R is 0, hence F
+    precision = np.mean(_dilate(truth_boundary, disk)[pred_boundary])
+    recall = np.mean(_dilate(pred_boundary, disk)[truth_boundary])
+    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
+
+
+def _dilate(mask: Bool[np.ndarray, "height width"], disk: UInt8[np.ndarray, "side side"]) -> np.ndarray:
+    """Every pixel within the disk of a set pixel."""
+    import cv2
+
+    return cv2.dilate(mask.astype(np.uint8), disk).astype(bool)
+
+
+def _disk(radius: int) -> UInt8[np.ndarray, "side side"]:
+    """Offsets with dx² + dy² ≤ radius²."""
+    dy, dx = np.ogrid[-radius : radius + 1, -radius : radius + 1]
+    return (dx**2 + dy**2 <= radius**2).astype(np.uint8)
+
+
+def _without_void(truth: np.ndarray, pred: np.ndarray, void: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Both masks as booleans with the void pixels cleared, after a check of their shapes."""
+    for name, masks in (("predicted", pred), ("void", void)):
+        if masks is not None and masks.shape != truth.shape:
+            raise BadInput(f"{name} masks {masks.shape} must have the shape of the true ones, {truth.shape}")
+    if truth.ndim < 2:
+        raise BadInput(f"masks of shape {truth.shape}: expected (height, width) or (frames, height, width)")
+    truth, pred = truth.astype(bool), pred.astype(bool)
+    return (truth, pred) if void is None else (truth & ~void.astype(bool), pred & ~void.astype(bool))

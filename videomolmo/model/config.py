@@ -1,0 +1,290 @@
+"""All sizes of the pointing model in one place: images, vision tower, language model and what joins them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from videomolmo.errors import BadInput
+
+TEMPORAL_KINDS = ("none", "addition", "concatenation", "cross_attention", "cross_attention_all")
+PAD_EMBEDS = (None, "pad_and_partial_pad")
+EXTRA_TOKENS = ("<im_start>", "<im_end>", "<im_patch>", "<im_col>", "<|image|>")
+
+
+def _least(owner: object, bound: int | float, *names: str) -> None:
+    """Raise ValueError where a field of `owner` lies below `bound`."""
+    for name in names:
+        if getattr(owner, name) < bound:
+            raise ValueError(f"{type(owner).__name__}.{name} is {getattr(owner, name)}, must be at least {bound}")
+
+
+def _choice(owner: object, name: str, allowed: tuple) -> None:
+    """Raise ValueError where a field of `owner` is none of the allowed values."""
+    if getattr(owner, name) not in allowed:
+        raise ValueError(f"{type(owner).__name__}.{name} is {getattr(owner, name)!r}, must be one of {allowed}")
+
+
+def _divides(owner: object, small: str, large: str) -> None:
+    """Raise ValueError where field `small` does not divide field `large`."""
+    if getattr(owner, large) % getattr(owner, small):
+        raise ValueError(
+            f"{type(owner).__name__}.{large} is {getattr(owner, large)}, "
+            f"must be a multiple of {small} = {getattr(owner, small)}"
+        )
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """How a frame becomes crops. Source: published model, image preprocessor.
+
+    Args:
+        size_px: side of a crop.
+        patch_px: side of a patch.
+        margins: patches on the left/top and right/bottom of a high-resolution crop that only serve as surroundings.
+        max_crops: most high-resolution crops of a frame; 0 keeps the overview crop alone.
+        resize: "pad" keeps the aspect ratio (published), "stretch" fills the square.
+        mean, std: normalisation per RGB channel.
+    """
+
+    size_px: int = 336
+    patch_px: int = 14
+    margins: tuple[int, int] = (4, 4)
+    max_crops: int = 12
+    resize: str = "pad"
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+
+    def __post_init__(self) -> None:
+        _least(self, 1, "size_px", "patch_px")
+        _least(self, 0, "max_crops")
+        _choice(self, "resize", ("pad", "stretch"))
+        _divides(self, "patch_px", "size_px")
+        if self.grid % 2:
+            raise ValueError(f"ImageConfig.size_px / patch_px is {self.grid}, must be even for 2x2 windows")
+        if self.max_crops and (min(self.margins) < 0 or any(margin % 2 for margin in self.margins)):
+            raise ValueError(f"ImageConfig.margins is {self.margins}, must be even and at least 0")
+        if self.max_crops and sum(self.margins) >= self.grid:
+            raise ValueError(f"ImageConfig.margins is {self.margins}, their sum must be below the grid of {self.grid}")
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of a crop."""
+        return self.size_px // self.patch_px
+
+    @property
+    def patches(self) -> int:
+        """Patches of one crop."""
+        return self.grid**2
+
+    @property
+    def window_grid(self) -> int:
+        """2x2 windows along one side of a crop."""
+        return self.grid // 2
+
+    @property
+    def windows(self) -> int:
+        """2x2 windows, that is image tokens, of one crop."""
+        return self.window_grid**2
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers in one flattened RGB patch."""
+        return 3 * self.patch_px**2
+
+    @property
+    def usable(self) -> int:
+        """Patches along one side of a high-resolution crop without its margins."""
+        return self.grid - sum(self.margins)
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The CLIP-style tower. `vit_layers` count from the last of `layers` blocks and are concatenated in this order."""
+
+    width: int = 1024
+    heads: int = 16
+    layers: int = 23
+    mlp: int = 4096
+    vit_layers: tuple[int, ...] = (-2, -9)
+    stem: str = "linear"
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        _least(self, 1, "width", "heads", "layers", "mlp")
+        _least(self, 0, "norm_eps")
+        _choice(self, "stem", ("linear", "conv"))
+        _divides(self, "heads", "width")
+        if not self.vit_layers or any(not -self.layers <= layer < self.layers for layer in self.vit_layers):
+            raise ValueError(
+                f"VisionConfig.vit_layers is {self.vit_layers}, each must lie in [-{self.layers}, {self.layers - 1}]"
+            )
+
+    @property
+    def selected(self) -> tuple[int, ...]:
+        """The selected blocks, counted from 0."""
+        return tuple(layer % self.layers for layer in self.vit_layers)
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of a patch feature: the selected blocks side by side."""
+        return self.width * len(self.vit_layers)
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """The Qwen2 language model. `ff` is the SwiGLU width (the published files give twice that)."""
+
+    vocab_size: int = 152064
+    extra_vocab: int = 128
+    width: int = 3584
+    layers: int = 28
+    heads: int = 28
+    kv_heads: int = 4
+    ff: int = 18944
+    rope_theta: float = 1e6
+    rms_eps: float = 1e-6
+    max_positions: int = 4096
+    tie_word_embeddings: bool = False
+    end_of_text: int = 151643
+
+    def __post_init__(self) -> None:
+        _least(self, 1, "vocab_size", "width", "layers", "heads", "kv_heads", "ff", "max_positions")
+        _least(self, len(EXTRA_TOKENS), "extra_vocab")
+        _least(self, 0, "rms_eps", "end_of_text")
+        _least(self, 1, "rope_theta")
+        _divides(self, "heads", "width")
+        _divides(self, "kv_heads", "heads")
+        if self.end_of_text >= self.vocab_size:
+            raise ValueError(
+                f"LanguageConfig.end_of_text is {self.end_of_text}, must be below vocab_size = {self.vocab_size}"
+            )
+
+    @property
+    def extra_ids(self) -> dict[str, int]:
+        """Ids of the image tokens: the first rows after the vocabulary."""
+        return {name: self.vocab_size + row for row, name in enumerate(EXTRA_TOKENS)}
+
+
+@dataclass(frozen=True)
+class PointingConfig:
+    """Everything that fixes the shape of a pointing model.
+
+    Args:
+        temporal: how the context of past frames enters; one of `TEMPORAL_KINDS`. Source: paper, eq. 1 and ablation.
+        context: number l of past frames.
+        temporal_heads, temporal_head_dim: attention of the temporal module; None takes the vision tower's.
+        init_output_zero: start the temporal module at zero output, so that the model starts as its single-frame self.
+        projector_width: hidden width of the projector; None takes the language model's `ff`.
+        connector_norm: LayerNorm before and after the projector (published: no).
+        window_positions: learned row and column embedding on projected window tokens (published: no).
+        image_padding_embed: None (VideoMolmo) or "pad_and_partial_pad" (Molmo).
+        loss_token_weighting: None or "root_subsegments" (tokens weigh 1 / sqrt(branches)).
+    """
+
+    image: ImageConfig = field(default_factory=ImageConfig)
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    temporal: str = "cross_attention"
+    context: int = 4
+    temporal_heads: int | None = None
+    temporal_head_dim: int | None = None
+    init_output_zero: bool = True
+    projector_width: int | None = None
+    connector_norm: bool = False
+    window_positions: bool = False
+    image_padding_embed: str | None = None
+    loss_token_weighting: str | None = None
+
+    def __post_init__(self) -> None:
+        _choice(self, "temporal", TEMPORAL_KINDS)
+        _choice(self, "image_padding_embed", PAD_EMBEDS)
+        _choice(self, "loss_token_weighting", (None, "root_subsegments"))
+        _least(self, 0 if self.temporal == "none" else 1, "context")
+        for name in ("temporal_heads", "temporal_head_dim", "projector_width"):
+            if getattr(self, name) is not None:
+                _least(self, 1, name)
+        patch_px, width = self.image.patch_px, self.vision.width
+        if self.vision.stem == "conv" and (patch_px < 2 or patch_px & (patch_px - 1) or width % (patch_px // 2)):
+            raise ValueError(
+                f"ImageConfig.patch_px is {patch_px}, with VisionConfig.stem = 'conv' it must be a power of two "
+                f"of at least 2 whose half divides VisionConfig.width = {width}"
+            )
+
+    @property
+    def attention_shape(self) -> tuple[int, int]:
+        """Heads and head width of the temporal attention."""
+        heads, width = self.vision.heads, self.vision.width
+        return self.temporal_heads or heads, self.temporal_head_dim or width // heads
+
+    @property
+    def projector_dim(self) -> int:
+        """Hidden width of the projector."""
+        return self.projector_width or self.language.ff
+
+    @property
+    def needs_past(self) -> bool:
+        """Whether past frames enter the model at all."""
+        return self.temporal != "none"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, ready for JSON."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> PointingConfig:
+        """The inverse of `to_dict`; raises BadInput on an unknown key and ValueError on a value out of range."""
+        parts = {"image": ImageConfig, "vision": VisionConfig, "language": LanguageConfig}
+        values = dict(values)
+        for name, part in parts.items():
+            if name in values:
+                values[name] = _build(part, values[name], name)
+        return _build(cls, values, "config")
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the configuration as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> PointingConfig:
+        """Read what `to_json` wrote."""
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except json.JSONDecodeError as error:
+            raise BadInput(f"{path} is not JSON ({error.msg}, line {error.lineno}); save the model again") from error
+
+    @classmethod
+    def molmo_7b(cls, temporal: str = "cross_attention", image_padding_embed: str | None = None) -> PointingConfig:
+        """The full size: VideoMolmo as published; Molmo-7B-D with temporal="none" and "pad_and_partial_pad"."""
+        return cls(temporal=temporal, image_padding_embed=image_padding_embed)
+
+    @classmethod
+    def nano(cls, temporal: str = "cross_attention", context: int = 4, vocab_size: int = 512) -> PointingConfig:
+        """A 2 M parameter model of the same parts that trains on a laptop.
+
+        Example:
+            >>> PointingConfig.nano().image.windows
+            36
+        """
+        return cls(
+            image=ImageConfig(size_px=96, patch_px=8, max_crops=0, resize="stretch"),
+            vision=VisionConfig(width=128, heads=4, layers=4, mlp=512, vit_layers=(-1, -3), stem="conv"),
+            language=LanguageConfig(
+                vocab_size=vocab_size, width=128, layers=4, heads=4, kv_heads=2, ff=384, rope_theta=1e4,
+                max_positions=1024, tie_word_embeddings=True, end_of_text=0,
+            ),
+            temporal=temporal, context=context, connector_norm=True, window_positions=True,
+        )  # fmt: skip
+
+
+def _build(part: type, values: dict[str, Any], name: str) -> Any:
+    """Dataclass `part` from a mapping, lists turned into tuples; unknown keys raise BadInput."""
+    if not isinstance(values, dict):
+        raise BadInput(f"{name} is {values!r}, expected a JSON object; see PointingConfig.to_dict()")
+    known = [entry.name for entry in fields(part)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise BadInput(f"{name} has unknown keys {unknown}, expected only {known}; remove or rename them")
+    return part(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})

@@ -1,0 +1,62 @@
+"""Which token sees which, at which position, and what the loss counts: plain rules over token sequences."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+PADDING = -1  # id of a padding token
+SHARED = 10000  # subsegment of what all branches of a message tree share: BOS and image
+
+
+def visible(
+    valid: Bool[Tensor, "batch tokens"], subsegment_ids: Int[Tensor, "batch tokens"] | None = None
+) -> Bool[Tensor, "batch tokens tokens"]:
+    """Whether each token (row) may attend to each token (column).
+
+    Causal, never to padding, and in a message tree only to its own branch and to what all branches share.
+
+    Source: published model; a token of branch q sees one of branch t where q <= t, and the image counts as 10000.
+    """
+    tokens = valid.shape[1]
+    allowed = torch.ones(tokens, tokens, dtype=torch.bool, device=valid.device).tril() & valid[:, None, :]
+    if subsegment_ids is not None:
+        allowed = allowed & (subsegment_ids[:, :, None] <= subsegment_ids[:, None, :])
+    return allowed
+
+
+def positions(allowed: Bool[Tensor, "batch tokens tokens"]) -> Int[Tensor, "batch tokens"]:
+    """Position of each token: how many tokens it sees besides itself. Each branch so restarts right after the image.
+
+    Example:
+        >>> positions(visible(torch.ones(1, 4, dtype=torch.bool), torch.tensor([[10000, 1, 2, 2]]))).tolist()
+        [[0, 1, 1, 2]]
+    """
+    return (allowed.sum(-1) - 1).clamp(min=0)
+
+
+def additive(allowed: Bool[Tensor, "batch queries keys"], dtype: torch.dtype) -> Float[Tensor, "batch 1 queries keys"]:
+    """The attention bias of a visibility: 0 where allowed, else the lowest number (never -inf, which breeds NaN)."""
+    bias = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    return bias.masked_fill(~allowed, torch.finfo(dtype).min)[:, None]
+
+
+def answer_loss(
+    logits: Float[Tensor, "batch tokens vocabulary"],
+    targets: Int[Tensor, "batch tokens"],
+    loss_masks: Float[Tensor, "batch tokens"] | None = None,
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy over the answer's tokens, in float32. Source: paper, eq. 3; published model.
+
+    Args:
+        logits: prediction at each token.
+        targets: the id that each token should predict (already shifted); negative ones do not count.
+        loss_masks: weight of each token; what is not positive does not count. None weighs every target by 1.
+    """
+    weights = (targets >= 0).float() if loss_masks is None else loss_masks.float().clamp(min=0) * (targets >= 0)
+    counted = targets.masked_fill(weights == 0, 0)  # image ids have no logit, so they may not even be looked up
+    losses = functional.cross_entropy(logits.float().flatten(0, 1), counted.flatten(), reduction="none")
+    losses = losses.view_as(weights)
+    return (losses * weights).sum() / weights.sum().clamp(min=1)

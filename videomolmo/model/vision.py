@@ -1,0 +1,112 @@
+"""The vision tower: crops of patches become two-layer patch features."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from videomolmo.model.attention import MultiHeadAttention
+from videomolmo.model.config import ImageConfig, VisionConfig
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x * sigmoid(1.702 x), the activation of CLIP."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+class ConvStem(nn.Module):
+    """Patch vectors from a small stack of stride-2 3x3 convolutions, which learns faster than one linear map.
+
+    Differs: ours, for the nano model; the published stem is linear.
+    """
+
+    def __init__(self, patch_px: int, width: int) -> None:
+        super().__init__()
+        self.patch_px = patch_px
+        depth = patch_px.bit_length() - 1
+        widths = [3] + [width >> (depth - 1 - level) for level in range(depth)]
+        layers: list[nn.Module] = []
+        for level in range(depth):
+            last = level == depth - 1
+            layers.append(nn.Conv2d(widths[level], widths[level + 1], 3, stride=2, padding=1, bias=last))
+            if not last:
+                groups = max(count for count in (8, 4, 2, 1) if widths[level + 1] % count == 0)
+                layers += [nn.GroupNorm(groups, widths[level + 1]), nn.GELU()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, pixels: Float[Tensor, "crops patches pixel"]) -> Float[Tensor, "crops patches width"]:
+        """Undo the patch layout, convolve, and read one vector per patch."""
+        grid = int(pixels.shape[1] ** 0.5)
+        image = rearrange(
+            pixels,
+            "crops (rows cols) (patch_rows patch_cols rgb) -> crops rgb (rows patch_rows) (cols patch_cols)",
+            rows=grid,
+            patch_rows=self.patch_px,
+            rgb=3,
+        )
+        return rearrange(self.layers(image), "crops width rows cols -> crops (rows cols) width")
+
+
+class VisionBlock(nn.Module):
+    """Pre-norm transformer block with quick GELU. Source: CLIP; published model."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.attention_norm = nn.LayerNorm(width, config.norm_eps)
+        self.attention = MultiHeadAttention(
+            width, config.heads, width // config.heads, width, bias=True, windowed=False
+        )
+        self.mlp_norm = nn.LayerNorm(width, config.norm_eps)
+        self.up = nn.Linear(width, config.mlp)
+        self.down = nn.Linear(config.mlp, width)
+
+    def forward(self, x: Float[Tensor, "crops tokens width"]) -> Float[Tensor, "crops tokens width"]:
+        """Attention and MLP, each added to its input."""
+        normed = self.attention_norm(x)
+        x = x + self.attention(normed, normed)
+        return x + self.down(quick_gelu(self.up(self.mlp_norm(x))))
+
+
+class VisionTower(nn.Module):
+    """CLIP-style ViT that returns the concatenated outputs of selected blocks. Source: published model.
+
+    Blocks after the last selected one hold weights of the published file but are never computed.
+    """
+
+    def __init__(self, config: VisionConfig, image: ImageConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        if config.stem == "conv":
+            self.stem: nn.Module = ConvStem(image.patch_px, width)
+        else:
+            self.stem = nn.Linear(image.patch_values, width, bias=False)
+        self.class_embedding = nn.Parameter(torch.randn(width) * width**-0.5)
+        self.positional_embedding = nn.Parameter(torch.randn(image.patches + 1, width) * width**-0.5)
+        self.pre_norm = nn.LayerNorm(width, config.norm_eps)
+        self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.layers))
+
+    def forward(self, pixels: Float[Tensor, "batch crops patches pixel"]) -> Float[Tensor, "batch crops patches dim"]:
+        """Features of every patch; crops that are collation padding (all exactly -1) give zeros."""
+        batch = pixels.shape[0]
+        real = (pixels != -1).flatten(2).any(-1)  # batch crops
+        flat = rearrange(pixels, "batch crops patches pixel -> (batch crops) patches pixel")
+        features = torch.cat(self.selected_hidden(flat), dim=-1)[:, 1:]  # without the class token
+        features = rearrange(features, "(batch crops) patches dim -> batch crops patches dim", batch=batch)
+        return features * real[:, :, None, None].to(features.dtype)
+
+    def selected_hidden(
+        self, pixels: Float[Tensor, "crops patches pixel"]
+    ) -> list[Float[Tensor, "crops tokens width"]]:
+        """Outputs of the selected blocks, class token first, in the configured order."""
+        x = self.stem(pixels.to(self.class_embedding.dtype))
+        x = torch.cat([self.class_embedding.expand(len(x), 1, -1).to(x.dtype), x], dim=1) + self.positional_embedding
+        x = self.pre_norm(x)
+        outputs = {}
+        for index, block in enumerate(self.blocks[: max(self.config.selected) + 1]):
+            x = block(x)
+            outputs[index] = x
+        return [outputs[index] for index in self.config.selected]

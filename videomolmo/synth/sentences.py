@@ -1,0 +1,145 @@
+"""Sentences about generated objects, with the objects they mean: appearance, motion, several of a kind, and nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from videomolmo.prompts import TEMPLATES
+from videomolmo.synth.facts import Thing
+from videomolmo.synth.palette import COLOURS
+from videomolmo.synth.scene import MOTIONS, SceneObject
+from videomolmo.synth.shapes import SHAPES
+
+DIRECTIONS = tuple(motion for motion in MOTIONS if motion != "still")
+# Unknown nouns still mean "the thing of that colour": people name real objects by what they are.
+NOUNS = ("mug", "cup", "car", "ball", "box", "block", "bag", "shirt", "toy", "book", "bottle", "chair", "hat", "fish")
+
+
+@dataclass(frozen=True)
+class Query:
+    """A noun phrase and what it means; `kind` names the row of the results table it counts for."""
+
+    kind: str
+    phrase: str
+    shape: str | None = None
+    colour: str | None = None
+    motion: str | None = None
+    plural: bool = False
+
+    def means(self, thing: Thing | SceneObject) -> bool:
+        """Whether the phrase is true of this object."""
+        return (
+            self.shape in (None, thing.shape)
+            and self.colour in (None, thing.colour)
+            and self.motion in (None, thing.motion)
+        )
+
+    def targets(self, things: Sequence[Thing]) -> list[int] | None:
+        """Indices of the visible objects meant; None where nobody could say (half hidden, or not unique)."""
+        meant = [index for index, thing in enumerate(things) if self.means(thing)]
+        if any(things[index].seen is None for index in meant):
+            return None
+        seen = [index for index in meant if things[index].seen]
+        return None if len(seen) > 1 and not self.plural else seen
+
+
+def phrase(rng: np.random.Generator, query: Query) -> Query:
+    """The same query in one of its wordings, drawn at random."""
+    shape, colour = query.shape, query.colour
+    if query.plural:
+        name = f"{colour} {shape or 'object'}s" if colour else f"{shape}s"
+        one = name[:-1]
+        words = (f"all the {name}", f"all the {name}", f"all {name}", f"every {one}", f"the {name}", f"each {one}")
+    elif query.motion:
+        words = _motion_words(f"{colour + ' ' if colour else ''}{shape or 'object'}", query.motion)
+    elif shape and colour:
+        words = (
+            *(f"the {colour} {shape}",) * 4,
+            f"{colour} {shape}",
+            f"a {colour} {shape}",
+            f"the {shape} that is {colour}",
+            f"the {colour}-coloured {shape}",
+            f"the {shape} in {colour}",
+        )
+    elif colour:
+        noun = str(rng.choice(NOUNS))
+        words = (*(f"the {colour} object",) * 5, f"the {colour} thing", f"the {colour} one", f"the {colour} item",
+                 f"{colour} object", f"a {colour} object", f"the {colour} {noun}", f"the {colour} {noun}",
+                 f"{colour} {noun}", f"anything {colour}")  # fmt: skip
+    else:
+        words = (*(f"the {shape}",) * 3, f"{shape}", f"a {shape}")
+    text = str(words[int(rng.integers(len(words)))])
+    return Query(query.kind, text, shape, colour, query.motion, query.plural)
+
+
+def _motion_words(noun: str, motion: str) -> tuple[str, ...]:
+    if motion == "still":
+        return (f"the {noun} that is not moving", f"the {noun} that is not moving", f"the {noun} that does not move",
+                f"the {noun} that stays still", f"the still {noun}", f"the stationary {noun}", f"the {noun} standing still",
+                f"the {noun} which is not moving", f"the motionless {noun}")  # fmt: skip
+    towards = f"moving to the {motion}" if motion in ("left", "right") else f"moving {motion}wards"
+    return (*(f"the {noun} moving {motion}",) * 3, f"the {noun} that moves {motion}", f"the {noun} going {motion}",
+            f"the {noun} {towards}", f"the {noun} that is moving {motion}", f"the {noun} heading {motion}",
+            f"{noun} moving {motion}")  # fmt: skip
+
+
+def ask(rng: np.random.Generator, query: Query) -> str:
+    """The query put as a question through one of the prompt templates; half of the time the plainest one."""
+    template = TEMPLATES[0] if rng.random() < 0.5 else str(rng.choice(TEMPLATES))
+    return template.format(p=query.phrase)
+
+
+def sample_query(rng: np.random.Generator, things: Sequence[Thing | SceneObject], *, motion: bool) -> Query:
+    """One query that fits objects like these; it may turn out not to be answerable (`Query.targets` is None).
+
+    Args:
+        rng: source of chance.
+        things: the objects of the frame or of the scene.
+        motion: ask about motion, present (three in five) or absent; else about appearance.
+    """
+    thing = things[int(rng.integers(len(things)))]
+    if motion:
+        return phrase(rng, _motion_query(rng, things, thing))
+    kind = rng.choice(["both", "colour", "shape", "plural", "absent"], p=[0.27, 0.27, 0.12, 0.16, 0.18])
+    shape = thing.shape if thing.shape in SHAPES else None
+    if kind == "absent":
+        return phrase(rng, _absent_query(rng, things))
+    if kind == "plural":
+        colour = thing.colour if shape is None or rng.random() < 0.2 else None
+        return phrase(rng, Query("all", "", shape if colour is None or rng.random() < 0.5 else None, colour, plural=True))
+    if kind == "colour" or shape is None:
+        return phrase(rng, Query("colour", "", colour=thing.colour))
+    return phrase(rng, Query("appearance", "", shape, thing.colour if kind == "both" else None))
+
+
+def _motion_query(rng: np.random.Generator, things: Sequence[Thing | SceneObject], thing: Thing | SceneObject) -> Query:
+    shape = thing.shape if thing.shape in SHAPES else str(rng.choice(SHAPES))
+    motion = thing.motion or "left"
+    if rng.random() < 0.4:  # a motion that no object of the shape has, if there is one
+        taken = {other.motion for other in things if other.shape == shape}
+        free = [word for word in MOTIONS if word not in taken]
+        if free:
+            return Query("absent motion", "", shape, motion=str(rng.choice(free)))
+    style = rng.random()
+    if style < 0.12:
+        return Query("motion", "", None, motion=motion)
+    return Query("motion", "", shape, thing.colour if style > 0.88 else None, motion)
+
+
+def _absent_query(rng: np.random.Generator, things: Sequence[Thing | SceneObject]) -> Query:
+    """Something that is not there: a free pair of shape and colour, a free colour or a free shape."""
+    style = rng.random()
+    colours = [name for name in COLOURS if all(name != thing.colour for thing in things)] or [str(rng.choice(list(COLOURS)))]
+    shapes = [name for name in SHAPES if all(name != thing.shape for thing in things)] or [str(rng.choice(SHAPES))]
+    if style < 0.3:
+        return Query("absent object", "", colour=str(rng.choice(colours)))
+    if style < 0.42:
+        return Query("absent object", "", str(rng.choice(shapes)))
+    if style < 0.5:
+        return Query("absent object", "", str(rng.choice(shapes)), plural=True)
+    shape, colour = str(rng.choice(SHAPES)), str(rng.choice(list(COLOURS)))
+    if rng.random() < 0.6:  # near misses: the shape is there in another colour, or the colour on another shape
+        other = things[int(rng.integers(len(things)))]
+        shape, colour = (other.shape, colour) if rng.random() < 0.5 and other.shape in SHAPES else (shape, other.colour)
+    return Query("absent object", "", shape, colour)

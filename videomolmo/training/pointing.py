@@ -1,0 +1,248 @@
+"""Train the nano pointing model stage by stage on generated clips: see, speak, then look back in time.
+
+    see     vision tower and connector learn what each window shows (colour, shape, the object's centre); no language
+    speak   single frames with questions and answers; attention at coordinates is shown where to look
+    look    the temporal module and connector learn the direction of motion; no language
+    follow  clips: current frame and l past ones, all questions
+
+Source: paper, section 3 (a single-frame model first, then the temporal module, from scratch, on top of it).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from videomolmo.model import PointingConfig, PointingModel, PointingProcessor
+from videomolmo.training.pointing_data import (
+    COLOUR_CLASSES,
+    MOTION_CLASSES,
+    SHAPE_CLASSES,
+    build_batch,
+    sample_example,
+)
+from videomolmo.training.rendered import RenderedClips
+from videomolmo.training.run_state import MovingAverage, append_log, cosine, load_checkpoint, save_checkpoint
+
+SUPERVISED = ((1, 2, 3), (0, 1))  # layers and heads whose attention is shown where the point lies
+SPREAD = 0.55  # of a window: how sharp that place is
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: `language` says whether text is trained, `vision` whether the tower is, at `vision_rate` of the rate.
+
+    `cutoff`: share of clips that begin in mid-air, with 1 to l black frames in front, as at a video's start.
+    """
+
+    name: str
+    steps: int
+    batch: int
+    questions: int
+    peak: float
+    language: bool
+    past: bool
+    motion_share: float
+    vision_rate: float
+    facts: float
+    cutoff: float = 0.0
+
+
+class FactHeads(nn.Module):
+    """Linear readings of a window's token, used only while training: colour, shape, motion and digits of the centre."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.colour = nn.Linear(width, len(COLOUR_CLASSES))
+        self.shape = nn.Linear(width, len(SHAPE_CLASSES))
+        self.motion = nn.Linear(width, len(MOTION_CLASSES))
+        self.digits = nn.Linear(width, 40)
+
+    def loss(self, tokens: Tensor, batch: dict[str, Tensor], moving: bool) -> Tensor:
+        """Cross-entropy of all readings; tokens (batch, windows, width)."""
+        loss = F.cross_entropy(self.colour(tokens).flatten(0, 1), batch["facts_colour"].flatten())
+        loss = loss + F.cross_entropy(self.shape(tokens).flatten(0, 1), batch["facts_shape"].flatten())
+        if moving and (batch["facts_motion"] > 0).any():
+            known = torch.where(batch["facts_motion"] == 0, -100, batch["facts_motion"]).flatten()
+            loss = loss + F.cross_entropy(self.motion(tokens).flatten(0, 1), known, ignore_index=-100)
+        there = batch["facts_colour"] > 0
+        point = (batch["facts_point"][there] * 100).clamp(0, 99.9)
+        digits = torch.stack([point // 10, point % 10], dim=-1).flatten(1).long()  # x tens, x units, y tens, y units
+        return loss + F.cross_entropy(self.digits(tokens[there]).view(-1, 4, 10).flatten(0, 1), digits.flatten())
+
+
+def attention_loss(attentions: tuple[Tensor, ...], places: Tensor, image_idx: Tensor, grid: int) -> Tensor:
+    """How little the supervised heads look at the windows around the point whose digits they write."""
+    row, token = (~places[..., 0].isnan()).nonzero(as_tuple=True)
+    if not len(row):
+        return places.new_zeros(())
+    centres = (torch.arange(grid) + 0.5) / grid
+    x, y = places[row, token].unbind(-1)
+    near_x = torch.exp(-0.5 * ((x[:, None] - centres) * grid / SPREAD) ** 2)
+    near_y = torch.exp(-0.5 * ((y[:, None] - centres) * grid / SPREAD) ** 2)
+    wanted = (near_y[:, :, None] * near_x[:, None, :]).flatten(1)
+    wanted = wanted / wanted.sum(1, keepdim=True)
+    columns = image_idx[0, 0]
+    losses = []
+    for layer in SUPERVISED[0]:
+        looks = attentions[layer][row, :, token][:, SUPERVISED[1]].mean(1)[:, columns]
+        losses.append(-(wanted * (looks + 1e-5).log()).sum(1).mean())
+    return torch.stack(losses).mean()
+
+
+def batches(
+    processor: PointingProcessor, clips: RenderedClips, stage: Stage, seed: int, start: int
+) -> Iterator[dict[str, Tensor]]:
+    """Batch after batch from step `start`; each a function of (seed, stage, step) alone."""
+    key = sum(ord(letter) for letter in stage.name)
+    for step in range(start, stage.steps):
+        rng = np.random.default_rng([seed, key, step])
+        examples = [
+            sample_example(rng, clips, questions=stage.questions, motion_share=stage.motion_share)
+            for _ in range(stage.batch)
+        ]
+        batch = build_batch(processor, examples, stage.past)
+        yield batch
+
+
+def step_loss(
+    model: PointingModel, heads: FactHeads, batch: dict[str, Tensor], stage: Stage
+) -> tuple[Tensor, dict[str, float]]:
+    """The stage's loss on a batch, and what to log of it."""
+    with torch.set_grad_enabled(stage.vision_rate > 0):
+        features = model.encode_frames(batch["pixels"])
+    past = model.encode_past(batch["past_pixels"]) if stage.past else None
+    if not stage.language:
+        tokens = model.image_tokens(features, past)
+        loss = heads.loss(tokens[:, 0], batch, stage.past)
+        return loss, {"facts": loss.item()}
+    out = model(
+        batch["input_ids"],
+        image_input_idx=batch["image_input_idx"],
+        position_ids=batch["position_ids"],
+        subsegment_ids=batch.get("subsegment_ids"),
+        targets=batch["targets"],
+        loss_masks=batch["weights"],
+        features=features,
+        past_features=past,
+        output_attentions=True,
+    )
+    looking = attention_loss(out.attentions, batch["places"], batch["image_input_idx"], model.config.image.window_grid)
+    facts = heads.loss(out.image_tokens[:, 0], batch, stage.past) if stage.facts else torch.zeros(())
+    loss = out.loss + 0.3 * looking + stage.facts * facts
+    return loss, {"text": out.loss.item(), "look": looking.item(), "facts": facts.item(), **_accuracy(out.logits, batch)}
+
+
+@torch.no_grad()
+def _accuracy(logits: Tensor, batch: dict[str, Tensor]) -> dict[str, float]:
+    """Share of first answer tokens and of leading digits that are right: the two plateaus of this training."""
+    right = (logits.argmax(-1) == batch["targets"]).float()
+    answers = batch["loss_masks"] > 0
+    first = answers & ~torch.cat([torch.zeros_like(answers[:, :1]), answers[:, :-1]], 1)
+    placed = ~batch["places"][..., 0].isnan()
+    leading = placed & ~torch.cat([torch.zeros_like(placed[:, :1]), placed[:, :-1]], 1)
+    return {"first": right[first].mean().item(), "tens": right[leading].mean().item()}
+
+
+def train_stage(
+    config: PointingConfig,
+    stage: Stage,
+    processor: PointingProcessor,
+    clips: RenderedClips,
+    folder: Path,
+    *,
+    begin: Path | None,
+    seed: int,
+) -> Path:
+    """Run one stage from the averaged weights of `begin`, or go on from its own checkpoint; returns its weights.
+
+    Args:
+        config: the model; its temporal module starts afresh where `begin` has none.
+        stage: what to train and how long.
+        processor: the model's.
+        clips: rendered training clips; five frames each where the stage looks at the past.
+        folder: gets checkpoint.pt while running, log.jsonl, and weights.pt at the end.
+        begin: weights.pt of an earlier stage, or None for a fresh model.
+        seed: of initial weights and of the order of examples.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    done = folder / "weights.pt"
+    if done.exists():
+        return done
+    torch.manual_seed(seed)
+    model = PointingModel(config, attn_implementation="eager").train()
+    heads = FactHeads(config.language.width)
+    both = nn.ModuleDict({"model": model, "heads": heads})
+    if begin is not None:
+        _begin_from(both, load_checkpoint(begin)["state"])
+    optimiser = torch.optim.AdamW(_groups(model, heads, stage), lr=stage.peak, betas=(0.9, 0.95), weight_decay=0.02)
+    average = MovingAverage(both, 0.998)
+    start = 0
+    if saved := load_checkpoint(folder / "checkpoint.pt"):
+        both.load_state_dict(saved["both"])
+        optimiser.load_state_dict(saved["optimiser"])
+        average.state, start = saved["average"], saved["step"]
+    recent: list[dict[str, float]] = []
+    bar = tqdm(batches(processor, clips, stage, seed, start), initial=start, total=stage.steps, desc=stage.name)
+    for step, batch in enumerate(bar, start=start):
+        for group in optimiser.param_groups:
+            group["lr"] = cosine(step, stage.steps, stage.peak, 60) * group["share"]
+        if stage.cutoff:
+            _cut_off(batch, stage, config, seed, step)
+        loss, log = step_loss(model, heads, batch, stage)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(both.parameters(), 1.0)
+        optimiser.step()
+        average.update(both, step)
+        recent.append(log)
+        if (step + 1) % 50 == 0 or step + 1 == stage.steps:
+            mean = {name: round(float(np.mean([row[name] for row in recent])), 4) for name in recent[0]}
+            append_log(folder / "log.jsonl", stage=stage.name, step=step + 1, **mean)
+            bar.set_postfix(mean)
+            recent = []
+        if (step + 1) % 250 == 0:
+            parts = {"both": both.state_dict(), "optimiser": optimiser.state_dict(), "average": average.state}
+            save_checkpoint(folder / "checkpoint.pt", step=step + 1, **parts)
+    save_checkpoint(done, state=average.state)
+    return done
+
+
+def _groups(model: PointingModel, heads: FactHeads, stage: Stage) -> list[dict]:
+    """Parameter groups with their share of the learning rate; frozen parts are left out."""
+    parts = {"vision": stage.vision_rate, "language": float(stage.language), "new_embedding": float(stage.language)}
+    groups = [{"params": list(heads.parameters()), "share": 1.0}]
+    for name, parameter in model.named_parameters():
+        share = parts.get(name.split(".")[0], 1.0)
+        parameter.requires_grad_(share > 0)
+        if share > 0:
+            groups.append({"params": [parameter], "share": share})
+    return groups
+
+
+def _begin_from(both: nn.Module, state: dict[str, Tensor]) -> None:
+    """Take over an earlier stage's weights; only a temporal module may be new."""
+    missing, unexpected = both.load_state_dict(state, strict=False)
+    strange = [name for name in (*missing, *unexpected) if not name.startswith("model.temporal.")]
+    if strange:
+        raise ValueError(f"weights of the stage before do not fit: {strange[:4]}; train from the first stage on")
+
+
+def _cut_off(batch: dict[str, Tensor], stage: Stage, config: PointingConfig, seed: int, step: int) -> None:
+    """Blacken the oldest past frames of some examples in place, as before the start of a video."""
+    rng = np.random.default_rng([seed, 99, step])
+    black = -torch.tensor(config.image.mean) / torch.tensor(config.image.std)
+    for row in range(len(batch["past_pixels"])):
+        if rng.random() < stage.cutoff:
+            count = int(rng.integers(1, config.context + 1))
+            batch["past_pixels"][row, :count] = black.repeat(config.image.patch_px**2)
+
+
+def single_frame(config: PointingConfig) -> PointingConfig:
+    """The same model without a temporal module: what `see` and `speak` train."""
+    return replace(config, temporal="none")

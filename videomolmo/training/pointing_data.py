@@ -1,0 +1,165 @@
+"""Training batches of the pointing model from rendered clips: mirrored frames, several questions each, and facts."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videomolmo.model.processor import PointingProcessor, collate
+from videomolmo.points import write_points
+from videomolmo.prompts import label_of
+from videomolmo.synth.facts import Thing
+from videomolmo.synth.palette import COLOURS
+from videomolmo.synth.scene import MOTIONS
+from videomolmo.synth.sentences import Query, ask, sample_query
+from videomolmo.synth.shapes import NAMELESS, SHAPES
+from videomolmo.training.rendered import RenderedClips
+
+COLOUR_CLASSES = ("none", *COLOURS)
+SHAPE_CLASSES = ("none", *SHAPES, NAMELESS)
+MOTION_CLASSES = ("none", *MOTIONS)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One frame ready to be asked about: mirrored pictures (oldest first), ids and things of the last one."""
+
+    frames: np.ndarray
+    ids: np.ndarray
+    things: list[Thing]
+    branches: list[tuple[str, str]]
+    targets: list[list[tuple[float, float]]]
+
+
+def mirrored(
+    frames: np.ndarray, ids: np.ndarray, things: list[Thing], code: int
+) -> tuple[np.ndarray, np.ndarray, list[Thing]]:
+    """One of the eight mirror images of a clip; points and motions turn with it."""
+    names = {"left": "left", "right": "right", "up": "up", "down": "down", "still": "still", None: None}
+    if code & 1:
+        frames, ids = frames[:, :, ::-1], ids[:, ::-1]
+        names |= {"left": "right", "right": "left"}
+        things = [replace(t, point=(1 - t.point[0], t.point[1]), motion=names[t.motion]) for t in things]
+    if code & 2:
+        frames, ids = frames[:, ::-1], ids[::-1]
+        swap = {"up": "down", "down": "up"}
+        things = [replace(t, point=(t.point[0], 1 - t.point[1]), motion=swap.get(t.motion, t.motion)) for t in things]
+    if code & 4:
+        frames, ids = frames.transpose(0, 2, 1, 3), ids.T
+        swap = {"up": "left", "left": "up", "down": "right", "right": "down"}
+        things = [replace(t, point=t.point[::-1], motion=swap.get(t.motion, t.motion)) for t in things]
+    return frames, ids, things
+
+
+def sample_example(rng: np.random.Generator, clips: RenderedClips, *, questions: int, motion_share: float) -> Example:
+    """A random clip, mirrored, with up to `questions` answerable questions about its last frame."""
+    while True:
+        index = int(rng.integers(len(clips)))
+        frames, ids, things = mirrored(
+            clips.frames[index], clips.ids[index][-1], clips.things[index], int(rng.integers(8))
+        )
+        moving = any(thing.motion for thing in things)
+        branches, targets, asked = [], [], set()
+        for _ in range(questions * 3):
+            query = sample_query(rng, things, motion=bool(moving and rng.random() < motion_share))
+            meant = query.targets(things)
+            key = (query.shape, query.colour, query.motion, query.plural)
+            if meant is None or key in asked or len(branches) == questions:
+                continue
+            asked.add(key)
+            points = [things[one].point for one in meant]
+            branches.append((ask(rng, query), answer(query, points)))
+            targets.append(sorted(points, key=lambda p: (round(p[0] * 1000), round(p[1] * 1000))))
+        if branches:
+            return Example(frames, ids, things, branches, targets)
+
+
+def answer(query: Query, points: list[tuple[float, float]]) -> str:
+    """The answer's text; `points` are shares of width and height."""
+    pixels = np.array(points, np.float32).reshape(-1, 2) * 1000
+    return write_points(pixels, label_of(query.phrase), height=1000, width=1000)
+
+
+def window_facts(example: Example, grid: int) -> dict[str, np.ndarray]:
+    """What each of grid×grid windows shows: classes of colour, shape and motion, and the object's point (or NaN)."""
+    cells = example.ids.reshape(grid, example.ids.shape[0] // grid, grid, -1).transpose(0, 2, 1, 3).reshape(grid**2, -1)
+    counts = np.stack([(cells == n).sum(1) for n in range(len(example.things) + 1)], 1)
+    owner = np.where(counts[:, 1:].max(1) >= 0.2 * cells.shape[1], counts[:, 1:].argmax(1) + 1, 0)
+    things = example.things
+    colour = np.array([0, *(COLOUR_CLASSES.index(thing.colour) for thing in things)])
+    shape = np.array([0, *(SHAPE_CLASSES.index(thing.shape) for thing in things)])
+    motion = np.array([0, *(MOTION_CLASSES.index(thing.motion) if thing.motion else -100 for thing in things)])
+    point = np.array([(np.nan, np.nan), *(thing.point for thing in things)], np.float32)
+    return {"colour": colour[owner], "shape": shape[owner], "motion": motion[owner], "point": point[owner]}
+
+
+def build_batch(processor: PointingProcessor, examples: list[Example], past: bool) -> dict[str, Tensor]:
+    """The model's inputs and targets, with per-window facts and, for coordinates, where their point lies.
+
+    Adds to the processor's fields: `facts_*` (batch, windows…), `weights` (batch, tokens) for the loss, and
+    `places` (batch, tokens, 2): shares of width and height where the target is a digit of a coordinate, else NaN.
+    """
+    image = processor.config.image
+    encoded, facts = [], []
+    for example in examples:
+        branches = [list(branch) for branch in example.branches]
+        encoded.append(processor.tokens((image.size_px, image.size_px), branches))
+        facts.append(window_facts(example, image.window_grid))
+    batch = collate(encoded)
+    frames = np.stack([example.frames[-1:] if not past else example.frames for example in examples])
+    pixels = processor.image.pixels_only(frames.reshape(-1, *frames.shape[2:]))
+    pixels = pixels.reshape(len(examples), frames.shape[1], 1, *pixels.shape[-2:])
+    batch["pixels"] = pixels[:, -1]
+    if past:
+        batch["past_pixels"] = pixels[:, :-1]
+    for name in ("colour", "shape", "motion", "point"):
+        batch[f"facts_{name}"] = torch.from_numpy(np.stack([fact[name] for fact in facts]))
+    batch["weights"], batch["places"] = _coordinate_places(processor, batch, examples)
+    return batch
+
+
+def _coordinate_places(
+    processor: PointingProcessor, batch: dict[str, Tensor], examples: list[Example]
+) -> tuple[Tensor, Tensor]:
+    """Loss weights (3 on the first answer token and on leading digits, little on tenths) and coordinate places."""
+    weights = batch["loss_masks"].clamp(min=0).clone()
+    places = torch.full((*weights.shape, 2), float("nan"))
+    pieces = _grammar_pieces(processor)
+    for row, example in enumerate(examples):
+        targets = batch["targets"][row].tolist()
+        answers = iter(example.targets)
+        current: list[tuple[float, float]] = []
+        point, inside, previous = -1, False, False
+        for token, target in enumerate(targets):
+            is_answer = batch["loss_masks"][row, token] > 0
+            if is_answer and not previous:
+                current, point = next(answers), -1
+                weights[row, token] *= 3
+            previous = bool(is_answer and target != processor.config.language.end_of_text)
+            if not is_answer:
+                continue
+            before = targets[token - 1] if token else -1
+            if before in pieces["x"]:
+                point += 1
+            if before in pieces["coordinate"]:
+                inside, tenths = True, False
+                weights[row, token] *= 3
+            if target in pieces["end"]:
+                inside = False
+            if inside:
+                places[row, token] = torch.tensor(current[point])
+                weights[row, token] *= 0.25 if tenths else 1.0
+                tenths = tenths or target == pieces["dot"]
+    return weights, places
+
+
+def _grammar_pieces(processor: PointingProcessor) -> dict:
+    """Token ids after which a coordinate starts, after which it is an x, and which end one."""
+    ids = {text: processor.tokenizer.encode(text, add_special_tokens=False) for text in
+           (' <point x="', ' <points x1="', '" y="', '" y1="', '" alt="', *(f'" {a}{n}="' for a in "xy" for n in range(2, 10)))}  # fmt: skip
+    first = {text: piece[-1] for text, piece in ids.items()}
+    xs = {piece for text, piece in first.items() if "x" in text}
+    starts = {piece for text, piece in first.items() if "alt" not in text}
+    return {"x": xs, "coordinate": starts, "end": set(first.values()),
+            "dot": processor.tokenizer.encode(".", add_special_tokens=False)[0]}  # fmt: skip

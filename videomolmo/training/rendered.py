@@ -1,0 +1,92 @@
+"""Generated clips rendered once to disk, in parts, so that training reads them many times; resumes where it stopped."""
+
+import json
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from videomolmo.synth.facts import Thing, things_of
+from videomolmo.synth.render import Renderer
+from videomolmo.synth.scene import sample_scene
+
+PART = 200  # clips in a file
+
+
+@dataclass(frozen=True)
+class RenderSpec:
+    """What to render: `frames` pictures of `size`×`size` pixels a clip, `motion_share` of the clips with named motions.
+
+    `strides`: how many scene frames lie between two pictures, drawn per clip.
+    """
+
+    name: str
+    clips: int
+    frames: int
+    size: int
+    motion_share: float
+    strides: tuple[int, ...]
+    seed: int
+
+
+def render_all(spec: RenderSpec, folder: Path, workers: int = 2) -> None:
+    """Write every missing part of `spec` below `folder`, with a progress bar."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [n for n in range(-(-spec.clips // PART)) if not _part(folder, n).exists()]
+    if not missing:
+        return
+    with get_context("spawn").Pool(workers) as pool:
+        jobs = pool.imap_unordered(_render_part, [(spec, folder, n) for n in missing])
+        for _ in tqdm(jobs, total=len(missing), desc=f"render {spec.name}", unit=f"x{PART} clips"):
+            pass
+
+
+def _part(folder: Path, number: int) -> Path:
+    return folder / f"part_{number:04d}.npz"
+
+
+def _render_part(job: tuple[RenderSpec, Path, int]) -> None:
+    spec, folder, number = job
+    count = min(PART, spec.clips - number * PART)
+    frames = np.zeros((count, spec.frames, spec.size, spec.size, 3), np.uint8)
+    ids = np.zeros((count, spec.frames, spec.size, spec.size), np.uint8)
+    facts = []
+    for index in range(count):
+        clip_frames, clip_ids, things = render_clip(spec, number * PART + index)
+        frames[index], ids[index] = clip_frames, clip_ids
+        facts.append([asdict(thing) for thing in things])
+    temporary = folder / f"unfinished_{number:04d}.npz"
+    np.savez(temporary, frames=frames, ids=ids, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8))
+    temporary.replace(_part(folder, number))
+
+
+def render_clip(spec: RenderSpec, index: int) -> tuple[np.ndarray, np.ndarray, list[Thing]]:
+    """Clip `index`: frames, object ids (0 = background), and the facts of its last frame."""
+    rng = np.random.default_rng([spec.seed, index])
+    motion = bool(rng.random() < spec.motion_share)
+    stride = int(rng.choice(spec.strides))
+    scene = sample_scene(int(rng.integers(2**40)), motion=motion, frames=(spec.frames - 1) * stride + 1)
+    renderer = Renderer(scene, spec.size, spec.size)
+    frames = np.zeros((spec.frames, spec.size, spec.size, 3), np.uint8)
+    ids = np.zeros((spec.frames, spec.size, spec.size), np.uint8)
+    for number in range(spec.frames):
+        frames[number], masks = renderer.frame(number * stride)
+        for object_id, mask in enumerate(masks, start=1):
+            ids[number][mask] = object_id
+    return frames, ids, things_of(scene, masks, renderer.full_areas((spec.frames - 1) * stride))
+
+
+class RenderedClips:
+    """The parts of a folder as one array-like set, held in memory: `frames`, `ids` and the `things` of last frames."""
+
+    def __init__(self, folder: Path) -> None:
+        parts = [np.load(path) for path in sorted(folder.glob("part_*.npz"))]
+        self.frames = np.concatenate([part["frames"] for part in parts])
+        self.ids = np.concatenate([part["ids"] for part in parts])
+        facts = [clip for part in parts for clip in json.loads(part["facts"].tobytes())]
+        self.things = [[Thing(**{**thing, "point": tuple(thing["point"])}) for thing in clip] for clip in facts]
+
+    def __len__(self) -> int:
+        return len(self.frames)

@@ -1,0 +1,349 @@
+"""Exact frames of a video file: an index of presentation times first, then seek, decode forward, and check.
+
+Frame numbers are those of what a player shows. One pass over the packets, without decoding, lists the times shown;
+a frame is then reached from the key frame before it, and every frame that comes out is compared with the list. When a
+seek did not lead where the list says, decoding starts again from the first packet, slowly and surely: only a failure
+there is believed.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from itertools import chain, dropwhile, islice, pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from videomolmo.errors import BadInput
+
+# Codecs in which each packet shows exactly one frame, so that counting packets counts frames.
+_ONE_FRAME_A_PACKET = {"h264", "hevc", "vvc", "vp9", "av1", "mjpeg", "mpeg2video", "prores", "dnxhd", "ffv1", "png"}
+_NEAR = 8  # frames: decoding this far ahead is cheaper than a seek
+_KEPT = 4  # decoded frames kept for whoever asks again
+_REMEDY = "re-encode the file, for example `ffmpeg -i in -c:v libx264 out.mp4`"
+
+
+class BrokenVideo(BadInput):
+    """A frame at or after the place where the video stops to decode."""
+
+
+class _Packet(NamedTuple):
+    """What the index keeps of one packet; `order` counts packets as they lie in the file."""
+
+    order: int
+    pts: int | None
+    dts: int | None
+    is_key: bool
+    is_hidden: bool
+    is_damaged: bool
+
+
+class PyAVReader:
+    """Frames of a video file by number, exact whatever the group of pictures.
+
+    Args:
+        path: video file.
+
+    Raises:
+        BadInput: the file is no video, has no frame, or its first frame does not decode.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.warning: str | None = None
+        self._broken: int | None = None
+        self._failure = ""
+        self._careful = False
+        self._by_count = False
+        self._cache: dict[int, Any] = {}
+        self._container, self._stream = _open_stream(path)
+        packets, failure = _scan(self._container, self._stream)
+        self._total = sum(not packet.is_hidden for packet in packets)
+        self._orders = {packet.pts: packet.order for packet in packets if packet.pts is not None}
+        # keys by time: the pictures that follow a key frame in the file and precede it on screen need the key before
+        self._keys = sorted((p for p in packets if p.is_key and p.pts is not None), key=lambda packet: packet.pts)
+        self.open_gop = _has_leading_pictures(packets)
+        if self._packets_tell_frames(packets):
+            self._pts = self._shown_times(packets, failure)
+            self._drop_undecodable_head()
+        else:
+            self._index_by_decoding()
+        first = self._cache[0]
+        self._size = (first.height, first.width)
+        self.turns = round(first.rotation / 90) % 4  # quarter turns counterclockwise
+        self.height, self.width = self._size if self.turns % 2 == 0 else self._size[::-1]
+        self.times_s, self.fps = self._times()
+        self._needs = self._last_needed()
+
+    def __len__(self) -> int:
+        return len(self._pts)
+
+    def read(self, number: int) -> UInt8[np.ndarray, "height width 3"]:
+        """Frame `number` as a player shows it, turned as its rotation tag says.
+
+        A frame of another size than the first is scaled to the first, as players do.
+
+        Raises:
+            BrokenVideo: the video does not decode as far as this frame.
+        """
+        self._find(number)
+        height, width = self._size
+        image = self._cache[number].to_ndarray(format="rgb24", height=height, width=width)
+        return np.ascontiguousarray(np.rot90(image, self.turns))
+
+    def close(self) -> None:
+        """Release the file and the decoder."""
+        self._frames = iter(())
+        self._cache.clear()
+        self._container.close()
+
+    @property
+    def format(self) -> str:
+        """ffmpeg's name of the container, such as 'mpegts'."""
+        return self._container.format.name
+
+    def _packets_tell_frames(self, packets: list[_Packet]) -> bool:
+        """Whether the packets' times are the frames' times: all there, each once, on one timeline."""
+        codec = self._stream.codec_context.codec.canonical_name
+        if codec not in _ONE_FRAME_A_PACKET and not (codec == "mpeg4" and "mp4" in self.format):
+            return False
+        if self.format == "avi" and codec != "mjpeg":
+            return False  # AVI keeps no presentation times; those of pictures out of order are made up
+        pts = [packet.pts for packet in packets if not packet.is_hidden]
+        dts = [packet.dts for packet in packets if packet.dts is not None]
+        return None not in pts and len(set(pts)) == len(pts) and all(a <= b for a, b in pairwise(dts))
+
+    def _shown_times(self, packets: list[_Packet], failure: str | None) -> list[int]:
+        """Times shown in order; of a file that ends early only those before the first time that may be missing."""
+        promised = len(self._stream.index_entries) if "mp4" in self.format else 0
+        last, size = packets[-1], self.path.stat().st_size
+        in_mid_packet = "mpegts" in self.format and all(size % length for length in (188, 192, 204))
+        if not (failure or last.is_damaged or len(packets) < promised or in_mid_packet):
+            return sorted(p.pts for p in packets if not p.is_hidden)
+        # a missing packet is decoded after the ones we have, and shown no earlier than it is decoded
+        horizon = last.dts if last.dts is not None else last.pts
+        shown = sorted(
+            p.pts for p in packets if not p.is_hidden and p.pts <= horizon and not (p is last and p.is_damaged)
+        )
+        self._total = max(self._total, promised)
+        self.warning = f"decoded {len(shown)} of {self._total} frames, then: {failure or 'the file ends early'}"
+        return shown
+
+    def _drop_undecodable_head(self) -> None:
+        """Leave out what no player shows: pictures before the first key frame whose references were cut away."""
+        self._restart(0)
+        for frame in self._frames:
+            number = bisect_left(self._pts, frame.pts) if frame.pts is not None else len(self._pts)
+            if number < len(self._pts) and self._pts[number] == frame.pts and not frame.is_corrupt:
+                if self._keys and frame.pts > max(self._pts[0], min(self._keys, key=lambda key: key.order).pts):
+                    break  # the first key frame itself is missing
+                self._pts = self._pts[number:]
+                self._total -= number
+                self._next = 1
+                self._cache[0] = frame
+                return
+        raise BadInput(f"{self.path}: its first frame does not decode ({self._failure or 'damaged'}); {_REMEDY}")
+
+    def _index_by_decoding(self) -> None:
+        """Index of a file whose packets do not tell: decode it once and keep each frame's time if it has one."""
+        self._careful, self._by_count, self._pts = True, True, []
+        self._restart(0)
+        first, times = None, []
+        for frame in self._frames:
+            if frame.is_corrupt:
+                self._failure = "a damaged frame"
+                break
+            first = first or frame
+            times.append(frame.pts)
+        if first is None:
+            raise BadInput(f"{self.path}: no frame of it decodes ({self._failure or 'no picture data'}); {_REMEDY}")
+        if self._failure:
+            self.warning = f"decoded {len(times)} of {max(self._total, len(times))} frames, then: {self._failure}"
+        self._by_count = None in times or any(a >= b for a, b in pairwise(times))
+        self._pts = list(range(len(times))) if self._by_count else times
+        self._total, self._careful = len(times), bool(self._failure)
+        self._restart(0)
+        self._next, self._cache[0] = 1, next(self._frames)
+
+    def _times(self) -> tuple[np.ndarray, float]:
+        """Presentation times in seconds from 0, and frames a second."""
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        if self._by_count:
+            fps = float(rate or 30)
+            return np.arange(len(self._pts)) / fps, fps
+        times_s = (np.asarray(self._pts, dtype=np.int64) - self._pts[0]) * float(self._stream.time_base)
+        if not rate:
+            rate = (len(times_s) - 1) / times_s[-1] if len(times_s) > 1 else 30
+        return times_s, float(rate)
+
+    def _last_needed(self) -> Int64[np.ndarray, " frames"]:
+        """For each frame the last one on screen among it and those decoded before it.
+
+        Pictures are predicted from later ones, and damage shows in a picture only when its turn comes: a frame is
+        handed out once all that it may be predicted from have come out whole.
+        """
+        if self._by_count or not self._orders.keys() >= set(self._pts):
+            return np.arange(len(self._pts))
+        in_file = np.argsort([self._orders[pts] for pts in self._pts])
+        needs = np.empty(len(in_file), dtype=np.int64)
+        needs[in_file] = np.maximum.accumulate(in_file)
+        return needs
+
+    def _find(self, number: int) -> None:
+        """Put frame `number` into the cache, or find out where the video breaks."""
+        if self._broken is None or number < self._broken:
+            key = self._key_before(number)
+            key_number = bisect_left(self._pts, key.pts) if key else 0
+            if number not in self._cache and not (self._next <= number and key_number <= self._next + _NEAR):
+                self._restart(key.order if key else 0)
+            if self._forward(number):
+                return
+            if not (self._careful and self._began_at_start):
+                self._careful = True
+                self._restart(0)
+                if self._forward(number):
+                    return
+            self._broken = int(np.argmax(self._needs >= self._next))
+            self._failure = self._failure or "a frame is missing"
+            self.warning = f"decoded {self._broken} of {self._total} frames, then: {self._failure}"
+        raise BrokenVideo(f"{self.path}: frame {number} is not to be had ({self.warning}); {_REMEDY}")
+
+    def _key_before(self, number: int) -> _Packet | None:
+        """Latest key frame shown no later than frame `number`; none where only the start of the file is sure."""
+        if self._by_count:
+            return None
+        place = bisect_right(self._keys, self._pts[number], key=lambda packet: packet.pts)
+        return self._keys[place - 1] if place else None
+
+    def _forward(self, number: int) -> bool:
+        """Decode on until frame `number` is in the cache and sure; False when one on the way is damaged or missing."""
+        if self._next > self._needs[number]:
+            return True
+        for frame in self._frames:
+            found = self._next if self._by_count else bisect_left(self._pts, frame.pts or 0)
+            if not self._by_count and (found == len(self._pts) or self._pts[found] != frame.pts or found < self._next):
+                continue  # not shown, or shown before the key frame we began at
+            if frame.is_corrupt:
+                self._failure = "a damaged frame"
+            if frame.is_corrupt or found > self._next:
+                return False
+            self._next += 1
+            self._cache[found] = frame
+            for old in [old for old in self._cache if old < number - _KEPT]:
+                del self._cache[old]
+            if self._next > self._needs[number]:
+                return True
+        return False
+
+    def _restart(self, order: int) -> None:
+        """Begin to decode at packet `order`."""
+        packets = self._seek(order) if order else None
+        if packets is None:
+            self._container.close()
+            self._container, self._stream = _open_stream(self.path)
+            self._stream.thread_type = "SLICE" if self._careful else "AUTO"
+            packets = islice((packet for packet in self._container.demux(self._stream) if packet.size), order, None)
+        self._began_at_start, self._failure = order == 0, ""
+        self._cache.clear()
+        self._frames = self._decode(packets)
+        key = next((key for key in self._keys if key.order == order), None)
+        self._next = bisect_left(self._pts, key.pts) if order and key else 0
+
+    def _seek(self, order: int) -> Iterator[Any] | None:
+        """Packets from `order` on after a seek; None when the seek led past it or nowhere known."""
+        import av
+
+        key = next(key for key in self._keys if key.order == order)
+        try:
+            self._container.seek(key.pts if key.dts is None else key.dts, stream=self._stream)
+            packets = (packet for packet in self._container.demux(self._stream) if packet.size)
+            landed = next((packet for packet in packets if packet.pts is not None), None)
+        except av.FFmpegError:
+            return None
+        if landed is None or self._orders.get(landed.pts, order + 1) > order:
+            return None
+        return dropwhile(lambda packet: packet.pts != key.pts, chain([landed], packets))
+
+    def _decode(self, packets: Iterator[Any]) -> Iterator[Any]:
+        """Frames that come out of `packets`, in presentation order, up to the first error after a first frame."""
+        import av
+
+        context, began = self._stream.codec_context, False
+        try:
+            for packet in packets:
+                if not packet.size:
+                    continue
+                try:
+                    frames = context.decode(packet)
+                except av.FFmpegError as error:
+                    self._failure = _reason(error)
+                    if began:
+                        break
+                    continue  # nothing shown yet: what precedes the first whole picture of a cut stream
+                if frames and not began:
+                    began, self._failure = True, ""
+                yield from frames
+        except av.FFmpegError as error:
+            self._failure = _reason(error)
+        try:
+            yield from context.decode(None)  # frames still waiting for their turn
+        except av.FFmpegError as error:
+            self._failure = self._failure or _reason(error)
+
+
+def _open_stream(path: Path) -> tuple[Any, Any]:
+    """Opened container and its video stream for a file; cover pictures of music do not count as video."""
+    import av
+
+    try:
+        container = av.open(f"file:{path}", metadata_errors="replace")
+    except av.FFmpegError as error:
+        raise BadInput(
+            f"{path}: not a video, or cut off before its index ({_reason(error)}); expected a whole video file"
+        ) from None
+    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    if container.format.name == "tty" or not (streams or container.streams.audio):
+        container.close()
+        raise BadInput(f"{path}: not a video; expected a video file such as an .mp4")
+    if not streams:
+        container.close()
+        raise BadInput(f"{path}: has sound but no picture; expected a file with a video stream")
+    return container, streams[0]
+
+
+def _scan(container: Any, stream: Any) -> tuple[list[_Packet], str | None]:
+    """All packets of the stream as they lie in the file, without decoding, and why reading ended early if it did."""
+    import av
+
+    packets, failure = [], None
+    keyless = container.format.name in {"gif", "apng"}  # each picture paints over the one before
+    try:
+        for packet in container.demux(stream):
+            if packet.size:
+                is_key = packet.is_keyframe and not (keyless and packets)
+                seen = (packet.pts, packet.dts, is_key, packet.is_discard, packet.is_corrupt)
+                packets.append(_Packet(len(packets), *seen))
+    except av.FFmpegError as error:
+        failure = _reason(error)
+    if not any(not packet.is_hidden for packet in packets):
+        raise BadInput(f"{container.name.removeprefix('file:')}: has no frame; expected a video with at least one")
+    return packets, failure
+
+
+def _has_leading_pictures(packets: list[_Packet]) -> bool:
+    """Whether a picture follows a key frame in the file and precedes it on screen."""
+    key_pts = None
+    for packet in packets:
+        if packet.is_key:
+            key_pts = packet.pts
+        elif None not in (packet.pts, key_pts) and packet.pts < key_pts:
+            return True
+    return False
+
+
+def _reason(error: Exception) -> str:
+    """The error in a few words, without the file's name."""
+    return str(getattr(error, "strerror", None) or error).splitlines()[0]

@@ -1,0 +1,140 @@
+"""A video file from frames: H.264 that browsers play, under its name only once it is whole."""
+
+from __future__ import annotations
+
+import math
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from videomolmo.errors import BadInput
+
+_SUFFIXES = (".mp4", ".m4v", ".mov")
+_BT709 = 1  # ffmpeg's number for BT.709 colours, the same for matrix, primaries and transfer
+
+
+class VideoWriter:
+    """Writes RGB frames to an H.264 file: yuv420p, index in front, BT.709 colours, as browsers want it.
+
+    The frames go to a temporary file beside `path`, which takes that name at `close`; when the `with` block ends in an
+    exception the temporary file is removed and an older file of that name stays as it was.
+
+    Args:
+        path: file to write, ending in .mp4, .m4v or .mov; its folder must exist.
+        fps: frames a second; 29.97 and its like are kept as fractions.
+        height: of each frame, pixels.
+        width: of each frame, pixels. An odd size is made even in the file by repeating the last row or column.
+
+    Raises:
+        BadInput: a suffix that is no mp4, a folder that is not there, a size or rate that is not positive.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> with VideoWriter(Path(folder.name) / "black.mp4", fps=30, height=48, width=64) as video:
+        ...     video.write(np.zeros((48, 64, 3), dtype=np.uint8))
+        >>> [path.name for path in Path(folder.name).iterdir()]
+        ['black.mp4']
+        >>> folder.cleanup()
+    """
+
+    def __init__(self, path: str | Path, fps: int | float | Fraction, height: int, width: int):
+        self.path = Path(path)
+        if self.path.suffix.lower() not in _SUFFIXES:
+            raise BadInput(f"{path}: cannot write {self.path.suffix or 'a name without suffix'}; name it *.mp4")
+        if not self.path.parent.is_dir():
+            raise BadInput(f"{path}: its folder {self.path.parent} does not exist; create it first")
+        if self.path.is_dir():
+            raise BadInput(f"{path}: is a folder; expected the name of a file to write")
+        if not (math.isfinite(fps) and fps > 0):
+            raise BadInput(f"fps={fps}: expected a positive number of frames a second, such as 30")
+        if height < 1 or width < 1:
+            raise BadInput(f"height={height}, width={width}: expected at least 1 pixel each")
+        self.height, self.width, self.frames = height, width, 0
+        self._rate = Fraction(fps).limit_denominator(1001) or Fraction(1, 1001)
+        self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}{self.path.suffix}")
+        self._container = None
+        self._open()
+
+    def _open(self) -> None:
+        import av
+
+        try:
+            self._container = av.open(str(self._temporary), "w", options={"movflags": "+faststart"})
+        except OSError as error:
+            raise BadInput(f"{self.path}: cannot be written ({error.strerror}); choose another folder") from None
+        options = {"crf": "18", "preset": "fast"}
+        self._stream = self._container.add_stream("libx264", rate=self._rate, options=options)
+        self._stream.height, self._stream.width = self.height + self.height % 2, self.width + self.width % 2
+        self._stream.pix_fmt = "yuv420p"
+        context = self._stream.codec_context
+        context.time_base = 1 / self._rate
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = 1  # limited range, what players expect of yuv420p
+
+    def write(self, frame: np.ndarray) -> None:
+        """Add one frame.
+
+        Args:
+            frame: RGB, uint8 (height, width, 3), of the size given to the writer.
+
+        Raises:
+            BadInput: another size or type, or the writer is closed.
+        """
+        import av
+
+        if self._container is None:
+            raise BadInput(f"{self.path}: the writer is closed; open a new one to write more frames")
+        frame = np.asarray(frame)
+        if frame.dtype != np.uint8 or frame.shape != (self.height, self.width, 3):
+            raise BadInput(
+                f"frame {self.frames} is {frame.dtype} {frame.shape}; expected uint8 ({self.height}, {self.width}, 3)"
+            )
+        frame = np.pad(frame, ((0, self.height % 2), (0, self.width % 2), (0, 0)), mode="edge")
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        picture.pts, picture.time_base = self.frames, 1 / self._rate
+        self._container.mux(self._stream.encode(picture))
+        self.frames += 1
+
+    def close(self) -> None:
+        """Finish the file and give it its name.
+
+        Raises:
+            BadInput: no frame was written.
+        """
+        if self._container is None:
+            return
+        if not self.frames:
+            self.abandon()
+            raise BadInput(f"{self.path}: no frame was written; write at least one before closing")
+        try:
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+            os.replace(self._temporary, self.path)
+        except BaseException:
+            self.abandon()
+            raise
+        self._container = None
+
+    def abandon(self) -> None:
+        """Stop and remove what was written; the file of that name, if any, stays as it was."""
+        container, self._container = self._container, None
+        try:
+            if container is not None:
+                container.close()
+        except OSError:
+            pass  # nobody needs the end of this file
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
