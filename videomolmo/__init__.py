@@ -1,1 +1,33 @@
-"""Point at what a sentence names in a video."""
+"""Point at what a sentence names in a video: points on key frames, masks on every frame, tracks."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from videomolmo.errors import BadInput
+    from videomolmo.grounding import VideoGrounder
+    from videomolmo.results import GroundingResult
+    from videomolmo.synth.clips import generate_clip
+    from videomolmo.video import open_video
+
+__all__ = ["BadInput", "GroundingResult", "VideoGrounder", "generate_clip", "open_video"]
+
+_HOMES = {
+    "BadInput": "errors",
+    "VideoGrounder": "grounding",
+    "GroundingResult": "results",
+    "generate_clip": "synth.clips",
+    "open_video": "video",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported on first use, so that `import videomolmo` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'videomolmo' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"videomolmo.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -6,18 +6,22 @@ from videomolmo.errors import BadInput
 
 # Ways to ask for {p}, a noun phrase; the role of the paper's roughly forty prompt templates, in our words.
 TEMPLATES = (
-    "Point to {p}.", "Point at {p}.", "Point to {p} in this frame.", "Point to {p} in the video.", "Please point to {p}.",
-    "Can you point to {p}?", "Could you point at {p}?", "Point out {p}.", "Find {p}.", "Find {p} in the video.",
-    "Locate {p}.", "Locate {p} in this frame.", "Show {p}.", "Show me {p}.", "Show me where {p} is.", "Where is {p}?",
-    "Where is {p} in the video?", "Where can I see {p}?", "Where do you see {p}?", "Mark {p}.", "Mark {p} with a point.",
+    "Point to {p}.", "Point at {p}.", "Point to {p} in this frame.", "Point to {p} in the video.",
+    "Please point to {p}.", "Can you point to {p}?", "Could you point at {p}?", "Point out {p}.", "Find {p}.", "Find {p} in the video.",
+    "Locate {p}.", "Locate {p} in this frame.", "Show {p}.", "Show me {p}.", "Show me where {p} is.",
+    "Where is {p}?", "Where is {p} in the video?", "Where can I see {p}?", "Where do you see {p}?", "Mark {p}.",
+    "Mark {p} with a point.",
     "Put a point on {p}.", "Place a point on {p}.", "Give the position of {p}.", "Give me the location of {p}.",
     "Tell me where {p} is.", "Which point lies on {p}?", "Identify {p}.", "Indicate {p}.", "Pinpoint {p}.",
     "Look for {p}.", "Search for {p}.", "Detect {p}.", "Spot {p}.", "Help me find {p}.", "I am looking for {p}.",
     "I want to see {p}.", "Do you see {p}? Point to it.", "If you see {p}, point to it.", "{p}",
 )  # fmt: skip
 
-_ASKING = re.compile(r"^(point|where|which|what|who|find|locate|show|mark|put|place|give|tell|identify|indicate|pinpoint"
-                     r"|look|search|detect|spot|help|please|can|could|do|does|is|are|if|i|count|how|track)\b", re.I)  # fmt: skip
+_ASKING = re.compile(
+    r"^(point|where|which|what|who|find|locate|show|mark|put|place|give|tell|identify|indicate|pinpoint|look|search"
+    r"|detect|spot|help|please|can|could|do|does|is|are|if|i|count|how|track)\b",
+    re.I,
+)
 _ARTICLE = re.compile(r"^(all (of )?(the )?|every |each |the |an? |any )", re.I)
 
 

@@ -270,7 +270,7 @@ class PointingConfig:
         """
         return cls(
             image=ImageConfig(size_px=96, patch_px=8, max_crops=0, resize="stretch"),
-            vision=VisionConfig(width=128, heads=4, layers=4, mlp=512, vit_layers=(-1, -3), stem="conv"),
+            vision=VisionConfig(width=128, heads=4, layers=4, mlp=256, vit_layers=(-1, -3), stem="conv"),
             language=LanguageConfig(
                 vocab_size=vocab_size, width=128, layers=4, heads=4, kv_heads=2, ff=384, rope_theta=1e4,
                 max_positions=1024, tie_word_embeddings=True, end_of_text=0,

@@ -27,7 +27,9 @@ class Renderer:
         rows, columns = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
         self.vignette = (1 - scene.vignette * (rows**2 + columns**2) / 2)[..., None]
 
-    def frame(self, time: float) -> tuple[UInt8[np.ndarray, "height width 3"], Bool[np.ndarray, "objects height width"]]:
+    def frame(
+        self, time: float
+    ) -> tuple[UInt8[np.ndarray, "height width 3"], Bool[np.ndarray, "objects height width"]]:
         """The RGB frame at `time` and the visible part of every object there."""
         picture = self._shifted_background(time)
         masks = np.zeros((len(self.scene.objects), self.height, self.width), bool)
@@ -170,7 +172,7 @@ def _clutter(rng: np.random.Generator, canvas: np.ndarray, colours: tuple[np.nda
             end = (int(x + rng.normal(0, width / 4)), int(y + rng.normal(0, height / 4)))
             cv2.line(canvas, (int(x), int(y)), end, colour.tolist(), int(rng.integers(1, 4)), cv2.LINE_AA)
         else:
-            corners = rng.normal(0, rng.uniform(0.02, 0.12) * height, (int(rng.integers(3, 7)), 2)) + (x, y)
+            corners = np.array([x, y]) + rng.normal(0, rng.uniform(0.02, 0.12) * height, (int(rng.integers(3, 7)), 2))
             hull = cv2.convexHull(corners.astype(np.float32)).astype(np.int32)
             cv2.fillPoly(canvas, [hull], colour.tolist(), cv2.LINE_AA)
     return canvas

@@ -1,6 +1,6 @@
 """A random scene: objects with colours, shapes and paths, what stands in their way, and how the picture is taken.
 
-World coordinates: the frame is 1 high and `aspect` wide, origin top left, y down; time counts frames and is real-valued.
+World coordinates: the frame is 1 high and `aspect` wide, origin top left, y down; time counts frames, fractions too.
 """
 
 from dataclasses import dataclass, field

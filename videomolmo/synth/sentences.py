@@ -76,8 +76,8 @@ def phrase(rng: np.random.Generator, query: Query) -> Query:
 def _motion_words(noun: str, motion: str) -> tuple[str, ...]:
     if motion == "still":
         return (f"the {noun} that is not moving", f"the {noun} that is not moving", f"the {noun} that does not move",
-                f"the {noun} that stays still", f"the still {noun}", f"the stationary {noun}", f"the {noun} standing still",
-                f"the {noun} which is not moving", f"the motionless {noun}")  # fmt: skip
+                f"the {noun} that stays still", f"the still {noun}", f"the stationary {noun}",
+                f"the {noun} standing still", f"the {noun} which is not moving", f"the motionless {noun}")  # fmt: skip
     towards = f"moving to the {motion}" if motion in ("left", "right") else f"moving {motion}wards"
     return (*(f"the {noun} moving {motion}",) * 3, f"the {noun} that moves {motion}", f"the {noun} going {motion}",
             f"the {noun} {towards}", f"the {noun} that is moving {motion}", f"the {noun} heading {motion}",
@@ -107,7 +107,9 @@ def sample_query(rng: np.random.Generator, things: Sequence[Thing | SceneObject]
         return phrase(rng, _absent_query(rng, things))
     if kind == "plural":
         colour = thing.colour if shape is None or rng.random() < 0.2 else None
-        return phrase(rng, Query("all", "", shape if colour is None or rng.random() < 0.5 else None, colour, plural=True))
+        return phrase(
+            rng, Query("all", "", shape if colour is None or rng.random() < 0.5 else None, colour, plural=True)
+        )
     if kind == "colour" or shape is None:
         return phrase(rng, Query("colour", "", colour=thing.colour))
     return phrase(rng, Query("appearance", "", shape, thing.colour if kind == "both" else None))
@@ -130,7 +132,9 @@ def _motion_query(rng: np.random.Generator, things: Sequence[Thing | SceneObject
 def _absent_query(rng: np.random.Generator, things: Sequence[Thing | SceneObject]) -> Query:
     """Something that is not there: a free pair of shape and colour, a free colour or a free shape."""
     style = rng.random()
-    colours = [name for name in COLOURS if all(name != thing.colour for thing in things)] or [str(rng.choice(list(COLOURS)))]
+    colours = [name for name in COLOURS if all(name != thing.colour for thing in things)] or [
+        str(rng.choice(list(COLOURS)))
+    ]
     shapes = [name for name in SHAPES if all(name != thing.shape for thing in things)] or [str(rng.choice(SHAPES))]
     if style < 0.3:
         return Query("absent object", "", colour=str(rng.choice(colours)))

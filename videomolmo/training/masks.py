@@ -36,7 +36,7 @@ class Stage:
 @dataclass(frozen=True)
 class Batch:
     """pixels (frames, clips, 3, size, size); truth (frames, objects, size, size); clip_of (objects,) as indices;
-    prompt points (objects, 1, 2) in pixels of the first input; `mask` (objects, 1, size, size) replaces them if given."""
+    prompt points (objects, 1, 2) in pixels of the first input; `mask` (objects, 1, size, size) replaces them."""
 
     pixels: torch.Tensor
     truth: torch.Tensor
@@ -48,7 +48,7 @@ class Batch:
 def initialise(model: nn.Module) -> None:
     """Starting values that shorten the two plateaus: token and image attention agree, objects are assumed present."""
     for name, module in model.sam_mask_decoder.named_modules():
-        if "token_to_image" in name and hasattr(module, "k_proj"):
+        if name.endswith(("token_to_image", "image_to_token")):
             with torch.no_grad():
                 module.k_proj.weight.copy_(3 * module.q_proj.weight)
     nn.init.trunc_normal_(model.image_encoder.trunk.pos_embed, std=0.02)
@@ -173,7 +173,9 @@ def j_of(logits: torch.Tensor, truth: torch.Tensor) -> float:
     return float((inter / union.clamp(min=1)).mean()) if there.any() else float("nan")
 
 
-def train_masks(config: Path, clips: RenderedClips, folder: Path, stages: list[Stage], *, seed: int, peak: float) -> Path:
+def train_masks(
+    config: Path, clips: RenderedClips, folder: Path, stages: list[Stage], *, seed: int, peak: float
+) -> Path:
     """Train from nothing, or go on from `folder`/checkpoint.pt; the weights' moving average ends in `folder`/ema.pt."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)

@@ -106,8 +106,7 @@ def batches(
             sample_example(rng, clips, questions=stage.questions, motion_share=stage.motion_share)
             for _ in range(stage.batch)
         ]
-        batch = build_batch(processor, examples, stage.past)
-        yield batch
+        yield build_batch(processor, examples, past=stage.past, language=stage.language)
 
 
 def step_loss(
@@ -135,7 +134,12 @@ def step_loss(
     looking = attention_loss(out.attentions, batch["places"], batch["image_input_idx"], model.config.image.window_grid)
     facts = heads.loss(out.image_tokens[:, 0], batch, stage.past) if stage.facts else torch.zeros(())
     loss = out.loss + 0.3 * looking + stage.facts * facts
-    return loss, {"text": out.loss.item(), "look": looking.item(), "facts": facts.item(), **_accuracy(out.logits, batch)}
+    return loss, {
+        "text": out.loss.item(),
+        "look": looking.item(),
+        "facts": facts.item(),
+        **_accuracy(out.logits, batch),
+    }
 
 
 @torch.no_grad()

@@ -94,19 +94,21 @@ def window_facts(example: Example, grid: int) -> dict[str, np.ndarray]:
     return {"colour": colour[owner], "shape": shape[owner], "motion": motion[owner], "point": point[owner]}
 
 
-def build_batch(processor: PointingProcessor, examples: list[Example], past: bool) -> dict[str, Tensor]:
+def build_batch(
+    processor: PointingProcessor, examples: list[Example], *, past: bool, language: bool = True
+) -> dict[str, Tensor]:
     """The model's inputs and targets, with per-window facts and, for coordinates, where their point lies.
 
     Adds to the processor's fields: `facts_*` (batch, windows…), `weights` (batch, tokens) for the loss, and
     `places` (batch, tokens, 2): shares of width and height where the target is a digit of a coordinate, else NaN.
     """
     image = processor.config.image
-    encoded, facts = [], []
-    for example in examples:
-        branches = [list(branch) for branch in example.branches]
-        encoded.append(processor.tokens((image.size_px, image.size_px), branches))
-        facts.append(window_facts(example, image.window_grid))
-    batch = collate(encoded)
+    batch: dict[str, Tensor] = {}
+    if language:
+        size = (image.size_px, image.size_px)
+        batch = collate([processor.tokens(size, [list(branch) for branch in one.branches]) for one in examples])
+        batch["weights"], batch["places"] = _coordinate_places(processor, batch, examples)
+    facts = [window_facts(example, image.window_grid) for example in examples]
     frames = np.stack([example.frames[-1:] if not past else example.frames for example in examples])
     pixels = processor.image.pixels_only(frames.reshape(-1, *frames.shape[2:]))
     pixels = pixels.reshape(len(examples), frames.shape[1], 1, *pixels.shape[-2:])
@@ -115,7 +117,6 @@ def build_batch(processor: PointingProcessor, examples: list[Example], past: boo
         batch["past_pixels"] = pixels[:, :-1]
     for name in ("colour", "shape", "motion", "point"):
         batch[f"facts_{name}"] = torch.from_numpy(np.stack([fact[name] for fact in facts]))
-    batch["weights"], batch["places"] = _coordinate_places(processor, batch, examples)
     return batch
 
 
@@ -156,8 +157,9 @@ def _coordinate_places(
 
 def _grammar_pieces(processor: PointingProcessor) -> dict:
     """Token ids after which a coordinate starts, after which it is an x, and which end one."""
-    ids = {text: processor.tokenizer.encode(text, add_special_tokens=False) for text in
-           (' <point x="', ' <points x1="', '" y="', '" y1="', '" alt="', *(f'" {a}{n}="' for a in "xy" for n in range(2, 10)))}  # fmt: skip
+    fragments = (' <point x="', ' <points x1="', '" y="', '" y1="', '" alt="')
+    fragments += tuple(f'" {axis}{number}="' for axis in "xy" for number in range(2, 10))
+    ids = {text: processor.tokenizer.encode(text, add_special_tokens=False) for text in fragments}
     first = {text: piece[-1] for text, piece in ids.items()}
     xs = {piece for text, piece in first.items() if "x" in text}
     starts = {piece for text, piece in first.items() if "alt" not in text}

@@ -79,14 +79,22 @@ def render_clip(spec: RenderSpec, index: int) -> tuple[np.ndarray, np.ndarray, l
 
 
 class RenderedClips:
-    """The parts of a folder as one array-like set, held in memory: `frames`, `ids` and the `things` of last frames."""
+    """The parts of one or more folders as one set, held in memory: `frames`, `ids` and the `things` of last frames.
 
-    def __init__(self, folder: Path) -> None:
-        parts = [np.load(path) for path in sorted(folder.glob("part_*.npz"))]
-        self.frames = np.concatenate([part["frames"] for part in parts])
-        self.ids = np.concatenate([part["ids"] for part in parts])
-        facts = [clip for part in parts for clip in json.loads(part["facts"].tobytes())]
-        self.things = [[Thing(**{**thing, "point": tuple(thing["point"])}) for thing in clip] for clip in facts]
+    Args:
+        folders: what `render_all` wrote.
+        last: keep only the last frame of each clip, so that sets of different length go together.
+    """
+
+    def __init__(self, *folders: Path, last: bool = False) -> None:
+        frames, ids, self.things = [], [], []
+        for path in (path for folder in folders for path in sorted(folder.glob("part_*.npz"))):
+            with np.load(path) as part:
+                frames.append(part["frames"][:, -1:] if last else part["frames"])
+                ids.append(part["ids"][:, -1:] if last else part["ids"])
+                for clip in json.loads(part["facts"].tobytes()):
+                    self.things.append([Thing(**{**thing, "point": tuple(thing["point"])}) for thing in clip])
+        self.frames, self.ids = np.concatenate(frames), np.concatenate(ids)
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -1,0 +1,118 @@
+"""The command line: `videomolmo ground`, `videomolmo train-nano`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from videomolmo.errors import BadInput
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, or 2 when the input was refused (one line on standard error)."""
+    options = _parser().parse_args(argv)
+    try:
+        return options.run(options)
+    except BadInput as error:
+        print(f"videomolmo: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("videomolmo: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="videomolmo", description="Point at what a sentence names in a video.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    ground = commands.add_parser(
+        "ground", help="points, masks and tracks of what a sentence names",
+        description="Find what SENTENCE names in VIDEO. Without both: the shipped sample clip.",
+    )  # fmt: skip
+    ground.add_argument("video", nargs="?", metavar="VIDEO", help="video file or folder of images")
+    ground.add_argument("sentence", nargs="?", metavar="SENTENCE", help="for example 'the red circle'")
+    ground.add_argument("--out", default="results/ground", metavar="DIR", help="where to write (default: %(default)s)")
+    ground.add_argument("--model", default="nano", help="'nano' or a folder of weights (default: %(default)s)")
+    ground.add_argument("--masks", default="nano", help="'nano' or a folder of SAM 2 weights (default: %(default)s)")
+    ground.add_argument("--every", type=_whole, default=5, metavar="K", help="frames between key frames (default: 5)")
+    ground.add_argument("--fusion", default="iou", metavar="RULE", help="how both directions are fused (default: iou)")
+    ground.add_argument("--tau", type=_number, default=0.7, help="IoU from which both directions agree (default: 0.7)")
+    ground.add_argument("--context", type=_whole, default=None, metavar="L", help="past frames looked at (default: 4)")
+    ground.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    ground.add_argument("--max-frames", type=_whole, default=None, metavar="N", help="read only the first N frames")
+    ground.add_argument("--reader", default="pyav", help="pyav or decord (default: pyav)")
+    ground.add_argument("--overwrite", action="store_true", help="replace earlier results in DIR")
+    ground.set_defaults(run=_ground)
+    train = commands.add_parser("train-nano", help="train the shipped weights from nothing; resumes where it stopped")
+    train.add_argument("--out", default="runs/nano", metavar="DIR", help="working folder (default: %(default)s)")
+    train.add_argument("--only", choices=("pointing", "masks"), default=None, help="train one of the two models")
+    train.add_argument("--temporal", default="cross_attention", help="temporal module of the pointing model")
+    train.add_argument("--threads", type=_whole, default=2, help="CPU threads (default: %(default)s)")
+    train.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    train.add_argument("--share", type=_number, default=1.0, help="share of all steps, for a quick trial (default: 1)")
+    train.set_defaults(run=_train)
+    return parser
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from error
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
+
+
+def _ground(options: argparse.Namespace) -> int:
+    from videomolmo import shipped
+    from videomolmo.fusion import check_rule
+    from videomolmo.prompts import as_question
+    from videomolmo.results import prepare_folder
+    from videomolmo.video import open_video
+
+    video, sentence = options.video, options.sentence
+    if video is None:
+        video, sentence = shipped.sample_clip(), shipped.SAMPLE_SENTENCE
+    if sentence is None:
+        raise BadInput(f"a sentence is missing; say what to look for in {video}, for example 'the red circle'")
+    as_question(sentence)
+    for name, value in (
+        ("--every", options.every),
+        ("--max-frames", options.max_frames),
+        ("--context", options.context),
+    ):
+        if value is not None and value < 1:
+            raise BadInput(f"{name} is {value}, expected at least 1")
+    check_rule(options.fusion, options.tau)
+    with open_video(video, reader=options.reader, max_frames=options.max_frames) as frames:
+        print(f"{Path(video).name}: {len(frames)} frames, {frames.width}×{frames.height}, {frames.fps:g} fps")
+    from videomolmo.grounding import VideoGrounder
+
+    grounder = VideoGrounder.from_pretrained(options.model, options.masks, options.device)
+    folder = prepare_folder(options.out, overwrite=options.overwrite)
+    result = grounder(
+        video, sentence, every=options.every, fusion=options.fusion, tau=options.tau, context=options.context,
+        max_frames=options.max_frames, reader=options.reader, progress=True,
+    )  # fmt: skip
+    result.save(folder, overwrite=True)
+    print(result.summary())
+    print(f"written to {folder}: answers.jsonl, tracks.csv, masks/, overlay.mp4, run.json")
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from videomolmo.training.nano import train_nano
+
+    train_nano(
+        Path(options.out), only=options.only, temporal=options.temporal, threads=options.threads, seed=options.seed,
+        share=options.share,
+    )  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""Pictures of results: masks, ids and points over frames; overlay videos; contact sheets."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+if TYPE_CHECKING:
+    from videomolmo.results import GroundingResult
+
+# Okabe and Ito's colours, which colour-blind people can tell apart; then shades of them.
+BASE = np.array([(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167),
+                 (0, 114, 178), (150, 150, 150)], np.uint8)  # fmt: skip
+OPACITY = 0.5
+
+
+def palette(count: int) -> UInt8[np.ndarray, "count 3"]:
+    """RGB of background (black) and of objects 1 … count - 1."""
+    rows = [np.zeros(3)]
+    for n in range(count - 1):
+        fade = 1 - 0.3 * ((n // len(BASE)) % 3)
+        rows.append(BASE[n % len(BASE)] * fade)
+    return np.array(rows[:count]).astype(np.uint8)
+
+
+def draw_masks(
+    frame: UInt8[np.ndarray, "height width 3"], masks: Bool[np.ndarray, "objects height width"], ids: bool = True
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The frame with every mask tinted and outlined in its object's colour, and its number beside it."""
+    import cv2
+
+    picture = frame.copy()
+    colours = palette(len(masks) + 1)
+    thickness = max(1, round(min(frame.shape[:2]) / 240))
+    for index, mask in enumerate(masks, start=1):
+        if not mask.any():
+            continue
+        colour = colours[index]
+        picture[mask] = (picture[mask] * (1 - OPACITY) + colour * OPACITY).astype(np.uint8)
+        outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, outlines, -1, (255, 255, 255), thickness + 1, cv2.LINE_AA)
+        cv2.drawContours(picture, outlines, -1, colour.tolist(), thickness, cv2.LINE_AA)
+        if ids:
+            rows, columns = np.nonzero(mask)
+            _label(picture, str(index), (int(columns.max()) + 2, int(rows.min()) + 4))
+    return picture
+
+
+def _label(picture: np.ndarray, text: str, at: tuple[int, int]) -> None:
+    import cv2
+
+    scale = max(0.35, min(picture.shape[:2]) / 700)
+    width = max(1, round(scale * 2))
+    (w, h), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, width)
+    x = int(np.clip(at[0], 0, max(0, picture.shape[1] - w - 1)))
+    y = int(np.clip(at[1], h + 1, picture.shape[0] - 2))
+    cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), width + 2, cv2.LINE_AA)
+    cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), width, cv2.LINE_AA)
+
+
+def draw_points(picture: UInt8[np.ndarray, "height width 3"], points_px: list[tuple[float, float]]) -> None:
+    """Mark points in place: white crosses on a black ring."""
+    import cv2
+
+    size = max(4, round(min(picture.shape[:2]) / 45))
+    for x, y in points_px:
+        at = (round(x - 0.5), round(y - 0.5))
+        cv2.circle(picture, at, size, (0, 0, 0), max(2, size // 3), cv2.LINE_AA)
+        cv2.circle(picture, at, size, (255, 255, 255), max(1, size // 6), cv2.LINE_AA)
+        cv2.drawMarker(picture, at, (255, 255, 255), cv2.MARKER_CROSS, size, max(1, size // 6), cv2.LINE_AA)
+
+
+def result_frame(result: "GroundingResult", at: int, frame: np.ndarray) -> UInt8[np.ndarray, "height width 3"]:
+    """Frame `at` of a result with its fused masks, and on key frames the answer's points."""
+    picture = draw_masks(frame, result.masks[at])
+    for answer in result.answers:
+        if answer.frame == at:
+            draw_points(picture, [p for p, inside in zip(answer.points_px, answer.inside, strict=True) if inside])
+    return picture
+
+
+def write_overlay(result: "GroundingResult", path: Path) -> Path:
+    """The whole result as an H.264 video; small frames are enlarged so that players show them well."""
+    import cv2
+
+    from videomolmo.video import VideoWriter
+
+    enlarge = max(1, -(-360 // min(result.height, result.width)))
+    with VideoWriter(path, result.fps, result.height * enlarge, result.width * enlarge) as writer:
+        for at, frame in enumerate(result.video().iterate(stop=result.frames)):
+            picture = result_frame(result, at, frame)
+            writer.write(cv2.resize(picture, None, fx=enlarge, fy=enlarge, interpolation=cv2.INTER_NEAREST))
+    return path
+
+
+def contact_sheet(
+    result: "GroundingResult", most: int = 10, width_px: int = 220
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Up to `most` frames of a result in two rows, evenly spaced, each with its number; K marks key frames."""
+    import cv2
+
+    chosen = sorted({round(at) for at in np.linspace(0, result.frames - 1, min(most, result.frames))})
+    height_px = max(1, round(width_px * result.height / result.width))
+    tiles = []
+    video = result.video()
+    for at in chosen:
+        picture = cv2.resize(result_frame(result, at, video[at]), (width_px, height_px), interpolation=cv2.INTER_AREA)
+        _label(picture, f"{at}{' K' if at in result.key_frames else ''}", (4, 16))
+        tiles.append(np.pad(picture, ((2, 2), (2, 2), (0, 0)), constant_values=255))
+    columns = -(-len(tiles) // 2) if len(tiles) > 5 else len(tiles)
+    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
+    rows = [np.concatenate(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
+    return np.concatenate(rows, axis=0)
+
+
+def png_bytes(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """A picture as the content of a PNG file."""
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,202 @@
+"""From points on key frames to masks on every frame, window by window, with identities that last.
+
+A window is the stretch from one key frame to the next. Its left objects run forwards, its right objects backwards,
+each from a fresh state; objects that cover each other over the window are one object.
+
+Source: paper, section 3 (bidirectional temporal mask fusion).
+Differs: the paper fuses the union of all objects; here each object keeps its own masks and identity.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from videomolmo.fusion import fuse, match_objects, overlap_matrix
+from videomolmo.masks.tracker import FrameFeatures, MaskTracker
+from videomolmo.video import Frames
+
+MIN_OVERLAP = 0.1
+
+
+@dataclass(frozen=True)
+class Window:
+    """Masks of frames `start` … `start + len - 1`; objects in the order of `ids`.
+
+    Attributes:
+        start: first frame.
+        ids: identity of each object, from 1.
+        forward, backward, fused: (frames, objects, height, width).
+        has_forward, has_backward: (frames, objects), whether a propagation of that direction reaches there.
+    """
+
+    start: int
+    ids: tuple[int, ...]
+    forward: Bool[np.ndarray, "frames objects height width"]
+    backward: Bool[np.ndarray, "frames objects height width"]
+    fused: Bool[np.ndarray, "frames objects height width"]
+    has_forward: Bool[np.ndarray, "frames objects"]
+    has_backward: Bool[np.ndarray, "frames objects"]
+
+
+@dataclass
+class _KeyFrame:
+    at: int
+    features: FrameFeatures
+    points: list[np.ndarray]
+    ids: list[int]
+
+
+class Identities:
+    """Hands out identities, and gives an object that was lost its own one back when it turns up where it was left."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.last_seen: dict[int, tuple[int, np.ndarray]] = {}
+
+    def new(self) -> int:
+        self.count += 1
+        return self.count
+
+    def remember(self, identity: int, at: int, mask: np.ndarray) -> None:
+        if mask.any():
+            self.last_seen[identity] = (at, mask)
+
+    def recall(self, at: int, masks: Sequence[np.ndarray], taken: set[int]) -> list[int]:
+        """Identities for objects with these masks at frame `at`: lost ones close by, else new ones."""
+        lost = [identity for identity in self.last_seen if identity not in taken]
+        nearness = np.array([[self._nearness(one, at, mask) for mask in masks] for one in lost])
+        found = {right: lost[left] for left, right in match_objects(nearness, 0.05)} if lost and len(masks) else {}
+        return [found.get(index) or self.new() for index in range(len(masks))]
+
+    def _nearness(self, identity: int, at: int, mask: np.ndarray) -> float:
+        """1 at the place where it was last seen, falling to 0 a few of its sizes away (more after a longer gap)."""
+        then, before = self.last_seen[identity]
+        if not mask.any():
+            return 0.0
+        distance = float(np.linalg.norm(_centre(mask) - _centre(before)))
+        reach = 2.0 * np.sqrt(before.sum()) + 0.015 * np.hypot(*mask.shape) * abs(at - then)
+        return max(0.0, 1.0 - distance / reach)
+
+
+def _centre(mask: np.ndarray) -> np.ndarray:
+    rows, columns = np.nonzero(mask)
+    return np.array([columns.mean(), rows.mean()])
+
+
+def track_windows(
+    tracker: MaskTracker,
+    video: Frames,
+    length: int,
+    key_points: dict[int, list[Float[np.ndarray, "points 2"]]],
+    *,
+    rule: str = "iou",
+    tau: float = 0.7,
+) -> Iterator[Window]:
+    """Windows in order, covering every frame once; a key frame belongs to the window that it begins.
+
+    Args:
+        tracker: SAM 2.
+        video: the clip; decoded once, in order.
+        length: how many of its frames to take.
+        key_points: for every key frame (the first frame must be one) the clicks of its objects, in pixels.
+        rule, tau: how forward and backward masks are fused, see `videomolmo.fusion.RULES`.
+
+    Yields:
+        Each window as soon as it is done; nothing of earlier windows is kept.
+    """
+    identities = Identities()
+    left: _KeyFrame | None = None
+    held: list[FrameFeatures] = []
+    for at, frame in enumerate(video.iterate(stop=length)):
+        features = tracker.encode(frame)
+        if at not in key_points:
+            held.append(features)
+            continue
+        right = _KeyFrame(at, features, key_points[at], [])
+        if left is not None:
+            yield _window(tracker, left, held, right, identities, length, rule, tau)
+        else:
+            right.ids = [identities.new() for _ in right.points]
+        left, held = right, []
+    if left is not None:
+        yield _window(tracker, left, held, None, identities, length, rule, tau)
+
+
+def _window(
+    tracker: MaskTracker,
+    left: _KeyFrame,
+    between: list[FrameFeatures],
+    right: _KeyFrame | None,
+    identities: Identities,
+    length: int,
+    rule: str,
+    tau: float,
+) -> Window:
+    """Propagate both ways, decide who is who, fuse; sets `right.ids`."""
+    frames = [left.features, *between, *([right.features] if right else [])]
+    forward = _propagate(tracker, left, list(enumerate(frames, left.at)), length, reverse=False)
+    backward = np.zeros((len(frames), 0, *forward.shape[2:]), bool)
+    if right is not None:
+        steps = list(enumerate(frames, left.at))[::-1]
+        backward = _propagate(tracker, right, steps, length, reverse=True)[::-1]
+        right.ids = _identify(left, right, forward, backward, identities)
+    ids = sorted({*left.ids, *(right.ids if right else [])})
+    for index, identity in enumerate(left.ids):
+        last = next((n for n in range(len(frames) - 1, -1, -1) if forward[n, index].any()), 0)
+        identities.remember(identity, left.at + last, forward[last, index])
+    inner = len(frames) - (right is not None)  # the right key frame opens the next window
+    there = _spread(forward[:inner], left.ids, ids)
+    back = _spread(backward[:inner], right.ids if right else [], ids)
+    back[0] = there[0]  # on a key frame both directions are the key frame's own mask
+    has_there = np.broadcast_to(np.isin(ids, left.ids), (inner, len(ids))).copy()
+    has_back = np.broadcast_to(np.isin(ids, right.ids if right else []), (inner, len(ids))).copy()
+    has_back[0] = has_there[0]
+    fused = _fuse_window(there, back, len(between) + 1, rule, tau)
+    return Window(left.at, tuple(ids), there, back, fused, has_there, has_back)
+
+
+def _fuse_window(there: np.ndarray, back: np.ndarray, length: int, rule: str, tau: float) -> np.ndarray:
+    """Fused masks of a window whose key frames are `length` apart; its first frame is the key frame's own mask."""
+    offset = np.arange(len(there))
+    fused = fuse(there, back, rule, tau, left_distance=offset, right_distance=length - offset)
+    fused[0] = there[0]
+    return fused
+
+
+def _propagate(
+    tracker: MaskTracker, key: _KeyFrame, frames: list[tuple[int, FrameFeatures]], length: int, *, reverse: bool
+) -> Bool[np.ndarray, "frames objects height width"]:
+    """Masks on `frames`, the first of which is the key frame itself, from a state that has seen nothing else."""
+    height, width = key.features.height, key.features.width
+    masks = np.zeros((len(frames), len(key.points), height, width), bool)
+    if not key.points:
+        return masks
+    track = tracker.start(key.at, key.features, key.points, frames=length, reverse=reverse)
+    masks[0] = track.first_masks
+    for n, (at, features) in enumerate(frames[1:], start=1):
+        masks[n] = track.step(at, features)
+    return masks
+
+
+def _identify(
+    left: _KeyFrame, right: _KeyFrame, forward: np.ndarray, backward: np.ndarray, identities: Identities
+) -> list[int]:
+    """Identities of the right key frame's objects: the left object that covers it over the window, else a lost one."""
+    ids: dict[int, int] = {}
+    if left.points and right.points:  # overlap over space and time at once
+        flat = [np.concatenate(list(masks), axis=1) for masks in (forward, backward)]
+        ids = {there: left.ids[here] for here, there in match_objects(overlap_matrix(*flat), MIN_OVERLAP)}
+    open_objects = [index for index in range(len(right.points)) if index not in ids]
+    recalled = identities.recall(right.at, [backward[-1, index] for index in open_objects], {*left.ids, *ids.values()})
+    ids |= dict(zip(open_objects, recalled, strict=True))
+    return [ids[index] for index in range(len(right.points))]
+
+
+def _spread(masks: np.ndarray, own: Sequence[int], ids: Sequence[int]) -> np.ndarray:
+    """Masks of objects `own` placed among `ids`, the others empty."""
+    spread = np.zeros((len(masks), len(ids), *masks.shape[2:]), bool)
+    for index, identity in enumerate(own):
+        spread[:, ids.index(identity)] = masks[:, index]
+    return spread

@@ -1,0 +1,104 @@
+"""Ask the pointing model about key frames: frames are decoded and encoded once, answers come in batches."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from videomolmo.model import PointingModel, PointingProcessor, collate
+from videomolmo.points import Answer, read_points
+from videomolmo.video import Frames
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    at: int
+    size: tuple[int, int]
+    features: torch.Tensor
+    past: torch.Tensor | None
+
+
+class Pointer:
+    """A pointing model with its processor, asked about the key frames of a video.
+
+    Args:
+        model: in evaluation mode.
+        processor: the model's.
+        context: how many past frames to look at (l); at most what memory allows, the model averages any number.
+    """
+
+    def __init__(self, model: PointingModel, processor: PointingProcessor, context: int) -> None:
+        self.model, self.processor = model, processor
+        self.context = context if model.config.needs_past else 0
+        self.device = next(model.parameters()).device
+        self._black: dict[tuple[int, int], torch.Tensor] = {}
+
+    @torch.inference_mode()
+    def answers(self, video: Frames, question: str, every: int) -> Iterator[tuple[int, int, Answer | None]]:
+        """Decode the whole video once; yields (frames decoded so far, key frame, answer), answers in order.
+
+        Frames that are neither key frame nor past frame of one are not encoded. Ends where the video breaks; the last
+        item has no answer and tells how many frames there are.
+        """
+        recent: dict[int, torch.Tensor] = {}
+        waiting: list[_Waiting] = []
+        count = 0
+        for at, frame in enumerate(video.iterate()):
+            count = at + 1
+            ahead = -at % every
+            if ahead > self.context:
+                continue
+            recent[at] = self._encode(frame)
+            for old in [number for number in recent if number < at - self.context]:
+                del recent[old]
+            if ahead == 0:
+                waiting.append(_Waiting(at, frame.shape[:2], recent[at], self._past(at, frame.shape[:2], recent)))
+            if len(waiting) == BATCH:
+                for key, answer in zip(waiting, self._ask(waiting, question), strict=True):
+                    yield count, key.at, answer
+                waiting = []
+        for key, answer in zip(waiting, self._ask(waiting, question), strict=True):
+            yield count, key.at, answer
+        yield count, count, None
+
+    def _encode(self, frame: np.ndarray) -> torch.Tensor:
+        pixels = self.processor.image.pixels_only(frame[None])
+        return self.model.encode_frames(pixels.to(self.device, self._dtype))
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    def _past(self, at: int, size: tuple[int, int], recent: dict[int, torch.Tensor]) -> torch.Tensor | None:
+        """Features of the l frames before `at`, oldest first, black ones where the video had not begun."""
+        if not self.context:
+            return None
+        if at < self.context and size not in self._black:
+            self._black[size] = self._encode(np.zeros((*size, 3), np.uint8))
+        frames = [recent[n] if n >= 0 else self._black[size] for n in range(at - self.context, at)]
+        return torch.stack(frames, dim=1)
+
+    def _ask(self, keys: list[_Waiting], question: str) -> list[Answer]:
+        if not keys:
+            return []
+        batch = collate([self.processor.tokens(key.size, [[question]]) for key in keys])
+        ids = self.model.generate(
+            batch["input_ids"].to(self.device),
+            image_input_idx=batch["image_input_idx"].to(self.device),
+            image_masks=self._masks(keys),
+            features=torch.cat([key.features for key in keys]),
+            past_features=torch.cat([key.past for key in keys]) if self.context else None,
+            stop_id=self.model.config.language.end_of_text,
+        )
+        texts = [self.processor.decode(row) for row in ids]
+        return [read_points(text, *key.size) for text, key in zip(texts, keys, strict=True)]
+
+    def _masks(self, keys: list[_Waiting]) -> torch.Tensor | None:
+        """Patch masks, which only models with a padding embedding read."""
+        if self.model.config.image_padding_embed is None:
+            return None
+        blank = [self.processor.image(np.zeros((*key.size, 3), np.uint8)).masks for key in keys]
+        return torch.stack(blank).to(self.device)

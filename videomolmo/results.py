@@ -1,0 +1,275 @@
+"""What the system believes about one video and one sentence: answers, masks and tracks, saved to a folder and read."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from videomolmo.errors import BadInput
+from videomolmo.fusion import iou
+from videomolmo.spool import LazyMasks, MaskSpool
+from videomolmo.video import Frames, open_video
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FILES = ("answers.jsonl", "tracks.csv", "overlay.mp4", "run.json")
+FOLDERS = {"masks": "[0-9]*.png", "propagation": "[0-9]*.npz"}
+
+
+@dataclass(frozen=True)
+class KeyAnswer:
+    """The model's answer on one key frame.
+
+    Attributes:
+        frame: number of the key frame.
+        time_s: its presentation time.
+        text: what the model wrote, unchanged.
+        outcome: "found", "absent" or "malformed".
+        points_px: (points, 2), x and y in pixels, also those outside the frame.
+        inside: which points lie inside the frame; the others are not followed.
+        problem: what is wrong with a malformed text.
+    """
+
+    frame: int
+    time_s: float
+    text: str
+    outcome: str
+    points_px: list[tuple[float, float]]
+    inside: list[bool]
+    problem: str | None = None
+
+
+@dataclass
+class GroundingResult:
+    """Answers on key frames, and masks of every object on every frame.
+
+    Masks are read from disk when indexed: `masks`, `forward`, `backward` are bool (frames, objects, height, width).
+    Object n of `tracks` is row n - 1 of the masks.
+    """
+
+    sentence: str
+    answers: list[KeyAnswer]
+    objects: int
+    height: int
+    width: int
+    times_s: np.ndarray
+    fps: float
+    spool: MaskSpool
+    config: dict[str, Any]
+    source: Any = None
+    warning: str | None = None
+    _video: Frames | None = field(default=None, repr=False)
+
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return len(self.times_s)
+
+    @property
+    def key_frames(self) -> list[int]:
+        return [answer.frame for answer in self.answers]
+
+    @property
+    def masks(self) -> LazyMasks:
+        """The fused masks."""
+        return self._layer("fused")
+
+    @property
+    def forward(self) -> LazyMasks:
+        """What came from the key frame before; on a key frame its own masks."""
+        return self._layer("forward")
+
+    @property
+    def backward(self) -> LazyMasks:
+        """What came from the key frame after; on a key frame its own masks; empty after the last key frame."""
+        return self._layer("backward")
+
+    def _layer(self, name: str) -> LazyMasks:
+        return LazyMasks(self.spool, name, (self.frames, self.objects, self.height, self.width))
+
+    @cached_property
+    def agreement(self) -> Float[np.ndarray, "frames objects"]:
+        """IoU of the forward and the backward mask; NaN where one of the two propagations does not reach."""
+        values = np.full((self.frames, self.objects), np.nan)
+        for at in range(self.frames):
+            both = np.logical_and(*(self.spool.known(name, at, self.objects) for name in ("forward", "backward")))
+            values[at, both] = iou(self.forward[at][both], self.backward[at][both])
+        return values
+
+    @cached_property
+    def tracks(self) -> "pd.DataFrame":
+        """One row per frame and object that is there: frame, time_s, object, x_px, y_px, area_px, box, source.
+
+        x and y are the mask's centre of mass; box is (left, top, right, bottom), right and bottom exclusive; source
+        says where the mask comes from: key, both, forward or backward.
+        """
+        import pandas as pd
+
+        rows = [row for at in range(self.frames) for row in self._rows(at)]
+        columns = ["frame", "time_s", "object", "x_px", "y_px", "area_px", "box", "source"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def _rows(self, at: int) -> Iterator[tuple]:
+        masks, there, back = self.masks[at], self.forward[at], self.backward[at]
+        for index in np.flatnonzero(masks.any(axis=(1, 2))):
+            rows, columns = np.nonzero(masks[index])
+            box = tuple(int(v) for v in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
+            sides = (bool(there[index].any()), bool(back[index].any()))
+            source = {(True, True): "both", (True, False): "forward", (False, True): "backward"}.get(sides, "none")
+            if at in self._key_set:
+                source = "key"
+            centre = (round(float(columns.mean()), 2), round(float(rows.mean()), 2))
+            yield at, round(float(self.times_s[at]), 4), int(index) + 1, *centre, len(rows), box, source
+
+    @cached_property
+    def _key_set(self) -> set[int]:
+        return set(self.key_frames)
+
+    def video(self) -> Frames:
+        """The frames this result is about.
+
+        Raises:
+            BadInput: the video is no longer where it was.
+        """
+        if self._video is None:
+            if self.source is None:
+                raise BadInput("this result was made from an array and loaded from disk: give load(folder, video=…)")
+            self._video = open_video(self.source, max_frames=self.frames)
+        return self._video
+
+    def overlay(self, path: str | Path) -> Path:
+        """Write a video (H.264 mp4) of masks, ids and points over the frames; returns its path."""
+        from videomolmo.drawing import write_overlay
+
+        return write_overlay(self, Path(path))
+
+    def _repr_png_(self) -> bytes:
+        from videomolmo.drawing import contact_sheet, png_bytes
+
+        return png_bytes(contact_sheet(self))
+
+    def summary(self) -> str:
+        """What was found, as a small table of text."""
+        found = sum(answer.outcome == "found" for answer in self.answers)
+        lines = [f"“{self.sentence}” · {self.frames} frames · {len(self.answers)} key frames: {found} found"]
+        for outcome in ("absent", "malformed"):
+            if count := sum(answer.outcome == outcome for answer in self.answers):
+                lines[0] += f", {count} {outcome}"
+        outside = sum(answer.inside.count(False) for answer in self.answers)
+        if outside:
+            lines[0] += f", {outside} points outside the frame"
+        tracks = self.tracks
+        if len(tracks):
+            lines.append(f"{'object':>6} {'frames':>7} {'first':>6} {'last':>6} {'mean area px':>13} {'agreement':>10}")
+        for number, rows in tracks.groupby("object"):
+            seen = self.agreement[:, number - 1][~np.isin(np.arange(self.frames), self.key_frames)]
+            agreement = f"{np.nanmean(seen):.2f}" if np.isfinite(seen).any() else "–"
+            lines.append(f"{number:>6} {len(rows):>7} {rows.frame.min():>6} {rows.frame.max():>6} "
+                         f"{rows.area_px.mean():>13.0f} {agreement:>10}")  # fmt: skip
+        if not len(tracks):
+            lines.append("no object was found")
+        return "\n".join(lines + ([f"warning: {self.warning}"] if self.warning else []))
+
+    def save(self, folder: str | Path, *, overwrite: bool = False, overlay: bool = True) -> Path:
+        """Write answers.jsonl, tracks.csv, masks/, propagation/, overlay.mp4 and run.json below `folder`.
+
+        Raises:
+            BadInput: the folder holds something and `overwrite` is False (True replaces files of these names only), or
+                cannot be written.
+        """
+        folder = prepare_folder(folder, overwrite=overwrite)
+        with open(folder / "answers.jsonl", "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(vars(answer), ensure_ascii=False) + "\n" for answer in self.answers)
+        self.tracks.to_csv(folder / "tracks.csv", index=False)
+        _write_palette_masks(self, folder / "masks")
+        (folder / "propagation").mkdir(exist_ok=True)
+        for path in self.spool.files():
+            shutil.copyfile(path, folder / "propagation" / path.name)
+        if overlay:
+            self.overlay(folder / "overlay.mp4")
+        facts = {
+            "sentence": self.sentence, "video": _plain_source(self.source), "frames": self.frames,
+            "objects": self.objects, "height": self.height, "width": self.width, "fps": self.fps, 
+            "times_s": self.times_s.round(6).tolist(), "warning": self.warning, **self.config,
+        }  # fmt: skip
+        (folder / "run.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path, video: Any = None) -> "GroundingResult":
+        """A saved result; masks stay on disk until indexed. `video` replaces the recorded source.
+
+        Raises:
+            BadInput: the folder does not hold a result.
+        """
+        folder = Path(folder)
+        try:
+            facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            lines = (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+            answers = [KeyAnswer(**json.loads(line)) for line in lines]
+            known = {name: facts.pop(name) for name in ("sentence", "objects", "height", "width", "fps", "warning")}
+            times, source = np.array(facts.pop("times_s")), facts.pop("video")
+            facts.pop("frames")
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise BadInput(
+                f"{folder}: not a saved result ({error}); give a folder that `save` or `ground` wrote"
+            ) from error
+        result = cls(
+            answers=answers, times_s=times, spool=MaskSpool(folder / "propagation"), config=facts,
+            source=video if video is not None else source, **known,
+        )  # fmt: skip
+        return result
+
+
+def prepare_folder(folder: str | Path, *, overwrite: bool) -> Path:
+    """`folder`, ready for the files of a result: made, or empty, or cleared of files of these names only.
+
+    Raises:
+        BadInput: it holds something and `overwrite` is False, is no folder, or cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise BadInput(f"{folder} is a file; give a folder for the results")
+        if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+            raise BadInput(f"{folder} is not empty; choose another folder, or --overwrite to replace the results in it")
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".write_probe"
+        probe.touch()
+        probe.unlink()
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
+        for name, pattern in FOLDERS.items():
+            for path in (folder / name).glob(pattern):
+                path.unlink()
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot write there ({error.strerror}); choose another folder") from error
+    return folder
+
+
+def _plain_source(source: Any) -> str | None:
+    return str(Path(source).resolve()) if isinstance(source, (str, Path)) else None
+
+
+def _write_palette_masks(result: GroundingResult, folder: Path) -> None:
+    """DAVIS-style PNGs: pixel n belongs to object n; where objects overlap the later one is shown."""
+    from PIL import Image
+
+    from videomolmo.drawing import palette
+
+    folder.mkdir(exist_ok=True)
+    colours = palette(256).ravel().tolist()
+    for at in range(result.frames):
+        labels = np.zeros((result.height, result.width), np.uint8)
+        for index, mask in enumerate(result.masks[at], start=1):
+            labels[mask] = min(index, 255)
+        image = Image.fromarray(labels)
+        image.putpalette(colours)
+        image.save(folder / f"{at:05d}.png")

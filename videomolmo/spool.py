@@ -1,0 +1,116 @@
+"""Masks of a whole clip on disk, one file a window, read when asked for, so that memory does not grow with the clip."""
+
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LAYERS = ("fused", "forward", "backward")
+
+
+class MaskSpool:
+    """The three layers of masks of a clip: `fused`, `forward`, `backward`, in files `00000.npz` named by first frame.
+
+    Args:
+        folder: where the files lie or will lie; None takes a temporary folder that goes with this object.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._temporary = tempfile.TemporaryDirectory(prefix="videomolmo_") if folder is None else None
+        self.folder = Path(self._temporary.name) if self._temporary else Path(folder)
+        self._starts: list[int] = sorted(int(path.stem) for path in self.folder.glob("[0-9]*.npz"))
+        self._window = lru_cache(maxsize=2)(self._read)
+
+    def write(
+        self, start: int, ids: tuple[int, ...], layers: dict[str, np.ndarray], known: dict[str, np.ndarray]
+    ) -> None:
+        """Add a window: `layers` bool (frames, objects, height, width), `known` bool (frames, objects)."""
+        packed = {name: np.packbits(masks, axis=-1) for name, masks in layers.items()}
+        shape = np.array(layers["fused"].shape)
+        flags = {f"has_{name}": value for name, value in known.items()}
+        path = self.folder / f"{start:05d}.npz"
+        np.savez_compressed(path, ids=np.array(ids, int), shape=shape, **packed, **flags)
+        self._starts = sorted({*self._starts, start})
+
+    def files(self) -> list[Path]:
+        """The files of all windows, in order."""
+        return [self.folder / f"{start:05d}.npz" for start in self._starts]
+
+    def _read(self, start: int) -> dict[str, Any]:
+        with np.load(self.folder / f"{start:05d}.npz") as data:
+            shape = tuple(data["shape"])
+            window = {name: np.unpackbits(data[name], axis=-1, count=shape[-1]).astype(bool) for name in LAYERS}
+            return window | {name: data[name] for name in ("ids", "has_forward", "has_backward")}
+
+    def frame(self, layer: str, at: int, objects: int, size: tuple[int, int]) -> np.ndarray:
+        """One layer of frame `at`: bool (objects, height, width), object n in row n - 1."""
+        masks = np.zeros((objects, *size), bool)
+        window, offset = self._of(at)
+        if window is not None:
+            masks[window["ids"] - 1] = window[layer][offset]
+        return masks
+
+    def known(self, layer: str, at: int, objects: int) -> np.ndarray:
+        """Whether the propagation `layer` ("forward" or "backward") reaches frame `at`, per object."""
+        flags = np.zeros(objects, bool)
+        window, offset = self._of(at)
+        if window is not None:
+            flags[window["ids"] - 1] = window[f"has_{layer}"][offset]
+        return flags
+
+    def _of(self, at: int) -> tuple[dict[str, Any] | None, int]:
+        before = [start for start in self._starts if start <= at]
+        if not before:
+            return None, 0
+        window = self._window(before[-1])
+        offset = at - before[-1]
+        return (window, offset) if offset < len(window["fused"]) else (None, 0)
+
+
+class LazyMasks(np.lib.mixins.NDArrayOperatorsMixin):
+    """A bool array (frames, objects, height, width) that reads frames when indexed.
+
+    `masks[i]`, slices, iteration and `len` touch only the frames asked for. Everything else that a NumPy array can do
+    works too, by reading the whole (`np.asarray(masks)`).
+    """
+
+    dtype = np.dtype(bool)
+    ndim = 4
+
+    def __init__(self, spool: MaskSpool, layer: str, shape: tuple[int, int, int, int]) -> None:
+        self._spool, self._layer, self.shape = spool, layer, shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        first, rest = (key[0], key[1:]) if isinstance(key, tuple) and key else (key, ())
+        if isinstance(first, (int, np.integer)):
+            at = int(first) + (len(self) if first < 0 else 0)
+            if not 0 <= at < len(self):
+                raise IndexError(f"frame {first} of a clip of {len(self)} frames")
+            return self._spool.frame(self._layer, at, self.shape[1], self.shape[2:])[rest]
+        if isinstance(first, slice):
+            chosen = range(len(self))[first]
+            frames = [self[at] for at in chosen]
+            stacked = np.stack(frames) if frames else np.zeros((0, *self.shape[1:]), bool)
+            return stacked[(slice(None), *rest)]
+        return np.asarray(self)[key]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:].astype(dtype or bool, copy=False)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        read = [np.asarray(value) if isinstance(value, LazyMasks) else value for value in inputs]
+        return getattr(ufunc, method)(*read, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(np.asarray(self), name)
+
+    def __repr__(self) -> str:
+        frames, objects, height, width = self.shape
+        return f"LazyMasks({self._layer}: {frames} frames, {objects} objects, {height}×{width})"

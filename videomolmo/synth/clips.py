@@ -1,0 +1,65 @@
+"""Whole generated clips for evaluation and teaching: frames, exact masks, and sentences with the objects they name."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from videomolmo.synth.facts import Thing, things_of
+from videomolmo.synth.render import Renderer
+from videomolmo.synth.scene import Scene, sample_scene
+from videomolmo.synth.sentences import Query, sample_query
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A generated clip.
+
+    Attributes:
+        scene: what was drawn.
+        frames: RGB.
+        masks: visible part of every object of the scene, in its order.
+        things: per frame, the facts of every object there (`Thing.seen` says whether one may be asked about it).
+    """
+
+    scene: Scene
+    frames: UInt8[np.ndarray, "frames height width 3"]
+    masks: Bool[np.ndarray, "frames objects height width"]
+    things: list[list[Thing]]
+
+    def truth(self, query: Query) -> Bool[np.ndarray, "frames height width"]:
+        """Union of the masks of all objects that the query names."""
+        return self.masks[:, [query.means(thing) for thing in self.scene.objects]].any(axis=1)
+
+
+def generate_clip(
+    seed: int, *, frames: int = 60, height: int = 192, width: int = 192, motion: bool = False, square: bool = True
+) -> Clip:
+    """The clip of a seed, the same on every machine.
+
+    Args:
+        seed: any non-negative integer; evaluation uses seeds from 10 000 000, which training never draws.
+        frames, height, width: size of the clip.
+        motion: whether objects of one shape move in nameable directions.
+        square: the scene has the picture's own proportions; False draws them at random and stretches.
+
+    Example:
+        >>> clip = generate_clip(10_000_000, frames=2, height=48, width=64)
+        >>> clip.frames.shape, clip.masks.dtype
+        ((2, 48, 64, 3), dtype('bool'))
+    """
+    scene = sample_scene(seed, motion=motion, frames=frames, aspect=width / height if square else None)
+    renderer = Renderer(scene, height, width)
+    pairs = [renderer.frame(time) for time in range(frames)]
+    facts = [things_of(scene, masks, renderer.full_areas(time)) for time, (_, masks) in enumerate(pairs)]
+    return Clip(scene, np.stack([frame for frame, _ in pairs]), np.stack([masks for _, masks in pairs]), facts)
+
+
+def clip_query(seed: int, clip: Clip, *, motion: bool) -> Query | None:
+    """A query that names one object of the clip, and only that one, on every frame; None when chance finds none."""
+    rng = np.random.default_rng([seed, 5])
+    for _ in range(30):
+        query = sample_query(rng, clip.scene.objects, motion=motion)
+        if query.kind in ("appearance", "colour", "motion") and sum(map(query.means, clip.scene.objects)) == 1:
+            return query
+    return None

@@ -1,0 +1,150 @@
+"""The whole recipe of the shipped weights: render, train stage by stage, export; resumes wherever it was stopped."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from videomolmo import provenance, shipped
+from videomolmo.errors import BadInput
+from videomolmo.model import PointingConfig, PointingModel, PointingProcessor
+from videomolmo.model.config import TEMPORAL_KINDS
+from videomolmo.model.tokenizer import build_nano_tokenizer, load_tokenizer, save_tokenizer
+from videomolmo.synth.scene import sample_scene
+from videomolmo.synth.sentences import ask, sample_query
+from videomolmo.training import masks, pointing
+from videomolmo.training.pointing_data import answer
+from videomolmo.training.rendered import RenderedClips, RenderSpec, render_all
+from videomolmo.training.run_state import load_checkpoint
+
+MASK_CLIPS = RenderSpec("masks", clips=6000, frames=8, size=160, motion_share=0.35, strides=(1, 1, 2, 3), seed=11)
+PICTURES = RenderSpec("pictures", clips=30000, frames=1, size=96, motion_share=0.25, strides=(1,), seed=21)
+CLIPS = RenderSpec("clips", clips=16000, frames=5, size=96, motion_share=0.72, strides=(1,), seed=22)
+
+MASK_STAGES = (
+    masks.Stage(900, clips=12, frames=1, objects=3),
+    masks.Stage(600, clips=12, frames=2, objects=2),
+    masks.Stage(500, clips=8, frames=4, objects=3),
+    masks.Stage(400, clips=8, frames=6, objects=3),
+)
+_LANGUAGE = {"batch": 16, "questions": 4, "language": True, "facts": 0.15}
+_FACTS = {"questions": 1, "language": False, "facts": 1.0}
+POINTING_STAGES = (
+    pointing.Stage("see", 1700, 32, peak=2e-3, past=False, motion_share=0.0, vision_rate=1.0, **_FACTS),
+    pointing.Stage("speak", 1500, peak=1.5e-3, past=False, motion_share=0.0, vision_rate=0.0, **_LANGUAGE),
+    pointing.Stage("look", 250, 16, peak=1.5e-3, past=True, motion_share=1.0, vision_rate=0.0, **_FACTS),
+    pointing.Stage("follow", 1500, peak=1e-3, past=True, motion_share=0.6, vision_rate=0.0, cutoff=0.12, **_LANGUAGE),
+)
+VOCABULARY = 512
+
+
+def train_nano(
+    out: Path, *, only: str | None = None, temporal: str = "cross_attention", threads: int = 2, seed: int = 1,
+    share: float = 1.0,
+) -> None:  # fmt: skip
+    """Train both nano models into `out`, with weights as they are shipped in `out`/pointing and `out`/masks.
+
+    Args:
+        out: working folder; holds rendered clips (about 8 GB), checkpoints and logs. Run again to go on.
+        only: "pointing" or "masks".
+        temporal: kind of the temporal module, see `TEMPORAL_KINDS`.
+        threads: CPU threads.
+        seed: of weights and order of examples.
+        share: of all clips and steps, for a trial run.
+
+    Raises:
+        BadInput: arguments out of range.
+    """
+    if temporal not in TEMPORAL_KINDS:
+        raise BadInput(f"temporal is {temporal!r}, expected one of {', '.join(TEMPORAL_KINDS)}")
+    if not 0 < share <= 1:
+        raise BadInput(f"share is {share}, expected more than 0 and at most 1")
+    torch.set_num_threads(threads)
+    recipe = {"seed": seed, "share": share, "temporal": temporal}
+    if only != "pointing":
+        _train_masks(out, recipe)
+    if only != "masks":
+        _train_pointing(out, recipe)
+
+
+def _scaled(number: int, share: float) -> int:
+    return max(2, round(number * share))
+
+
+def _rendered(out: Path, spec: RenderSpec, share: float) -> Path:
+    spec = replace(spec, clips=_scaled(spec.clips, share))
+    render_all(spec, out / "rendered" / spec.name)
+    return out / "rendered" / spec.name
+
+
+def _train_masks(out: Path, recipe: dict) -> None:
+    share = recipe["share"]
+    clips = RenderedClips(_rendered(out, MASK_CLIPS, share))
+    stages = [replace(stage, steps=_scaled(stage.steps, share)) for stage in MASK_STAGES]
+    config = shipped.nano_masks()
+    weights = masks.train_masks(config, clips, out / "masks_run", stages, seed=recipe["seed"], peak=1.5e-3)
+    export_masks(load_checkpoint(weights)["model"], config / "config.yaml", out / "masks", recipe)
+
+
+def _train_pointing(out: Path, recipe: dict) -> None:
+    share = recipe["share"]
+    pictures, clips = _rendered(out, PICTURES, share), _rendered(out, CLIPS, share)
+    tokenizer_folder = out / "tokenizer"
+    if not (tokenizer_folder / "tokenizer.json").exists():
+        save_tokenizer(nano_tokenizer(), str(tokenizer_folder))
+    tokenizer = load_tokenizer(str(tokenizer_folder))
+    config = PointingConfig.nano(temporal=recipe["temporal"], vocab_size=VOCABULARY)
+    weights, loaded = None, (None, None)
+    for stage in POINTING_STAGES:
+        if stage.name == "look" and not recipe["temporal"].startswith("cross"):
+            continue  # nothing to warm up
+        own = config if stage.past else pointing.single_frame(config)
+        if loaded[0] != stage.past:
+            loaded = (stage.past, RenderedClips(clips) if stage.past else RenderedClips(pictures, clips, last=True))
+        folder = out / (f"{stage.name}_{recipe['temporal']}" if stage.past else stage.name)
+        stage = replace(stage, steps=_scaled(stage.steps, share))
+        processor = PointingProcessor(tokenizer, own)
+        weights = pointing.train_stage(own, stage, processor, loaded[1], folder, begin=weights, seed=recipe["seed"])
+    export_pointing(load_checkpoint(weights)["state"], config, tokenizer, out / "pointing", recipe)
+
+
+def nano_tokenizer():
+    """The tokenizer of the nano model, learnt from questions and answers about scenes that are never drawn."""
+    rng = np.random.default_rng(5)
+    corpus = []
+    for seed in range(3000):
+        motion = seed % 2 == 0
+        things = sample_scene(seed, motion=motion).objects
+        for _ in range(4):
+            query = sample_query(rng, things, motion=motion and rng.random() < 0.6)
+            points = [tuple(rng.random(2)) for thing in things if query.means(thing)]
+            corpus += [PointingProcessor.prompt(ask(rng, query)), " " + answer(query, points)]
+    return build_nano_tokenizer(corpus, VOCABULARY)
+
+
+def export_pointing(state: dict, config: PointingConfig, tokenizer, folder: Path, recipe: dict) -> None:
+    """Write the averaged weights of the last stage as they are shipped: half precision, with the tokenizer."""
+    model = PointingModel(config)
+    own = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+    model.load_state_dict(own)
+    model.save_pretrained(folder, dtype=torch.float16)
+    save_tokenizer(tokenizer, str(folder))
+    _write_recipe(folder, recipe | {"stages": [asdict(stage) for stage in POINTING_STAGES]})
+
+
+def export_masks(state: dict, config: Path, folder: Path, recipe: dict) -> None:
+    """Write nano SAM 2 as it is shipped: half precision, with its configuration."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    half = {name: value.half().contiguous() if value.is_floating_point() else value for name, value in state.items()}
+    save_file(half, folder / "model.safetensors")
+    (folder / "config.yaml").write_text(Path(config).read_text(encoding="utf-8"), encoding="utf-8")
+    _write_recipe(folder, recipe | {"stages": [asdict(stage) for stage in MASK_STAGES]})
+
+
+def _write_recipe(folder: Path, recipe: dict) -> None:
+    facts = recipe | {"versions": provenance.versions(), "commit": provenance.commit()}
+    (folder / "recipe.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
