@@ -71,7 +71,7 @@ def _ground(options: argparse.Namespace) -> int:
     from videomolmo import shipped
     from videomolmo.fusion import check_rule
     from videomolmo.prompts import as_question
-    from videomolmo.results import prepare_folder
+    from videomolmo.results import check_folder
     from videomolmo.video import open_video
 
     video, sentence = options.video, options.sentence
@@ -88,17 +88,17 @@ def _ground(options: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise BadInput(f"{name} is {value}, expected at least 1")
     check_rule(options.fusion, options.tau)
+    folder = check_folder(options.out, overwrite=options.overwrite)
     with open_video(video, reader=options.reader, max_frames=options.max_frames) as frames:
         print(f"{Path(video).name}: {len(frames)} frames, {frames.width}×{frames.height}, {frames.fps:g} fps")
     from videomolmo.grounding import VideoGrounder
 
     grounder = VideoGrounder.from_pretrained(options.model, options.masks, options.device)
-    folder = prepare_folder(options.out, overwrite=options.overwrite)
     result = grounder(
         video, sentence, every=options.every, fusion=options.fusion, tau=options.tau, context=options.context,
         max_frames=options.max_frames, reader=options.reader, progress=True,
     )  # fmt: skip
-    result.save(folder, overwrite=True)
+    result.save(folder, overwrite=options.overwrite)
     print(result.summary())
     print(f"written to {folder}: answers.jsonl, tracks.csv, masks/, overlay.mp4, run.json")
     return 0

@@ -1,5 +1,6 @@
 """Pictures of results: masks, ids and points over frames; overlay videos; contact sheets."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,6 +113,20 @@ def contact_sheet(
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
     rows = [np.concatenate(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
     return np.concatenate(rows, axis=0)
+
+
+def side_by_side(
+    pictures: Sequence[UInt8[np.ndarray, "height width 3"]], height_px: int = 220
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Pictures of one size in a row, `height_px` high, with a white gap between them."""
+    import cv2
+
+    scale = height_px / pictures[0].shape[0]
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    scaled = [cv2.resize(picture, None, fx=scale, fy=scale, interpolation=method) for picture in pictures]
+    gap = np.full((scaled[0].shape[0], 6, 3), 255, np.uint8)
+    row = [piece for picture in scaled for piece in (picture, gap)]
+    return np.concatenate(row[:-1], axis=1)
 
 
 def png_bytes(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:

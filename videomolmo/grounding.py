@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from videomolmo import provenance, shipped
+from videomolmo import hub, provenance
 from videomolmo.errors import BadInput
 from videomolmo.fusion import check_rule
 from videomolmo.prompts import as_question
@@ -33,8 +33,8 @@ class VideoGrounder:
         """Load both models.
 
         Args:
-            model: "nano" (shipped) or a folder that `PointingModel.save_pretrained` wrote.
-            masks: "nano" (shipped) or a folder with config.yaml and model.safetensors.
+            model: "nano" (shipped), or a folder or hub id in the format of `PointingModel.save_pretrained`.
+            masks: "nano" (shipped), a published id such as "facebook/sam2.1-hiera-tiny", or a folder like data/nano.
             device: "auto" (a GPU if there is one), "cpu" or "cuda".
 
         Raises:
@@ -48,21 +48,17 @@ class VideoGrounder:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise BadInput(f"device is {device!r}, but torch finds no GPU here; use --device cpu")
-        pointing_folder = _model_folder(model, shipped.nano_pointing, "config.json", "--model")
-        masks_folder = _model_folder(masks, shipped.nano_masks, "config.yaml", "--masks")
-        from videomolmo.masks.build import load_nano
+        folder = hub.pointing_folder(model)
         from videomolmo.masks.tracker import MaskTracker
         from videomolmo.model import PointingModel, PointingProcessor
         from videomolmo.model.tokenizer import load_tokenizer
 
-        pointing = PointingModel.from_pretrained(pointing_folder, device=device)
-        processor = PointingProcessor(load_tokenizer(str(pointing_folder)), pointing.config)
-        tracker = MaskTracker(load_nano(masks_folder, device))
-        weights = {
-            f"{role}:{folder.name}/model.safetensors": provenance.sha256(folder / "model.safetensors")
-            for role, folder in (("pointing", pointing_folder), ("masks", masks_folder))
-        }
-        return cls(pointing, processor, tracker, weights)
+        sam, sam_file = _load_masks(masks, device)
+        pointing = PointingModel.from_pretrained(folder, device=device)
+        processor = PointingProcessor(load_tokenizer(str(folder)), pointing.config)
+        files = {"pointing": folder / "model.safetensors", "masks": sam_file}
+        weights = {f"{role}:{file.parent.name}/{file.name}": provenance.sha256(file) for role, file in files.items()}
+        return cls(pointing, processor, MaskTracker(sam), weights)
 
     def __call__(
         self,
@@ -138,9 +134,10 @@ class VideoGrounder:
         from videomolmo.pointer import Pointer
 
         pointer = Pointer(self.pointing, self.processor, context)
-        answers = []
+        answers, count = [], 0
         bar = tqdm(total=-(-len(frames) // every), desc="point", unit=" key frames", disable=not progress)
-        for count, at, answer in pointer.answers(frames, question, every):
+        for decoded, at, answer in pointer.answers(frames, question, every):
+            count = decoded
             if answer is not None:
                 points = [(round(float(x), 2), round(float(y), 2)) for x, y in answer.points_px]
                 inside = [bool(flag) for flag in answer.inside]
@@ -182,14 +179,12 @@ def clicks_of(answer: KeyAnswer) -> list[np.ndarray]:
     return [np.array([point], np.float32) for point, inside in pairs if inside]
 
 
-def _model_folder(name: str, nano: Any, needs: str, option: str) -> Path:
-    """The folder behind a model's name, checked for the files it must hold."""
-    folder = nano() if name == "nano" else Path(name)
-    if not folder.is_dir():
-        raise BadInput(f"{option} {name!r}: unknown; give 'nano' or a folder with {needs} and model.safetensors")
-    for file in (needs, "model.safetensors"):
-        if not (folder / file).is_file():
-            raise BadInput(
-                f"{option} {name!r}: {folder / file} is missing; give a folder with {needs} and model.safetensors"
-            )
-    return folder
+def _load_masks(name: str, device: str) -> tuple[Any, Path]:
+    """SAM 2 by name, and the file its weights came from."""
+    from videomolmo.masks import build
+
+    if name in build.published_names():
+        file = hub.checkpoint_file(name, build.published_names()[name][1])
+        return build.load_published(name, file, device), file
+    folder = hub.masks_folder(name)
+    return build.load_nano(folder, device), folder / "model.safetensors"

@@ -7,19 +7,21 @@ from videomolmo.errors import BadInput
 # Ways to ask for {p}, a noun phrase; the role of the paper's roughly forty prompt templates, in our words.
 TEMPLATES = (
     "Point to {p}.", "Point at {p}.", "Point to {p} in this frame.", "Point to {p} in the video.",
-    "Please point to {p}.", "Can you point to {p}?", "Could you point at {p}?", "Point out {p}.", "Find {p}.", "Find {p} in the video.",
-    "Locate {p}.", "Locate {p} in this frame.", "Show {p}.", "Show me {p}.", "Show me where {p} is.",
-    "Where is {p}?", "Where is {p} in the video?", "Where can I see {p}?", "Where do you see {p}?", "Mark {p}.",
-    "Mark {p} with a point.",
-    "Put a point on {p}.", "Place a point on {p}.", "Give the position of {p}.", "Give me the location of {p}.",
-    "Tell me where {p} is.", "Which point lies on {p}?", "Identify {p}.", "Indicate {p}.", "Pinpoint {p}.",
-    "Look for {p}.", "Search for {p}.", "Detect {p}.", "Spot {p}.", "Help me find {p}.", "I am looking for {p}.",
-    "I want to see {p}.", "Do you see {p}? Point to it.", "If you see {p}, point to it.", "{p}",
+    "Please point to {p}.", "Can you point to {p}?", "Could you point at {p}?", "Point out {p}.", "Find {p}.",
+    "Find {p} in the video.", "Locate {p}.", "Locate {p} in this frame.", "Show {p}.", "Show me {p}.",
+    "Show me where {p} is.", "Where is {p}?", "Where is {p} in the video?", "Where can I see {p}?",
+    "Where do you see {p}?", "Mark {p}.", "Mark {p} with a point.", "Put a point on {p}.", "Place a point on {p}.",
+    "Give the position of {p}.", "Give me the location of {p}.", "Tell me where {p} is.", "Which point lies on {p}?",
+    "Identify {p}.", "Indicate {p}.", "Pinpoint {p}.", "Look for {p}.", "Search for {p}.", "Detect {p}.",
+    "Spot {p}.", "Help me find {p}.", "I am looking for {p}.", "I want to see {p}.", "Do you see {p}? Point to it.",
+    "If you see {p}, point to it.", "{p}",
 )  # fmt: skip
 
-_ASKING = re.compile(
-    r"^(point|where|which|what|who|find|locate|show|mark|put|place|give|tell|identify|indicate|pinpoint|look|search"
-    r"|detect|spot|help|please|can|could|do|does|is|are|if|i|count|how|track)\b",
+_ASKING = re.compile(  # how requests begin; "can of beans" and "a point guard" are noun phrases
+    r"^(point (to|at|out)|(where|which|what|who|how)\b|please\b|(locate|identify|indicate|pinpoint|detect)\b"
+    r"|(can|could|would|do|does|is|are) (you|i|we|there|it|the)\b"
+    r"|(find|show|mark|spot|track|segment|count) (me|the|a|an|all|every|each)\b"
+    r"|(put|place) a point|give (me|the)|tell me|(look|search) for|help me|if you|i (am|want|need)\b)",
     re.I,
 )
 _ARTICLE = re.compile(r"^(all (of )?(the )?|every |each |the |an? |any )", re.I)
@@ -38,7 +40,7 @@ def as_question(sentence: str) -> str:
         'Where is the cat?'
     """
     text = " ".join(sentence.split())
-    if not text:
+    if not text.strip(".,;:!? "):
         raise BadInput("the sentence is empty; name what to look for, for example 'the red circle'")
     if _ASKING.match(text):
         return text

@@ -1,6 +1,8 @@
 """What the system believes about one video and one sentence: answers, masks and tracks, saved to a folder and read."""
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,14 +15,14 @@ from jaxtyping import Float
 
 from videomolmo.errors import BadInput
 from videomolmo.fusion import iou
-from videomolmo.spool import LazyMasks, MaskSpool
+from videomolmo.spool import WINDOW_FILE, LazyMasks, MaskSpool
 from videomolmo.video import Frames, open_video
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FILES = ("answers.jsonl", "tracks.csv", "overlay.mp4", "run.json")
-FOLDERS = {"masks": "[0-9]*.png", "propagation": "[0-9]*.npz"}
+FOLDERS = {"masks": re.compile(r"\d{5,}\.png"), "propagation": WINDOW_FILE}
 
 
 @dataclass(frozen=True)
@@ -184,19 +186,20 @@ class GroundingResult:
             BadInput: the folder holds something and `overwrite` is False (True replaces files of these names only), or
                 cannot be written.
         """
+        if self.spool.folder.resolve() == (Path(folder) / "propagation").resolve():
+            self.spool = self.spool.copy()  # saving a loaded result over itself must not delete what it reads from
         folder = prepare_folder(folder, overwrite=overwrite)
         with open(folder / "answers.jsonl", "w", encoding="utf-8") as file:
             file.writelines(json.dumps(vars(answer), ensure_ascii=False) + "\n" for answer in self.answers)
         self.tracks.to_csv(folder / "tracks.csv", index=False)
         _write_palette_masks(self, folder / "masks")
-        (folder / "propagation").mkdir(exist_ok=True)
         for path in self.spool.files():
             shutil.copyfile(path, folder / "propagation" / path.name)
         if overlay:
             self.overlay(folder / "overlay.mp4")
         facts = {
             "sentence": self.sentence, "video": _plain_source(self.source), "frames": self.frames,
-            "objects": self.objects, "height": self.height, "width": self.width, "fps": self.fps, 
+            "objects": self.objects, "height": self.height, "width": self.width, "fps": self.fps,
             "times_s": self.times_s.round(6).tolist(), "warning": self.warning, **self.config,
         }  # fmt: skip
         (folder / "run.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -213,7 +216,7 @@ class GroundingResult:
         try:
             facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
             lines = (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()
-            answers = [KeyAnswer(**json.loads(line)) for line in lines]
+            answers = [_answer(json.loads(line)) for line in lines]
             known = {name: facts.pop(name) for name in ("sentence", "objects", "height", "width", "fps", "warning")}
             times, source = np.array(facts.pop("times_s")), facts.pop("video")
             facts.pop("frames")
@@ -228,27 +231,47 @@ class GroundingResult:
         return result
 
 
-def prepare_folder(folder: str | Path, *, overwrite: bool) -> Path:
-    """`folder`, ready for the files of a result: made, or empty, or cleared of files of these names only.
+def _answer(row: dict[str, Any]) -> KeyAnswer:
+    """An answer from its JSON, in which tuples have become lists."""
+    return KeyAnswer(**row | {"points_px": [tuple(point) for point in row["points_px"]]})
+
+
+def check_folder(folder: str | Path, *, overwrite: bool) -> Path:
+    """Whether results can go to `folder`; touches nothing, so that it can be asked before any work is done.
 
     Raises:
         BadInput: it holds something and `overwrite` is False, is no folder, or cannot be written.
     """
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder} is a file; give a folder for the results")
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise BadInput(f"{folder}: no permission to write in {nearest}; choose another folder")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise BadInput(f"{folder} is not empty; choose another folder, or --overwrite to replace the results in it")
+    for name in FOLDERS:
+        if (folder / name).exists() and not (folder / name).is_dir():
+            raise BadInput(f"{folder / name} is a file, expected a folder of results; move it or choose another folder")
+    return folder
+
+
+def prepare_folder(folder: str | Path, *, overwrite: bool) -> Path:
+    """`folder`, made where it is missing, and cleared of earlier results: files of their names only.
+
+    Raises:
+        BadInput: as `check_folder`.
+    """
+    folder = check_folder(folder, overwrite=overwrite)
     try:
-        if folder.exists() and not folder.is_dir():
-            raise BadInput(f"{folder} is a file; give a folder for the results")
-        if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-            raise BadInput(f"{folder} is not empty; choose another folder, or --overwrite to replace the results in it")
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".write_probe"
-        probe.touch()
-        probe.unlink()
         for name in FILES:
             (folder / name).unlink(missing_ok=True)
         for name, pattern in FOLDERS.items():
-            for path in (folder / name).glob(pattern):
-                path.unlink()
+            (folder / name).mkdir(exist_ok=True)
+            for path in (folder / name).iterdir():
+                if pattern.fullmatch(path.name):
+                    path.unlink()
     except OSError as error:
         raise BadInput(f"{folder}: cannot write there ({error.strerror}); choose another folder") from error
     return folder
@@ -264,7 +287,6 @@ def _write_palette_masks(result: GroundingResult, folder: Path) -> None:
 
     from videomolmo.drawing import palette
 
-    folder.mkdir(exist_ok=True)
     colours = palette(256).ravel().tolist()
     for at in range(result.frames):
         labels = np.zeros((result.height, result.width), np.uint8)

@@ -1,12 +1,15 @@
 """Masks of a whole clip on disk, one file a window, read when asked for, so that memory does not grow with the clip."""
 
+import re
+import shutil
 import tempfile
-from functools import lru_cache
+import weakref
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+WINDOW_FILE = re.compile(r"\d{5,}\.npz")
 LAYERS = ("fused", "forward", "backward")
 
 
@@ -18,10 +21,12 @@ class MaskSpool:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._temporary = tempfile.TemporaryDirectory(prefix="videomolmo_") if folder is None else None
-        self.folder = Path(self._temporary.name) if self._temporary else Path(folder)
-        self._starts: list[int] = sorted(int(path.stem) for path in self.folder.glob("[0-9]*.npz"))
-        self._window = lru_cache(maxsize=2)(self._read)
+        self.folder = Path(tempfile.mkdtemp(prefix="videomolmo_") if folder is None else folder)
+        if folder is None:
+            weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        names = [path.name for path in self.folder.glob("*.npz")]
+        self._starts = sorted(int(name[:-4]) for name in names if WINDOW_FILE.fullmatch(name))
+        self._cache: dict[int, dict[str, Any]] = {}  # the two windows read last
 
     def write(
         self, start: int, ids: tuple[int, ...], layers: dict[str, np.ndarray], known: dict[str, np.ndarray]
@@ -33,10 +38,26 @@ class MaskSpool:
         path = self.folder / f"{start:05d}.npz"
         np.savez_compressed(path, ids=np.array(ids, int), shape=shape, **packed, **flags)
         self._starts = sorted({*self._starts, start})
+        self._cache.pop(start, None)
+
+    def copy(self) -> "MaskSpool":
+        """The same masks in a temporary folder of their own."""
+        other = MaskSpool()
+        for path in self.files():
+            shutil.copyfile(path, other.folder / path.name)
+        other._starts = list(self._starts)
+        return other
 
     def files(self) -> list[Path]:
         """The files of all windows, in order."""
         return [self.folder / f"{start:05d}.npz" for start in self._starts]
+
+    def _window(self, start: int) -> dict[str, Any]:
+        if start not in self._cache:
+            while len(self._cache) > 1:
+                del self._cache[next(iter(self._cache))]
+            self._cache[start] = self._read(start)
+        return self._cache[start]
 
     def _read(self, start: int) -> dict[str, Any]:
         with np.load(self.folder / f"{start:05d}.npz") as data:

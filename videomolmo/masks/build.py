@@ -1,6 +1,9 @@
-"""Build SAM 2 from its own configuration files and fill it with weights, strictly."""
+"""Build SAM 2, nano or published, from its configuration and fill it with weights, strictly."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,8 +19,35 @@ def build_nano(folder: Path) -> nn.Module:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    config = OmegaConf.load(Path(folder) / "config.yaml")
-    return instantiate(config, _recursive_=True)
+    path = Path(folder) / "config.yaml"
+    try:
+        config = OmegaConf.load(path)
+        foreign = sorted(target for target in _targets(OmegaConf.to_container(config)) if not _OWN.match(target))
+    except Exception as error:  # yaml and omegaconf raise many kinds
+        raise BadInput(f"{path}: not a configuration of SAM 2 ({type(error).__name__}); see data/nano/masks") from error
+    if foreign or not _OWN.match(str(config.get("_target_"))):
+        raise BadInput(
+            f"{path}: builds {foreign or 'nothing'}, expected only classes of sam2.modeling; nothing was run"
+        )
+    try:
+        return instantiate(config, _recursive_=True)
+    except Exception as error:
+        reason = str(error).split(chr(10))[0]
+        raise BadInput(f"{path}: SAM 2 cannot be built from it ({reason}); see data/nano/masks") from error
+
+
+_OWN = re.compile(r"^sam2\.modeling(\.\w+)+$")
+
+
+def _targets(config: Any) -> Iterator[str]:
+    """Every class or function that a configuration would call."""
+    if isinstance(config, dict):
+        yield from (str(value) for key, value in config.items() if key == "_target_")
+        for value in config.values():
+            yield from _targets(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _targets(value)
 
 
 def load_nano(folder: Path, device: torch.device | str = "cpu") -> nn.Module:
@@ -32,7 +62,52 @@ def load_nano(folder: Path, device: torch.device | str = "cpu") -> nn.Module:
     if not weights.is_file():
         raise BadInput(f"{weights}: no such weights; give a folder that holds config.yaml and model.safetensors")
     model = build_nano(folder)
-    fill(model, load_file(weights), str(weights))
+    try:
+        state = load_file(weights)
+    except Exception as error:  # safetensors has an error class of its own, and files can be anything
+        raise BadInput(f"{weights}: not a safetensors file ({str(error)[:80]}); copy it again") from error
+    fill(model, state, str(weights))
+    return model.to(device).eval()
+
+
+def published_names() -> dict[str, tuple[str, str]]:
+    """Hub ids of SAM 2 and SAM 2.1 with their configuration (in the package) and checkpoint file."""
+    from sam2.build_sam import HF_MODEL_ID_TO_FILENAMES
+
+    return HF_MODEL_ID_TO_FILENAMES
+
+
+def build_published(name: str) -> nn.Module:
+    """An untrained SAM 2 of a published size, with the settings its video predictor runs with.
+
+    Differs: no holes are filled (that step needs a compiled extension and is skipped by the package without it).
+    """
+    import sam2
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.load(Path(sam2.__file__).parent / published_names()[name][0]).model
+    config.binarize_mask_from_pts_for_mem_enc = True
+    config.sam_mask_decoder_extra_args = {
+        "dynamic_multimask_via_stability": True,
+        "dynamic_multimask_stability_delta": 0.05,
+        "dynamic_multimask_stability_thresh": 0.98,
+    }
+    return instantiate(config, _recursive_=True)
+
+
+def load_published(name: str, checkpoint: Path, device: torch.device | str = "cpu") -> nn.Module:
+    """A published SAM 2 from its checkpoint file, read as tensors only, strictly.
+
+    Raises:
+        BadInput: the file holds no such checkpoint, or weights that do not fit.
+    """
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
+    except Exception as error:  # unpickling hostile or broken files raises many kinds
+        raise BadInput(f"{checkpoint}: not a SAM 2 checkpoint ({type(error).__name__}); download it again") from error
+    model = build_published(name)
+    fill(model, state, str(checkpoint))
     return model.to(device).eval()
 
 

@@ -141,11 +141,12 @@ def _window(
     if right is not None:
         steps = list(enumerate(frames, left.at))[::-1]
         backward = _propagate(tracker, right, steps, length, reverse=True)[::-1]
-        right.ids = _identify(left, right, forward, backward, identities)
-    ids = sorted({*left.ids, *(right.ids if right else [])})
     for index, identity in enumerate(left.ids):
         last = next((n for n in range(len(frames) - 1, -1, -1) if forward[n, index].any()), 0)
         identities.remember(identity, left.at + last, forward[last, index])
+    if right is not None:
+        right.ids = _identify(left, right, forward, backward, identities)
+    ids = sorted({*left.ids, *(right.ids if right else [])})
     inner = len(frames) - (right is not None)  # the right key frame opens the next window
     there = _spread(forward[:inner], left.ids, ids)
     back = _spread(backward[:inner], right.ids if right else [], ids)
@@ -189,7 +190,8 @@ def _identify(
         flat = [np.concatenate(list(masks), axis=1) for masks in (forward, backward)]
         ids = {there: left.ids[here] for here, there in match_objects(overlap_matrix(*flat), MIN_OVERLAP)}
     open_objects = [index for index in range(len(right.points)) if index not in ids]
-    recalled = identities.recall(right.at, [backward[-1, index] for index in open_objects], {*left.ids, *ids.values()})
+    alive = {left.ids[index] for index in range(len(left.points)) if forward[-1, index].any()}
+    recalled = identities.recall(right.at, [backward[-1, index] for index in open_objects], {*alive, *ids.values()})
     ids |= dict(zip(open_objects, recalled, strict=True))
     return [ids[index] for index in range(len(right.points))]
 

@@ -254,6 +254,10 @@ class PointingConfig:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except json.JSONDecodeError as error:
             raise BadInput(f"{path} is not JSON ({error.msg}, line {error.lineno}); save the model again") from error
+        except BadInput:
+            raise
+        except (ValueError, TypeError) as error:
+            raise BadInput(f"{path}: {error}") from error
 
     @classmethod
     def molmo_7b(cls, temporal: str = "cross_attention", image_padding_embed: str | None = None) -> PointingConfig:

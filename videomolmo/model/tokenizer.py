@@ -64,5 +64,11 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> No
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """The tokenizer that `save_tokenizer` wrote."""
+    """The tokenizer that `save_tokenizer` wrote.
+
+    Raises:
+        BadInput: there is none, or it cannot be read.
+    """
+    if not (Path(folder) / "tokenizer.json").is_file():
+        raise BadInput(f"{folder} has no tokenizer.json; a pointing model comes with its tokenizer, copy both")
     return PreTrainedTokenizerFast.from_pretrained(folder)

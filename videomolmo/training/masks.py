@@ -174,7 +174,14 @@ def j_of(logits: torch.Tensor, truth: torch.Tensor) -> float:
 
 
 def train_masks(
-    config: Path, clips: RenderedClips, folder: Path, stages: list[Stage], *, seed: int, peak: float
+    config: Path,
+    clips: RenderedClips,
+    folder: Path,
+    stages: list[Stage],
+    *,
+    seed: int,
+    peak: float,
+    checkpoint_every: int = 200,
 ) -> Path:
     """Train from nothing, or go on from `folder`/checkpoint.pt; the weights' moving average ends in `folder`/ema.pt."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -211,7 +218,7 @@ def train_masks(
             append_log(folder / "log.jsonl", step=step + 1, frames=schedule[step].frames, loss=mean[0], j=mean[1:])
             bar.set_postfix(T=schedule[step].frames, loss=mean[0], j=mean[1], j_last=mean[2])
             recent = []
-        if (step + 1) % 200 == 0 or step + 1 == total:
+        if (step + 1) % checkpoint_every == 0 or step + 1 == total:
             parts = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": average.state}
             save_checkpoint(folder / "checkpoint.pt", step=step + 1, **parts)
     save_checkpoint(folder / "ema.pt", model=average.state)

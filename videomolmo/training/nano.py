@@ -25,17 +25,17 @@ CLIPS = RenderSpec("clips", clips=16000, frames=5, size=96, motion_share=0.72, s
 
 MASK_STAGES = (
     masks.Stage(900, clips=12, frames=1, objects=3),
-    masks.Stage(600, clips=12, frames=2, objects=2),
-    masks.Stage(500, clips=8, frames=4, objects=3),
-    masks.Stage(400, clips=8, frames=6, objects=3),
+    masks.Stage(300, clips=12, frames=2, objects=2),
+    masks.Stage(250, clips=8, frames=4, objects=2),
+    masks.Stage(250, clips=6, frames=6, objects=2),
 )
 _LANGUAGE = {"batch": 16, "questions": 4, "language": True, "facts": 0.15}
 _FACTS = {"questions": 1, "language": False, "facts": 1.0}
 POINTING_STAGES = (
     pointing.Stage("see", 1700, 32, peak=2e-3, past=False, motion_share=0.0, vision_rate=1.0, **_FACTS),
-    pointing.Stage("speak", 1500, peak=1.5e-3, past=False, motion_share=0.0, vision_rate=0.0, **_LANGUAGE),
-    pointing.Stage("look", 250, 16, peak=1.5e-3, past=True, motion_share=1.0, vision_rate=0.0, **_FACTS),
-    pointing.Stage("follow", 1500, peak=1e-3, past=True, motion_share=0.6, vision_rate=0.0, cutoff=0.12, **_LANGUAGE),
+    pointing.Stage("speak", 1200, peak=1.5e-3, past=False, motion_share=0.0, vision_rate=0.0, **_LANGUAGE),
+    pointing.Stage("look", 120, 16, peak=1.5e-3, past=True, motion_share=1.0, vision_rate=0.0, **_FACTS),
+    pointing.Stage("follow", 800, peak=1e-3, past=True, motion_share=0.6, vision_rate=0.0, cutoff=0.12, **_LANGUAGE),
 )
 VOCABULARY = 512
 

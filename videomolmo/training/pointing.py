@@ -162,6 +162,7 @@ def train_stage(
     *,
     begin: Path | None,
     seed: int,
+    checkpoint_every: int = 250,
 ) -> Path:
     """Run one stage from the averaged weights of `begin`, or go on from its own checkpoint; returns its weights.
 
@@ -173,24 +174,13 @@ def train_stage(
         folder: gets checkpoint.pt while running, log.jsonl, and weights.pt at the end.
         begin: weights.pt of an earlier stage, or None for a fresh model.
         seed: of initial weights and of the order of examples.
+        checkpoint_every: steps from one checkpoint to the next.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / "weights.pt"
     if done.exists():
         return done
-    torch.manual_seed(seed)
-    model = PointingModel(config, attn_implementation="eager").train()
-    heads = FactHeads(config.language.width)
-    both = nn.ModuleDict({"model": model, "heads": heads})
-    if begin is not None:
-        _begin_from(both, load_checkpoint(begin)["state"])
-    optimiser = torch.optim.AdamW(_groups(model, heads, stage), lr=stage.peak, betas=(0.9, 0.95), weight_decay=0.02)
-    average = MovingAverage(both, 0.998)
-    start = 0
-    if saved := load_checkpoint(folder / "checkpoint.pt"):
-        both.load_state_dict(saved["both"])
-        optimiser.load_state_dict(saved["optimiser"])
-        average.state, start = saved["average"], saved["step"]
+    both, optimiser, average, start = _start(config, stage, folder / "checkpoint.pt", begin, seed)
     recent: list[dict[str, float]] = []
     bar = tqdm(batches(processor, clips, stage, seed, start), initial=start, total=stage.steps, desc=stage.name)
     for step, batch in enumerate(bar, start=start):
@@ -198,7 +188,7 @@ def train_stage(
             group["lr"] = cosine(step, stage.steps, stage.peak, 60) * group["share"]
         if stage.cutoff:
             _cut_off(batch, stage, config, seed, step)
-        loss, log = step_loss(model, heads, batch, stage)
+        loss, log = step_loss(both["model"], both["heads"], batch, stage)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(both.parameters(), 1.0)
@@ -210,11 +200,30 @@ def train_stage(
             append_log(folder / "log.jsonl", stage=stage.name, step=step + 1, **mean)
             bar.set_postfix(mean)
             recent = []
-        if (step + 1) % 250 == 0:
+        if (step + 1) % checkpoint_every == 0:
             parts = {"both": both.state_dict(), "optimiser": optimiser.state_dict(), "average": average.state}
             save_checkpoint(folder / "checkpoint.pt", step=step + 1, **parts)
     save_checkpoint(done, state=average.state)
     return done
+
+
+def _start(
+    config: PointingConfig, stage: Stage, checkpoint: Path, begin: Path | None, seed: int
+) -> tuple[nn.ModuleDict, torch.optim.Optimizer, MovingAverage, int]:
+    """Model and fact heads, optimiser, average and first step: from the checkpoint, else from `begin`, else fresh."""
+    torch.manual_seed(seed)
+    model = PointingModel(config, attn_implementation="eager").train()
+    heads = FactHeads(config.language.width)
+    both = nn.ModuleDict({"model": model, "heads": heads})
+    if begin is not None:
+        _begin_from(both, load_checkpoint(begin)["state"])
+    optimiser = torch.optim.AdamW(_groups(model, heads, stage), lr=stage.peak, betas=(0.9, 0.95), weight_decay=0.02)
+    average, step = MovingAverage(both, 0.998), 0
+    if saved := load_checkpoint(checkpoint):
+        both.load_state_dict(saved["both"])
+        optimiser.load_state_dict(saved["optimiser"])
+        average.state, step = saved["average"], saved["step"]
+    return both, optimiser, average, step
 
 
 def _groups(model: PointingModel, heads: FactHeads, stage: Stage) -> list[dict]:

@@ -124,35 +124,31 @@ def _coordinate_places(
     processor: PointingProcessor, batch: dict[str, Tensor], examples: list[Example]
 ) -> tuple[Tensor, Tensor]:
     """Loss weights (3 on the first answer token and on leading digits, little on tenths) and coordinate places."""
-    weights = batch["loss_masks"].clamp(min=0).clone()
-    places = torch.full((*weights.shape, 2), float("nan"))
+    answers = batch["loss_masks"].numpy() > 0
+    weights = batch["loss_masks"].clamp(min=0).numpy().copy()
+    places = np.full((*weights.shape, 2), np.nan, np.float32)
     pieces = _grammar_pieces(processor)
     for row, example in enumerate(examples):
         targets = batch["targets"][row].tolist()
-        answers = iter(example.targets)
+        remaining = iter(example.targets)
+        point, inside, tenths = -1, False, False
         current: list[tuple[float, float]] = []
-        point, inside, previous = -1, False, False
-        for token, target in enumerate(targets):
-            is_answer = batch["loss_masks"][row, token] > 0
-            if is_answer and not previous:
-                current, point = next(answers), -1
+        for token in np.flatnonzero(answers[row]).tolist():
+            if not answers[row, token - 1]:  # the first token of an answer
+                current, point, inside = next(remaining), -1, False
                 weights[row, token] *= 3
-            previous = bool(is_answer and target != processor.config.language.end_of_text)
-            if not is_answer:
-                continue
-            before = targets[token - 1] if token else -1
-            if before in pieces["x"]:
-                point += 1
+            before = targets[token - 1]
+            point += before in pieces["x"]
             if before in pieces["coordinate"]:
                 inside, tenths = True, False
                 weights[row, token] *= 3
-            if target in pieces["end"]:
+            if targets[token] in pieces["end"]:
                 inside = False
             if inside:
-                places[row, token] = torch.tensor(current[point])
+                places[row, token] = current[point]
                 weights[row, token] *= 0.25 if tenths else 1.0
-                tenths = tenths or target == pieces["dot"]
-    return weights, places
+                tenths = tenths or targets[token] == pieces["dot"]
+    return torch.from_numpy(weights), torch.from_numpy(places)
 
 
 def _grammar_pieces(processor: PointingProcessor) -> dict:

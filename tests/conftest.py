@@ -1,0 +1,110 @@
+"""What several tests share: a grounder with random weights, one with shipped ones, and a pointer that never errs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from videomolmo.points import Answer, read_points, write_points
+from videomolmo.shipped import nano_masks, nano_pointing
+from videomolmo.synth.clips import Clip, generate_clip
+from videomolmo.video import Frames
+
+CORPUS = [
+    f'Point to the {colour} {shape}. <point x="12.5" y="40.6" alt="{colour} {shape}">{colour}</point> There are none.'
+    for colour in ("red", "green", "blue")
+    for shape in ("circle", "square")
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    """Both nano models with random weights, in one folder as they would be shipped."""
+    import torch
+
+    from videomolmo.masks.build import build_nano
+    from videomolmo.model import PointingConfig, PointingModel
+    from videomolmo.model.tokenizer import build_nano_tokenizer, save_tokenizer
+    from videomolmo.training.masks import initialise
+    from videomolmo.training.nano import export_masks
+
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    PointingModel(PointingConfig.nano()).save_pretrained(folder / "pointing", dtype=torch.float16)
+    save_tokenizer(build_nano_tokenizer(CORPUS), str(folder / "pointing"))
+    model = build_nano(nano_masks())
+    initialise(model)
+    export_masks(model.state_dict(), nano_masks() / "config.yaml", folder / "masks", {"seed": 0})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_grounder(tiny_folder):
+    """A `VideoGrounder` with random weights that writes at most a few words per key frame."""
+    from videomolmo.grounding import VideoGrounder
+
+    grounder = VideoGrounder.from_pretrained(str(tiny_folder / "pointing"), str(tiny_folder / "masks"), device="cpu")
+    grounder.pointing.generate = partial(grounder.pointing.generate, max_new_tokens=6)
+    return grounder
+
+
+@pytest.fixture(scope="session")
+def shipped_grounder():
+    """The shipped nano models."""
+    for folder in (nano_pointing(), nano_masks()):
+        if not (folder / "model.safetensors").is_file():
+            pytest.skip(f"{folder}/model.safetensors is not there yet: train it with `videomolmo train-nano`")
+    from videomolmo.grounding import VideoGrounder
+
+    return VideoGrounder.from_pretrained("nano", "nano", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def clip() -> Clip:
+    """Twelve small frames with at least two objects that can be seen on every key frame (every fifth)."""
+    for seed in range(10_000_000, 10_000_100):
+        made = generate_clip(seed, frames=12, height=64, width=80, square=False)
+        if len(seen_throughout(made)) >= 2:
+            return made
+    raise AssertionError("no clip with two objects that stay")
+
+
+def seen_throughout(clip: Clip) -> list[int]:
+    """Objects of a clip that may be asked about on every frame."""
+    return [n for n in range(len(clip.scene.objects)) if all(things[n].seen for things in clip.things)]
+
+
+class TruthfulPointer:
+    """In place of `videomolmo.pointer.Pointer`: writes the true points of a generated clip, and reads them back."""
+
+    def __init__(self, clip: Clip, objects: list[int], silent: set[int], *_: object) -> None:
+        self.clip, self.objects, self.silent = clip, objects, silent
+
+    def answers(self, video: Frames, question: str, every: int) -> Iterator[tuple[int, int, Answer | None]]:
+        count = 0
+        for at, _ in enumerate(video.iterate()):
+            count = at + 1
+            if at % every == 0:
+                yield count, at, self._answer(at, video.height, video.width)
+        yield count, count, None
+
+    def _answer(self, at: int, height: int, width: int) -> Answer:
+        things = [self.clip.things[at][n] for n in self.objects]
+        shares = [thing.point for thing in things if thing.seen and at not in self.silent]
+        points = np.array(shares, np.float32).reshape(-1, 2) * np.array([width, height], np.float32)
+        return read_points(write_points(points, "thing", height, width), height, width)
+
+
+@pytest.fixture
+def truthful(monkeypatch) -> Callable[..., None]:
+    """`truthful(clip, objects=[…], silent={…})` makes the pointer name these objects, and none on silent key frames."""
+
+    def install(clip: Clip, objects: list[int] | None = None, silent: set[int] = frozenset()) -> None:
+        named = seen_throughout(clip) if objects is None else objects
+        monkeypatch.setattr("videomolmo.pointer.Pointer", partial(TruthfulPointer, clip, named, set(silent)))
+
+    return install
