@@ -181,14 +181,21 @@ def train_masks(
     *,
     seed: int,
     peak: float,
+    begin: Path | None = None,
     checkpoint_every: int = 200,
 ) -> Path:
-    """Train from nothing, or go on from `folder`/checkpoint.pt; the weights' moving average ends in `folder`/ema.pt."""
+    """Train from the averaged weights of `begin` or from nothing; goes on from `folder`/checkpoint.pt if there is one.
+
+    Returns:
+        `folder`/ema.pt, the moving average of the weights.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     random.seed(seed)
     model = build_nano(config).train()
     initialise(model)
+    if begin is not None:
+        model.load_state_dict(load_checkpoint(begin)["model"])
     optimiser = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.02)
     average = MovingAverage(model, 0.998)
     start = 0

@@ -29,11 +29,17 @@ MASK_STAGES = (
     masks.Stage(250, clips=8, frames=4, objects=2),
     masks.Stage(250, clips=6, frames=6, objects=2),
 )
+MASK_STAGES_AGAIN = (  # a second cycle of the learning rate
+    masks.Stage(250, clips=12, frames=1, objects=3),
+    masks.Stage(450, clips=8, frames=4, objects=2),
+    masks.Stage(150, clips=6, frames=6, objects=2),
+)
 _LANGUAGE = {"batch": 16, "questions": 4, "language": True, "facts": 0.15}
 _FACTS = {"questions": 1, "language": False, "facts": 1.0}
 POINTING_STAGES = (
     pointing.Stage("see", 1700, 32, peak=2e-3, past=False, motion_share=0.0, vision_rate=1.0, **_FACTS),
     pointing.Stage("speak", 1200, peak=1.5e-3, past=False, motion_share=0.0, vision_rate=0.0, **_LANGUAGE),
+    pointing.Stage("speak on", 500, peak=1.5e-3, past=False, motion_share=0.0, vision_rate=0.0, **_LANGUAGE),
     pointing.Stage("look", 120, 16, peak=1.5e-3, past=True, motion_share=1.0, vision_rate=0.0, **_FACTS),
     pointing.Stage("follow", 800, peak=1e-3, past=True, motion_share=0.6, vision_rate=0.0, cutoff=0.12, **_LANGUAGE),
 )
@@ -82,9 +88,12 @@ def _rendered(out: Path, spec: RenderSpec, share: float) -> Path:
 def _train_masks(out: Path, recipe: dict) -> None:
     share = recipe["share"]
     clips = RenderedClips(_rendered(out, MASK_CLIPS, share))
-    stages = [replace(stage, steps=_scaled(stage.steps, share)) for stage in MASK_STAGES]
-    config = shipped.nano_masks()
-    weights = masks.train_masks(config, clips, out / "masks_run", stages, seed=recipe["seed"], peak=1.5e-3)
+    config, weights = shipped.nano_masks(), None
+    for name, plan, peak in (("masks_run", MASK_STAGES, 1.5e-3), ("masks_again", MASK_STAGES_AGAIN, 8e-4)):
+        stages = [replace(stage, steps=_scaled(stage.steps, share)) for stage in plan]
+        weights = masks.train_masks(
+            config, clips, out / name, stages, seed=recipe["seed"] + (weights is not None), peak=peak, begin=weights
+        )
     export_masks(load_checkpoint(weights)["model"], config / "config.yaml", out / "masks", recipe)
 
 
@@ -142,7 +151,7 @@ def export_masks(state: dict, config: Path, folder: Path, recipe: dict) -> None:
     half = {name: value.half().contiguous() if value.is_floating_point() else value for name, value in state.items()}
     save_file(half, folder / "model.safetensors")
     (folder / "config.yaml").write_text(Path(config).read_text(encoding="utf-8"), encoding="utf-8")
-    _write_recipe(folder, recipe | {"stages": [asdict(stage) for stage in MASK_STAGES]})
+    _write_recipe(folder, recipe | {"stages": [asdict(stage) for stage in (*MASK_STAGES, *MASK_STAGES_AGAIN)]})
 
 
 def _write_recipe(folder: Path, recipe: dict) -> None:

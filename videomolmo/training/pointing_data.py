@@ -99,15 +99,17 @@ def build_batch(
 ) -> dict[str, Tensor]:
     """The model's inputs and targets, with per-window facts and, for coordinates, where their point lies.
 
-    Adds to the processor's fields: `facts_*` (batch, windows…), `weights` (batch, tokens) for the loss, and
-    `places` (batch, tokens, 2): shares of width and height where the target is a digit of a coordinate, else NaN.
+    Adds to the processor's fields: `facts_*` (batch, windows…), `weights` (batch, tokens) for the loss,
+    `places` (batch, tokens, 2): shares of width and height where the target is a digit of a coordinate, else NaN; and
+    `firsts` (answers, 2): row and token of each answer's first target, with `first_points` (answers, most points, 2),
+    all the points that it will name (NaN beyond; none at all when the answer is a refusal).
     """
     image = processor.config.image
     batch: dict[str, Tensor] = {}
     if language:
         size = (image.size_px, image.size_px)
         batch = collate([processor.tokens(size, [list(branch) for branch in one.branches]) for one in examples])
-        batch["weights"], batch["places"] = _coordinate_places(processor, batch, examples)
+        batch |= _coordinate_places(processor, batch, examples)
     facts = [window_facts(example, image.window_grid) for example in examples]
     frames = np.stack([example.frames[-1:] if not past else example.frames for example in examples])
     pixels = processor.image.pixels_only(frames.reshape(-1, *frames.shape[2:]))
@@ -122,11 +124,12 @@ def build_batch(
 
 def _coordinate_places(
     processor: PointingProcessor, batch: dict[str, Tensor], examples: list[Example]
-) -> tuple[Tensor, Tensor]:
-    """Loss weights (3 on the first answer token and on leading digits, little on tenths) and coordinate places."""
+) -> dict[str, Tensor]:
+    """Loss weights (3 on the first answer token and on leading digits, little on tenths), places and first tokens."""
     answers = batch["loss_masks"].numpy() > 0
     weights = batch["loss_masks"].clamp(min=0).numpy().copy()
     places = np.full((*weights.shape, 2), np.nan, np.float32)
+    firsts: list[tuple[int, int]] = []
     pieces = _grammar_pieces(processor)
     for row, example in enumerate(examples):
         targets = batch["targets"][row].tolist()
@@ -137,6 +140,7 @@ def _coordinate_places(
             if not answers[row, token - 1]:  # the first token of an answer
                 current, point, inside = next(remaining), -1, False
                 weights[row, token] *= 3
+                firsts.append((row, token))
             before = targets[token - 1]
             point += before in pieces["x"]
             if before in pieces["coordinate"]:
@@ -148,7 +152,12 @@ def _coordinate_places(
                 places[row, token] = current[point]
                 weights[row, token] *= 0.25 if tenths else 1.0
                 tenths = tenths or targets[token] == pieces["dot"]
-    return torch.from_numpy(weights), torch.from_numpy(places)
+    answered = [points for example in examples for points in example.targets]
+    first_points = np.full((len(answered), max(1, *map(len, answered)), 2), np.nan, np.float32)
+    for index, points in enumerate(answered):
+        first_points[index, : len(points)] = np.array(points, np.float32).reshape(-1, 2)
+    tensors = {"weights": weights, "places": places, "firsts": np.array(firsts), "first_points": first_points}
+    return {name: torch.from_numpy(values) for name, values in tensors.items()}
 
 
 def _grammar_pieces(processor: PointingProcessor) -> dict:
