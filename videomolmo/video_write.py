@@ -65,7 +65,9 @@ class VideoWriter:
             self._container = av.open(str(self._temporary), "w", options={"movflags": "+faststart"})
         except OSError as error:
             raise BadInput(f"{self.path}: cannot be written ({error.strerror}); choose another folder") from None
-        options = {"crf": "18", "preset": "fast", "threads": "1"}  # more threads are not repeatable
+        # One thread and no look-ahead: with either, x264 writes the same frames differently from run to run.
+        repeatable = "threads=1:rc-lookahead=0:sync-lookahead=0:mbtree=0"
+        options = {"crf": "18", "preset": "veryfast", "x264-params": repeatable}
         self._stream = self._container.add_stream("libx264", rate=self._rate, options=options)
         self._stream.height, self._stream.width = self.height + self.height % 2, self.width + self.width % 2
         self._stream.pix_fmt = "yuv420p"
