@@ -417,7 +417,7 @@ def replace_times(clip: Clip, times: int) -> Clip:
 
 def test_without_arguments_the_sample_clip_is_meant(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("videomolmo.shipped.sample_clip", lambda: tmp_path / "sample.mp4")
-    code = main(["ground"])
+    code = main(["ground", "--out", str(tmp_path / "out")])
     assert code == 2 and f"{tmp_path / 'sample.mp4'}: no such file" in capsys.readouterr().err
 
 
