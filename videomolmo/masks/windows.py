@@ -154,7 +154,10 @@ def _window(
     has_there = np.broadcast_to(np.isin(ids, left.ids), (inner, len(ids))).copy()
     has_back = np.broadcast_to(np.isin(ids, right.ids if right else []), (inner, len(ids))).copy()
     has_back[0] = has_there[0]
-    fused = _fuse_window(there, back, len(between) + 1, rule, tau)
+    if right is None and rule != "backward":
+        fused = there.copy()  # after the last key frame only forward exists, so there is nothing to fuse
+    else:
+        fused = _fuse_window(there, back, len(between) + 1, rule, tau)
     return Window(left.at, tuple(ids), there, back, fused, has_there, has_back)
 
 

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from videomolmo.masks.build import build_nano
+from videomolmo.masks.tracker import MEAN, STD
 from videomolmo.training.rendered import RenderedClips
 from videomolmo.training.run_state import MovingAverage, append_log, cosine, load_checkpoint, save_checkpoint
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # SAM 2's own
 LOSS_SIZE = 80
 INPUT_SIZE = 128  # the clips are rendered larger, so that the truth is finer than the input
 
