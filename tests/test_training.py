@@ -23,7 +23,9 @@ from videomolmo.training.run_state import MovingAverage, cosine, load_checkpoint
 
 SMALL = RenderSpec("small", clips=450, frames=1, size=32, motion_share=0.3, strides=(1, 2), seed=3)
 CLIPS = RenderSpec("clips", clips=24, frames=5, size=96, motion_share=0.7, strides=(1,), seed=4)
-MASK_STAGES = [masks.Stage(2, clips=2, frames=1, objects=2), masks.Stage(2, clips=2, frames=2, objects=2)]
+MASK_RUN = masks.Run(
+    "masks", 128, 1e-3, (masks.Stage(2, clips=2, frames=1, objects=2), masks.Stage(2, clips=2, frames=2, objects=2))
+)
 STAGE = pointing.Stage(
     "follow", 4, 2, questions=2, peak=1e-3, language=True, past=True, motion_share=0.6, vision_rate=1.0, facts=0.15,
     cutoff=0.5,
@@ -79,9 +81,7 @@ def processor() -> PointingProcessor:
 
 
 def train_masks(clips: Path, folder: Path) -> Path:
-    return masks.train_masks(
-        nano_masks(), RenderedClips(clips), folder, MASK_STAGES, seed=1, peak=1e-3, checkpoint_every=2
-    )
+    return masks.train_masks(nano_masks(), RenderedClips(clips), folder, MASK_RUN, seed=1, checkpoint_every=2)
 
 
 def train_pointing(clips: Path, folder: Path) -> Path:
@@ -189,7 +189,7 @@ def test_mask_loss_goes_down(clips):
     torch.manual_seed(0)
     model = masks.build_nano(nano_masks()).train()
     masks.initialise(model)
-    batch = masks.sample_batch(clips, masks.Stage(1, clips=2, frames=2, objects=2), 0, 0)
+    batch = masks.sample_batch(clips, masks.Stage(1, clips=2, frames=2, objects=2), 0, 0, 128)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = []
     for _ in range(8):
@@ -207,7 +207,7 @@ def test_pointing_loss_goes_down(clips):
     torch.manual_seed(0)
     own = processor()
     model = PointingModel(own.config, attn_implementation="eager").train()
-    heads = pointing.FactHeads(own.config.language.width)
+    heads = pointing.FactHeads(own.config.language.width, own.config.vision.feature_dim, own.config.image.patch_px)
     rng = np.random.default_rng(0)
     batch = build_batch(
         own, [sample_example(rng, clips, questions=2, motion_share=0.5) for _ in range(2)], past=True, language=True
@@ -229,7 +229,7 @@ def test_pointing_loss_goes_down(clips):
 
 def test_batches_are_functions_of_seed_and_step(clips):
     stage = masks.Stage(1, clips=2, frames=2, objects=2)
-    one, same, other = (masks.sample_batch(clips, stage, 0, step) for step in (5, 5, 6))
+    one, same, other = (masks.sample_batch(clips, stage, 0, step, 128) for step in (5, 5, 6))
     assert torch.equal(one.pixels, same.pixels) and torch.equal(one.points, same.points)
     assert not torch.equal(one.pixels, other.pixels)
     own = processor()
@@ -242,8 +242,8 @@ def test_batches_are_functions_of_seed_and_step(clips):
 
 def test_clicks_lie_on_their_objects(clips):
     for step in range(6):
-        batch = masks.sample_batch(clips, masks.Stage(1, clips=2, frames=2, objects=3), 1, step)
-        scale = batch.truth.shape[-1] / masks.INPUT_SIZE
+        batch = masks.sample_batch(clips, masks.Stage(1, clips=2, frames=2, objects=3), 1, step, 128)
+        scale = batch.truth.shape[-1] / 128
         for truth, (point,) in zip(batch.truth[0], batch.points, strict=True):
             x, y = (point * scale).floor().int().tolist()
             near = truth[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]

@@ -269,6 +269,18 @@ def test_folder_in_natural_order(tmp_path):
         assert len(frames) == 5 and frames.fps == 30.0 and frames.name == tmp_path.name
 
 
+def test_photographs_are_turned_as_their_tag_says(tmp_path):
+    shown = np.zeros((20, 30, 3), np.uint8)
+    shown[:5, :5] = 255  # the top left corner
+    tag = Image.Exif()
+    tag[0x0112] = 6  # stored lying on its left side
+    Image.fromarray(np.rot90(shown)).save(tmp_path / "1.png", exif=tag)
+    Image.fromarray(shown).save(tmp_path / "2.png")
+    with open_video(tmp_path) as frames:
+        assert (frames.width, frames.height) == (30, 20)
+        assert np.array_equal(frames[0], shown) and np.array_equal(frames[1], shown)
+
+
 def test_folders_that_do_not_serve(tmp_path):
     with pytest.raises(BadInput, match="no image in this folder"):
         open_video(tmp_path)

@@ -242,7 +242,7 @@ class _ArrayReader:
 
 
 class _FolderReader:
-    """Frames that are image files; only their headers are read at first. An EXIF orientation is not applied."""
+    """Frames that are image files, turned as their EXIF tags say; only their headers are read at first."""
 
     warning = None
 
@@ -267,12 +267,12 @@ class _FolderReader:
         return len(self._paths)
 
     def read(self, number: int) -> UInt8[np.ndarray, "height width 3"]:
-        from PIL import Image
+        from PIL import Image, ImageOps
 
         path = self._paths[number]
         try:
             with Image.open(path) as image:
-                return np.array(image.convert("RGB"))
+                return np.array(ImageOps.exif_transpose(image).convert("RGB"))
         except (OSError, SyntaxError, ValueError) as error:
             raise BadInput(f"{path}: the image cannot be read ({error}); replace or remove it") from None
 
@@ -292,14 +292,15 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def _header_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image from its header."""
-    from PIL import Image
+    """Width and height, as shown, of an image from its header."""
+    from PIL import ExifTags, Image
 
     try:
         with Image.open(path) as image:
             mode, size = image.mode, image.size
+            sideways = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
     except (OSError, SyntaxError, ValueError):
         raise BadInput(f"{path}: not an image that can be read; replace or remove it") from None
     if mode.startswith(("I", "F")):
         raise BadInput(f"{path}: has more than 8 bits a channel (mode {mode}); convert it to an 8-bit image")
-    return size
+    return size[::-1] if sideways else size

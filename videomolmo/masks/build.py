@@ -11,9 +11,10 @@ from torch import nn
 from videomolmo.errors import BadInput
 
 
-def build_nano(folder: Path) -> nn.Module:
+def build_nano(folder: Path, size: int | None = None) -> nn.Module:
     """An untrained nano SAM 2 after `folder`/config.yaml, made of the unpatched classes of the `sam2` package.
 
+    `size` builds it for pictures of another width in pixels; the weights are the same, whatever the size.
     Differs: the package's own builder searches only its own configurations and starts on CUDA.
     """
     from hydra.utils import instantiate
@@ -29,6 +30,8 @@ def build_nano(folder: Path) -> nn.Module:
         raise BadInput(
             f"{path}: builds {foreign or 'nothing'}, expected only classes of sam2.modeling; nothing was run"
         )
+    if size is not None:
+        config.image_size = size
     try:
         return instantiate(config, _recursive_=True)
     except Exception as error:

@@ -16,10 +16,29 @@ def quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
-class ConvStem(nn.Module):
-    """Patch vectors from a small stack of stride-2 3x3 convolutions, which learns faster than one linear map.
+class ResidualConv(nn.Module):
+    """Two 3x3 convolutions added to their input, each after a norm and GELU."""
 
-    Differs: ours, for the nano model; the published stem is linear.
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(2):
+            layers += [_norm(width), nn.GELU(), nn.Conv2d(width, width, 3, padding=1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Float[Tensor, "crops width rows cols"]) -> Float[Tensor, "crops width rows cols"]:
+        """x plus what the convolutions see in it."""
+        return x + self.layers(x)
+
+
+def _norm(width: int) -> nn.GroupNorm:
+    return nn.GroupNorm(max(count for count in (8, 4, 2, 1) if width % count == 0), width)
+
+
+class ConvStem(nn.Module):
+    """Patch vectors from stride-2 3x3 convolutions with two residual blocks before the last: small shapes need them.
+
+    Differs: ours, for the nano model, which learns shapes faster from it; the published stem is one linear map.
     """
 
     def __init__(self, patch_px: int, width: int) -> None:
@@ -29,11 +48,11 @@ class ConvStem(nn.Module):
         widths = [3] + [width >> (depth - 1 - level) for level in range(depth)]
         layers: list[nn.Module] = []
         for level in range(depth):
-            last = level == depth - 1
-            layers.append(nn.Conv2d(widths[level], widths[level + 1], 3, stride=2, padding=1, bias=last))
-            if not last:
-                groups = max(count for count in (8, 4, 2, 1) if widths[level + 1] % count == 0)
-                layers += [nn.GroupNorm(groups, widths[level + 1]), nn.GELU()]
+            if level and level == depth - 1:
+                layers += [ResidualConv(widths[level]), ResidualConv(widths[level])]
+            if level:
+                layers += [_norm(widths[level]), nn.GELU()]
+            layers.append(nn.Conv2d(widths[level], widths[level + 1], 3, stride=2, padding=1))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, pixels: Float[Tensor, "crops patches pixel"]) -> Float[Tensor, "crops patches width"]:

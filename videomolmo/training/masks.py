@@ -20,7 +20,6 @@ from videomolmo.training.rendered import RenderedClips
 from videomolmo.training.run_state import MovingAverage, append_log, cosine, load_checkpoint, save_checkpoint
 
 LOSS_SIZE = 80
-INPUT_SIZE = 128  # the clips are rendered larger, so that the truth is finer than the input
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,16 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Run:
+    """Stages under one cycle of the learning rate from `peak`, on pictures `size` pixels wide."""
+
+    name: str
+    size: int
+    peak: float
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True)
 class Batch:
     """pixels (frames, clips, 3, size, size); truth (frames, objects, size, size); clip_of (objects,) as indices;
     prompt points (objects, 1, 2) in pixels of the first input; `mask` (objects, 1, size, size) replaces them."""
@@ -43,6 +52,10 @@ class Batch:
     clip_of: torch.Tensor
     points: torch.Tensor
     mask: torch.Tensor | None
+
+    def to(self, device: str) -> "Batch":
+        """The same batch on another device."""
+        return Batch(*(None if part is None else part.to(device) for part in vars(self).values()))
 
 
 def initialise(model: nn.Module) -> None:
@@ -55,8 +68,8 @@ def initialise(model: nn.Module) -> None:
     nn.init.constant_(model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, 3.0)
 
 
-def sample_batch(clips: RenderedClips, stage: Stage, seed: int, step: int) -> Batch:
-    """Clips with random gaps, order of time, mirror and colour; objects big enough to be clicked on."""
+def sample_batch(clips: RenderedClips, stage: Stage, seed: int, step: int, size: int) -> Batch:
+    """Clips at `size` pixels with random gaps, order of time, mirror and colour; objects large enough to click on."""
     rng = np.random.default_rng([seed, step])
     chosen, frames, truth, clip_of, points = [], [], [], [], []
     while len(chosen) < stage.clips:
@@ -78,14 +91,14 @@ def sample_batch(clips: RenderedClips, stage: Stage, seed: int, step: int) -> Ba
         chosen.append(clip)
         frames.append(picture)
     pixels = torch.from_numpy(np.ascontiguousarray(np.stack(frames, 1).transpose(0, 1, 4, 2, 3)))
-    pixels = F.interpolate(pixels.flatten(0, 1), size=(INPUT_SIZE, INPUT_SIZE), mode="bilinear", antialias=True)
+    pixels = F.interpolate(pixels.flatten(0, 1), size=(size, size), mode="bilinear", antialias=True)
     pixels = pixels.unflatten(0, (stage.frames, stage.clips))
     pixels = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
     masks = torch.from_numpy(np.ascontiguousarray(np.stack(truth, 1))).float()
-    clicks = torch.tensor(np.array(points), dtype=torch.float32)[:, None] * (INPUT_SIZE / masks.shape[-1])
+    clicks = torch.tensor(np.array(points), dtype=torch.float32)[:, None] * (size / masks.shape[-1])
     prompt = None
     if stage.frames > 1 and rng.random() < 0.25:
-        prompt = (F.interpolate(masks[0][:, None], size=(INPUT_SIZE, INPUT_SIZE), mode="area") >= 0.5).float()
+        prompt = (F.interpolate(masks[0][:, None], size=(size, size), mode="area") >= 0.5).float()
     return Batch(pixels, masks, torch.tensor(clip_of), clicks, prompt)
 
 
@@ -119,7 +132,10 @@ def run_clip(model: nn.Module, batch: Batch) -> list[tuple[torch.Tensor, torch.T
     for time in range(frames):
         at = time * clips + batch.clip_of
         first = time == 0
-        clicks = {"point_coords": batch.points, "point_labels": torch.ones(len(at), 1, dtype=torch.int32)}
+        clicks = {
+            "point_coords": batch.points,
+            "point_labels": torch.ones(len(at), 1, dtype=torch.int32, device=at.device),
+        }
         current, heads, _, _ = model._track_step(
             frame_idx=time,
             is_init_cond_frame=first,
@@ -177,11 +193,11 @@ def train_masks(
     config: Path,
     clips: RenderedClips,
     folder: Path,
-    stages: list[Stage],
+    run: Run,
     *,
     seed: int,
-    peak: float,
     begin: Path | None = None,
+    device: str = "cpu",
     checkpoint_every: int = 200,
 ) -> Path:
     """Train from the averaged weights of `begin` or from nothing; goes on from `folder`/checkpoint.pt if there is one.
@@ -190,26 +206,31 @@ def train_masks(
         `folder`/ema.pt, the moving average of the weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    done = folder / "ema.pt"
+    if done.exists():
+        return done
     torch.manual_seed(seed)
     random.seed(seed)
-    model = build_nano(config).train()
+    model = build_nano(config, run.size).train()
     initialise(model)
     if begin is not None:
         model.load_state_dict(load_checkpoint(begin)["model"])
-    optimiser = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.02)
+    model.to(device)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=run.peak, betas=(0.9, 0.98), weight_decay=0.02)
     average = MovingAverage(model, 0.998)
     start = 0
     if saved := load_checkpoint(folder / "checkpoint.pt"):
         model.load_state_dict(saved["model"])
         optimiser.load_state_dict(saved["optimiser"])
-        average.state, start = saved["average"], saved["step"]
-    total = sum(stage.steps for stage in stages)
-    schedule = [stage for stage in stages for _ in range(stage.steps)]
+        average.load(saved["average"])
+        start = saved["step"]
+    total = sum(stage.steps for stage in run.stages)
+    schedule = [stage for stage in run.stages for _ in range(stage.steps)]
     recent: list[tuple[float, float, float]] = []
-    for step in (bar := tqdm(range(start, total), initial=start, total=total, desc="train masks", mininterval=5)):
+    for step in (bar := tqdm(range(start, total), initial=start, total=total, desc=run.name, mininterval=5)):
         for group in optimiser.param_groups:
-            group["lr"] = cosine(step, total, peak, 100)
-        batch = sample_batch(clips, schedule[step], seed, step)
+            group["lr"] = cosine(step, total, run.peak, 100)
+        batch = sample_batch(clips, schedule[step], seed, step, model.image_size).to(device)
         outputs = run_clip(model, batch)
         truths = batch.truth if batch.mask is None else batch.truth[1:]
         loss = sum(loss_of(*output, truth) for output, truth in zip(outputs, truths, strict=True)) / len(outputs)
@@ -228,5 +249,5 @@ def train_masks(
         if (step + 1) % checkpoint_every == 0 or step + 1 == total:
             parts = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": average.state}
             save_checkpoint(folder / "checkpoint.pt", step=step + 1, **parts)
-    save_checkpoint(folder / "ema.pt", model=average.state)
-    return folder / "ema.pt"
+    save_checkpoint(done, model=average.state)
+    return done

@@ -23,22 +23,27 @@ MASK_CLIPS = RenderSpec("masks", clips=6000, frames=8, size=160, motion_share=0.
 PICTURES = RenderSpec("pictures", clips=30000, frames=1, size=96, motion_share=0.25, strides=(1,), seed=21)
 CLIPS = RenderSpec("clips", clips=16000, frames=5, size=96, motion_share=0.72, strides=(1,), seed=22)
 
-MASK_STAGES = (
+_SMALL = (
     masks.Stage(900, clips=12, frames=1, objects=3),
     masks.Stage(300, clips=12, frames=2, objects=2),
     masks.Stage(250, clips=8, frames=4, objects=2),
     masks.Stage(250, clips=6, frames=6, objects=2),
 )
-MASK_STAGES_AGAIN = (  # a second cycle of the learning rate
-    masks.Stage(250, clips=12, frames=1, objects=3),
-    masks.Stage(450, clips=8, frames=4, objects=2),
-    masks.Stage(150, clips=6, frames=6, objects=2),
+_LARGE = (
+    masks.Stage(500, clips=12, frames=1, objects=3),
+    masks.Stage(200, clips=12, frames=2, objects=2),
+    masks.Stage(500, clips=8, frames=4, objects=2),
+    masks.Stage(250, clips=6, frames=6, objects=2),
+)
+MASK_RUNS = (  # small pictures first: they take half the time
+    masks.Run("masks", 128, 1.5e-3, _SMALL),
+    masks.Run("masks_large", 160, 1.2e-3, _LARGE),
 )
 _LANGUAGE = {"batch": 16, "questions": 4, "language": True, "facts": 0.3}
 _FACTS = {"questions": 1, "language": False, "facts": 1.0}
 POINTING_STAGES = (
-    pointing.Stage("see", 2500, 32, peak=1.5e-3, past=False, motion_share=0.0, vision_rate=1.0, **_FACTS),
-    pointing.Stage("speak", 1500, peak=1.5e-3, past=False, motion_share=0.0, vision_rate=0.3, **_LANGUAGE),
+    pointing.Stage("see", 3000, 16, peak=1.5e-3, past=False, motion_share=0.0, vision_rate=1.0, **_FACTS),
+    pointing.Stage("speak", 1800, peak=1.5e-3, past=False, motion_share=0.0, vision_rate=0.0, **_LANGUAGE),
     pointing.Stage("look", 150, 16, peak=1.5e-3, past=True, motion_share=1.0, vision_rate=0.0, **_FACTS),
     pointing.Stage("follow", 1500, peak=1.2e-3, past=True, motion_share=0.6, vision_rate=0.3, cutoff=0.12, **_LANGUAGE),
 )
@@ -55,7 +60,7 @@ def train_nano(
         out: working folder; holds rendered clips (about 8 GB), checkpoints and logs. Run again to go on.
         only: "pointing" or "masks".
         temporal: kind of the temporal module, see `TEMPORAL_KINDS`.
-        threads: CPU threads.
+        threads: CPU threads; a GPU is used when there is one.
         seed: of weights and order of examples.
         share: of all clips and steps, for a trial run.
 
@@ -74,6 +79,10 @@ def train_nano(
         _train_pointing(out, recipe)
 
 
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _scaled(number: int, share: float) -> int:
     return max(2, round(number * share))
 
@@ -88,11 +97,10 @@ def _train_masks(out: Path, recipe: dict) -> None:
     share = recipe["share"]
     clips = RenderedClips(_rendered(out, MASK_CLIPS, share))
     config, weights = shipped.nano_masks(), None
-    for name, plan, peak in (("masks_run", MASK_STAGES, 1.5e-3), ("masks_again", MASK_STAGES_AGAIN, 8e-4)):
-        stages = [replace(stage, steps=_scaled(stage.steps, share)) for stage in plan]
-        weights = masks.train_masks(
-            config, clips, out / name, stages, seed=recipe["seed"] + (weights is not None), peak=peak, begin=weights
-        )
+    for number, run in enumerate(MASK_RUNS):
+        run = replace(run, stages=tuple(replace(stage, steps=_scaled(stage.steps, share)) for stage in run.stages))
+        seed = recipe["seed"] + number
+        weights = masks.train_masks(config, clips, out / run.name, run, seed=seed, begin=weights, device=_device())
     export_masks(load_checkpoint(weights)["model"], config / "config.yaml", out / "masks", recipe)
 
 
@@ -114,7 +122,9 @@ def _train_pointing(out: Path, recipe: dict) -> None:
         folder = out / (f"{stage.name}_{recipe['temporal']}" if stage.past else stage.name)
         stage = replace(stage, steps=_scaled(stage.steps, share))
         processor = PointingProcessor(tokenizer, own)
-        weights = pointing.train_stage(own, stage, processor, loaded[1], folder, begin=weights, seed=recipe["seed"])
+        weights = pointing.train_stage(
+            own, stage, processor, loaded[1], folder, begin=weights, seed=recipe["seed"], device=_device()
+        )  # fmt: skip
     export_pointing(load_checkpoint(weights)["state"], config, tokenizer, out / "pointing", recipe)
 
 
@@ -150,7 +160,7 @@ def export_masks(state: dict, config: Path, folder: Path, recipe: dict) -> None:
     half = {name: value.half().contiguous() if value.is_floating_point() else value for name, value in state.items()}
     save_file(half, folder / "model.safetensors")
     (folder / "config.yaml").write_text(Path(config).read_text(encoding="utf-8"), encoding="utf-8")
-    _write_recipe(folder, recipe | {"stages": [asdict(stage) for stage in (*MASK_STAGES, *MASK_STAGES_AGAIN)]})
+    _write_recipe(folder, recipe | {"runs": [asdict(run) for run in MASK_RUNS]})
 
 
 def _write_recipe(folder: Path, recipe: dict) -> None:

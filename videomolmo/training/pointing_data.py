@@ -99,8 +99,8 @@ def build_batch(
 ) -> dict[str, Tensor]:
     """The model's inputs and targets, with per-window facts and, for coordinates, where their point lies.
 
-    Adds to the processor's fields: `facts_*` (batch, windows…), `weights` (batch, tokens) for the loss,
-    `places` (batch, tokens, 2): shares of width and height where the target is a digit of a coordinate, else NaN; and
+    Adds to the processor's fields: `facts_*` (batch, windows…), `patch_*` (batch, patches…) where no text is trained,
+    `weights` (batch, tokens) for the loss, `places` (batch, tokens, 2): shares of width and height where the target is a digit of a coordinate, else NaN; and
     `firsts` (answers, 2): row and token of each answer's first target, with `first_points` (answers, most points, 2),
     all the points that it will name (NaN beyond; none at all when the answer is a refusal).
     """
@@ -119,6 +119,14 @@ def build_batch(
         batch["past_pixels"] = pixels[:, :-1]
     for name in ("colour", "shape", "motion", "point"):
         batch[f"facts_{name}"] = torch.from_numpy(np.stack([fact[name] for fact in facts]))
+    if not language:
+        patches = [window_facts(example, image.grid) for example in examples]
+        for name in ("colour", "shape", "point"):
+            batch[f"patch_{name}"] = torch.from_numpy(np.stack([fact[name] for fact in patches]))
+        ids = np.stack([example.ids for example in examples])
+        px = ids.shape[1] // image.grid
+        masks = ids.reshape(len(ids), image.grid, px, image.grid, px).transpose(0, 1, 3, 2, 4) > 0
+        batch["patch_mask"] = torch.from_numpy(masks.reshape(len(ids), image.patches, px**2))
     return batch
 
 

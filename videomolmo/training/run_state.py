@@ -17,6 +17,11 @@ class MovingAverage:
         self.decay = decay
         self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        """Take over a saved average, to where the model's own is."""
+        for name, value in state.items():
+            self.state[name].copy_(value)
+
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
