@@ -100,9 +100,10 @@ def build_batch(
     """The model's inputs and targets, with per-window facts and, for coordinates, where their point lies.
 
     Adds to the processor's fields: `facts_*` (batch, windows…), `patch_*` (batch, patches…) where no text is trained,
-    `weights` (batch, tokens) for the loss, `places` (batch, tokens, 2): shares of width and height where the target is a digit of a coordinate, else NaN; and
-    `firsts` (answers, 2): row and token of each answer's first target, with `first_points` (answers, most points, 2),
-    all the points that it will name (NaN beyond; none at all when the answer is a refusal).
+    `weights` (batch, tokens) for the loss, `places` (batch, tokens, 2): shares of width and height where the target is
+    a digit of a coordinate, else NaN; and `firsts` (answers, 2): row and token of each answer's first target, with
+    `first_points` (answers, most points, 2), all the points that it will name (NaN beyond; none at all when the answer
+    is a refusal).
     """
     image = processor.config.image
     batch: dict[str, Tensor] = {}
