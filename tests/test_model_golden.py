@@ -14,7 +14,8 @@ from torch import Tensor
 
 from videomolmo.model import PointingConfig, PointingModel
 from videomolmo.model.image import ImageProcessor
-from videomolmo.model.published import ADAPTER, config_from_published, load_published, to_published
+from videomolmo.model.published import ADAPTER, load_published, to_published
+from videomolmo.model.published_config import config_from_published
 from videomolmo.model.temporal import mean_context, to_windows
 
 FEATURES, HIDDEN, LOGITS, BATCH_LOGITS = 3e-6, 2e-5, 1e-4, 3e-4

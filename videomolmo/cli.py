@@ -31,13 +31,17 @@ def _parser() -> argparse.ArgumentParser:
     ground.add_argument("video", nargs="?", metavar="VIDEO", help="video file or folder of images")
     ground.add_argument("sentence", nargs="?", metavar="SENTENCE", help="for example 'the red circle'")
     ground.add_argument("--out", default="results/ground", metavar="DIR", help="where to write (default: %(default)s)")
-    ground.add_argument("--model", default="nano", help="'nano' or a folder of weights (default: %(default)s)")
-    ground.add_argument("--masks", default="nano", help="'nano' or a folder of SAM 2 weights (default: %(default)s)")
+    ground.add_argument("--model", default="nano", help="'nano', a folder, or a hub id[@revision] (default: nano)")
+    ground.add_argument("--masks", default="nano", help="SAM 2: 'nano', a folder, .pt, or hub id (default: nano)")
     ground.add_argument("--every", type=_whole, default=5, metavar="K", help="frames between key frames (default: 5)")
     ground.add_argument("--fusion", default="iou", metavar="RULE", help="how both directions are fused (default: iou)")
     ground.add_argument("--tau", type=_number, default=0.7, help="IoU from which both directions agree (default: 0.7)")
     ground.add_argument("--context", type=_whole, default=None, metavar="L", help="past frames looked at (default: 4)")
     ground.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    ground.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16 (default: by device and model)")
+    ground.add_argument("--quantize", default=None, metavar="KIND", help="8bit or 4bit weights (needs bitsandbytes)")
+    ground.add_argument("--attention", default="sdpa", help="sdpa or eager (default: sdpa)")
+    ground.add_argument("--offline", action="store_true", help="use only what was downloaded before")
     ground.add_argument("--max-frames", type=_whole, default=None, metavar="N", help="read only the first N frames")
     ground.add_argument("--reader", default="pyav", help="pyav or decord (default: pyav)")
     ground.add_argument("--overwrite", action="store_true", help="replace earlier results in DIR")
@@ -50,6 +54,16 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     train.add_argument("--share", type=_number, default=1.0, help="share of all steps, for a quick trial (default: 1)")
     train.set_defaults(run=_train)
+    for name, run, text in (
+        ("convert", _convert, "published weights (a folder or hub id) into this package's format"),
+        ("export", _export, "weights of this package's format under the published names"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("source", metavar="SOURCE", help="where the weights are")
+        command.add_argument("target", type=Path, metavar="TARGET", help="folder to write; must be new or empty")
+        command.set_defaults(run=run)
+    commands.choices["convert"].add_argument("--dtype", default=None, help="precision to write (default: as it is)")
+    commands.choices["export"].add_argument("--shard-size", default="5GB", help="of one file (default: %(default)s)")
     return parser
 
 
@@ -93,7 +107,10 @@ def _ground(options: argparse.Namespace) -> int:
         print(f"{Path(video).name}: {len(frames)} frames, {frames.width}×{frames.height}, {frames.fps:g} fps")
     from videomolmo.grounding import VideoGrounder
 
-    grounder = VideoGrounder.from_pretrained(options.model, options.masks, options.device)
+    grounder = VideoGrounder.from_pretrained(
+        options.model, options.masks, options.device, dtype=options.dtype, quantize=options.quantize,
+        attention=options.attention, offline=options.offline,
+    )  # fmt: skip
     result = grounder(
         video, sentence, every=options.every, fusion=options.fusion, tau=options.tau, context=options.context,
         max_frames=options.max_frames, reader=options.reader, progress=True,
@@ -112,6 +129,31 @@ def _train(options: argparse.Namespace) -> int:
         share=options.share,
     )  # fmt: skip
     return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from videomolmo import hub
+    from videomolmo.model.loading import convert, dtype_of
+
+    _check_new(options.target)
+    model = convert(hub.pointing_folder(options.source), options.target, options.dtype and dtype_of(options.dtype))
+    print(f"written to {options.target}: {sum(p.numel() for p in model.parameters()):,} parameters")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from videomolmo import hub
+    from videomolmo.model.loading import export
+
+    _check_new(options.target)
+    export(hub.pointing_folder(options.source), options.target, options.shard_size)
+    print(f"written to {options.target}: {', '.join(sorted(path.name for path in options.target.iterdir()))}")
+    return 0
+
+
+def _check_new(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadInput(f"{folder} is there already and not empty; name a new folder, nothing was written")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The main job: a video and a sentence become answers on key frames, masks on every frame, and tracks."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,36 +30,46 @@ class VideoGrounder:
         self.pointing, self.processor, self.tracker, self.weights = pointing, processor, tracker, weights
 
     @classmethod
-    def from_pretrained(cls, model: str = "nano", masks: str = "nano", device: str = "auto") -> "VideoGrounder":
+    def from_pretrained(
+        cls,
+        model: str = "nano",
+        masks: str = "nano",
+        device: str = "auto",
+        *,
+        dtype: str = "auto",
+        quantize: str | None = None,
+        attention: str = "sdpa",
+        offline: bool = False,
+    ) -> "VideoGrounder":
         """Load both models.
 
         Args:
-            model: "nano" (shipped), or a folder or hub id in the format of `PointingModel.save_pretrained`.
-            masks: "nano" (shipped), a published id such as "facebook/sam2.1-hiera-tiny", or a folder like data/nano.
+            model: "nano" (shipped), a folder, or a hub id, in our own format or as VideoMolmo and Molmo-7B-D are
+                published; "id@revision" pins a revision.
+            masks: "nano" (shipped), a published id such as "facebook/sam2.1-hiera-tiny", its checkpoint file under
+                its own name, or a folder like data/nano/masks.
             device: "auto" (a GPU if there is one), "cpu" or "cuda".
+            dtype: of the pointing model's weights: "float32", "bfloat16", "float16", or "auto": bfloat16 on a GPU.
+            quantize: None, "8bit" or "4bit" weights of the pointing model (needs bitsandbytes).
+            attention: of the language model: "sdpa" or "eager".
+            offline: take from the hub only what was downloaded before.
 
         Raises:
             BadInput: no such model, or weights that do not fit.
         """
-        import torch
-
-        if device not in ("auto", "cpu") and not device.startswith("cuda"):
-            raise BadInput(f"device is {device!r}, expected 'auto', 'cpu' or 'cuda'")
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise BadInput(f"device is {device!r}, but torch finds no GPU here; use --device cpu")
-        folder = hub.pointing_folder(model)
+        device = _device(device)
+        folder = hub.pointing_folder(model, offline)
         from videomolmo.masks.tracker import MaskTracker
-        from videomolmo.model import PointingModel, PointingProcessor
+        from videomolmo.model import PointingProcessor
+        from videomolmo.model.loading import dtype_of, load_model
         from videomolmo.model.tokenizer import load_tokenizer
 
-        sam, sam_file = _load_masks(masks, device)
-        pointing = PointingModel.from_pretrained(folder, device=device)
-        processor = PointingProcessor(load_tokenizer(str(folder)), pointing.config)
-        files = {"pointing": folder / "model.safetensors", "masks": sam_file}
-        weights = {f"{role}:{file.parent.name}/{file.name}": provenance.sha256(file) for role, file in files.items()}
-        return cls(pointing, processor, MaskTracker(sam), weights)
+        precision = dtype_of("bfloat16" if dtype == "auto" and device != "cpu" and model != "nano" else dtype)
+        sam, sam_hashes = _load_masks(masks, device, offline)
+        pointing = load_model(folder, device, precision, attention, quantize)
+        processor = PointingProcessor(load_tokenizer(folder, pointing.config.language), pointing.config)
+        weights = {f"pointing:{folder.name}/{file}": value for file, value in hub.hashes(folder).items()}
+        return cls(pointing, processor, MaskTracker(sam), weights | sam_hashes)
 
     def __call__(
         self,
@@ -72,6 +83,7 @@ class VideoGrounder:
         max_frames: int | None = None,
         reader: str = "pyav",
         progress: bool = False,
+        on_text: Callable[[int, str], None] | None = None,
     ) -> GroundingResult:
         """Find what the sentence names: points on key frames, masks on every frame.
 
@@ -85,6 +97,8 @@ class VideoGrounder:
             max_frames: read only so many frames.
             reader: "pyav" or "decord".
             progress: show bars.
+            on_text: called while answers are written, with a key frame's number and its text so far; for example
+                `lambda frame, text: print(f"\\r{frame}: {text}", end="")`.
 
         Raises:
             BadInput: an argument that makes no sense, or a video that cannot be read.
@@ -98,7 +112,7 @@ class VideoGrounder:
         context = self._context(context)
         frames = video if isinstance(video, Frames) else open_video(video, reader=reader, max_frames=max_frames)
         begun = time.perf_counter()
-        answers, count = self._point(frames, question, int(every), context, progress)
+        answers, count = self._point(frames, question, int(every), context, progress, on_text)
         pointed = time.perf_counter()
         spool, objects = self._track(frames, count, answers, fusion, tau, progress)
         config = {
@@ -126,14 +140,20 @@ class VideoGrounder:
         return int(context)
 
     def _point(
-        self, frames: Frames, question: str, every: int, context: int, progress: bool
+        self,
+        frames: Frames,
+        question: str,
+        every: int,
+        context: int,
+        progress: bool,
+        on_text: Callable[[int, str], None] | None,
     ) -> tuple[list[KeyAnswer], int]:
         """Answers on all key frames, and the number of frames that could be decoded."""
         from tqdm import tqdm
 
         from videomolmo.pointer import Pointer
 
-        pointer = Pointer(self.pointing, self.processor, context)
+        pointer = Pointer(self.pointing, self.processor, context, on_text)
         answers, count = [], 0
         bar = tqdm(total=-(-len(frames) // every), desc="point", unit=" key frames", disable=not progress)
         for decoded, at, answer in pointer.answers(frames, question, every):
@@ -179,12 +199,29 @@ def clicks_of(answer: KeyAnswer) -> list[np.ndarray]:
     return [np.array([point], np.float32) for point, inside in pairs if inside]
 
 
-def _load_masks(name: str, device: str) -> tuple[Any, Path]:
-    """SAM 2 by name, and the file its weights came from."""
+def _device(name: str) -> str:
+    import torch
+
+    if name not in ("auto", "cpu") and not name.startswith("cuda"):
+        raise BadInput(f"device is {name!r}, expected 'auto', 'cpu' or 'cuda'")
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise BadInput(f"device is {name!r}, but torch finds no GPU here; use --device cpu")
+    return name
+
+
+def _load_masks(name: str, device: str, offline: bool) -> tuple[Any, dict[str, str]]:
+    """SAM 2 by name, and the hash of the file its weights came from."""
     from videomolmo.masks import build
 
-    if name in build.published_names():
-        file = hub.checkpoint_file(name, build.published_names()[name][1])
-        return build.load_published(name, file, device), file
-    folder = hub.masks_folder(name)
-    return build.load_nano(folder, device), folder / "model.safetensors"
+    published = build.published_name(hub.split_revision(name)[0])
+    if published is not None:
+        file = Path(name)
+        if not file.is_file():
+            file = hub.checkpoint_file(name, build.published_names()[published][1], offline)
+        model = build.load_published(published, file, device)
+    else:
+        file = hub.masks_folder(name, offline) / "model.safetensors"
+        model = build.load_nano(file.parent, device)
+    return model, {f"masks:{file.parent.name}/{file.name}": hub.file_hash(file)}

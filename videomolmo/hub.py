@@ -1,31 +1,52 @@
-"""From a model's name to files on disk: "nano", a folder, or an id of the Hugging Face hub."""
+"""From a model's name to files on disk: "nano", a folder, a file, or an id of the Hugging Face hub.
+
+Hub ids may pin a revision: "ghazishazan/VideoMolmo@0123abc". Nothing is ever run from the hub: only JSON, text and
+safetensors are fetched, and of SAM 2 one checkpoint file, which is read as tensors alone.
+"""
 
 import re
 from pathlib import Path
 
-from videomolmo import shipped
+from videomolmo import provenance, shipped
 from videomolmo.errors import BadInput
 
-_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+_HUB_ID = re.compile(r"^(?P<id>[\w-][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?$")
+_FILES = ["*.json", "*.txt", "*.yaml", "*.safetensors"]
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
-def pointing_folder(name: str) -> Path:
-    """The folder of a pointing model in our own format (`PointingModel.save_pretrained`).
+def pointing_folder(name: str, offline: bool = False) -> Path:
+    """The folder of a pointing model, in our own format or as published.
+
+    Args:
+        name: "nano", a folder, or a hub id, with "@revision" where one is wanted.
+        offline: take only what was downloaded before.
 
     Raises:
         BadInput: no such folder, an id the hub does not know or cannot be asked for, or files missing.
     """
-    folder = shipped.nano_pointing() if name == "nano" else _folder_or_hub(name, "--model", "config.json")
+    folder = shipped.nano_pointing() if name == "nano" else _folder_or_hub(name, "--model", "config.json", offline)
     return _checked(folder, name, "--model", "config.json")
 
 
-def masks_folder(name: str) -> Path:
-    """The folder of a SAM 2 in the layout of `data/nano/masks`; for published SAM 2 ids see `checkpoint_file`."""
-    folder = shipped.nano_masks() if name == "nano" else _folder_or_hub(name, "--masks", "config.yaml")
+def masks_folder(name: str, offline: bool = False) -> Path:
+    """The folder of a SAM 2 in the layout of `data/nano/masks`; for published SAM 2 see `checkpoint_file`."""
+    folder = shipped.nano_masks() if name == "nano" else _folder_or_hub(name, "--masks", "config.yaml", offline)
     return _checked(folder, name, "--masks", "config.yaml")
 
 
-def checkpoint_file(hub_id: str, file: str) -> Path:
+def split_revision(name: str) -> tuple[str, str | None]:
+    """A hub id and its pinned revision, if any.
+
+    Example:
+        >>> split_revision("facebook/sam2.1-hiera-tiny@main")
+        ('facebook/sam2.1-hiera-tiny', 'main')
+    """
+    match = _HUB_ID.match(name)
+    return (match["id"], match["revision"]) if match else (name, None)
+
+
+def checkpoint_file(name: str, file: str, offline: bool = False) -> Path:
     """One file of a hub repository, downloaded once.
 
     Raises:
@@ -33,23 +54,38 @@ def checkpoint_file(hub_id: str, file: str) -> Path:
     """
     from huggingface_hub import hf_hub_download
 
+    hub_id, revision = split_revision(name)
     try:
-        return Path(hf_hub_download(hub_id, file))
+        return Path(hf_hub_download(hub_id, file, revision=revision, local_files_only=offline))
     except Exception as error:  # the hub's client raises many kinds, all of which mean "no file"
-        raise _unreachable(hub_id, "--masks", error) from error
+        raise _unreachable(name, "--masks", error) from error
 
 
-def _folder_or_hub(name: str, option: str, needs: str) -> Path:
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every safetensors file of a model, by file name."""
+    return {path.name: file_hash(path) for path in sorted(folder.glob("*.safetensors"))}
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file; the hub's cache names large files by it, which saves reading them."""
+    target = path.resolve()
+    named = path.is_symlink() and target.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", target.name)
+    return target.name if named else provenance.sha256(path)
+
+
+def _folder_or_hub(name: str, option: str, needs: str, offline: bool) -> Path:
     if Path(name).is_dir():
         return Path(name)
-    if not _HUB_ID.match(name) or name.startswith("."):
+    if not _HUB_ID.match(name):
         raise BadInput(
             f"{option} {name!r}: unknown; give 'nano', a hub id, or a folder with {needs} and model.safetensors"
         )
     from huggingface_hub import snapshot_download
 
+    hub_id, revision = split_revision(name)
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.yaml", "*.safetensors"]))
+        found = snapshot_download(hub_id, revision=revision, allow_patterns=_FILES, local_files_only=offline)
+        return Path(found)
     except Exception as error:
         raise _unreachable(name, option, error) from error
 
@@ -60,7 +96,7 @@ def _unreachable(name: str, option: str, error: Exception) -> BadInput:
 
 
 def _checked(folder: Path, name: str, option: str, needs: str) -> Path:
-    for file in (needs, "model.safetensors"):
-        if not (folder / file).is_file():
-            raise BadInput(f"{option} {name!r}: {folder / file} is missing; a model has {needs} and model.safetensors")
+    if not (folder / needs).is_file() or not any((folder / file).is_file() for file in _WEIGHTS):
+        lacking = needs if not (folder / needs).is_file() else _WEIGHTS[0]
+        raise BadInput(f"{option} {name!r}: {folder / lacking} is missing; a model has {needs} and {_WEIGHTS[0]}")
     return folder

@@ -1,6 +1,6 @@
 """Ask the pointing model about key frames: frames are decoded and encoded once, answers come in batches."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from videomolmo.points import Answer, read_points
 from videomolmo.video import Frames
 
 BATCH = 8
+OnText = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,13 @@ class Pointer:
         model: in evaluation mode.
         processor: the model's.
         context: how many past frames to look at (l); at most what memory allows, the model averages any number.
+        on_text: called after each token with a key frame's number and the text written for it so far.
     """
 
-    def __init__(self, model: PointingModel, processor: PointingProcessor, context: int) -> None:
-        self.model, self.processor = model, processor
+    def __init__(
+        self, model: PointingModel, processor: PointingProcessor, context: int, on_text: OnText | None = None
+    ) -> None:
+        self.model, self.processor, self.on_text = model, processor, on_text
         self.context = context if model.config.needs_past else 0
         self.device = next(model.parameters()).device
         self._black: dict[tuple[int, int], torch.Tensor] = {}
@@ -92,9 +96,14 @@ class Pointer:
             features=torch.cat([key.features for key in keys]),
             past_features=torch.cat([key.past for key in keys]) if self.context else None,
             stop_id=self.model.config.language.end_of_text,
+            on_step=None if self.on_text is None else lambda written: self._report(keys, written),
         )
         texts = [self.processor.decode(row) for row in ids]
         return [read_points(text, *key.size) for text, key in zip(texts, keys, strict=True)]
+
+    def _report(self, keys: list[_Waiting], written: list[list[int]]) -> None:
+        for key, ids in zip(keys, written, strict=True):
+            self.on_text(key.at, self.processor.decode(ids))
 
     def _masks(self, keys: list[_Waiting]) -> torch.Tensor | None:
         """Patch masks, which only models with a padding embedding read."""

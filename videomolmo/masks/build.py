@@ -73,6 +73,19 @@ def load_nano(folder: Path, device: torch.device | str = "cpu") -> nn.Module:
     return model.to(device).eval()
 
 
+def published_name(name: str) -> str | None:
+    """The published SAM 2 that a hub id or a checkpoint file's name means, or None.
+
+    Example:
+        >>> published_name("weights/sam2.1_hiera_tiny.pt")
+        'facebook/sam2.1-hiera-tiny'
+    """
+    for hub_id, (_, file) in published_names().items():
+        if name == hub_id or Path(name).name == file:
+            return hub_id
+    return None
+
+
 def published_names() -> dict[str, tuple[str, str]]:
     """Hub ids of SAM 2 and SAM 2.1 with their configuration (in the package) and checkpoint file."""
     from sam2.build_sam import HF_MODEL_ID_TO_FILENAMES

@@ -64,7 +64,10 @@ class Connector(nn.Module):
         self, windows: Float[Tensor, "batch crops windows window dim"]
     ) -> Float[Tensor, "batch crops windows width"]:
         """One language-model token for each window."""
-        return self.positions(self.output_norm(self.projector(self.input_norm(self.pool(windows)))))
+        pooled = self.pool(windows)
+        flat = pooled.flatten(0, 1)  # quantised layers take no more than three axes
+        tokens = self.output_norm(self.projector(self.input_norm(flat)))
+        return self.positions(tokens).unflatten(0, pooled.shape[:2])
 
     def pool(
         self, windows: Float[Tensor, "batch crops windows window dim"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -17,6 +19,7 @@ def greedy(
     valid: Bool[Tensor, "batch tokens"],
     max_new_tokens: int,
     stop_id: int | None,
+    on_step: Callable[[list[list[int]]], None] | None = None,
 ) -> list[list[int]]:
     """The likeliest continuation of each prompt, token by token, without the stop id.
 
@@ -29,6 +32,7 @@ def greedy(
         valid: False on padding.
         max_new_tokens: most tokens to write.
         stop_id: id that ends a row; None never ends it early.
+        on_step: called after each token with all that is written so far.
     """
     batch, rows = len(embeds), torch.arange(len(embeds), device=embeds.device)
     cache = DynamicCache(config=model.language.config)
@@ -45,6 +49,8 @@ def greedy(
             open_rows[row] = open_rows[row] and value != stop_id
             if open_rows[row]:
                 written[row].append(value)
+        if on_step is not None:
+            on_step(written)
         if step == max_new_tokens - 1 or not any(open_rows):
             break
         valid = torch.cat([valid, valid.new_ones(batch, 1)], dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from videomolmo.model.config import LanguageConfig, PointingConfig
 from videomolmo.model.connector import Connector
 from videomolmo.model.generation import greedy
 from videomolmo.model.sequence import PADDING, additive, answer_loss, positions, visible
+from videomolmo.model.shards import Shards
 from videomolmo.model.temporal import TemporalModule
 from videomolmo.model.vision import VisionTower
-from videomolmo.model.weights import load_strict, read_config, read_weights, save_model
+from videomolmo.model.weights import Put, check_fit, fill, put_plain, read_config, save_model
 
 
 @dataclass
@@ -204,13 +206,14 @@ class PointingModel(nn.Module):
         past_features: Float[Tensor, "batch past crops patches dim"] | None = None,
         max_new_tokens: int = 300,
         stop_id: int | None = None,
+        on_step: Callable[[list[list[int]]], None] | None = None,
     ) -> list[list[int]]:
-        """Ids that greedy decoding writes for each row, without the stop id; arguments as in `forward`."""
+        """Ids that greedy decoding writes for each row, without the stop id; arguments as in `forward` and `greedy`."""
         with torch.no_grad():
             tokens = self._frame_tokens(pixels, past_pixels, image_masks, features, past_features)
             embeds = self.embed(input_ids, tokens, image_input_idx)
         valid = input_ids != PADDING if attention_mask is None else attention_mask.bool()
-        return greedy(self, embeds, valid, max_new_tokens, stop_id)
+        return greedy(self, embeds, valid, max_new_tokens, stop_id, on_step)
 
     def _frame_tokens(
         self,
@@ -242,9 +245,35 @@ class PointingModel(nn.Module):
         attn_implementation: str = "sdpa",
     ) -> PointingModel:
         """The model that `save_pretrained` wrote, in evaluation mode; weights that do not fit raise BadInput."""
-        model = cls(read_config(folder), attn_implementation)
-        load_strict(model, read_weights(folder), str(folder))
-        return model.to(device, dtype).eval()
+        model = cls.empty(read_config(folder), attn_implementation)
+        shards = Shards(folder)
+        check_fit(model, shards.tensors.items(), str(folder))
+        return model.filled(shards, device, dtype)
+
+    @classmethod
+    def empty(cls, config: PointingConfig, attn_implementation: str = "sdpa") -> PointingModel:
+        """A model without memory for its weights, on the meta device; see `filled`."""
+        with torch.device("meta"):
+            return cls(config, attn_implementation)
+
+    def filled(
+        self,
+        tensors: Iterable[tuple[str, Tensor]],
+        device: str | torch.device,
+        dtype: torch.dtype,
+        put: Put = put_plain,
+    ) -> PointingModel:
+        """Give an `empty` model its weights, one at a time, and what it computes from its sizes; evaluation mode.
+
+        Args:
+            tensors: our names and tensors, all of them.
+            device, dtype: where the weights go, and in which precision.
+            put: see `weights.fill`.
+        """
+        fill(self, tensors, device, dtype, put)
+        with torch.device(device):
+            self.language.rotary_emb = type(self.language.rotary_emb)(config=self.language.config)
+        return self.eval()
 
 
 def _qwen2_config(config: LanguageConfig, attn_implementation: str) -> Qwen2Config:

@@ -48,6 +48,8 @@ class PointingProcessor:
 
     def __init__(self, tokenizer: TextTokenizer, config: PointingConfig) -> None:
         size = len(tokenizer) if hasattr(tokenizer, "__len__") else 0
+        known = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else {}
+        size -= len(known.keys() & config.language.extra_ids.keys())  # a published tokenizer lists the image tokens
         if size > config.language.vocab_size:
             raise BadInput(
                 f"tokenizer has {size} tokens, expected at most vocab_size = {config.language.vocab_size}; "

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from videomolmo.errors import BadInput
-from videomolmo.model.config import EXTRA_TOKENS, ImageConfig, LanguageConfig, PointingConfig, VisionConfig
+from videomolmo.model.config import PointingConfig
 from videomolmo.model.pointing import PointingModel
-from videomolmo.model.weights import load_strict
+from videomolmo.model.temporal import TemporalModule
+from videomolmo.model.weights import Put, check_fit, put_plain
 
 # Published name -> our name, `{n}` a block number, where tensors stay as they are. Biases ride along with weights.
 RENAMES = {
@@ -50,6 +52,7 @@ RENAMES_BACK = {ours: published for published, ours in RENAMES.items()}
 FUSED_ATTENTION = "model.transformer.blocks.{n}.att_proj."  # rows: queries, keys, values
 FUSED_MLP = "model.transformer.blocks.{n}.ff_proj.weight"  # rows: up, gate
 ADAPTER = tuple(f"model.vision_backbone.adapter.{w}.weight" for w in ("wq", "wk", "wv", "wo"))
+PAD_EMBED = "model.vision_backbone.pad_embed"
 
 
 def _generic(name: str) -> tuple[str, str]:
@@ -117,92 +120,51 @@ def to_published(model: PointingModel) -> dict[str, Tensor]:
 
 
 def load_published(state: dict[str, Tensor], config: PointingConfig) -> PointingModel:
-    """A model with the weights of a published state dict.
+    """A float32 model with the weights of a published state dict; folders are `loading.load_model`'s.
+
+    Raises:
+        BadInput: names missing, unexpected, doubled or of another shape.
+    """
+    return build(state.items(), state.items(), config, "the published state")
+
+
+def build(
+    shapes: Iterable[tuple[str, Tensor]],
+    tensors: Iterable[tuple[str, Tensor]],
+    config: PointingConfig,
+    source: str,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    attn_implementation: str = "sdpa",
+    prepare: Callable[[PointingModel], Put] = lambda model: put_plain,
+) -> PointingModel:
+    """A model from published names and tensors, taken one by one once it is known that all of them fit.
 
     Where a Molmo checkpoint has no temporal module at all, ours starts with Xavier weights and zero output, so that
-    the model answers like Molmo until it is trained.
+    the model answers like Molmo until it is trained: zero everywhere would be a point without any gradient, and what
+    the published code does, leaving the module as uninitialised memory, no start at all.
 
-    Raises:
-        BadInput: names missing, unexpected or of another shape.
+    Args:
+        shapes: the names with tensors of the right shape, with or without data.
+        tensors: the names with data.
+        config: of the model.
+        source: for messages.
+        device, dtype: see `PointingModel.filled`.
+        attn_implementation: of the language model.
+        prepare: changes the empty model where needed and says how its weights are put; see `quantize.quantised`.
     """
-    model = PointingModel(config)
-    ours = dict(convert_published(state.items(), config))
-    fresh: frozenset[str] = frozenset()
-    if model.temporal.attention is not None and not any(name in state for name in ADAPTER):
-        model.temporal.reset_parameters(output_zero=True)
-        fresh = frozenset(name for name in model.state_dict() if name.startswith("temporal."))
-    load_strict(model, ours, "the published state", fresh)
-    return model
+    model = PointingModel.empty(config, attn_implementation)
+    shapes = list(convert_published(shapes, config))
+    added: list[tuple[str, Tensor]] = []
+    if not any(name.startswith("temporal.") for name, _ in shapes):
+        added = _fresh_temporal(config)
+    check_fit(model, [*shapes, *added], source)
+    return model.filled(chain(convert_published(tensors, config), added), device, dtype, prepare(model))
 
 
-FIXED = {  # values of the published configuration that this package has no options for
-    "activation_type": "swiglu", "rope": True, "clip_qkv": None, "qkv_bias": True, "layer_norm_type": "rms",
-    "include_bias": False, "scale_logits": False, "norm_after": False, "attention_layer_norm": False,
-    "image_pooling_2d": "attention-meanq", "image_projector": "mlp", "image_pooling_h": 2, "image_pooling_w": 2,
-    "normalize_input_embeds": False,
-}  # fmt: skip
-
-
-def config_from_published(values: dict[str, Any]) -> PointingConfig:
-    """Our configuration from the resolved published one (language, vision, preprocessor and special ids).
-
-    Raises:
-        BadInput: an option that this package does not compute, or special ids in other places.
-    """
-    full, special = values["full_config"], values["special_token_ids"]
-    for name, wanted in FIXED.items():
-        if full.get(name, wanted) != wanted:
-            raise BadInput(
-                f"published option {name} is {full[name]!r}, only {wanted!r} is supported; use other weights"
-            )
-    language = LanguageConfig(
-        vocab_size=full["vocab_size"],
-        extra_vocab=full["additional_vocab_size"],
-        width=full["d_model"],
-        layers=full["n_layers"],
-        heads=full["n_heads"],
-        kv_heads=full["n_kv_heads"],
-        ff=full["mlp_hidden_size"] // 2,
-        rope_theta=float(full["rope_theta"]),
-        rms_eps=full["layer_norm_eps"],
-        max_positions=full["max_sequence_length"],
-        tie_word_embeddings=full["weight_tying"],
-        end_of_text=special["eos_used_as_bos"],
-    )
-    for name in EXTRA_TOKENS:
-        if special[name] != language.extra_ids[name]:
-            raise BadInput(f"id of {name} is {special[name]}, expected {language.extra_ids[name]}; use other weights")
-    return PointingConfig(
-        image=_published_image(values["preprocessor"]),
-        vision=_published_vision(full),
-        language=language,
-        context=values["num_prev_frames"],
-        image_padding_embed=full["image_padding_embed"],
-        loss_token_weighting=values.get("train_loss_token_weighting"),
-    )
-
-
-def _published_image(values: dict[str, Any]) -> ImageConfig:
-    return ImageConfig(
-        size_px=values["base_image_input_size"][0],
-        patch_px=values["image_patch_size"],
-        margins=tuple(values["overlap_margins"]),
-        max_crops=values["max_crops"],
-    )
-
-
-def _published_vision(full: dict[str, Any]) -> VisionConfig:
-    vision = full["vision_backbone"]
-    if vision["image_mlp_activations"] != "quick_gelu":
-        raise BadInput(
-            f"published option image_mlp_activations is {vision['image_mlp_activations']!r}, "
-            "only 'quick_gelu' is supported; use other weights"
-        )
-    return VisionConfig(
-        width=vision["image_emb_dim"],
-        heads=vision["image_num_heads"],
-        layers=vision["image_num_layers"],
-        mlp=vision["image_mlp_dim"],
-        vit_layers=tuple(full["vit_layers"]),
-        norm_eps=vision["image_norm_eps"],
-    )
+def _fresh_temporal(config: PointingConfig) -> list[tuple[str, Tensor]]:
+    """First weights of a temporal module that changes nothing yet (seed 0)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = TemporalModule(replace(config, init_output_zero=True))
+    return [(f"temporal.{name}", value) for name, value in module.state_dict().items()]

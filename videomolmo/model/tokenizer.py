@@ -9,6 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from videomolmo.errors import BadInput
+from videomolmo.model.config import LanguageConfig
 
 END_OF_TEXT = "<|endoftext|>"
 MOST_NUMBERED = 9  # points with a token of their own for x2=" .. y9="
@@ -63,12 +64,24 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> No
     tokenizer.save_pretrained(folder)
 
 
-def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """The tokenizer that `save_tokenizer` wrote.
+def load_tokenizer(folder: str | Path, config: LanguageConfig | None = None) -> PreTrainedTokenizerFast:
+    """The tokenizer of a model's folder, nano's or a published one.
+
+    Special tokens in a user's text stay plain text: nobody can smuggle an image token into a question.
+
+    Args:
+        folder: with tokenizer.json.
+        config: checked against the tokenizer's special ids where it names them.
 
     Raises:
-        BadInput: there is none, or it cannot be read.
+        BadInput: there is none, it cannot be read, or its special ids are not the model's.
     """
     if not (Path(folder) / "tokenizer.json").is_file():
         raise BadInput(f"{folder} has no tokenizer.json; a pointing model comes with its tokenizer, copy both")
-    return PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, split_special_tokens=True)
+    wanted = {} if config is None else config.extra_ids | {END_OF_TEXT: config.end_of_text}
+    known = tokenizer.get_vocab()
+    for name, number in wanted.items():
+        if known.get(name, number) != number:
+            raise BadInput(f"{folder}: the tokenizer gives {name} the id {known[name]}, the model has {number} for it")
+    return tokenizer

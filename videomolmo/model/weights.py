@@ -1,50 +1,77 @@
-"""Save and load pointing models: a JSON configuration and safetensors, strictly."""
+"""Save and load pointing models: a JSON configuration and safetensors, strictly, tensor by tensor."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from videomolmo.errors import BadInput
 from videomolmo.model.config import PointingConfig
+from videomolmo.model.shards import WEIGHTS_FILE
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+CONFIG_FILE = "config.json"
 SHOWN = 6  # names listed in an error
+Put = Callable[[nn.Module, str, Tensor], None]
 
 
-def load_strict(model: nn.Module, state: dict[str, Tensor], source: str, fresh: frozenset[str] = frozenset()) -> None:
-    """Fill every parameter of `model` from `state`, or none.
+def check_fit(model: nn.Module, shapes: Iterable[tuple[str, Tensor]], source: str) -> None:
+    """Make sure that every parameter of `model` gets one tensor of its shape, and that no tensor is left over.
 
     Args:
-        model: receives the weights.
-        state: tensors by parameter name.
+        model: to be filled.
+        shapes: names and tensors, with or without data.
         source: where they come from, for the message.
-        fresh: names that may be missing and then keep their initial values.
 
     Raises:
-        BadInput: names that are missing, unexpected or of another shape, listed.
+        BadInput: names that are missing, unexpected, doubled or of another shape, listed.
     """
-    wanted = model.state_dict()
-    faults = {
-        "missing": sorted(set(wanted) - set(state) - fresh),
-        "unexpected": sorted(set(state) - set(wanted)),
-        "misshaped": [
-            f"{name} {tuple(state[name].shape)} instead of {tuple(wanted[name].shape)}"
-            for name in sorted(set(state) & set(wanted))
-            if state[name].shape != wanted[name].shape
-        ],
-    }
+    wanted = {name: value.shape for name, value in model.state_dict().items()}
+    found: set[str] = set()
+    faults: dict[str, list[str]] = {"missing": [], "unexpected": [], "doubled": [], "misshaped": []}
+    for name, value in shapes:
+        if name in found:
+            faults["doubled"].append(name)
+        elif name not in wanted:
+            faults["unexpected"].append(name)
+        elif value.shape != wanted[name]:
+            faults["misshaped"].append(f"{name} {tuple(value.shape)} instead of {tuple(wanted[name])}")
+        found.add(name)
+    faults["missing"] = sorted(wanted.keys() - found)
     listed = [f"{len(names)} {fault}: {_shortened(names)}" for fault, names in faults.items() if names]
     if listed:
         raise BadInput(
             f"weights in {source} do not fit the configuration: {'; '.join(listed)}; use the weights' own config"
         )
-    model.load_state_dict(state, strict=not fresh)
+
+
+def put_plain(module: nn.Module, name: str, value: Tensor) -> None:
+    """Make `value` the parameter `name` of `module`."""
+    setattr(module, name, nn.Parameter(value, requires_grad=value.is_floating_point()))
+
+
+def fill(
+    model: nn.Module,
+    tensors: Iterable[tuple[str, Tensor]],
+    device: torch.device | str,
+    dtype: torch.dtype,
+    put: Put = put_plain,
+) -> None:
+    """Give a model made on the meta device its weights one by one, so that no second copy is ever held.
+
+    Args:
+        model: made on the meta device, checked with `check_fit`.
+        tensors: names and tensors, each used once and then let go.
+        device, dtype: of the weights in the model.
+        put: how one tensor is put in its place; quantised layers have their own way.
+    """
+    for name, value in tensors:
+        owner, _, own = name.rpartition(".")
+        put(model.get_submodule(owner), own, value.to(device, dtype, copy=True))
 
 
 def _shortened(names: list[str]) -> str:
@@ -76,22 +103,9 @@ def save_model(model: nn.Module, folder: str | Path, dtype: torch.dtype | None =
 
 def read_config(folder: str | Path) -> PointingConfig:
     """The configuration saved in a model folder."""
-    return PointingConfig.from_json(_existing(folder, CONFIG_FILE))
-
-
-def read_weights(folder: str | Path) -> dict[str, Tensor]:
-    """The tensors saved in a model folder; only safetensors, which cannot run code."""
-    path = _existing(folder, WEIGHTS_FILE)
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise BadInput(f"{path} is no complete safetensors file ({error}); save or download it again") from error
-
-
-def _existing(folder: str | Path, name: str) -> Path:
-    path = Path(folder) / name
+    path = Path(folder) / CONFIG_FILE
     if not path.is_file():
         raise BadInput(
             f"{path} does not exist, expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}; check the path"
         )
-    return path
+    return PointingConfig.from_json(path)

@@ -1,0 +1,141 @@
+"""A pointing model from a folder, ours or published, and a folder of either kind from the other."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from videomolmo.errors import BadInput
+from videomolmo.model.config import PointingConfig
+from videomolmo.model.pointing import PointingModel
+from videomolmo.model.published import build, to_published
+from videomolmo.model.published_config import config_for_hub, config_from_hub
+from videomolmo.model.quantize import quantised
+from videomolmo.model.shards import Shards
+from videomolmo.model.weights import CONFIG_FILE, check_fit
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ATTENTION = ("sdpa", "eager")  # sdpa takes fused kernels, flash attention among them, wherever they serve
+
+
+def load_model(
+    folder: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    attn_implementation: str = "sdpa",
+    quantize: str | None = None,
+) -> PointingModel:
+    """A pointing model in evaluation mode from a folder of ours, or of VideoMolmo or Molmo as on the hub.
+
+    What does not fit is found before any weight is read; weights are then read one by one, straight to their device
+    and precision, so that the host never holds more than the model (if it lives there) and one shard.
+
+    Args:
+        folder: config.json and safetensors, whole or in shards.
+        device, dtype: of the weights in the model.
+        attn_implementation: of the language model: one of `ATTENTION`.
+        quantize: None, "8bit" or "4bit"; see `quantize.quantised`.
+
+    Raises:
+        BadInput: files missing or broken, an architecture that is not computed here, or weights that do not fit.
+    """
+    if attn_implementation not in ATTENTION:
+        raise BadInput(f"attention is {attn_implementation!r}, expected one of {', '.join(ATTENTION)}")
+    shards = Shards(folder)
+    values = read_config_file(folder)
+    published = is_published(values)
+    config = config_from_hub(values, set(shards.tensors)) if published else PointingConfig.from_dict(values)
+    if published:
+        return build(
+            shards.tensors.items(), shards, config, str(folder), device, dtype, attn_implementation, quantised(quantize)
+        )
+    model = PointingModel.empty(config, attn_implementation)
+    check_fit(model, shards.tensors.items(), str(folder))
+    return model.filled(shards, device, dtype, quantised(quantize)(model))
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """A precision by its name; "auto" is float32.
+
+    Raises:
+        BadInput: another name.
+    """
+    if name != "auto" and name not in DTYPES:
+        raise BadInput(f"dtype is {name!r}, expected 'auto' or one of {', '.join(DTYPES)}")
+    return DTYPES.get(name, torch.float32)
+
+
+def is_published(values: dict[str, Any]) -> bool:
+    """Whether a config.json comes with weights under published names."""
+    return "model_type" in values
+
+
+def read_config_file(folder: str | Path) -> dict[str, Any]:
+    """config.json as it stands."""
+    path = Path(folder) / CONFIG_FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} cannot be read ({error}); copy or download all files of the model") from error
+    if not isinstance(values, dict):
+        raise BadInput(f"{path} holds no JSON object; copy or download it again")
+    return values
+
+
+def convert(source: str | Path, target: Path, dtype: torch.dtype | None = None) -> PointingModel:
+    """Write a published folder in our own format (`PointingModel.from_pretrained` reads it).
+
+    Args:
+        source: published folder.
+        target: written; must not hold a model.
+        dtype: of the weights; None keeps theirs.
+    """
+    model = load_model(source, dtype=dtype or stored_dtype(source))
+    model.save_pretrained(target)
+    _copy_tokenizer(source, target)
+    return model
+
+
+def export(source: str | Path, target: Path, shard_size: str = "5GB") -> None:
+    """Write a folder of ours under the published names, in shards; the inverse of `convert`, bit by bit.
+
+    Args:
+        source: folder of ours.
+        target: made where missing.
+        shard_size: most bytes of one file, for example "5GB".
+
+    Raises:
+        BadInput: the model has parts that no published model has (nano's convolutions, for example).
+    """
+    from huggingface_hub import save_torch_state_dict
+
+    model = load_model(source, dtype=stored_dtype(source))
+    state = to_published(model)
+    target.mkdir(parents=True, exist_ok=True)
+    save_torch_state_dict(state, target, max_shard_size=shard_size)
+    text = json.dumps(config_for_hub(model.config), indent=2) + "\n"
+    (target / CONFIG_FILE).write_text(text, encoding="utf-8")
+    _copy_tokenizer(source, target)
+
+
+def _copy_tokenizer(source: str | Path, target: Path) -> None:
+    """What the tokenizer needs, where the source has it."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        if (Path(source) / name).is_file():
+            shutil.copyfile(Path(source) / name, target / name)
+
+
+def stored_dtype(folder: str | Path) -> torch.dtype:
+    """The one precision of all weights in a folder.
+
+    Raises:
+        BadInput: several, so that none of them can be kept for all.
+    """
+    kinds = {value.dtype for value in Shards(folder).tensors.values()}
+    if len(kinds) != 1:
+        raise BadInput(f"{folder} mixes precisions {sorted(map(str, kinds))}; say which one to write with --dtype")
+    return kinds.pop()
