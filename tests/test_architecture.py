@@ -26,7 +26,7 @@ ROWS = {
     # 3 torch: the two backbones
     "model": 3, "masks": 3,
     # 4 whole
-    "pointer": 4, "grounding": 4, "training": 4,
+    "pointer": 4, "grounding": 4, "training": 4, "estimate": 4,
     # 5 surface
     "cli": 5, "benchmarks": 5,
     # the face, which imports nothing until a name is used

@@ -62,6 +62,13 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("source", metavar="SOURCE", help="where the weights are")
         command.add_argument("target", type=Path, metavar="TARGET", help="folder to write; must be new or empty")
         command.set_defaults(run=run)
+    guess = commands.add_parser("estimate", help="memory that a model needs for a clip, before anything is loaded")
+    guess.add_argument("--model", default="nano", help="'nano', a folder, VideoMolmo's or Molmo-7B-D's hub id")
+    guess.add_argument("--video", default=None, metavar="VIDEO", help="the clip (default: the shipped sample)")
+    guess.add_argument("--every", type=_whole, default=5, metavar="K", help="frames between key frames (default: 5)")
+    guess.add_argument("--dtype", default="bfloat16", help="float32, bfloat16 or float16 (default: %(default)s)")
+    guess.add_argument("--quantize", default=None, metavar="KIND", help="8bit or 4bit weights")
+    guess.set_defaults(run=_estimate)
     commands.choices["convert"].add_argument("--dtype", default=None, help="precision to write (default: as it is)")
     commands.choices["export"].add_argument("--shard-size", default="5GB", help="of one file (default: %(default)s)")
     return parser
@@ -148,6 +155,23 @@ def _export(options: argparse.Namespace) -> int:
     _check_new(options.target)
     export(hub.pointing_folder(options.source), options.target, options.shard_size)
     print(f"written to {options.target}: {', '.join(sorted(path.name for path in options.target.iterdir()))}")
+    return 0
+
+
+def _estimate(options: argparse.Namespace) -> int:
+    from videomolmo import hub, shipped
+    from videomolmo.estimate import estimate
+    from videomolmo.model.loading import read_configuration
+    from videomolmo.model.published_config import KNOWN
+    from videomolmo.video import open_video
+
+    if options.every < 1:
+        raise BadInput(f"--every is {options.every}, expected at least 1")
+    known = KNOWN.get(options.model)
+    config = known() if known else read_configuration(hub.pointing_folder(options.model))
+    with open_video(options.video or shipped.sample_clip()) as video:
+        size = (video.height, video.width, len(video))
+    print(estimate(config, *size, every=options.every, dtype=options.dtype, quantize=options.quantize).table())
     return 0
 
 

@@ -18,8 +18,7 @@ OnText = Callable[[int, str], None]
 class _Waiting:
     at: int
     size: tuple[int, int]
-    features: torch.Tensor
-    past: torch.Tensor | None
+    tokens: torch.Tensor
 
 
 class Pointer:
@@ -59,7 +58,7 @@ class Pointer:
             for old in [number for number in recent if number < at - self.context]:
                 del recent[old]
             if ahead == 0:
-                waiting.append(_Waiting(at, frame.shape[:2], recent[at], self._past(at, frame.shape[:2], recent)))
+                waiting.append(_Waiting(at, frame.shape[:2], self._tokens(at, frame.shape[:2], recent)))
             if len(waiting) == BATCH:
                 for key, answer in zip(waiting, self._ask(waiting, question), strict=True):
                     yield count, key.at, answer
@@ -76,14 +75,15 @@ class Pointer:
     def _dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
 
-    def _past(self, at: int, size: tuple[int, int], recent: dict[int, torch.Tensor]) -> torch.Tensor | None:
-        """Features of the l frames before `at`, oldest first, black ones where the video had not begun."""
-        if not self.context:
-            return None
-        if at < self.context and size not in self._black:
-            self._black[size] = self._encode(np.zeros((*size, 3), np.uint8))
-        frames = [recent[n] if n >= 0 else self._black[size] for n in range(at - self.context, at)]
-        return torch.stack(frames, dim=1)
+    def _tokens(self, at: int, size: tuple[int, int], recent: dict[int, torch.Tensor]) -> torch.Tensor:
+        """Image tokens of key frame `at` with its past: all that has to be kept until it is asked about."""
+        past = None
+        if self.context:
+            if at < self.context and size not in self._black:
+                self._black[size] = self._encode(np.zeros((*size, 3), np.uint8))
+            frames = [recent[n] if n >= 0 else self._black[size] for n in range(at - self.context, at)]
+            past = torch.stack(frames, dim=1)
+        return self.model.image_tokens(recent[at], past, self._masks(size))
 
     def _ask(self, keys: list[_Waiting], question: str) -> list[Answer]:
         if not keys:
@@ -92,9 +92,7 @@ class Pointer:
         ids = self.model.generate(
             batch["input_ids"].to(self.device),
             image_input_idx=batch["image_input_idx"].to(self.device),
-            image_masks=self._masks(keys),
-            features=torch.cat([key.features for key in keys]),
-            past_features=torch.cat([key.past for key in keys]) if self.context else None,
+            image_tokens=torch.cat([key.tokens for key in keys]),
             stop_id=self.model.config.language.end_of_text,
             on_step=None if self.on_text is None else lambda written: self._report(keys, written),
         )
@@ -105,9 +103,8 @@ class Pointer:
         for key, ids in zip(keys, written, strict=True):
             self.on_text(key.at, self.processor.decode(ids))
 
-    def _masks(self, keys: list[_Waiting]) -> torch.Tensor | None:
-        """Patch masks, which only models with a padding embedding read."""
+    def _masks(self, size: tuple[int, int]) -> torch.Tensor | None:
+        """Patch masks of a frame, which only models with a padding embedding read."""
         if self.model.config.image_padding_embed is None:
             return None
-        blank = [self.processor.image(np.zeros((*key.size, 3), np.uint8)).masks for key in keys]
-        return torch.stack(blank).to(self.device)
+        return self.processor.image(np.zeros((*size, 3), np.uint8)).masks[None].to(self.device)

@@ -16,7 +16,7 @@ from videomolmo.model.published import build, to_published
 from videomolmo.model.published_config import config_for_hub, config_from_hub
 from videomolmo.model.quantize import quantised
 from videomolmo.model.shards import Shards
-from videomolmo.model.weights import CONFIG_FILE, check_fit
+from videomolmo.model.weights import CONFIG_FILE, check_fit, read_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION = ("sdpa", "eager")  # sdpa takes fused kernels, flash attention among them, wherever they serve
@@ -46,10 +46,8 @@ def load_model(
     if attn_implementation not in ATTENTION:
         raise BadInput(f"attention is {attn_implementation!r}, expected one of {', '.join(ATTENTION)}")
     shards = Shards(folder)
-    values = read_config_file(folder)
-    published = is_published(values)
-    config = config_from_hub(values, set(shards.tensors)) if published else PointingConfig.from_dict(values)
-    if published:
+    config = read_configuration(folder)
+    if is_published(read_config_file(folder)):
         return build(
             shards.tensors.items(), shards, config, str(folder), device, dtype, attn_implementation, quantised(quantize)
         )
@@ -67,6 +65,14 @@ def dtype_of(name: str) -> torch.dtype:
     if name != "auto" and name not in DTYPES:
         raise BadInput(f"dtype is {name!r}, expected 'auto' or one of {', '.join(DTYPES)}")
     return DTYPES.get(name, torch.float32)
+
+
+def read_configuration(folder: str | Path) -> PointingConfig:
+    """The configuration of a model in a folder, ours or published; of its weights only names are read."""
+    values = read_config_file(folder)
+    if is_published(values):
+        return config_from_hub(values, set(Shards(folder).tensors))
+    return read_config(folder)
 
 
 def is_published(values: dict[str, Any]) -> bool:

@@ -204,14 +204,19 @@ class PointingModel(nn.Module):
         attention_mask: Int[Tensor, "batch tokens"] | None = None,
         features: Float[Tensor, "batch crops patches dim"] | None = None,
         past_features: Float[Tensor, "batch past crops patches dim"] | None = None,
+        image_tokens: Float[Tensor, "batch crops windows width"] | None = None,
         max_new_tokens: int = 300,
         stop_id: int | None = None,
         on_step: Callable[[list[list[int]]], None] | None = None,
     ) -> list[list[int]]:
-        """Ids that greedy decoding writes for each row, without the stop id; arguments as in `forward` and `greedy`."""
+        """Ids that greedy decoding writes for each row, without the stop id; arguments as in `forward` and `greedy`.
+
+        `image_tokens`, from the method of that name, stand for pixels and features.
+        """
         with torch.no_grad():
-            tokens = self._frame_tokens(pixels, past_pixels, image_masks, features, past_features)
-            embeds = self.embed(input_ids, tokens, image_input_idx)
+            if image_tokens is None:
+                image_tokens = self._frame_tokens(pixels, past_pixels, image_masks, features, past_features)
+            embeds = self.embed(input_ids, image_tokens, image_input_idx)
         valid = input_ids != PADDING if attention_mask is None else attention_mask.bool()
         return greedy(self, embeds, valid, max_new_tokens, stop_id, on_step)
 

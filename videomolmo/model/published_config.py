@@ -86,6 +86,10 @@ MOLMO_7B_D = {  # config.json of the published checkpoint, as far as this packag
     "layer_norm_eps": 1e-6, "layer_norm_type": "rms", "rope_theta": 1e6, "qkv_bias": True, "clip_qkv": None,
     "norm_after": False, "attention_layer_norm": False, "weight_tying": False,
 }  # fmt: skip
+KNOWN = {  # published models whose configuration need not be asked for
+    "ghazishazan/VideoMolmo": PointingConfig.molmo_7b,
+    "allenai/Molmo-7B-D-0924": lambda: PointingConfig.molmo_7b(image_padding_embed="pad_and_partial_pad"),
+}
 OURS = "videomolmo"  # key of our own configuration in a config.json that we wrote
 HUB_FIXED = ("layer_norm_type", "qkv_bias", "clip_qkv", "norm_after", "attention_layer_norm", "weight_tying")
 

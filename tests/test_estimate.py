@@ -1,0 +1,77 @@
+"""Estimated memory against what a process really took, and the command that prints it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from videomolmo.cli import main
+from videomolmo.errors import BadInput
+from videomolmo.estimate import estimate
+from videomolmo.model import PointingConfig
+from videomolmo.model.config import ImageConfig, LanguageConfig, VisionConfig
+
+MEDIUM = PointingConfig(
+    image=ImageConfig(max_crops=0),
+    vision=VisionConfig(width=256, heads=4, layers=2, mlp=1024, vit_layers=(-1, -2)),
+    language=LanguageConfig(vocab_size=600, width=1024, layers=6, heads=8, kv_heads=2, ff=4096, end_of_text=0),
+)
+
+# The job as the grounder does it, with random weights and a tokenizer that knows letters only. Freed blocks go back
+# to the system at once, as if memory were counted by its owner.
+RUN = """
+import json, resource, sys
+import numpy as np, torch
+from videomolmo.model import PointingConfig, PointingModel, PointingProcessor
+from videomolmo.pointer import Pointer
+from videomolmo.video import open_video
+
+class Letters:
+    def encode(self, text, add_special_tokens=False): return [1 + ord(c) % 500 for c in text]
+    def decode(self, ids): return ""
+
+def answer(config, count):
+    frames = open_video(np.zeros((count, 360, 640, 3), np.uint8))
+    model = PointingModel(config).eval()
+    model.logits = lambda hidden: torch.zeros(len(hidden), 600)  # all write nothing: the peak lies before
+    pointer = Pointer(model, PointingProcessor(Letters(), config), config.context)
+    return [a for _, _, a in pointer.answers(frames, "Point to the red circle in the picture.", 2) if a is not None]
+
+torch.set_num_threads(1)
+answer(PointingConfig.nano(), 3)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+assert len(answer(PointingConfig.from_dict(json.loads(sys.argv[1])), 16)) == 8
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_the_estimate_is_close_to_a_measured_peak():
+    command = [sys.executable, "-c", RUN, json.dumps(MEDIUM.to_dict())]
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    measured = int(done.stdout)
+    guessed = estimate(MEDIUM, 360, 640, 16, every=2, dtype="float32").peak
+    assert guessed == pytest.approx(measured, rel=0.15)
+
+
+def test_full_size_without_loading_it(capsys):
+    full = estimate(PointingConfig.molmo_7b(), 720, 1280, 100)
+    assert full.parameters == 8_029_409_792 and full.weights == 2 * full.parameters
+    assert (full.crops, full.tokens) == (13, 1196 + 41)
+    small = estimate(PointingConfig.molmo_7b(), 720, 1280, 100, quantize="4bit")
+    assert 5.5e9 < small.weights < 7e9 and small.peak - small.weights == full.peak - full.weights
+    assert main(["estimate", "--model", "ghazishazan/VideoMolmo", "--quantize", "8bit"]) == 0
+    assert "8,029,409,792 parameters" in capsys.readouterr().out
+
+
+def test_nano_and_what_does_not_exist(capsys):
+    assert main(["estimate"]) == 0
+    assert "peak" in capsys.readouterr().out
+    with pytest.raises(BadInput, match="'int3'"):
+        estimate(PointingConfig.nano(), 96, 96, 5, dtype="int3")
