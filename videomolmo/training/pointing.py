@@ -30,6 +30,7 @@ from videomolmo.training.rendered import RenderedClips
 from videomolmo.training.run_state import MovingAverage, append_log, cosine, load_checkpoint, save_checkpoint
 
 SUPERVISED = ((1, 2, 3), (0, 1))  # layers and heads whose attention is shown where the point lies
+ASKED = (len(COLOUR_CLASSES), len(SHAPE_CLASSES), len(MOTION_CLASSES), 2)
 SPREAD = 0.55  # of a window: how sharp that place is
 
 
@@ -54,7 +55,7 @@ class Stage:
 
 
 class FactHeads(nn.Module):
-    """Linear readings, used only while training, of what a window's token and a patch's feature show.
+    """Linear readings, used only while training, of what a window's token, a patch's feature and a text token know.
 
     Of windows: colour, shape, motion and the digits of the object's centre. Of patches: colour, shape, the way to the
     centre and which pixels belong to an object: without outlines to learn first, shapes stay at chance for long.
@@ -70,6 +71,7 @@ class FactHeads(nn.Module):
         self.patch_shape = nn.Linear(patch_width, len(SHAPE_CLASSES))
         self.patch_way = nn.Linear(patch_width, 2)
         self.patch_mask = nn.Linear(patch_width, patch_px**2)
+        self.asked = nn.ModuleList(nn.Linear(width, count) for count in ASKED)
 
     def loss(self, tokens: Tensor, batch: dict[str, Tensor], moving: bool) -> Tensor:
         """Cross-entropy of all readings of windows; tokens (batch, windows, width)."""
@@ -83,6 +85,17 @@ class FactHeads(nn.Module):
         point = (batch["facts_point"][there] * 100).clamp(0, 99.9)
         digits = torch.stack([point // 10, point % 10], dim=-1).flatten(1).long()  # x tens, x units, y tens, y units
         return loss + F.cross_entropy(self.digits(tokens[there]).view(-1, 4, 10).flatten(0, 1), digits.flatten())
+
+    def asked_loss(self, hidden: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Cross-entropy of what was asked, read where an answer or a coordinate begins; hidden (batch, tokens, width).
+
+        Without it the first layer does not learn to look the question up, and all later ones have nothing to compare
+        the objects with: after 1 000 steps any object was as good as another.
+        """
+        row, token = (batch["asked"][..., 0] >= 0).nonzero(as_tuple=True)
+        classes = batch["asked"][row, token]
+        losses = [F.cross_entropy(head(hidden[row, token]), classes[:, n]) for n, head in enumerate(self.asked)]
+        return torch.stack(losses).mean()
 
     def patch_loss(self, features: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """The same of patches; features (batch, patches, width)."""
@@ -175,14 +188,17 @@ def step_loss(
         loss_masks=batch["weights"],
         features=features,
         past_features=past,
+        output_hidden=True,
         output_attentions=True,
     )
     looking = attention_loss(out.attentions, batch, model.config.image.window_grid)
     facts = heads.loss(out.image_tokens[:, 0], batch, stage.past) if stage.facts else looking.new_zeros(())
-    loss = out.loss + 0.3 * looking + stage.facts * facts
+    asked = heads.asked_loss(out.hidden_states[1], batch)
+    loss = out.loss + 0.3 * looking + 0.5 * asked + stage.facts * facts
     return loss, {
         "text": out.loss.item(),
         "look": looking.item(),
+        "asked": asked.item(),
         "facts": facts.item(),
         **_accuracy(out.logits, batch),
     }

@@ -28,6 +28,7 @@ class Example:
     frames: np.ndarray
     ids: np.ndarray
     things: list[Thing]
+    queries: list[Query]
     branches: list[tuple[str, str]]
     targets: list[list[tuple[float, float]]]
 
@@ -60,7 +61,7 @@ def sample_example(rng: np.random.Generator, clips: RenderedClips, *, questions:
             clips.frames[index], clips.ids[index][-1], clips.things[index], int(rng.integers(8))
         )
         moving = any(thing.motion for thing in things)
-        branches, targets, asked = [], [], set()
+        queries, branches, targets, asked = [], [], [], set()
         for _ in range(questions * 3):
             query = sample_query(rng, things, motion=bool(moving and rng.random() < motion_share))
             meant = query.targets(things)
@@ -69,10 +70,11 @@ def sample_example(rng: np.random.Generator, clips: RenderedClips, *, questions:
                 continue
             asked.add(key)
             points = [things[one].point for one in meant]
+            queries.append(query)
             branches.append((ask(rng, query), answer(query, points)))
             targets.append(sorted(points, key=lambda p: (round(p[0] * 1000), round(p[1] * 1000))))
         if branches:
-            return Example(frames, ids, things, branches, targets)
+            return Example(frames, ids, things, queries, branches, targets)
 
 
 def answer(query: Query, points: list[tuple[float, float]]) -> str:
@@ -103,7 +105,7 @@ def build_batch(
     `weights` (batch, tokens) for the loss, `places` (batch, tokens, 2): shares of width and height where the target is
     a digit of a coordinate, else NaN; and `firsts` (answers, 2): row and token of each answer's first target, with
     `first_points` (answers, most points, 2), all the points that it will name (NaN beyond; none at all when the answer
-    is a refusal).
+    is a refusal); `asked` (batch, tokens, 4) at the same tokens as `places` and `firsts`, see `asked_classes`.
     """
     image = processor.config.image
     batch: dict[str, Tensor] = {}
@@ -131,6 +133,16 @@ def build_batch(
     return batch
 
 
+def asked_classes(query: Query) -> tuple[int, int, int, int]:
+    """Classes of the colour, shape and motion that a query names (0: none), and whether it asks for several."""
+    return (
+        COLOUR_CLASSES.index(query.colour or "none"),
+        SHAPE_CLASSES.index(query.shape or "none"),
+        MOTION_CLASSES.index(query.motion or "none"),
+        int(query.plural),
+    )
+
+
 def _coordinate_places(
     processor: PointingProcessor, batch: dict[str, Tensor], examples: list[Example]
 ) -> dict[str, Tensor]:
@@ -138,17 +150,19 @@ def _coordinate_places(
     answers = batch["loss_masks"].numpy() > 0
     weights = batch["loss_masks"].clamp(min=0).numpy().copy()
     places = np.full((*weights.shape, 2), np.nan, np.float32)
+    asked = np.full((*weights.shape, 4), -100)
     firsts: list[tuple[int, int]] = []
     pieces = _grammar_pieces(processor)
     for row, example in enumerate(examples):
         targets = batch["targets"][row].tolist()
-        remaining = iter(example.targets)
+        remaining = iter(zip(example.queries, example.targets, strict=True))
         point, inside, tenths = -1, False, False
         current: list[tuple[float, float]] = []
         for token in np.flatnonzero(answers[row]).tolist():
             if not answers[row, token - 1]:  # the first token of an answer
-                current, point, inside = next(remaining), -1, False
+                (query, current), point, inside = next(remaining), -1, False
                 weights[row, token] *= 3
+                asked[row, token] = asked_classes(query)
                 firsts.append((row, token))
             before = targets[token - 1]
             point += before in pieces["x"]
@@ -159,13 +173,20 @@ def _coordinate_places(
                 inside = False
             if inside:
                 places[row, token] = current[point]
+                asked[row, token] = asked_classes(query)
                 weights[row, token] *= 0.25 if tenths else 1.0
                 tenths = tenths or targets[token] == pieces["dot"]
     answered = [points for example in examples for points in example.targets]
     first_points = np.full((len(answered), max(1, *map(len, answered)), 2), np.nan, np.float32)
     for index, points in enumerate(answered):
         first_points[index, : len(points)] = np.array(points, np.float32).reshape(-1, 2)
-    tensors = {"weights": weights, "places": places, "firsts": np.array(firsts), "first_points": first_points}
+    tensors = {
+        "weights": weights,
+        "places": places,
+        "asked": asked,
+        "firsts": np.array(firsts),
+        "first_points": first_points,
+    }
     return {name: torch.from_numpy(values) for name, values in tensors.items()}
 
 
