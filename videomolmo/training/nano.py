@@ -35,9 +35,15 @@ _LARGE = (
     masks.Stage(500, clips=8, frames=4, objects=2),
     masks.Stage(250, clips=6, frames=6, objects=2),
 )
+_MORE = (
+    masks.Stage(1000, clips=12, frames=1, objects=3),
+    masks.Stage(250, clips=8, frames=4, objects=2),
+    masks.Stage(100, clips=6, frames=6, objects=2),
+)
 MASK_RUNS = (  # small pictures first: they take half the time
-    masks.Run("masks", 128, 1.5e-3, _SMALL),
+    masks.Run("masks_small", 128, 1.5e-3, _SMALL),
     masks.Run("masks_large", 160, 1.2e-3, _LARGE),
+    masks.Run("masks_more", 160, 1.2e-3, _MORE),
 )
 _LANGUAGE = {"batch": 16, "questions": 4, "language": True, "facts": 0.3}
 _FACTS = {"questions": 1, "language": False, "facts": 1.0}
