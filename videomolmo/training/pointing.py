@@ -31,6 +31,7 @@ from videomolmo.training.run_state import MovingAverage, append_log, cosine, loa
 
 SUPERVISED = ((1, 2, 3), (0, 1))  # layers and heads whose attention is shown where the point lies
 ASKED = (len(COLOUR_CLASSES), len(SHAPE_CLASSES), len(MOTION_CLASSES), 2)
+PERIODS = (100.0, 50.0, 20.0, 10.0, 5.0)  # hundredths of the frame: what digits of a coordinate repeat with
 SPREAD = 0.55  # of a window: how sharp that place is
 
 
@@ -38,6 +39,7 @@ SPREAD = 0.55  # of a window: how sharp that place is
 class Stage:
     """One stage: `language` says whether text is trained, `vision` whether the tower is, at `vision_rate` of the rate.
 
+    `phases` weighs the readings of an object's exact place, see `FactHeads.phase_loss`.
     `cutoff`: share of clips that begin in mid-air, with 1 to l black frames in front, as at a video's start.
     """
 
@@ -52,6 +54,7 @@ class Stage:
     vision_rate: float
     facts: float
     cutoff: float = 0.0
+    phases: float = 0.0
 
 
 class FactHeads(nn.Module):
@@ -72,6 +75,8 @@ class FactHeads(nn.Module):
         self.patch_way = nn.Linear(patch_width, 2)
         self.patch_mask = nn.Linear(patch_width, patch_px**2)
         self.asked = nn.ModuleList(nn.Linear(width, count) for count in ASKED)
+        self.phase = nn.Linear(width, 4 * len(PERIODS))
+        self.patch_phase = nn.Linear(patch_width, 4 * len(PERIODS))
 
     def loss(self, tokens: Tensor, batch: dict[str, Tensor], moving: bool) -> Tensor:
         """Cross-entropy of all readings of windows; tokens (batch, windows, width)."""
@@ -96,6 +101,20 @@ class FactHeads(nn.Module):
         classes = batch["asked"][row, token]
         losses = [F.cross_entropy(head(hidden[row, token]), classes[:, n]) for n, head in enumerate(self.asked)]
         return torch.stack(losses).mean()
+
+    def phase_loss(self, tokens: Tensor, features: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Squared error of sine and cosine of the object's place, for windows and for patches.
+
+        The second digit of a coordinate is a periodic function of the place. From digits alone it is not learnt: after
+        48 000 pictures the tower knew places to 0.6 % of the frame, and a window's token told the first digit only.
+        """
+        loss = tokens.new_zeros(())
+        for head, vectors, name in ((self.phase, tokens, "facts"), (self.patch_phase, features, "patch")):
+            there = batch[f"{name}_colour"] > 0
+            turns = batch[f"{name}_point"][there][..., None] * 100 / torch.tensor(PERIODS, device=tokens.device)
+            wanted = torch.cat([(2 * torch.pi * turns).sin(), (2 * torch.pi * turns).cos()], dim=-1).flatten(1)
+            loss = loss + F.mse_loss(head(vectors[there]), wanted)
+        return loss
 
     def patch_loss(self, features: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """The same of patches; features (batch, patches, width)."""
@@ -177,6 +196,8 @@ def step_loss(
         loss = heads.loss(tokens[:, 0], batch, stage.past)
         if stage.vision_rate:
             loss = loss + heads.patch_loss(features[:, 0], batch)
+        if stage.phases:
+            loss = loss + stage.phases * heads.phase_loss(tokens[:, 0], features[:, 0], batch)
         right = heads.shape(tokens[:, 0]).argmax(-1) == batch["facts_shape"]
         return loss, {"facts": loss.item(), "shape": right[batch["facts_colour"] > 0].float().mean().item()}
     out = model(
