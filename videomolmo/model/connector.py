@@ -14,6 +14,9 @@ from videomolmo.model.config import PointingConfig
 CURRENT = 4  # patches of the current frame in a window; they come first
 
 
+PERIODS = (2.0, 1.0, 0.5, 0.2, 0.1, 0.05)  # shares of the frame
+
+
 class Projector(nn.Module):
     """SwiGLU MLP: down(silu(gate x) * up x). Source: paper, eq. 2; published model."""
 
@@ -29,17 +32,35 @@ class Projector(nn.Module):
 
 
 class WindowPositions(nn.Module):
-    """A learned row and column vector for every window of a crop. Differs: ours; off in the published model."""
+    """Tokens with the place they speak of: row and column of their window, and where their object's centre lies.
+
+    A window's token knows the way from the window to the centre of what it shows; centre and way make a place, which
+    is added as sines and cosines. The digits of a coordinate are periodic functions of the place, and a small
+    model does not find them by itself: with the way alone it learns the first digit and never the second.
+
+    Differs: ours, for the nano model; the way is learnt from places alone, no gradient of the code flows into it.
+    """
 
     def __init__(self, side: int, width: int) -> None:
         super().__init__()
         self.row = nn.Parameter(torch.randn(side, width) * 0.02)
         self.column = nn.Parameter(torch.randn(side, width) * 0.02)
+        self.way = nn.Parameter(torch.zeros(2, width))
+        self.code = nn.Parameter(torch.zeros(width, 4 * len(PERIODS)))
 
-    def forward(self, tokens: Float[Tensor, "batch crops windows width"]) -> Float[Tensor, "batch crops windows width"]:
-        """Tokens with their place in the crop added."""
-        places = self.row[:, None] + self.column[None]
-        return tokens + rearrange(places, "rows cols width -> (rows cols) width")
+    def places(self, tokens: Float[Tensor, "... windows width"]) -> Float[Tensor, "... windows 2"]:
+        """Where each token's object has its centre: x and y as shares of the crop."""
+        side = len(self.row)
+        cells = torch.arange(side**2, device=tokens.device)
+        centres = torch.stack([cells % side + 0.5, cells // side + 0.5], dim=1) / side
+        return centres.to(tokens.dtype) + 0.1 * functional.linear(tokens, self.way)
+
+    def forward(self, tokens: Float[Tensor, "... windows width"]) -> Float[Tensor, "... windows width"]:
+        """Tokens with their window's place in the crop and their object's place added."""
+        turns = 2 * torch.pi * self.places(tokens).detach()[..., None] / tokens.new_tensor(PERIODS)
+        code = torch.cat([turns.sin(), turns.cos()], dim=-1).flatten(-2)
+        window = rearrange(self.row[:, None] + self.column[None], "rows cols width -> (rows cols) width")
+        return tokens + window + functional.linear(code, self.code)
 
 
 class Connector(nn.Module):

@@ -31,7 +31,6 @@ from videomolmo.training.run_state import MovingAverage, append_log, cosine, loa
 
 SUPERVISED = ((1, 2, 3), (0, 1))  # layers and heads whose attention is shown where the point lies
 ASKED = (len(COLOUR_CLASSES), len(SHAPE_CLASSES), len(MOTION_CLASSES), 2)
-PERIODS = (100.0, 50.0, 20.0, 10.0, 5.0)  # hundredths of the frame: what digits of a coordinate repeat with
 SPREAD = 0.55  # of a window: how sharp that place is
 
 
@@ -39,7 +38,6 @@ SPREAD = 0.55  # of a window: how sharp that place is
 class Stage:
     """One stage: `language` says whether text is trained, `vision` whether the tower is, at `vision_rate` of the rate.
 
-    `phases` weighs the readings of an object's exact place, see `FactHeads.phase_loss`.
     `cutoff`: share of clips that begin in mid-air, with 1 to l black frames in front, as at a video's start.
     """
 
@@ -54,7 +52,6 @@ class Stage:
     vision_rate: float
     facts: float
     cutoff: float = 0.0
-    phases: float = 0.0
 
 
 class FactHeads(nn.Module):
@@ -75,8 +72,6 @@ class FactHeads(nn.Module):
         self.patch_way = nn.Linear(patch_width, 2)
         self.patch_mask = nn.Linear(patch_width, patch_px**2)
         self.asked = nn.ModuleList(nn.Linear(width, count) for count in ASKED)
-        self.phase = nn.Linear(width, 4 * len(PERIODS))
-        self.patch_phase = nn.Linear(patch_width, 4 * len(PERIODS))
 
     def loss(self, tokens: Tensor, batch: dict[str, Tensor], moving: bool) -> Tensor:
         """Cross-entropy of all readings of windows; tokens (batch, windows, width)."""
@@ -102,19 +97,11 @@ class FactHeads(nn.Module):
         losses = [F.cross_entropy(head(hidden[row, token]), classes[:, n]) for n, head in enumerate(self.asked)]
         return torch.stack(losses).mean()
 
-    def phase_loss(self, tokens: Tensor, features: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Squared error of sine and cosine of the object's place, for windows and for patches.
-
-        The second digit of a coordinate is a periodic function of the place. From digits alone it is not learnt: after
-        48 000 pictures the tower knew places to 0.6 % of the frame, and a window's token told the first digit only.
-        """
-        loss = tokens.new_zeros(())
-        for head, vectors, name in ((self.phase, tokens, "facts"), (self.patch_phase, features, "patch")):
-            there = batch[f"{name}_colour"] > 0
-            turns = batch[f"{name}_point"][there][..., None] * 100 / torch.tensor(PERIODS, device=tokens.device)
-            wanted = torch.cat([(2 * torch.pi * turns).sin(), (2 * torch.pi * turns).cos()], dim=-1).flatten(1)
-            loss = loss + F.mse_loss(head(vectors[there]), wanted)
-        return loss
+    @staticmethod
+    def place_loss(places: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Mean distance of the places that windows speak of, in hundredths of the frame; places (batch, windows, 2)."""
+        there = batch["facts_colour"] > 0
+        return 100 * (places - batch["facts_point"])[there].abs().mean()
 
     def patch_loss(self, features: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """The same of patches; features (batch, patches, width)."""
@@ -191,15 +178,22 @@ def step_loss(
     with torch.set_grad_enabled(stage.vision_rate > 0):
         features = model.encode_frames(batch["pixels"])
     past = model.encode_past(batch["past_pixels"]) if stage.past else None
+    places: list[Tensor] = []
+    positions = model.connector.positions
+    hook = positions.register_forward_hook(lambda _, tokens, __: places.append(positions.places(tokens[0])))
     if not stage.language:
         tokens = model.image_tokens(features, past)
-        loss = heads.loss(tokens[:, 0], batch, stage.past)
+        hook.remove()
+        place = heads.place_loss(places[0].view_as(batch["facts_point"]), batch)
+        loss = heads.loss(tokens[:, 0], batch, stage.past) + 0.3 * place
         if stage.vision_rate:
             loss = loss + heads.patch_loss(features[:, 0], batch)
-        if stage.phases:
-            loss = loss + stage.phases * heads.phase_loss(tokens[:, 0], features[:, 0], batch)
         right = heads.shape(tokens[:, 0]).argmax(-1) == batch["facts_shape"]
-        return loss, {"facts": loss.item(), "shape": right[batch["facts_colour"] > 0].float().mean().item()}
+        return loss, {
+            "facts": loss.item(),
+            "place": place.item(),
+            "shape": right[batch["facts_colour"] > 0].float().mean().item(),
+        }
     out = model(
         batch["input_ids"],
         image_input_idx=batch["image_input_idx"],
@@ -212,14 +206,17 @@ def step_loss(
         output_hidden=True,
         output_attentions=True,
     )
+    hook.remove()
+    place = heads.place_loss(places[0].view_as(batch["facts_point"]), batch)
     looking = attention_loss(out.attentions, batch, model.config.image.window_grid)
     facts = heads.loss(out.image_tokens[:, 0], batch, stage.past) if stage.facts else looking.new_zeros(())
     asked = heads.asked_loss(out.hidden_states[1], batch)
-    loss = out.loss + 0.3 * looking + 0.5 * asked + stage.facts * facts
+    loss = out.loss + 0.3 * looking + 0.5 * asked + stage.facts * (facts + 0.3 * place)
     return loss, {
         "text": out.loss.item(),
         "look": looking.item(),
         "asked": asked.item(),
+        "place": place.item(),
         "facts": facts.item(),
         **_accuracy(out.logits, batch),
     }
