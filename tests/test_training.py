@@ -17,6 +17,7 @@ from videomolmo.model import PointingConfig, PointingModel, PointingProcessor
 from videomolmo.model.tokenizer import build_nano_tokenizer
 from videomolmo.shipped import nano_masks
 from videomolmo.training import masks, nano, pointing
+from videomolmo.training.guidance import FactHeads
 from videomolmo.training.pointing_data import build_batch, sample_example
 from videomolmo.training.rendered import RenderedClips, RenderSpec, render_all
 from videomolmo.training.run_state import MovingAverage, cosine, load_checkpoint, save_checkpoint
@@ -187,7 +188,7 @@ def test_a_checkpoint_is_old_or_new_but_never_half(tmp_path, monkeypatch):
 
 def test_mask_loss_goes_down(clips):
     torch.manual_seed(0)
-    model = masks.build_nano(nano_masks()).train()
+    model = masks.build_nano(nano_masks(), 128).train()
     masks.initialise(model)
     batch = masks.sample_batch(clips, masks.Stage(1, clips=2, frames=2, objects=2), 0, 0, 128)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -207,7 +208,7 @@ def test_pointing_loss_goes_down(clips):
     torch.manual_seed(0)
     own = processor()
     model = PointingModel(own.config, attn_implementation="eager").train()
-    heads = pointing.FactHeads(own.config.language.width, own.config.vision.feature_dim, own.config.image.patch_px)
+    heads = FactHeads(own.config.language.width, own.config.vision.feature_dim, own.config.image.patch_px)
     rng = np.random.default_rng(0)
     batch = build_batch(
         own, [sample_example(rng, clips, questions=2, motion_share=0.5) for _ in range(2)], past=True, language=True
@@ -220,7 +221,7 @@ def test_pointing_loss_goes_down(clips):
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert set(log) == {"text", "look", "asked", "place", "facts", "first", "tens"}
+    assert set(log) == {"text", "look", "asked", "place", "written", "facts", "first", "tens"}
     assert np.isfinite(losses).all() and losses[-1] < 0.8 * losses[0]
 
 
@@ -302,7 +303,7 @@ def test_exported_masks_load(clips_folder, tmp_path):
 def test_exported_pointing_loads(tmp_path):
     torch.manual_seed(0)
     own = processor()
-    both = torch.nn.ModuleDict({"model": PointingModel(own.config), "heads": pointing.FactHeads(128)})
+    both = torch.nn.ModuleDict({"model": PointingModel(own.config), "heads": FactHeads(128, 256, 8)})
     nano.export_pointing(both.state_dict(), own.config, own.tokenizer, tmp_path, {"seed": 1})
     loaded = PointingModel.from_pretrained(tmp_path)
     assert loaded.config == own.config

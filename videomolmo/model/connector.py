@@ -17,6 +17,12 @@ CURRENT = 4  # patches of the current frame in a window; they come first
 PERIODS = (2.0, 1.0, 0.5, 0.2, 0.1, 0.05)  # shares of the frame
 
 
+def phases(places: Float[Tensor, "... axes"]) -> Float[Tensor, "... phases"]:
+    """Sines and cosines of places (shares of the frame) at all `PERIODS`."""
+    turns = 2 * torch.pi * places[..., None] / places.new_tensor(PERIODS)
+    return torch.cat([turns.sin(), turns.cos()], dim=-1).flatten(-2)
+
+
 class Projector(nn.Module):
     """SwiGLU MLP: down(silu(gate x) * up x). Source: paper, eq. 2; published model."""
 
@@ -46,7 +52,7 @@ class WindowPositions(nn.Module):
         self.row = nn.Parameter(torch.randn(side, width) * 0.02)
         self.column = nn.Parameter(torch.randn(side, width) * 0.02)
         self.way = nn.Parameter(torch.zeros(2, width))
-        self.code = nn.Parameter(torch.zeros(width, 4 * len(PERIODS)))
+        self.code = nn.Parameter(torch.randn(width, 4 * len(PERIODS)) * 0.1)
 
     def places(self, tokens: Float[Tensor, "... windows width"]) -> Float[Tensor, "... windows 2"]:
         """Where each token's object has its centre: x and y as shares of the crop."""
@@ -57,8 +63,7 @@ class WindowPositions(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "... windows width"]) -> Float[Tensor, "... windows width"]:
         """Tokens with their window's place in the crop and their object's place added."""
-        turns = 2 * torch.pi * self.places(tokens).detach()[..., None] / tokens.new_tensor(PERIODS)
-        code = torch.cat([turns.sin(), turns.cos()], dim=-1).flatten(-2)
+        code = phases(self.places(tokens).detach())
         window = rearrange(self.row[:, None] + self.column[None], "rows cols width -> (rows cols) width")
         return tokens + window + functional.linear(code, self.code)
 

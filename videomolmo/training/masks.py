@@ -209,21 +209,7 @@ def train_masks(
     done = folder / "ema.pt"
     if done.exists():
         return done
-    torch.manual_seed(seed)
-    random.seed(seed)
-    model = build_nano(config, run.size).train()
-    initialise(model)
-    if begin is not None:
-        model.load_state_dict(load_checkpoint(begin)["model"])
-    model.to(device)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=run.peak, betas=(0.9, 0.98), weight_decay=0.02)
-    average = MovingAverage(model, 0.998)
-    start = 0
-    if saved := load_checkpoint(folder / "checkpoint.pt"):
-        model.load_state_dict(saved["model"])
-        optimiser.load_state_dict(saved["optimiser"])
-        average.load(saved["average"])
-        start = saved["step"]
+    model, optimiser, average, start = _start(config, run, folder / "checkpoint.pt", begin, seed, device)
     total = sum(stage.steps for stage in run.stages)
     schedule = [stage for stage in run.stages for _ in range(stage.steps)]
     recent: list[tuple[float, float, float]] = []
@@ -251,3 +237,24 @@ def train_masks(
             save_checkpoint(folder / "checkpoint.pt", step=step + 1, **parts)
     save_checkpoint(done, model=average.state)
     return done
+
+
+def _start(
+    config: Path, run: Run, checkpoint: Path, begin: Path | None, seed: int, device: str
+) -> tuple[nn.Module, torch.optim.Optimizer, MovingAverage, int]:
+    """Model, optimiser, average and first step: from the checkpoint, else from `begin`, else fresh."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    model = build_nano(config, run.size).train()
+    initialise(model)
+    if begin is not None:
+        model.load_state_dict(load_checkpoint(begin)["model"])
+    model.to(device)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=run.peak, betas=(0.9, 0.98), weight_decay=0.02)
+    average, step = MovingAverage(model, 0.998), 0
+    if saved := load_checkpoint(checkpoint):
+        model.load_state_dict(saved["model"])
+        optimiser.load_state_dict(saved["optimiser"])
+        average.load(saved["average"])
+        step = saved["step"]
+    return model, optimiser, average, step

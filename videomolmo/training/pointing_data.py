@@ -174,7 +174,7 @@ def _coordinate_places(
             if inside:
                 places[row, token] = current[point]
                 asked[row, token] = asked_classes(query)
-                weights[row, token] *= 0.25 if tenths else 1.0
+                weights[row, token] *= 0.25 if tenths else 2.0
                 tenths = tenths or targets[token] == pieces["dot"]
     answered = [points for example in examples for points in example.targets]
     first_points = np.full((len(answered), max(1, *map(len, answered)), 2), np.nan, np.float32)
