@@ -55,6 +55,9 @@ POINTING_STAGES = (
     pointing.Stage("read", 320, peak=1.5e-3, past=False, motion_share=0.0, vision_rate=0.0, **_LANGUAGE),
     pointing.Stage("look", 120, 16, peak=1.5e-3, past=True, motion_share=1.0, vision_rate=0.0, **_FACTS),
     pointing.Stage("follow", 500, peak=1.2e-3, past=True, motion_share=0.6, vision_rate=0.0, cutoff=0.12, **_LANGUAGE),
+    pointing.Stage(
+        "follow on", 350, peak=1.2e-3, past=True, motion_share=0.6, vision_rate=0.0, cutoff=0.12, **_LANGUAGE
+    ),
 )
 VOCABULARY = 512
 

@@ -76,11 +76,12 @@ def step_loss(
         if stage.vision_rate:
             loss = loss + heads.patch_loss(features[:, 0], batch)
         right = heads.shape(tokens[:, 0]).argmax(-1) == batch["facts_shape"]
-        return loss, {
-            "facts": loss.item(),
-            "place": place.item(),
-            "shape": right[batch["facts_colour"] > 0].float().mean().item(),
-        }
+        log = {"facts": loss.item(), "place": place.item()}
+        log["shape"] = right[batch["facts_colour"] > 0].float().mean().item()
+        if stage.past:
+            moves = heads.motion(tokens[:, 0])[..., 1:].argmax(-1) + 1 == batch["facts_motion"]
+            log["motion"] = moves[batch["facts_motion"] > 0].float().mean().item()
+        return loss, log
     out = model(
         batch["input_ids"],
         image_input_idx=batch["image_input_idx"],
