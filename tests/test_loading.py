@@ -205,6 +205,22 @@ def test_other_architectures_are_refused(values, message):
         config_from_hub(values, set())
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model_type": "molmo", "hidden_size": 0},
+        {"model_type": "molmo", "num_attention_heads": "many"},
+        {"model_type": "molmo", "intermediate_size": None},
+        {"model_type": "molmo", "videomolmo": {"context": 0}},
+        {"model_type": "molmo", "videomolmo": [1]},
+    ],
+)
+def test_a_spoilt_config_json_is_named(published, values):
+    (published / "config.json").write_text(json.dumps(values))
+    with pytest.raises(BadInput, match=r"config\.json"):
+        load_model(published)
+
+
 def test_the_hub_configuration_of_full_size():
     assert config_from_hub({"model_type": "molmo"}, set()) == PointingConfig.molmo_7b()
     padded = PointingConfig.molmo_7b(image_padding_embed="pad_and_partial_pad")

@@ -16,7 +16,7 @@ from videomolmo.model.published import build, to_published
 from videomolmo.model.published_config import config_for_hub, config_from_hub
 from videomolmo.model.quantize import quantised
 from videomolmo.model.shards import Shards
-from videomolmo.model.weights import CONFIG_FILE, check_fit, read_config
+from videomolmo.model.weights import CONFIG_FILE, read_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION = ("sdpa", "eager")  # sdpa takes fused kernels, flash attention among them, wherever they serve
@@ -45,15 +45,11 @@ def load_model(
     """
     if attn_implementation not in ATTENTION:
         raise BadInput(f"attention is {attn_implementation!r}, expected one of {', '.join(ATTENTION)}")
-    shards = Shards(folder)
-    config = read_configuration(folder)
-    if is_published(read_config_file(folder)):
-        return build(
-            shards.tensors.items(), shards, config, str(folder), device, dtype, attn_implementation, quantised(quantize)
-        )
-    model = PointingModel.empty(config, attn_implementation)
-    check_fit(model, shards.tensors.items(), str(folder))
-    return model.filled(shards, device, dtype, quantised(quantize)(model))
+    prepare = quantised(quantize)
+    if not is_published(read_config_file(folder)):
+        return PointingModel.from_pretrained(folder, device, dtype, attn_implementation, prepare)
+    shards, config = Shards(folder), read_configuration(folder)
+    return build(shards.tensors.items(), shards, config, str(folder), device, dtype, attn_implementation, prepare)
 
 
 def dtype_of(name: str) -> torch.dtype:
@@ -70,9 +66,14 @@ def dtype_of(name: str) -> torch.dtype:
 def read_configuration(folder: str | Path) -> PointingConfig:
     """The configuration of a model in a folder, ours or published; of its weights only names are read."""
     values = read_config_file(folder)
-    if is_published(values):
+    if not is_published(values):
+        return read_config(folder)
+    try:
         return config_from_hub(values, set(Shards(folder).tensors))
-    return read_config(folder)
+    except (ValueError, TypeError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{Path(folder) / CONFIG_FILE}: {error}; copy or download it again") from error
 
 
 def is_published(values: dict[str, Any]) -> bool:

@@ -248,12 +248,16 @@ class PointingModel(nn.Module):
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         attn_implementation: str = "sdpa",
+        prepare: Callable[[PointingModel], Put] = lambda model: put_plain,
     ) -> PointingModel:
-        """The model that `save_pretrained` wrote, in evaluation mode; weights that do not fit raise BadInput."""
+        """The model that `save_pretrained` wrote, in evaluation mode; weights that do not fit raise BadInput.
+
+        `prepare` changes the empty model where needed and says how its weights are put; see `quantize.quantised`.
+        """
         model = cls.empty(read_config(folder), attn_implementation)
         shards = Shards(folder)
         check_fit(model, shards.tensors.items(), str(folder))
-        return model.filled(shards, device, dtype)
+        return model.filled(shards, device, dtype, prepare(model))
 
     @classmethod
     def empty(cls, config: PointingConfig, attn_implementation: str = "sdpa") -> PointingModel:

@@ -17,7 +17,15 @@ from tqdm import tqdm
 from videomolmo.masks.build import build_nano
 from videomolmo.masks.tracker import MEAN, STD
 from videomolmo.training.rendered import RenderedClips
-from videomolmo.training.run_state import MovingAverage, append_log, cosine, load_checkpoint, save_checkpoint
+from videomolmo.training.run_state import (
+    MovingAverage,
+    append_log,
+    cosine,
+    load_checkpoint,
+    resume,
+    save_checkpoint,
+    save_progress,
+)  # fmt: skip
 
 LOSS_SIZE = 80
 
@@ -233,8 +241,7 @@ def train_masks(
             bar.set_postfix(T=schedule[step].frames, loss=mean[0], j=mean[1], j_last=mean[2])
             recent = []
         if (step + 1) % checkpoint_every == 0 or step + 1 == total:
-            parts = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": average.state}
-            save_checkpoint(folder / "checkpoint.pt", step=step + 1, **parts)
+            save_progress(folder / "checkpoint.pt", model, optimiser, average, step + 1)
     save_checkpoint(done, model=average.state)
     return done
 
@@ -251,10 +258,5 @@ def _start(
         model.load_state_dict(load_checkpoint(begin)["model"])
     model.to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=run.peak, betas=(0.9, 0.98), weight_decay=0.02)
-    average, step = MovingAverage(model, 0.998), 0
-    if saved := load_checkpoint(checkpoint):
-        model.load_state_dict(saved["model"])
-        optimiser.load_state_dict(saved["optimiser"])
-        average.load(saved["average"])
-        step = saved["step"]
-    return model, optimiser, average, step
+    average = MovingAverage(model, 0.998)
+    return model, optimiser, average, resume(checkpoint, model, optimiser, average)

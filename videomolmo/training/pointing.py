@@ -21,7 +21,15 @@ from videomolmo.model import PointingConfig, PointingModel, PointingProcessor
 from videomolmo.training.guidance import FactHeads, attention_loss
 from videomolmo.training.pointing_data import build_batch, sample_example
 from videomolmo.training.rendered import RenderedClips
-from videomolmo.training.run_state import MovingAverage, append_log, cosine, load_checkpoint, save_checkpoint
+from videomolmo.training.run_state import (
+    MovingAverage,
+    append_log,
+    cosine,
+    load_checkpoint,
+    resume,
+    save_checkpoint,
+    save_progress,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -174,8 +182,7 @@ def train_stage(
             bar.set_postfix(mean)
             recent = []
         if (step + 1) % checkpoint_every == 0:
-            parts = {"both": both.state_dict(), "optimiser": optimiser.state_dict(), "average": average.state}
-            save_checkpoint(folder / "checkpoint.pt", step=step + 1, **parts)
+            save_progress(folder / "checkpoint.pt", both, optimiser, average, step + 1)
     save_checkpoint(done, state=average.state)
     return done
 
@@ -192,13 +199,8 @@ def _start(
         _begin_from(both, load_checkpoint(begin)["state"])
     both.to(device)
     optimiser = torch.optim.AdamW(_groups(model, heads, stage), lr=stage.peak, betas=(0.9, 0.95), weight_decay=0.02)
-    average, step = MovingAverage(both, 0.998), 0
-    if saved := load_checkpoint(checkpoint):
-        both.load_state_dict(saved["both"])
-        optimiser.load_state_dict(saved["optimiser"])
-        average.load(saved["average"])
-        step = saved["step"]
-    return both, optimiser, average, step
+    average = MovingAverage(both, 0.998)
+    return both, optimiser, average, resume(checkpoint, both, optimiser, average)
 
 
 def _groups(model: PointingModel, heads: FactHeads, stage: Stage) -> list[dict]:

@@ -47,6 +47,25 @@ def load_checkpoint(path: Path) -> dict | None:
     return torch.load(path, weights_only=True, map_location="cpu") if path.exists() else None
 
 
+def save_progress(
+    path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, average: MovingAverage, step: int
+) -> None:
+    """A checkpoint after `step` steps; see `resume`."""
+    parts = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": average.state}
+    save_checkpoint(path, step=step, **parts)
+
+
+def resume(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, average: MovingAverage) -> int:
+    """Fill all three from `save_progress`'s checkpoint and return the step to go on with; 0 when there is none."""
+    saved = load_checkpoint(path)
+    if saved is None:
+        return 0
+    model.load_state_dict(saved["model"])
+    optimiser.load_state_dict(saved["optimiser"])
+    average.load(saved["average"])
+    return saved["step"]
+
+
 def append_log(path: Path, **row: object) -> None:
     """One more JSON line of a run's log, stamped with the time."""
     with open(path, "a") as file:
