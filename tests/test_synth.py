@@ -282,9 +282,9 @@ def test_mirrored_points_stay_on_their_objects_and_motions_turn(code):
     for seed in (*SEEDS[:8],):
         clip = generate_clip(seed, frames=5, height=72, width=72, motion=True)
         ids = sum(mask * number for number, mask in enumerate(clip.masks[-1].astype(np.uint8), start=1))
-        frames, turned, things = mirrored(clip.frames, ids, clip.things[-1], code)
+        frames, (turned,), things = mirrored(clip.frames, ids[None], clip.things[-1], code)
         assert frames.shape == clip.frames.shape
-        painted = mirrored(np.repeat(ids[None, ..., None], 3, axis=-1), ids, [], code)[0]
+        painted = mirrored(np.repeat(ids[None, ..., None], 3, axis=-1), ids[None], [], code)[0]
         assert np.array_equal(painted[0, ..., 0], turned)  # pictures and ids turn alike
         for number, (before, after) in enumerate(zip(clip.things[-1], things, strict=True), start=1):
             if before.seen:

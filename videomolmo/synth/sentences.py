@@ -101,7 +101,7 @@ def sample_query(rng: np.random.Generator, things: Sequence[Thing | SceneObject]
     thing = things[int(rng.integers(len(things)))]
     if motion:
         return phrase(rng, _motion_query(rng, things, thing))
-    kind = rng.choice(["both", "colour", "shape", "plural", "absent"], p=[0.24, 0.22, 0.10, 0.20, 0.24])
+    kind = rng.choice(["both", "colour", "shape", "plural", "absent"], p=[0.23, 0.18, 0.11, 0.26, 0.22])
     shape = thing.shape if thing.shape in SHAPES else None
     if kind == "absent":
         return phrase(rng, _absent_query(rng, things))

@@ -27,7 +27,7 @@ from videomolmo.training.run_state import (
     save_progress,
 )  # fmt: skip
 
-LOSS_SIZE = 80
+LOSS_SIZE = 96
 
 
 @dataclass(frozen=True)

@@ -40,10 +40,16 @@ _MORE = (
     masks.Stage(250, clips=8, frames=4, objects=2),
     masks.Stage(100, clips=6, frames=6, objects=2),
 )
+_ON = (
+    masks.Stage(1300, clips=12, frames=1, objects=3),
+    masks.Stage(250, clips=8, frames=4, objects=2),
+    masks.Stage(100, clips=6, frames=6, objects=2),
+)
 MASK_RUNS = (  # small pictures first: they take half the time
     masks.Run("masks_small", 128, 1.5e-3, _SMALL),
     masks.Run("masks_large", 160, 1.2e-3, _LARGE),
     masks.Run("masks_more", 160, 1.2e-3, _MORE),
+    masks.Run("masks_on", 192, 1.2e-3, _ON),
 )
 _LANGUAGE = {"batch": 16, "questions": 4, "language": True, "facts": 0.3}
 _FACTS = {"questions": 1, "language": False, "facts": 1.0}
@@ -53,10 +59,10 @@ POINTING_STAGES = (
     pointing.Stage("place", 200, 16, peak=1.2e-3, past=False, motion_share=0.0, vision_rate=0.5, **_FACTS),
     pointing.Stage("speak on", 350, peak=1.2e-3, past=False, motion_share=0.0, vision_rate=0.0, **_LANGUAGE),
     pointing.Stage("read", 320, peak=1.5e-3, past=False, motion_share=0.0, vision_rate=0.0, **_LANGUAGE),
-    pointing.Stage("look", 120, 16, peak=1.5e-3, past=True, motion_share=1.0, vision_rate=0.0, **_FACTS),
-    pointing.Stage("follow", 500, peak=1.2e-3, past=True, motion_share=0.6, vision_rate=0.0, cutoff=0.12, **_LANGUAGE),
+    pointing.Stage("look", 1500, 16, 1, 1.5e-3, False, True, 1.0, 0.0, facts=0.03, moves=1.0, distinct=300),
+    pointing.Stage("settle", 1500, 16, 1, 1e-3, False, True, 1.0, 0.0, facts=0.3, moves=1.0, distinct=300),
     pointing.Stage(
-        "follow on", 350, peak=1.2e-3, past=True, motion_share=0.6, vision_rate=0.0, cutoff=0.12, **_LANGUAGE
+        "follow", 2500, peak=1.2e-3, past=True, motion_share=0.5, vision_rate=0.0, moves=0.5, cutoff=0.12, **_LANGUAGE
     ),
 )
 VOCABULARY = 512
@@ -126,8 +132,10 @@ def _train_pointing(out: Path, recipe: dict) -> None:
     config = PointingConfig.nano(temporal=recipe["temporal"], vocab_size=VOCABULARY)
     weights, loaded = None, (None, None)
     for stage in POINTING_STAGES:
-        if stage.name == "look" and not recipe["temporal"].startswith("cross"):
+        if stage.name in ("look", "settle") and recipe["temporal"] == "none":
             continue  # nothing to warm up
+        if recipe["temporal"] == "none":
+            stage = replace(stage, moves=0.0)
         own = config if stage.past else pointing.single_frame(config)
         if loaded[0] != stage.past:
             loaded = (stage.past, RenderedClips(clips) if stage.past else RenderedClips(pictures, clips, last=True))

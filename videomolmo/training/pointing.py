@@ -2,13 +2,15 @@
 
     see     vision tower and connector learn what each window shows (colour, shape, the object's centre); no language
     speak   single frames with questions and answers; attention at coordinates is shown where to look
-    look    the temporal module and connector learn the direction of motion; no language
+    look    the temporal module and connector learn the direction of motion, hardly minding what they knew; no language
+    settle  the same, and what was known comes back; with both at once from the start, motion stays at chance
     follow  clips: current frame and l past ones, all questions
 
 Source: paper, section 3 (a single-frame model first, then the temporal module, from scratch, on top of it).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,9 +36,11 @@ from videomolmo.training.run_state import (
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: `language` says whether text is trained, `vision` whether the tower is, at `vision_rate` of the rate.
+    """One stage: `language` says whether text is trained; the vision tower is at `vision_rate` of the rate.
 
-    `cutoff`: share of clips that begin in mid-air, with 1 to l black frames in front, as at a video's start.
+    `facts` and `moves` weigh what windows should know of their objects and of their motion. `cutoff`: share of clips
+    that begin in mid-air, with 1 to l black frames in front, as at a video's start. `distinct`: this many batches are
+    encoded once (vision frozen, no language) and gone through again and again; 0: every batch is new.
     """
 
     name: str
@@ -49,47 +53,122 @@ class Stage:
     motion_share: float
     vision_rate: float
     facts: float
+    moves: float = 0.0
     cutoff: float = 0.0
+    distinct: int = 0
 
 
 def batches(
-    processor: PointingProcessor, clips: RenderedClips, stage: Stage, seed: int, start: int
+    processor: PointingProcessor,
+    clips: RenderedClips,
+    stage: Stage,
+    seed: int,
+    start: int,
+    encode: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda batch: batch,
 ) -> Iterator[dict[str, Tensor]]:
-    """Batch after batch from step `start`; each a function of (seed, stage, step) alone."""
+    """Batch after batch from step `start`; each a function of (seed, stage, step) alone, through `encode`."""
     key = sum(ord(letter) for letter in stage.name)
+    kept: dict[int, dict[str, Tensor]] = {}
     for step in range(start, stage.steps):
-        rng = np.random.default_rng([seed, key, step])
+        number = step % stage.distinct if stage.distinct else step
+        if number in kept:
+            yield kept[number]
+            continue
+        rng = np.random.default_rng([seed, key, number])
         examples = [
             sample_example(rng, clips, questions=stage.questions, motion_share=stage.motion_share)
             for _ in range(stage.batch)
         ]
-        yield build_batch(processor, examples, past=stage.past, language=stage.language)
+        batch = build_batch(processor, examples, past=stage.past, language=stage.language)
+        if stage.cutoff:
+            _cut_off(batch, stage, processor.config, seed, number)
+        batch = encode(batch)
+        if stage.distinct:
+            kept[number] = batch
+        yield batch
+
+
+def _encoder(model: PointingModel, stage: Stage, device: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    """Puts a batch on the device; where batches are kept, with features in half precision instead of pixels.
+
+    Of the past only the mean is kept where the temporal module sees no more than that.
+    """
+
+    def encode(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        batch = {name: value.to(device) for name, value in batch.items()}
+        if not stage.distinct:
+            return batch
+        with torch.no_grad():
+            past = model.encode_past(batch["past_pixels"])
+            batch["features"] = model.encode_frames(batch["pixels"]).half()
+        past = past if model.config.temporal == "cross_attention_all" else past.mean(1, keepdim=True)
+        dropped = ("pixels", "past_pixels", "patch_mask")
+        return {name: value for name, value in batch.items() if name not in dropped} | {"past": past.half()}
+
+    return encode
 
 
 def step_loss(
     model: PointingModel, heads: FactHeads, batch: dict[str, Tensor], stage: Stage
 ) -> tuple[Tensor, dict[str, float]]:
     """The stage's loss on a batch, and what to log of it."""
-    with torch.set_grad_enabled(stage.vision_rate > 0):
-        features = model.encode_frames(batch["pixels"])
-    past = model.encode_past(batch["past_pixels"]) if stage.past else None
-    places: list[Tensor] = []
+    if "features" in batch:
+        features, past = batch["features"].float(), batch["past"].float()
+    else:
+        with torch.set_grad_enabled(stage.vision_rate > 0):
+            features = model.encode_frames(batch["pixels"])
+        past = model.encode_past(batch["past_pixels"]) if stage.past and model.config.needs_past else None
+    with _overheard(model) as heard:
+        if stage.language:
+            return _language_loss(model, heads, batch, stage, features, past, heard)
+        tokens = model.image_tokens(features, past)[:, 0]
+    facts, log = _facts_loss(heads, tokens, batch, stage, heard)
+    if stage.vision_rate:
+        facts = facts + heads.patch_loss(features[:, 0], batch)
+    right = heads.shape(tokens).argmax(-1) == batch["facts_shape"]
+    log["shape"] = right[batch["facts_colour"] > 0].float().mean().item()
+    return facts, log
+
+
+@contextmanager
+def _overheard(model: PointingModel) -> Iterator[dict[str, Tensor]]:
+    """What the next pass shows on its way: `places` that window tokens speak of, `windows` after the temporal module."""
+    heard: dict[str, Tensor] = {}
     positions = model.connector.positions
-    hook = positions.register_forward_hook(lambda _, tokens, __: places.append(positions.places(tokens[0])))
-    if not stage.language:
-        tokens = model.image_tokens(features, past)
-        hook.remove()
-        place = heads.place_loss(places[0].view_as(batch["facts_point"]), batch)
-        loss = heads.loss(tokens[:, 0], batch, stage.past) + 0.3 * place
-        if stage.vision_rate:
-            loss = loss + heads.patch_loss(features[:, 0], batch)
-        right = heads.shape(tokens[:, 0]).argmax(-1) == batch["facts_shape"]
-        log = {"facts": loss.item(), "place": place.item()}
-        log["shape"] = right[batch["facts_colour"] > 0].float().mean().item()
-        if stage.past:
-            moves = heads.motion(tokens[:, 0])[..., 1:].argmax(-1) + 1 == batch["facts_motion"]
-            log["motion"] = moves[batch["facts_motion"] > 0].float().mean().item()
-        return loss, log
+    hooks = (
+        positions.register_forward_hook(lambda _, tokens, __: heard.update(places=positions.places(tokens[0]))),
+        model.temporal.register_forward_hook(lambda _, __, windows: heard.update(windows=windows[:, 0])),
+    )
+    try:
+        yield heard
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _facts_loss(
+    heads: FactHeads, tokens: Tensor, batch: dict[str, Tensor], stage: Stage, heard: dict[str, Tensor]
+) -> tuple[Tensor, dict[str, float]]:
+    """What windows should know, from their tokens (batch, windows, width) and what was overheard on the way there."""
+    place = heads.place_loss(heard["places"].view_as(batch["facts_point"]), batch)
+    facts = heads.loss(tokens, batch) + 0.3 * place
+    log = {"facts": facts.item(), "place": place.item()}
+    if not stage.moves:
+        return stage.facts * facts, log
+    moves, right = heads.motion_loss(tokens, heard["windows"], batch)
+    return stage.facts * facts + stage.moves * moves, log | {"motion": right}
+
+
+def _language_loss(
+    model: PointingModel,
+    heads: FactHeads,
+    batch: dict[str, Tensor],
+    stage: Stage,
+    features: Tensor,
+    past: Tensor | None,
+    heard: dict[str, Tensor],
+) -> tuple[Tensor, dict[str, float]]:
+    """The answers' loss with all the guidance."""
     out = model(
         batch["input_ids"],
         image_input_idx=batch["image_input_idx"],
@@ -102,33 +181,25 @@ def step_loss(
         output_hidden=True,
         output_attentions=True,
     )
-    hook.remove()
-    place = heads.place_loss(places[0].view_as(batch["facts_point"]), batch)
     looking = attention_loss(out.attentions, batch, model.config.image.window_grid)
-    facts = heads.loss(out.image_tokens[:, 0], batch, stage.past) if stage.facts else looking.new_zeros(())
+    facts, log = _facts_loss(heads, out.image_tokens[:, 0], batch, stage, heard)
     asked = heads.asked_loss(out.hidden_states[1], batch)
     written = heads.written_loss(out.hidden_states, batch)
-    loss = out.loss + 0.3 * looking + 0.5 * asked + 2 * written + stage.facts * (facts + 0.3 * place)
-    return loss, {
-        "text": out.loss.item(),
-        "look": looking.item(),
-        "asked": asked.item(),
-        "place": place.item(),
-        "written": written.item(),
-        "facts": facts.item(),
-        **_accuracy(out.logits, batch),
-    }
+    loss = out.loss + 0.3 * looking + 0.5 * asked + 2 * written + facts
+    own = {"text": out.loss.item(), "look": looking.item(), "asked": asked.item(), "written": written.item()}
+    return loss, own | log | _accuracy(out.logits, batch)
 
 
 @torch.no_grad()
 def _accuracy(logits: Tensor, batch: dict[str, Tensor]) -> dict[str, float]:
-    """Share of first answer tokens and of leading digits that are right: the two plateaus of this training."""
+    """Share of choices and of leading digits that are right: the two plateaus of this training."""
     right = (logits.argmax(-1) == batch["targets"]).float()
-    answers = batch["loss_masks"] > 0
-    first = answers & ~torch.cat([torch.zeros_like(answers[:, :1]), answers[:, :-1]], 1)
+    row, token = batch["choices"].unbind(1)
+    chosen, begins = right[row, token], batch["loss_masks"][row, token - 1] <= 0
+    more = chosen[~begins].mean().item() if (~begins).any() else float("nan")
     placed = ~batch["places"][..., 0].isnan()
     leading = placed & ~torch.cat([torch.zeros_like(placed[:, :1]), placed[:, :-1]], 1)
-    return {"first": right[first].mean().item(), "tens": right[leading].mean().item()}
+    return {"first": chosen[begins].mean().item(), "more": more, "tens": right[leading].mean().item()}
 
 
 def train_stage(
@@ -162,13 +233,11 @@ def train_stage(
         return done
     both, optimiser, average, start = _start(config, stage, folder / "checkpoint.pt", begin, seed, device)
     recent: list[dict[str, float]] = []
-    bar = tqdm(batches(processor, clips, stage, seed, start), initial=start, total=stage.steps, desc=stage.name)
+    feed = batches(processor, clips, stage, seed, start, _encoder(both["model"], stage, device))
+    bar = tqdm(feed, initial=start, total=stage.steps, desc=stage.name)
     for step, batch in enumerate(bar, start=start):
         for group in optimiser.param_groups:
             group["lr"] = cosine(step, stage.steps, stage.peak, 60) * group["share"]
-        if stage.cutoff:
-            _cut_off(batch, stage, config, seed, step)
-        batch = {name: value.to(device) for name, value in batch.items()}
         loss, log = step_loss(both["model"], both["heads"], batch, stage)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -177,7 +246,7 @@ def train_stage(
         average.update(both, step)
         recent.append(log)
         if (step + 1) % 50 == 0 or step + 1 == stage.steps:
-            mean = {name: round(float(np.mean([row[name] for row in recent])), 4) for name in recent[0]}
+            mean = {name: round(float(np.nanmean([row[name] for row in recent])), 4) for name in recent[0]}
             append_log(folder / "log.jsonl", stage=stage.name, step=step + 1, **mean)
             bar.set_postfix(mean)
             recent = []

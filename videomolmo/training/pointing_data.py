@@ -23,7 +23,7 @@ MOTION_CLASSES = ("none", *MOTIONS)
 
 @dataclass(frozen=True)
 class Example:
-    """One frame ready to be asked about: mirrored pictures (oldest first), ids and things of the last one."""
+    """A clip ready to be asked about: mirrored pictures and ids, oldest first, and the things of the last one."""
 
     frames: np.ndarray
     ids: np.ndarray
@@ -36,18 +36,18 @@ class Example:
 def mirrored(
     frames: np.ndarray, ids: np.ndarray, things: list[Thing], code: int
 ) -> tuple[np.ndarray, np.ndarray, list[Thing]]:
-    """One of the eight mirror images of a clip; points and motions turn with it."""
+    """One of the eight mirror images of a clip (frames and ids of all times); points and motions turn with it."""
     names = {"left": "left", "right": "right", "up": "up", "down": "down", "still": "still", None: None}
     if code & 1:
-        frames, ids = frames[:, :, ::-1], ids[:, ::-1]
+        frames, ids = frames[:, :, ::-1], ids[:, :, ::-1]
         names |= {"left": "right", "right": "left"}
         things = [replace(t, point=(1 - t.point[0], t.point[1]), motion=names[t.motion]) for t in things]
     if code & 2:
-        frames, ids = frames[:, ::-1], ids[::-1]
+        frames, ids = frames[:, ::-1], ids[:, ::-1]
         swap = {"up": "down", "down": "up"}
         things = [replace(t, point=(t.point[0], 1 - t.point[1]), motion=swap.get(t.motion, t.motion)) for t in things]
     if code & 4:
-        frames, ids = frames.transpose(0, 2, 1, 3), ids.T
+        frames, ids = frames.transpose(0, 2, 1, 3), ids.transpose(0, 2, 1)
         swap = {"up": "left", "left": "up", "down": "right", "right": "down"}
         things = [replace(t, point=t.point[::-1], motion=swap.get(t.motion, t.motion)) for t in things]
     return frames, ids, things
@@ -57,9 +57,7 @@ def sample_example(rng: np.random.Generator, clips: RenderedClips, *, questions:
     """A random clip, mirrored, with up to `questions` answerable questions about its last frame."""
     while True:
         index = int(rng.integers(len(clips)))
-        frames, ids, things = mirrored(
-            clips.frames[index], clips.ids[index][-1], clips.things[index], int(rng.integers(8))
-        )
+        frames, ids, things = mirrored(clips.frames[index], clips.ids[index], clips.things[index], int(rng.integers(8)))
         moving = any(thing.motion for thing in things)
         queries, branches, targets, asked = [], [], [], set()
         for _ in range(questions * 3):
@@ -84,8 +82,13 @@ def answer(query: Query, points: list[tuple[float, float]]) -> str:
 
 
 def window_facts(example: Example, grid: int) -> dict[str, np.ndarray]:
-    """What each of grid×grid windows shows: classes of colour, shape and motion, and the object's point (or NaN)."""
-    cells = example.ids.reshape(grid, example.ids.shape[0] // grid, grid, -1).transpose(0, 2, 1, 3).reshape(grid**2, -1)
+    """What each of grid×grid windows of the last frame shows: its object's colour, shape, motion, point and way.
+
+    Classes are 0 and coordinates NaN where there is none; `moved` is the way from the object's mean place in the past
+    to its place now, as shares of the frame.
+    """
+    ids = example.ids[-1]
+    cells = ids.reshape(grid, ids.shape[0] // grid, grid, -1).transpose(0, 2, 1, 3).reshape(grid**2, -1)
     counts = np.stack([(cells == n).sum(1) for n in range(len(example.things) + 1)], 1)
     owner = np.where(counts[:, 1:].max(1) >= 0.2 * cells.shape[1], counts[:, 1:].argmax(1) + 1, 0)
     things = example.things
@@ -93,7 +96,24 @@ def window_facts(example: Example, grid: int) -> dict[str, np.ndarray]:
     shape = np.array([0, *(SHAPE_CLASSES.index(thing.shape) for thing in things)])
     motion = np.array([0, *(MOTION_CLASSES.index(thing.motion) if thing.motion else -100 for thing in things)])
     point = np.array([(np.nan, np.nan), *(thing.point for thing in things)], np.float32)
-    return {"colour": colour[owner], "shape": shape[owner], "motion": motion[owner], "point": point[owner]}
+    facts = {"colour": colour, "shape": shape, "motion": motion, "point": point, "moved": _moved(example)}
+    return {name: values[owner] for name, values in facts.items()}
+
+
+def _moved(example: Example) -> np.ndarray:
+    """The way of background (NaN) and of each thing since the past frames, (1 + things, 2); NaN where unknown."""
+    side, count = example.ids.shape[1], len(example.things) + 1
+    rows, columns = np.divmod(np.arange(side**2), side)
+    places = np.full((len(example.ids), count, 2), np.nan, np.float32)
+    for time, ids in enumerate(example.ids.reshape(len(example.ids), -1)):
+        areas = np.bincount(ids, minlength=count)
+        centres = np.stack([np.bincount(ids, along, count) for along in (columns, rows)], 1) / np.maximum(areas, 1)[:, None]
+        seen = areas >= 10
+        seen[0] = False
+        places[time, seen] = centres[seen] / side
+    known = ~np.isnan(places[:-1, :, :1])
+    mean = np.where(known, places[:-1], 0).sum(0) / np.maximum(known.sum(0), 1)
+    return np.where(known.any(0), places[-1] - mean, np.nan).astype(np.float32)
 
 
 def build_batch(
@@ -103,9 +123,10 @@ def build_batch(
 
     Adds to the processor's fields: `facts_*` (batch, windows…), `patch_*` (batch, patches…) where no text is trained,
     `weights` (batch, tokens) for the loss, `places` (batch, tokens, 2): shares of width and height where the target is
-    a digit of a coordinate, else NaN; and `firsts` (answers, 2): row and token of each answer's first target, with
-    `first_points` (answers, most points, 2), all the points that it will name (NaN beyond; none at all when the answer
-    is a refusal); `asked` (batch, tokens, 4) at the same tokens as `places` and `firsts`, see `asked_classes`.
+    a digit of a coordinate, else NaN; `choices` (choices, 2), rows and tokens where an answer takes a turn, with
+    `choice_points` (choices, most points, 2), NaN beyond: at an answer's first token all points that it will name (none
+    when it is a refusal), and in a list, after each point, the next one (none after the last); `asked` (batch, tokens,
+    4) at the same tokens as `places` and `choices`, see `asked_classes`.
     """
     image = processor.config.image
     batch: dict[str, Tensor] = {}
@@ -120,13 +141,13 @@ def build_batch(
     batch["pixels"] = pixels[:, -1]
     if past:
         batch["past_pixels"] = pixels[:, :-1]
-    for name in ("colour", "shape", "motion", "point"):
+    for name in ("colour", "shape", "motion", "point", "moved"):
         batch[f"facts_{name}"] = torch.from_numpy(np.stack([fact[name] for fact in facts]))
     if not language:
         patches = [window_facts(example, image.grid) for example in examples]
         for name in ("colour", "shape", "point"):
             batch[f"patch_{name}"] = torch.from_numpy(np.stack([fact[name] for fact in patches]))
-        ids = np.stack([example.ids for example in examples])
+        ids = np.stack([example.ids[-1] for example in examples])
         px = ids.shape[1] // image.grid
         masks = ids.reshape(len(ids), image.grid, px, image.grid, px).transpose(0, 1, 3, 2, 4) > 0
         batch["patch_mask"] = torch.from_numpy(masks.reshape(len(ids), image.patches, px**2))
@@ -146,12 +167,13 @@ def asked_classes(query: Query) -> tuple[int, int, int, int]:
 def _coordinate_places(
     processor: PointingProcessor, batch: dict[str, Tensor], examples: list[Example]
 ) -> dict[str, Tensor]:
-    """Loss weights (3 on the first answer token and on leading digits, little on tenths), places and first tokens."""
+    """Loss weights (3 on choices and on leading digits, little on tenths), places and choices."""
     answers = batch["loss_masks"].numpy() > 0
     weights = batch["loss_masks"].clamp(min=0).numpy().copy()
     places = np.full((*weights.shape, 2), np.nan, np.float32)
     asked = np.full((*weights.shape, 4), -100)
-    firsts: list[tuple[int, int]] = []
+    choices: list[tuple[int, int]] = []
+    choice_points: list[list[tuple[float, float]]] = []
     pieces = _grammar_pieces(processor)
     for row, example in enumerate(examples):
         targets = batch["targets"][row].tolist()
@@ -163,40 +185,45 @@ def _coordinate_places(
                 (query, current), point, inside = next(remaining), -1, False
                 weights[row, token] *= 3
                 asked[row, token] = asked_classes(query)
-                firsts.append((row, token))
+                choices.append((row, token))
+                choice_points.append(current)
             before = targets[token - 1]
             point += before in pieces["x"]
             if before in pieces["coordinate"]:
                 inside, tenths = True, False
                 weights[row, token] *= 3
             if targets[token] in pieces["end"]:
+                if inside and len(current) > 1 and targets[token] not in pieces["y"]:  # another point, or the end
+                    weights[row, token] *= 3
+                    asked[row, token] = asked_classes(query)
+                    choices.append((row, token))
+                    choice_points.append(current[point + 1 : point + 2])
                 inside = False
             if inside:
                 places[row, token] = current[point]
                 asked[row, token] = asked_classes(query)
                 weights[row, token] *= 0.25 if tenths else 2.0
                 tenths = tenths or targets[token] == pieces["dot"]
-    answered = [points for example in examples for points in example.targets]
-    first_points = np.full((len(answered), max(1, *map(len, answered)), 2), np.nan, np.float32)
-    for index, points in enumerate(answered):
-        first_points[index, : len(points)] = np.array(points, np.float32).reshape(-1, 2)
+    points = np.full((len(choices), max(1, *map(len, choice_points)), 2), np.nan, np.float32)
+    for index, named in enumerate(choice_points):
+        points[index, : len(named)] = np.array(named, np.float32).reshape(-1, 2)
     tensors = {
         "weights": weights,
         "places": places,
         "asked": asked,
-        "firsts": np.array(firsts),
-        "first_points": first_points,
+        "choices": np.array(choices),
+        "choice_points": points,
     }
     return {name: torch.from_numpy(values) for name, values in tensors.items()}
 
 
 def _grammar_pieces(processor: PointingProcessor) -> dict:
-    """Token ids after which a coordinate starts, after which it is an x, and which end one."""
+    """Token ids after which a coordinate starts, after which it is an x or a y, and which end one."""
     fragments = (' <point x="', ' <points x1="', '" y="', '" y1="', '" alt="')
     fragments += tuple(f'" {axis}{number}="' for axis in "xy" for number in range(2, 10))
     ids = {text: processor.tokenizer.encode(text, add_special_tokens=False) for text in fragments}
     first = {text: piece[-1] for text, piece in ids.items()}
     xs = {piece for text, piece in first.items() if "x" in text}
     starts = {piece for text, piece in first.items() if "alt" not in text}
-    return {"x": xs, "coordinate": starts, "end": set(first.values()),
+    return {"x": xs, "y": starts - xs, "coordinate": starts, "end": set(first.values()),
             "dot": processor.tokenizer.encode(".", add_special_tokens=False)[0]}  # fmt: skip
