@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import golden
 import numpy as np
 import pytest
 
@@ -19,6 +20,13 @@ CORPUS = [
     for colour in ("red", "green", "blue")
     for shape in ("circle", "square")
 ]
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """The table of worst errors against the published model, where golden data is there."""
+    if table := golden.parity_table():
+        terminalreporter.section("parity with the published model (float32)")
+        terminalreporter.write_line("\n".join(table))
 
 
 @pytest.fixture(scope="session")

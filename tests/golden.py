@@ -59,14 +59,30 @@ def random_image(entry: dict[str, Any]) -> np.ndarray:
     return np.repeat(np.repeat(small, 8, axis=0), 8, axis=1)[:height, :width]
 
 
-def relative_error(found: Tensor, wanted: Tensor) -> float:
-    """Largest difference relative to the largest wanted magnitude."""
-    return ((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30)).item()
+WORST: dict[str, tuple[float, float]] = {}  # stage -> largest error met, and the error allowed
 
 
-def absolute_error(found: Tensor, wanted: Tensor) -> float:
-    """Largest difference."""
-    return (found.to(torch.float64) - wanted.to(torch.float64)).abs().max().item()
+def near(stage: str, found: Tensor, wanted: Tensor, bound: float, *, relative: bool = False) -> None:
+    """Assert that the largest difference is within `bound`, and remember it for the table at the end of the run.
+
+    Args:
+        stage: what is compared, a row of the table.
+        found, wanted: of equal size; `found` takes the shape of `wanted`.
+        bound: most that is allowed.
+        relative: to the largest wanted magnitude.
+    """
+    wanted = wanted.to(torch.float64)
+    error = (found.detach().reshape(wanted.shape).to(torch.float64) - wanted).abs().max()
+    value = (error / wanted.abs().max().clamp(min=1e-30) if relative else error).item()
+    row = f"{stage}, {'relative' if relative else 'absolute'}"
+    WORST[row] = (max(value, WORST.get(row, (0.0, 0.0))[0]), bound)
+    assert value <= bound, f"{row}: {value:.2g}, allowed {bound:.2g}"
+
+
+def parity_table() -> list[str]:
+    """Lines of the table of worst errors, empty where nothing was compared."""
+    rows = [f"{row:54}{worst:10.1e}{bound:10.1e}" for row, (worst, bound) in WORST.items()]
+    return [f"{'stage':54}{'worst':>10}{'allowed':>10}", *rows] if rows else []
 
 
 def _is_file(weights: Path, name: str) -> bool:

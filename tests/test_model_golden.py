@@ -1,28 +1,47 @@
-"""The pointing model against numbers of the published one, stage by stage, in float32."""
+"""Preprocessing and the pointing model against numbers of the published one, stage by stage, in float32.
+
+The worst error of each stage is printed as a table at the end of the run.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from einops import rearrange
-from golden import absolute_error, model_folders, read_json, relative_error, tensors
+from golden import (
+    model_folders,
+    near,
+    preprocess_folder,
+    preprocess_images,
+    random_image,
+    read_json,
+    tensors,
+)
 from torch import Tensor
 
+from videomolmo.errors import BadInput
 from videomolmo.model import PointingConfig, PointingModel
-from videomolmo.model.image import ImageProcessor
+from videomolmo.model.config import ImageConfig
+from videomolmo.model.image import ImageProcessor, canvas_size, fitted_size, select_tiling
 from videomolmo.model.published import ADAPTER, load_published, to_published
 from videomolmo.model.published_config import config_from_published
 from videomolmo.model.temporal import mean_context, to_windows
 
-FEATURES, HIDDEN, LOGITS, BATCH_LOGITS = 3e-6, 2e-5, 1e-4, 3e-4
+PIXELS, FEATURES, HIDDEN, LOGITS, BATCH_LOGITS = 2e-6, 3e-6, 2e-5, 1e-4, 3e-4
+FULL = ImageConfig()
+VOCAB = 152064
 NEW_TOKENS = 12
 PAD_EMBED = "model.vision_backbone.pad_embed"
 
-pytestmark = pytest.mark.parametrize("folder", model_folders())
+
+@pytest.fixture(params=model_folders())
+def folder(request) -> Path:
+    return request.param
 
 
 def config_of(folder: Path, **changes: object) -> PointingConfig:
@@ -76,10 +95,6 @@ def hidden_outputs(model: PointingModel, inputs: dict[str, Tensor]) -> tuple[lis
     return seen, out
 
 
-def assert_near(found: Tensor, wanted: Tensor, bound: float) -> None:
-    assert relative_error(found.reshape(wanted.shape), wanted) <= bound
-
-
 def test_config_round_trip(folder: Path) -> None:
     config = config_of(folder)
     assert PointingConfig.from_dict(config.to_dict()) == config
@@ -100,10 +115,10 @@ def test_vision_features_and_context(folder: Path) -> None:
         features = model.encode_frames(inputs["pixels"])
         past = model.encode_past(inputs["past_pixels"])
     for index, found in zip(model.config.vision.selected, hidden, strict=True):
-        assert_near(found, golden[f"vit_hidden_current.{index}"], FEATURES)
-    assert_near(features, golden["vit_features_current"], FEATURES)
-    assert_near(past, golden["vit_features_prev"], FEATURES)
-    assert_near(mean_context(past), golden["context_mean"], FEATURES)
+        near("vision layers", found, golden[f"vit_hidden_current.{index}"], FEATURES, relative=True)
+    near("vision features", features, golden["vit_features_current"], FEATURES, relative=True)
+    near("vision features", past, golden["vit_features_prev"], FEATURES, relative=True)
+    near("mean of the past", mean_context(past), golden["context_mean"], FEATURES, relative=True)
 
 
 def test_temporal_pooled_projected(folder: Path) -> None:
@@ -115,20 +130,20 @@ def test_temporal_pooled_projected(folder: Path) -> None:
         windows = model.temporal(features, past)
         pooled = model.connector.pool(windows)
         projected = model.image_tokens(features, past)
-    assert_near(current, golden["temporal_query_windows"], FEATURES)
-    assert_near(windows - current, golden["temporal_output_windows"], HIDDEN)
-    assert_near(pooled, golden["pooled"], HIDDEN)
-    assert_near(projected, golden["projected"], HIDDEN)
+    near("windows", current, golden["temporal_query_windows"], FEATURES, relative=True)
+    near("temporal module", windows - current, golden["temporal_output_windows"], HIDDEN, relative=True)
+    near("pooling", pooled, golden["pooled"], HIDDEN, relative=True)
+    near("projector", projected, golden["projected"], HIDDEN, relative=True)
 
 
 def test_language_model(folder: Path) -> None:
     golden = tensors(folder / "outputs.safetensors")
     layers, out = hidden_outputs(model_of(folder), inputs_of(folder))
-    assert_near(out.inputs_embeds, golden["lm_input_embeds"], HIDDEN)
+    near("embeddings", out.inputs_embeds, golden["lm_input_embeds"], HIDDEN, relative=True)
     for index, found in enumerate(layers):
-        assert_near(found, golden[f"lm_hidden.{index}"], HIDDEN)
-    assert_near(out.hidden_states[-1], golden["lm_final_norm"], HIDDEN)
-    assert absolute_error(out.logits, golden["logits"]) <= LOGITS
+        near("language layers", found, golden[f"lm_hidden.{index}"], HIDDEN, relative=True)
+    near("final norm", out.hidden_states[-1], golden["lm_final_norm"], HIDDEN, relative=True)
+    near("logits", out.logits, golden["logits"], LOGITS)
 
 
 def test_greedy_ids_and_step_logits(folder: Path) -> None:
@@ -142,7 +157,7 @@ def test_greedy_ids_and_step_logits(folder: Path) -> None:
     longer = inputs | {"input_ids": torch.cat([inputs["input_ids"], golden["generated_ids"][:, :-1]], dim=1)}
     with torch.no_grad():
         steps = model(**longer).logits[:, -NEW_TOKENS:]
-    assert absolute_error(steps, golden["gen_step_logits"]) <= BATCH_LOGITS
+    near("logits while generating", steps, golden["gen_step_logits"], BATCH_LOGITS)
 
 
 def test_padding_embedding(folder: Path) -> None:
@@ -155,10 +170,11 @@ def test_padding_embedding(folder: Path) -> None:
     hook.remove()
     features, past = seen[0]
     grid = model.config.image.grid
-    assert_near(to_windows(features, grid), golden["temporal_query_windows"], FEATURES)
-    assert_near(to_windows(mean_context(past), grid), golden["temporal_context_windows"], FEATURES)
-    assert_near(out.image_tokens, golden["projected"], HIDDEN)
-    assert absolute_error(out.logits, golden["logits"]) <= LOGITS
+    near("padding embedding", to_windows(features, grid), golden["temporal_query_windows"], FEATURES, relative=True)
+    context = to_windows(mean_context(past), grid)
+    near("padding embedding", context, golden["temporal_context_windows"], FEATURES, relative=True)
+    near("projector", out.image_tokens, golden["projected"], HIDDEN, relative=True)
+    near("logits", out.logits, golden["logits"], LOGITS)
     assert model.generate(**inputs, max_new_tokens=NEW_TOKENS) == golden["generated_ids"].tolist()
     assert PAD_EMBED in to_published(model)
 
@@ -171,10 +187,10 @@ def test_without_trained_adapter_it_is_molmo(folder: Path, pad_embed: bool, adap
     ending = "_with_pad_embed" if pad_embed else ""
     with torch.no_grad():
         out = model(**inputs)
-    assert absolute_error(out.logits, golden[f"logits{ending}"]) <= LOGITS
+    near("logits of plain Molmo", out.logits, golden[f"logits{ending}"], LOGITS)
     assert model.generate(**inputs, max_new_tokens=NEW_TOKENS) == golden[f"generated_ids{ending}"].tolist()
     if not pad_embed:
-        assert_near(out.image_tokens, golden["projected"], HIDDEN)
+        near("projector", out.image_tokens, golden["projected"], HIDDEN, relative=True)
 
 
 def batch_of(folder: Path) -> dict[str, Tensor]:
@@ -199,13 +215,13 @@ def test_batch_of_two(folder: Path) -> None:
         alone = model(single["input_ids"], single["images"], past_of(single), None, single["image_input_idx"])
         context = mean_context(model.encode_past(batch["past_pixels"]))[1:]
     valid = batch["input_ids"][1] != -1
-    assert_near(context, golden["context_mean_sample1"], FEATURES)
+    near("mean of the past", context, golden["context_mean_sample1"], FEATURES, relative=True)
     real = (batch["pixels"][1] != -1).flatten(1).any(-1)
-    assert_near(out.image_tokens[1:, real], golden["projected_sample1"][:, real], HIDDEN)
+    near("projector", out.image_tokens[1:, real], golden["projected_sample1"][:, real], HIDDEN, relative=True)
     first = tensors(folder / "outputs.safetensors")["logits"]
-    assert absolute_error(out.logits[:1], first) <= LOGITS
-    assert absolute_error(out.logits[1:, valid], golden["logits_sample1"][:, valid]) <= BATCH_LOGITS
-    assert absolute_error(alone.logits, golden["single_logits"]) <= BATCH_LOGITS
+    near("logits", out.logits[:1], first, LOGITS)
+    near("logits in a batch", out.logits[1:, valid], golden["logits_sample1"][:, valid], BATCH_LOGITS)
+    near("logits in a batch", alone.logits, golden["single_logits"], BATCH_LOGITS)
     assert model.generate(**batch, max_new_tokens=NEW_TOKENS) == golden["generated_ids"].tolist()
 
 
@@ -227,12 +243,12 @@ def test_training_step(folder: Path) -> None:
     model, (batch, _) = model_of(folder), train_batch(folder)
     out = model(**batch)
     out.loss.backward()
-    assert absolute_error(out.loss.detach()[None], golden["loss"]) <= 1e-5
-    assert absolute_error(out.logits.detach(), golden["logits"]) <= BATCH_LOGITS
+    near("training loss", out.loss[None], golden["loss"], 1e-5)
+    near("logits in training", out.logits, golden["logits"], BATCH_LOGITS)
     gradients = published_gradients(model)
     for name, value in golden.items():
         if name.startswith("grad."):
-            assert relative_error(gradients[name.removeprefix("grad.")], value) <= 3e-4, name
+            near("gradients", gradients[name.removeprefix("grad.")], value, 3e-4, relative=True)
     for name, norm in norms["grad_l2_norm"].items():
         if norm >= 1e-6:
             assert gradients[name].double().norm().item() == pytest.approx(norm, rel=2e-4), name
@@ -252,7 +268,7 @@ def test_from_raw_frames(folder: Path) -> None:
     image = ImageProcessor(model.config.image)
     crops = image(golden["frame_current_u8"].numpy())
     past = image.pixels_only(np.ascontiguousarray(golden["frames_prev_u8"].numpy()[::-1]))
-    assert absolute_error(crops.pixels[None], golden["images"]) <= 2e-6
+    near("pixels", crops.pixels[None], golden["images"], PIXELS)
     assert torch.equal(crops.masks[None], golden["image_masks"])
     index = torch.where(crops.input_idx >= 0, crops.input_idx + 1, crops.input_idx)[None]
     assert torch.equal(index, golden["image_input_idx"])
@@ -260,4 +276,46 @@ def test_from_raw_frames(folder: Path) -> None:
     assert torch.equal(golden["input_ids"][0, 1 : len(start) + 1], start)
     with torch.no_grad():
         out = model(golden["input_ids"], crops.pixels[None], past[None], crops.masks[None], index)
-    assert absolute_error(out.logits, wanted["logits"]) <= LOGITS
+    near("logits from raw frames", out.logits, wanted["logits"], LOGITS)
+
+
+def test_tiling_and_sizes_follow_the_golden_table() -> None:
+    rows = read_json(preprocess_folder() / "tiling_table.json")
+    assert len(rows) > 100
+    for row in rows:
+        height, width = row["h"], row["w"]
+        tiling = select_tiling(height, width, FULL)
+        assert list(tiling) == row["tiling"], row
+        for name, target in (("hires", canvas_size(tiling, FULL)), ("lowres", (336, 336))):
+            if isinstance(row[name], str):
+                with pytest.raises(BadInput, match="aspect ratio"):
+                    fitted_size(height, width, target)
+            else:
+                assert list(fitted_size(height, width, target)) == row[name], row
+
+
+@pytest.mark.parametrize("entry", preprocess_images())
+def test_image_equals_golden(entry: dict) -> None:
+    image = random_image(entry)
+    assert hashlib.sha256(image.tobytes()).hexdigest() == entry["raw_sha256"]
+    golden = tensors(preprocess_folder() / f"{entry['name']}.safetensors")
+    crops = ImageProcessor(FULL)(image)
+    assert list(select_tiling(*image.shape[:2], FULL)) == entry["tiling_rows_cols"]
+    assert torch.equal((crops.token_kinds + VOCAB).int(), golden["token_ids"])
+    assert torch.equal(crops.input_idx.int(), golden["image_input_idx_local"])
+    assert torch.equal(crops.masks, golden["image_masks"])
+    crop, patch, place = golden["sample_index"].unbind(1)
+    near("pixels", crops.pixels[crop, patch, place], golden["sample_value"], PIXELS)
+    channels = crops.pixels.unflatten(2, (196, 3)).mean(2)
+    near("pixels, channel means in half precision", channels, golden["patch_channel_mean_f16"], 2e-3)
+    flat = crops.pixels.double().flatten(1)
+    near("pixels, crop means", flat.mean(1), golden["crop_mean_f32"], PIXELS)
+    near("pixels, crop deviations", flat.std(1, correction=0), golden["crop_std_f32"], PIXELS)
+
+
+@pytest.mark.parametrize("entry", preprocess_images())
+def test_black_frame_equals_golden(entry: dict) -> None:
+    golden = tensors(preprocess_folder() / f"{entry['name']}.safetensors")
+    black = ImageProcessor(FULL).pixels_only(np.zeros((1, entry["height"], entry["width"], 3), np.uint8))
+    wanted = golden["black_frame_unique_values"].sort().values
+    near("pixels of a black frame", black.unique(), wanted, PIXELS)
