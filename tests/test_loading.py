@@ -16,6 +16,7 @@ from videomolmo.errors import BadInput
 from videomolmo.model import PointingConfig, PointingModel
 from videomolmo.model.config import ImageConfig, LanguageConfig, VisionConfig
 from videomolmo.model.loading import convert, export, load_model
+from videomolmo.model.placement import connect, device_of, side_by_side
 from videomolmo.model.published import ADAPTER, PAD_EMBED, to_published
 from videomolmo.model.published_config import MOLMO_7B_D, config_for_hub, config_from_hub
 from videomolmo.model.shards import INDEX_FILE, WEIGHTS_FILE, Shards
@@ -302,3 +303,41 @@ def test_kinds_and_their_library(published, monkeypatch):
 def test_other_attention_is_refused(published):
     with pytest.raises(BadInput, match="attention is 'flash'"):
         load_model(published, attn_implementation="flash")
+    with pytest.raises(BadInput, match="half precision; take 'sdpa'"):
+        load_model(published, attn_implementation="flash_attention_2")
+
+
+# Several devices
+
+
+def test_layers_lie_side_by_side_and_in_order():
+    model = PointingModel.empty(PointingConfig.molmo_7b())
+    devices = side_by_side(model, 2, [12 * 10**9] * 3)
+    layers = [devices[f"language.layers.{number}"] for number in range(28)]
+    assert layers == sorted(layers) and set(layers) == {0, 1, 2}
+    assert devices["head"] == devices["language.norm"] == layers[-1] == 2
+    placed = {name: device_of(name, devices) for name, _ in model.named_parameters()}  # each has a place
+    held = [0, 0, 0]
+    for name, parameter in model.named_parameters():
+        held[placed[name].index] += 2 * parameter.numel()
+    assert max(held) < 1.25 * min(held)
+    assert device_of("vision.stem.weight", devices) == torch.device(0)
+
+
+def test_one_device_takes_all_and_too_little_memory_is_refused():
+    model = PointingModel.empty(PointingConfig.molmo_7b())
+    assert set(side_by_side(model, 2, [24 * 10**9]).values()) == {0}
+    with pytest.raises(BadInput, match=r"take 16\.1 GB and the GPUs have 16\.0 GB free"):
+        side_by_side(model, 2, [8 * 10**9, 8 * 10**9])
+    with pytest.raises(BadInput, match="there is none"):
+        side_by_side(model, 2, [])
+
+
+def test_a_model_in_pieces_answers_alike(published):
+    """All pieces on the CPU: what is proved is the map and the hooks, not the way between two GPUs."""
+    whole = load_model(published)
+    devices = {key: "cpu" for key in side_by_side(whole, 4, [10**9])}
+    pieces = connect(load_model(published), devices)
+    assert torch.equal(logits(pieces), logits(whole))
+    with pytest.raises(BadInput, match="expected None or 'auto'"):
+        load_model(published, device_map="balanced")

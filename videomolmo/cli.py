@@ -40,7 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     ground.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     ground.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16 (default: by device and model)")
     ground.add_argument("--quantize", default=None, metavar="KIND", help="8bit or 4bit weights (needs bitsandbytes)")
-    ground.add_argument("--attention", default="sdpa", help="sdpa or eager (default: sdpa)")
+    ground.add_argument("--attention", default="sdpa", help="sdpa, eager or flash_attention_2 (default: sdpa)")
+    ground.add_argument("--device-map", default=None, metavar="MAP", help="auto: spread the model over all GPUs")
     ground.add_argument("--offline", action="store_true", help="use only what was downloaded before")
     ground.add_argument("--max-frames", type=_whole, default=None, metavar="N", help="read only the first N frames")
     ground.add_argument("--reader", default="pyav", help="pyav or decord (default: pyav)")
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     guess.add_argument("--video", default=None, metavar="VIDEO", help="the clip (default: the shipped sample)")
     guess.add_argument("--every", type=_whole, default=5, metavar="K", help="frames between key frames (default: 5)")
     guess.add_argument("--dtype", default="bfloat16", help="float32, bfloat16 or float16 (default: %(default)s)")
+    guess.add_argument("--context", type=_whole, default=None, metavar="L", help="past frames (default: the model's)")
     guess.add_argument("--quantize", default=None, metavar="KIND", help="8bit or 4bit weights")
     guess.set_defaults(run=_estimate)
     commands.choices["convert"].add_argument("--dtype", default=None, help="precision to write (default: as it is)")
@@ -116,7 +118,7 @@ def _ground(options: argparse.Namespace) -> int:
 
     grounder = VideoGrounder.from_pretrained(
         options.model, options.masks, options.device, dtype=options.dtype, quantize=options.quantize,
-        attention=options.attention, offline=options.offline,
+        attention=options.attention, device_map=options.device_map, offline=options.offline,
     )  # fmt: skip
     result = grounder(
         video, sentence, every=options.every, fusion=options.fusion, tau=options.tau, context=options.context,
@@ -171,7 +173,8 @@ def _estimate(options: argparse.Namespace) -> int:
     config = known() if known else read_configuration(hub.pointing_folder(options.model))
     with open_video(options.video or shipped.sample_clip()) as video:
         size = (video.height, video.width, len(video))
-    print(estimate(config, *size, every=options.every, dtype=options.dtype, quantize=options.quantize).table())
+    settings = {"every": options.every, "dtype": options.dtype, "quantize": options.quantize}
+    print(estimate(config, *size, **settings, context=options.context).table())
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -54,6 +54,7 @@ def estimate(
     every: int = 5,
     dtype: str = "bfloat16",
     quantize: str | None = None,
+    context: int | None = None,
 ) -> Estimate:
     """Memory of the pointing model for a clip.
 
@@ -67,12 +68,17 @@ def estimate(
         every: frames between key frames.
         dtype: of weights and activations.
         quantize: None, "8bit" or "4bit".
+        context: past frames looked at (l); None takes the model's own.
 
     Raises:
-        BadInput: a precision or quantisation that does not exist.
+        BadInput: a context below 1, or a precision or quantisation that does not exist.
     """
     if dtype not in BYTES or quantize not in KINDS:
         raise BadInput(f"dtype {dtype!r} and quantize {quantize!r}: expected one of {list(BYTES)} and of {KINDS}")
+    if context is not None and config.needs_past:
+        if context < 1:
+            raise BadInput(f"context is {context}, expected at least 1 past frame")
+        config = replace(config, context=context)
     size, language, vision = BYTES[dtype], config.language, config.vision
     layout = ImageProcessor(config.image).layout(height, width)
     crops, image_tokens = len(layout.input_idx), len(layout.token_kinds)

@@ -39,6 +39,7 @@ class VideoGrounder:
         dtype: str = "auto",
         quantize: str | None = None,
         attention: str = "sdpa",
+        device_map: str | None = None,
         offline: bool = False,
     ) -> "VideoGrounder":
         """Load both models.
@@ -51,7 +52,8 @@ class VideoGrounder:
             device: "auto" (a GPU if there is one), "cpu" or "cuda".
             dtype: of the pointing model's weights: "float32", "bfloat16", "float16", or "auto": bfloat16 on a GPU.
             quantize: None, "8bit" or "4bit" weights of the pointing model (needs bitsandbytes).
-            attention: of the language model: "sdpa" or "eager".
+            attention: of the language model: "sdpa", "eager" or "flash_attention_2" (where flash-attn is installed).
+            device_map: "auto" spreads the pointing model over all GPUs.
             offline: take from the hub only what was downloaded before.
 
         Raises:
@@ -66,7 +68,7 @@ class VideoGrounder:
 
         precision = dtype_of("bfloat16" if dtype == "auto" and device != "cpu" and model != "nano" else dtype)
         sam, sam_hashes = _load_masks(masks, device, offline)
-        pointing = load_model(folder, device, precision, attention, quantize)
+        pointing = load_model(folder, device, precision, attention, quantize, device_map)
         processor = PointingProcessor(load_tokenizer(folder, pointing.config.language), pointing.config)
         weights = {f"pointing:{folder.name}/{file}": value for file, value in hub.hashes(folder).items()}
         return cls(pointing, processor, MaskTracker(sam), weights | sam_hashes)

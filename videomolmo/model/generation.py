@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from videomolmo.model.sequence import additive, positions, visible
+from videomolmo.model.sequence import attention_mask_of, positions, visible
 
 
 @torch.no_grad()
@@ -68,8 +68,8 @@ def _step(
     cache: DynamicCache,
 ) -> Float[Tensor, "batch queries width"]:
     """Run the language model over new embeddings and extend the cache."""
-    mask = {"full_attention": additive(allowed, embeds.dtype)}
+    mask = {"full_attention": attention_mask_of(allowed, model.language.config._attn_implementation, embeds.dtype)}
     out = model.language(
         inputs_embeds=embeds, attention_mask=mask, position_ids=position_ids, past_key_values=cache, use_cache=True
     )
-    return out.last_hidden_state
+    return out.last_hidden_state.to(embeds.device)

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import is_flash_attn_2_available
 
 from videomolmo.errors import BadInput
 from videomolmo.model.config import PointingConfig
+from videomolmo.model.placement import Devices, side_by_side
 from videomolmo.model.pointing import PointingModel
 from videomolmo.model.published import build, to_published
 from videomolmo.model.published_config import config_for_hub, config_from_hub
@@ -19,7 +21,8 @@ from videomolmo.model.shards import Shards
 from videomolmo.model.weights import CONFIG_FILE, read_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-ATTENTION = ("sdpa", "eager")  # sdpa takes fused kernels, flash attention among them, wherever they serve
+ATTENTION = ("sdpa", "eager", "flash_attention_2")
+ELEMENT = {None: 0, "8bit": 1, "4bit": 1}  # bytes of a weight to plan with, not less than they take
 
 
 def load_model(
@@ -28,6 +31,7 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     attn_implementation: str = "sdpa",
     quantize: str | None = None,
+    device_map: str | None = None,
 ) -> PointingModel:
     """A pointing model in evaluation mode from a folder of ours, or of VideoMolmo or Molmo as on the hub.
 
@@ -39,17 +43,27 @@ def load_model(
         device, dtype: of the weights in the model.
         attn_implementation: of the language model: one of `ATTENTION`.
         quantize: None, "8bit" or "4bit"; see `quantize.quantised`.
+        device_map: None, or "auto" to spread the model over all GPUs; `device` then counts for nothing.
 
     Raises:
         BadInput: files missing or broken, an architecture that is not computed here, or weights that do not fit.
     """
     if attn_implementation not in ATTENTION:
         raise BadInput(f"attention is {attn_implementation!r}, expected one of {', '.join(ATTENTION)}")
-    prepare = quantised(quantize)
+    if attn_implementation == "flash_attention_2" and (not is_flash_attn_2_available() or dtype == torch.float32):
+        raise BadInput(
+            "attention 'flash_attention_2' needs the package flash-attn, a GPU and half precision; take 'sdpa'"
+        )
+    if device_map not in (None, "auto"):
+        raise BadInput(f"device_map is {device_map!r}, expected None or 'auto'")
+    prepare, config = quantised(quantize), read_configuration(folder)
+    devices: Devices = device
+    if device_map == "auto":
+        devices = side_by_side(PointingModel.empty(config), ELEMENT[quantize] or dtype.itemsize)
     if not is_published(read_config_file(folder)):
-        return PointingModel.from_pretrained(folder, device, dtype, attn_implementation, prepare)
-    shards, config = Shards(folder), read_configuration(folder)
-    return build(shards.tensors.items(), shards, config, str(folder), device, dtype, attn_implementation, prepare)
+        return PointingModel.from_pretrained(folder, devices, dtype, attn_implementation, prepare)
+    shards = Shards(folder)
+    return build(shards.tensors.items(), shards, config, str(folder), devices, dtype, attn_implementation, prepare)
 
 
 def dtype_of(name: str) -> torch.dtype:

@@ -17,7 +17,8 @@ from videomolmo.errors import BadInput
 from videomolmo.model.config import LanguageConfig, PointingConfig
 from videomolmo.model.connector import Connector
 from videomolmo.model.generation import greedy
-from videomolmo.model.sequence import PADDING, additive, answer_loss, positions, visible
+from videomolmo.model.placement import Devices, connect, device_of
+from videomolmo.model.sequence import PADDING, answer_loss, attention_mask_of, positions, visible
 from videomolmo.model.shards import Shards
 from videomolmo.model.temporal import TemporalModule
 from videomolmo.model.vision import VisionTower
@@ -133,7 +134,7 @@ class PointingModel(nn.Module):
         ids = input_ids.clamp(min=0)
         embeds = self.language.embed_tokens(ids.clamp(max=vocabulary - 1))
         extra = functional.embedding((ids - vocabulary).clamp(min=0), self.new_embedding)
-        embeds = torch.where((ids >= vocabulary)[..., None], extra.to(embeds.dtype), embeds)
+        embeds = torch.where((ids >= vocabulary)[..., None], extra.to(embeds), embeds)
         if image_tokens is None:
             return embeds
         row, crop, window = (image_input_idx >= 0).nonzero(as_tuple=True)
@@ -175,22 +176,25 @@ class PointingModel(nn.Module):
             features, past_features: precomputed vision features, so that a frame is encoded once.
             output_hidden, output_attentions: also return these (attentions need attn_implementation="eager").
         """
-        if output_attentions and self.language.config._attn_implementation != "eager":
-            found = self.language.config._attn_implementation
-            raise BadInput(f"attn_implementation is {found!r}, attentions need 'eager'; build the model with it")
+        kind = self.language.config._attn_implementation
+        if output_attentions and kind != "eager":
+            raise BadInput(f"attn_implementation is {kind!r}, attentions need 'eager'; build the model with it")
+        if subsegment_ids is not None and kind.startswith("flash"):
+            raise BadInput(f"attn_implementation is {kind!r}, message trees need 'sdpa' or 'eager'; take one of these")
         tokens = self._frame_tokens(pixels, past_pixels, image_masks, features, past_features)
         embeds = self.embed(input_ids, tokens, image_input_idx)
         valid = input_ids != PADDING if attention_mask is None else attention_mask.bool()
         allowed = visible(valid, subsegment_ids)
+        bias = attention_mask_of(allowed, kind, embeds.dtype)
         out = self.language(
             inputs_embeds=embeds,
-            attention_mask={"full_attention": additive(allowed, embeds.dtype)},
+            attention_mask={"full_attention": bias},
             position_ids=positions(allowed) if position_ids is None else position_ids.clamp(min=0),
             use_cache=False,
             output_hidden_states=output_hidden,
             output_attentions=output_attentions,
         )
-        logits = self.logits(out.last_hidden_state)
+        logits = self.logits(out.last_hidden_state.to(embeds.device))
         loss = None if targets is None else answer_loss(logits, targets, loss_masks)
         return PointingOutput(logits, loss, out.hidden_states, out.attentions, tokens, embeds)
 
@@ -245,7 +249,7 @@ class PointingModel(nn.Module):
     def from_pretrained(
         cls,
         folder: str | Path,
-        device: str | torch.device = "cpu",
+        devices: Devices = "cpu",
         dtype: torch.dtype = torch.float32,
         attn_implementation: str = "sdpa",
         prepare: Callable[[PointingModel], Put] = lambda model: put_plain,
@@ -257,7 +261,7 @@ class PointingModel(nn.Module):
         model = cls.empty(read_config(folder), attn_implementation)
         shards = Shards(folder)
         check_fit(model, shards.tensors.items(), str(folder))
-        return model.filled(shards, device, dtype, prepare(model))
+        return model.filled(shards, devices, dtype, prepare(model))
 
     @classmethod
     def empty(cls, config: PointingConfig, attn_implementation: str = "sdpa") -> PointingModel:
@@ -268,7 +272,7 @@ class PointingModel(nn.Module):
     def filled(
         self,
         tensors: Iterable[tuple[str, Tensor]],
-        device: str | torch.device,
+        devices: Devices,
         dtype: torch.dtype,
         put: Put = put_plain,
     ) -> PointingModel:
@@ -276,13 +280,13 @@ class PointingModel(nn.Module):
 
         Args:
             tensors: our names and tensors, all of them.
-            device, dtype: where the weights go, and in which precision.
+            devices, dtype: where the weights go, and in which precision.
             put: see `weights.fill`.
         """
-        fill(self, tensors, device, dtype, put)
-        with torch.device(device):
+        fill(self, tensors, devices, dtype, put)
+        with device_of("language.rotary_emb", devices):
             self.language.rotary_emb = type(self.language.rotary_emb)(config=self.language.config)
-        return self.eval()
+        return connect(self, devices).eval()
 
 
 def _qwen2_config(config: LanguageConfig, attn_implementation: str) -> Qwen2Config:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from videomolmo.errors import BadInput
 from videomolmo.model.config import PointingConfig
+from videomolmo.model.placement import Devices
 from videomolmo.model.pointing import PointingModel
 from videomolmo.model.temporal import TemporalModule
 from videomolmo.model.weights import Put, check_fit, put_plain
@@ -133,7 +134,7 @@ def build(
     tensors: Iterable[tuple[str, Tensor]],
     config: PointingConfig,
     source: str,
-    device: str | torch.device = "cpu",
+    devices: Devices = "cpu",
     dtype: torch.dtype = torch.float32,
     attn_implementation: str = "sdpa",
     prepare: Callable[[PointingModel], Put] = lambda model: put_plain,
@@ -149,7 +150,7 @@ def build(
         tensors: the names with data.
         config: of the model.
         source: for messages.
-        device, dtype: see `PointingModel.filled`.
+        devices, dtype: see `PointingModel.filled`.
         attn_implementation: of the language model.
         prepare: changes the empty model where needed and says how its weights are put; see `quantize.quantised`.
     """
@@ -159,7 +160,7 @@ def build(
     if not any(name.startswith("temporal.") for name, _ in shapes):
         added = _fresh_temporal(config)
     check_fit(model, [*shapes, *added], source)
-    return model.filled(chain(convert_published(tensors, config), added), device, dtype, prepare(model))
+    return model.filled(chain(convert_published(tensors, config), added), devices, dtype, prepare(model))
 
 
 def _fresh_temporal(config: PointingConfig) -> list[tuple[str, Tensor]]:

@@ -43,6 +43,16 @@ def additive(allowed: Bool[Tensor, "batch queries keys"], dtype: torch.dtype) ->
     return bias.masked_fill(~allowed, torch.finfo(dtype).min)[:, None]
 
 
+def attention_mask_of(
+    allowed: Bool[Tensor, "batch queries keys"], implementation: str, dtype: torch.dtype
+) -> Float[Tensor, "batch 1 queries keys"] | Int[Tensor, "batch keys"]:
+    """A visibility as the language model's attention wants it: a bias, or for flash attention the keys that count.
+
+    Flash attention is causal by itself and can leave padding out, no more: message trees need another implementation.
+    """
+    return allowed[:, -1].long() if implementation.startswith("flash") else additive(allowed, dtype)
+
+
 def answer_loss(
     logits: Float[Tensor, "batch tokens vocabulary"],
     targets: Int[Tensor, "batch tokens"],

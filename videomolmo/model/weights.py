@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from videomolmo.errors import BadInput
 from videomolmo.model.config import PointingConfig
+from videomolmo.model.placement import Devices, device_of
 from videomolmo.model.shards import WEIGHTS_FILE
 
 CONFIG_FILE = "config.json"
@@ -57,7 +58,7 @@ def put_plain(module: nn.Module, name: str, value: Tensor) -> None:
 def fill(
     model: nn.Module,
     tensors: Iterable[tuple[str, Tensor]],
-    device: torch.device | str,
+    devices: Devices,
     dtype: torch.dtype,
     put: Put = put_plain,
 ) -> None:
@@ -66,12 +67,12 @@ def fill(
     Args:
         model: made on the meta device, checked with `check_fit`.
         tensors: names and tensors, each used once and then let go.
-        device, dtype: of the weights in the model.
+        devices, dtype: of the weights in the model; see `placement.side_by_side`.
         put: how one tensor is put in its place; quantised layers have their own way.
     """
     for name, value in tensors:
         owner, _, own = name.rpartition(".")
-        put(model.get_submodule(owner), own, value.to(device, dtype, copy=True))
+        put(model.get_submodule(owner), own, value.to(device_of(name, devices), dtype, copy=True))
 
 
 def _shortened(names: list[str]) -> str:

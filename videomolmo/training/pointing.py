@@ -132,7 +132,7 @@ def step_loss(
 
 @contextmanager
 def _overheard(model: PointingModel) -> Iterator[dict[str, Tensor]]:
-    """What the next pass shows on its way: `places` that window tokens speak of, `windows` after the temporal module."""
+    """What the next pass shows on its way: `places` that tokens speak of, `windows` after the temporal module."""
     heard: dict[str, Tensor] = {}
     positions = model.connector.positions
     hooks = (

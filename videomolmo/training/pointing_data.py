@@ -107,7 +107,9 @@ def _moved(example: Example) -> np.ndarray:
     places = np.full((len(example.ids), count, 2), np.nan, np.float32)
     for time, ids in enumerate(example.ids.reshape(len(example.ids), -1)):
         areas = np.bincount(ids, minlength=count)
-        centres = np.stack([np.bincount(ids, along, count) for along in (columns, rows)], 1) / np.maximum(areas, 1)[:, None]
+        centres = (
+            np.stack([np.bincount(ids, along, count) for along in (columns, rows)], 1) / np.maximum(areas, 1)[:, None]
+        )
         seen = areas >= 10
         seen[0] = False
         places[time, seen] = centres[seen] / side
