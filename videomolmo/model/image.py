@@ -96,7 +96,7 @@ class ImageProcessor:
         """Crops, patch masks and token layout of one frame."""
         frames = self._checked(frame, dims=3)[None]
         layout = self.layout(*frames.shape[1:3])
-        return Crops(self._crops(frames)[0], self._masks(*frames.shape[1:3]), layout.token_kinds, layout.input_idx)
+        return Crops(self._crops(frames)[0], _shares(*frames.shape[1:3], self.config), layout.token_kinds, layout.input_idx)
 
     def pixels_only(
         self, frames: UInt8[np.ndarray, "frames height width 3"] | UInt8[Tensor, "frames height width 3"]
@@ -121,12 +121,12 @@ class ImageProcessor:
         """Overview crop, then the high-resolution crops in reading order."""
         config = self.config
         unit = rearrange(frames, "frames height width rgb -> frames rgb height width").float() / 255
-        overview = self._fit(unit, (config.size_px, config.size_px))
-        parts = [_patches(overview, config)]
-        tiling = select_tiling(*frames.shape[1:3], config)
+        rows, cols = tiling = select_tiling(*frames.shape[1:3], config)
+        crops = unit.new_empty(len(frames), 1 + rows * cols, config.patches, config.patch_values)
+        _patches(self._fit(unit, (config.size_px, config.size_px)), config, crops[:, :1])
         if tiling != (0, 0):
-            parts.append(_patches(self._fit(unit, canvas_size(tiling, config)), config))
-        return torch.cat(parts, dim=1)
+            _patches(self._fit(unit, canvas_size(tiling, config)), config, crops[:, 1:])
+        return crops
 
     def _fit(
         self, unit: Float[Tensor, "frames rgb height width"], target: tuple[int, int]
@@ -138,45 +138,57 @@ class ImageProcessor:
             *size, top, left = fitted_size(*unit.shape[-2:], target)
         if tuple(size) != tuple(unit.shape[-2:]):
             unit = functional.interpolate(unit, tuple(size), mode="bilinear", antialias=True, align_corners=False)
-        pad = (left, target[1] - size[1] - left, top, target[0] - size[0] - top)
-        unit = functional.pad(unit.clamp(0, 1), pad)
-        mean, std = (unit.new_tensor(values)[:, None, None] for values in (self.config.mean, self.config.std))
-        return (unit - mean) / std
+        mean, std = (unit.new_tensor(values) for values in (self.config.mean, self.config.std))
+        canvas = (-mean / std).expand(len(unit), *target, 3).contiguous()  # colours last: whole pixels are copied
+        inside = canvas[:, top : top + size[0], left : left + size[1]]
+        inside.copy_(rearrange(unit, "frames rgb height width -> frames height width rgb")).clamp_(0, 1)
+        inside.sub_(mean).div_(std)
+        return rearrange(canvas, "frames height width rgb -> frames rgb height width")
 
-    def _masks(self, height: int, width: int) -> Float[Tensor, "crops patches"]:
-        """Share of each patch that is image and not padding.
 
-        Source: published model. Row k belongs to crop k + 1 and the last row is -1: the overview crop comes first but
-        its row last. Molmo was trained with this, so it stays.
-        Differs: with the overview crop alone, its own shares are given.
-        """
-        config = self.config
-        tiling = select_tiling(height, width, config)
-        target = canvas_size(tiling, config) if tiling != (0, 0) else (config.size_px, config.size_px)
-        valid = torch.ones(target)
-        if config.resize == "pad":
-            fit_height, fit_width, top, left = fitted_size(height, width, target)
-            valid = torch.zeros(target)
-            valid[top : top + fit_height, left : left + fit_width] = 1
-        shares = _patches(valid[None, None], config)[0].mean(-1)
-        if tiling == (0, 0):
-            return shares
-        return torch.cat([shares, -torch.ones(1, config.patches)])
+@lru_cache(maxsize=64)
+def _shares(height: int, width: int, config: ImageConfig) -> Float[Tensor, "crops patches"]:
+    """Share of each patch that is image and not padding, the same for all frames of a size; never written to.
+
+    Source: published model. Row k belongs to crop k + 1 and the last row is -1: the overview crop comes first but
+    its row last. Molmo was trained with this, so it stays.
+    Differs: with the overview crop alone, its own shares are given.
+    """
+    tiling = select_tiling(height, width, config)
+    target = canvas_size(tiling, config) if tiling != (0, 0) else (config.size_px, config.size_px)
+    valid = torch.ones(target)
+    if config.resize == "pad":
+        fit_height, fit_width, top, left = fitted_size(height, width, target)
+        valid = torch.zeros(target)
+        valid[top : top + fit_height, left : left + fit_width] = 1
+    patches = torch.empty(1, max(1, tiling[0] * tiling[1]), config.patches, config.patch_px**2)
+    _patches(valid[None, None], config, patches)
+    shares = patches[0].mean(-1)
+    if tiling == (0, 0):
+        return shares
+    return torch.cat([shares, -torch.ones(1, config.patches)])
 
 
 def _patches(
-    canvas: Float[Tensor, "frames rgb height width"], config: ImageConfig
-) -> Float[Tensor, "frames crops patches pixel"]:
-    """Cut a canvas into overlapping crops, each crop into flattened patches (row, column, channel)."""
+    canvas: Float[Tensor, "frames channels height width"],
+    config: ImageConfig,
+    out: Float[Tensor, "frames crops patches pixel"],
+) -> None:
+    """Cut a canvas into overlapping crops, each crop into flattened patches (row, column, channel), copied once."""
     step = config.usable * config.patch_px if config.max_crops else config.size_px
+    px, grid = config.patch_px, config.grid
     crops = canvas.unfold(2, config.size_px, step).unfold(3, config.size_px, step)
-    return rearrange(
+    pieces = rearrange(
         crops,
-        "frames rgb rows cols (grid_rows patch_rows) (grid_cols patch_cols) "
-        "-> frames (rows cols) (grid_rows grid_cols) (patch_rows patch_cols rgb)",
-        patch_rows=config.patch_px,
-        patch_cols=config.patch_px,
+        "frames channels rows cols (grid_rows patch_rows) (grid_cols patch_cols) "
+        "-> frames rows cols grid_rows grid_cols patch_rows patch_cols channels",
+        patch_rows=px,
+        patch_cols=px,
     )
+    for row, pieces_of_row in enumerate(pieces.unbind(1)):  # a view of `out` that is cut like them
+        first = row * pieces.shape[2]
+        part = out[:, first : first + pieces.shape[2]]
+        part.unflatten(3, (px, px, -1)).unflatten(2, (grid, grid)).copy_(pieces_of_row)
 
 
 @lru_cache(maxsize=256)
