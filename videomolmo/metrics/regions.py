@@ -49,9 +49,23 @@ def j_and_f(truth: Masks, pred: Masks, void: Masks | None = None) -> JAndF:
     """
     if truth.size == 0:
         raise BadInput(f"masks of shape {truth.shape} have no pixels to compare; give at least one frame")
-    j = float(np.mean(region_similarity(truth, pred, void)))
-    f = float(np.mean(boundary_measure(truth, pred, void)))
+    j, f = (float(np.mean(values)) for values in j_and_f_per_frame(truth, pred, void))
     return JAndF(j, f, (j + f) / 2)
+
+
+def j_and_f_per_frame(
+    truth: Masks, pred: Masks, void: Masks | None = None, bound_th: Real = BOUND_TH
+) -> tuple[Float64[np.ndarray, "*frames"], Float64[np.ndarray, "*frames"]]:
+    """J and F of each frame: `region_similarity` and `boundary_measure` in one pass, which is faster.
+
+    Returns:
+        (J, F), each with one value per frame and shape `()` for a single mask.
+    """
+    disk = _disk(_radius(bound_th, truth.shape))
+    pairs = [_crop(*pair) for pair in _frame_pairs(truth, pred, void)]
+    j = np.array([_frame_region_similarity(*pair) for pair in pairs], dtype=np.float64)
+    f = np.array([_frame_boundary_measure(*pair, disk) for pair in pairs], dtype=np.float64)
+    return j.reshape(truth.shape[:-2]), f.reshape(truth.shape[:-2])
 
 
 def region_similarity(truth: Masks, pred: Masks, void: Masks | None = None) -> Float64[np.ndarray, "*frames"]:
@@ -65,10 +79,8 @@ def region_similarity(truth: Masks, pred: Masks, void: Masks | None = None) -> F
     Returns:
         One value per frame, shape `()` for a single mask.
     """
-    truth, pred = _without_void(truth, pred, void)
-    intersection = np.count_nonzero(truth & pred, axis=(-2, -1))
-    union = np.count_nonzero(truth | pred, axis=(-2, -1))
-    return np.where(union == 0, 1.0, intersection / np.maximum(union, 1))
+    values = [_frame_region_similarity(*pair) for pair in _frame_pairs(truth, pred, void)]
+    return np.array(values, dtype=np.float64).reshape(truth.shape[:-2])
 
 
 def boundary_measure(
@@ -91,13 +103,8 @@ def boundary_measure(
     Raises:
         BadInput: shapes that differ, or a tolerance that is negative or no number.
     """
-    if not 0 <= bound_th < math.inf:
-        raise BadInput(f"bound_th={bound_th!r}: expected a share of the diagonal below 1, or pixels from 1")
-    truth, pred = _without_void(truth, pred, void)
-    height, width = truth.shape[-2:]
-    radius = int(bound_th) if bound_th >= 1 else math.ceil(bound_th * math.hypot(height, width))
-    pairs = zip(truth.reshape(-1, height, width), pred.reshape(-1, height, width), strict=True)
-    values = [_frame_boundary_measure(a, b, _disk(radius)) for a, b in pairs]
+    disk = _disk(_radius(bound_th, truth.shape))
+    values = [_frame_boundary_measure(*_crop(*pair), disk) for pair in _frame_pairs(truth, pred, void)]
     return np.array(values, dtype=np.float64).reshape(truth.shape[:-2])
 
 
@@ -118,24 +125,49 @@ def boundary_map(mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "he
     return boundary
 
 
+def _frame_region_similarity(truth: Bool[np.ndarray, "height width"], pred: Bool[np.ndarray, "height width"]) -> float:
+    union = np.count_nonzero(truth | pred)
+    return np.count_nonzero(truth & pred) / union if union else 1.0
+
+
 def _frame_boundary_measure(
     truth: Bool[np.ndarray, "height width"],
     pred: Bool[np.ndarray, "height width"],
     disk: UInt8[np.ndarray, "side side"],
 ) -> float:
     truth_boundary, pred_boundary = boundary_map(truth), boundary_map(pred)
-    if not truth_boundary.any() or not pred_boundary.any():
-        return float(truth_boundary.any() == pred_boundary.any())  # both without: 1; otherwise P or R is 0, hence F
-    precision = np.mean(_dilate(truth_boundary, disk)[pred_boundary])
-    recall = np.mean(_dilate(pred_boundary, disk)[truth_boundary])
-    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
+    truth_px, pred_px = np.count_nonzero(truth_boundary), np.count_nonzero(pred_boundary)
+    if not truth_px or not pred_px:
+        return float(truth_px == pred_px)  # both without: 1; otherwise P or R is 0, hence F
+    precision = np.count_nonzero(_dilate(truth_boundary, disk) & pred_boundary) / pred_px
+    recall = np.count_nonzero(_dilate(pred_boundary, disk) & truth_boundary) / truth_px
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
 def _dilate(mask: Bool[np.ndarray, "height width"], disk: UInt8[np.ndarray, "side side"]) -> np.ndarray:
     """Every pixel within the disk of a set pixel."""
     import cv2
 
-    return cv2.dilate(mask.astype(np.uint8), disk).astype(bool)
+    return cv2.dilate(mask.view(np.uint8), disk).view(bool)
+
+
+def _crop(truth: Bool[np.ndarray, "height width"], pred: Bool[np.ndarray, "height width"]) -> tuple[np.ndarray, ...]:
+    """Both masks within their common bounding box and a rim of one pixel, which holds both boundaries.
+
+    Whether a boundary pixel is near the other boundary is decided by boundary pixels alone, so J and F stay the same.
+    """
+    import cv2
+
+    left, top, width, height = cv2.boundingRect((truth | pred).view(np.uint8))
+    box = slice(max(top - 1, 0), top + height + 1), slice(max(left - 1, 0), left + width + 1)
+    return truth[box], pred[box]
+
+
+def _radius(bound_th: Real, shape: tuple[int, ...]) -> int:
+    """The tolerance in whole pixels."""
+    if not 0 <= bound_th < math.inf:
+        raise BadInput(f"bound_th={bound_th!r}: expected a share of the diagonal below 1, or pixels from 1")
+    return int(bound_th) if bound_th >= 1 else math.ceil(bound_th * math.hypot(*shape[-2:]))
 
 
 def _disk(radius: int) -> UInt8[np.ndarray, "side side"]:
@@ -144,12 +176,16 @@ def _disk(radius: int) -> UInt8[np.ndarray, "side side"]:
     return (dx**2 + dy**2 <= radius**2).astype(np.uint8)
 
 
-def _without_void(truth: np.ndarray, pred: np.ndarray, void: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Both masks as booleans with the void pixels cleared, after a check of their shapes."""
+def _frame_pairs(truth: np.ndarray, pred: np.ndarray, void: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray]]:
+    """True and predicted mask of each frame as booleans with the void pixels cleared, after a check of their shapes."""
     for name, masks in (("predicted", pred), ("void", void)):
         if masks is not None and masks.shape != truth.shape:
             raise BadInput(f"{name} masks {masks.shape} must have the shape of the true ones, {truth.shape}")
     if truth.ndim < 2:
         raise BadInput(f"masks of shape {truth.shape}: expected (height, width) or (frames, height, width)")
-    truth, pred = truth.astype(bool), pred.astype(bool)
-    return (truth, pred) if void is None else (truth & ~void.astype(bool), pred & ~void.astype(bool))
+    truth, pred = truth.astype(bool, copy=False), pred.astype(bool, copy=False)
+    if void is not None:
+        counts = ~void.astype(bool, copy=False)
+        truth, pred = truth & counts, pred & counts
+    frames = (math.prod(truth.shape[:-2]), *truth.shape[-2:])
+    return list(zip(truth.reshape(frames), pred.reshape(frames), strict=True))
