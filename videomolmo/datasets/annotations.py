@@ -1,0 +1,248 @@
+"""Masks, boxes and points as data sets store them, behind one door: asked for an object and a frame, read when asked.
+
+Everywhere: None means "not annotated", an empty mask or no points means "annotated, and not there".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Integer
+
+from videomolmo.datasets.files import MALFORMED, MissingFile, Unreadable
+from videomolmo.datasets.media import read_image
+
+MOST_PIXELS = 2**28  # of one mask; more than any real one has
+Size = Callable[[], tuple[int, int]]
+
+
+class Annotations:
+    """Nothing annotated; the others replace what they have. Boxes are left, top, width, height in pixels from 0."""
+
+    in_percent = False  # points in percent of the frame
+
+    def labels(self, frame: int) -> Integer[np.ndarray, "height width"] | None:
+        """Object ids by pixel as stored, where the set stores its masks so."""
+        return None
+
+    def mask(self, thing: str, frame: int, size: Size) -> Bool[np.ndarray, "height width"] | None:
+        return None
+
+    def masks(self, things: Sequence[str], frame: int, size: Size) -> Bool[np.ndarray, "objects height width"] | None:
+        found = [self.mask(thing, frame, size) for thing in things]
+        known = [mask for mask in found if mask is not None]
+        if not known:
+            return None
+        if len({mask.shape for mask in known}) > 1:
+            raise Unreadable(f"masks of frame {frame} differ in size: {sorted({mask.shape for mask in known})}")
+        return np.stack([np.zeros_like(known[0]) if mask is None else mask for mask in found])
+
+    def foreground(self, frame: int) -> Bool[np.ndarray, "height width"] | None:
+        """Everything that counts as foreground, where the set says so beside the objects."""
+        return None
+
+    def box(self, thing: str, frame: int) -> Sequence[float] | None:
+        return None
+
+    def points(self, thing: str, frame: int) -> Sequence[Sequence[float]] | None:
+        return None
+
+
+def read_labels(path: Path) -> Integer[np.ndarray, "height width"]:
+    """Stored values of a mask PNG: palette indices or grey values, never colours.
+
+    Raises:
+        MissingFile, Unreadable: no such file, no image, or an image in colours.
+    """
+    labels = read_image(path, None)
+    if labels.ndim != 2:
+        raise Unreadable(f"{path}: has {labels.shape[-1]} channels; expected a palette or grey image of object ids")
+    return labels
+
+
+class LabelPNGs(Annotations):
+    """One PNG for each frame; the value of a pixel is the id of the object there."""
+
+    def __init__(self, files: Sequence[Path]):
+        self.files = files
+
+    def labels(self, frame):
+        return read_labels(self.files[frame])
+
+    def mask(self, thing, frame, size):
+        return self.labels(frame) == int(thing)
+
+    def masks(self, things, frame, size):
+        labels = self.labels(frame)
+        return labels == np.array([int(thing) for thing in things], dtype=np.int64).reshape(-1, 1, 1)
+
+
+class BinaryPNGs(Annotations):
+    """A folder of PNGs for each object; any value but zero is foreground; frames without a PNG are not annotated."""
+
+    def __init__(self, folders: Mapping[str, Path], names: Sequence[str]):
+        self._folders, self._names = folders, names
+
+    def mask(self, thing, frame, size):
+        folder = self._folders[thing]
+        if not folder.is_dir():
+            raise MissingFile(f"{folder}: no such folder; expected the masks of object {thing}")
+        path = folder / f"{self._names[frame]}.png"
+        return read_labels(path) != 0 if path.is_file() else None
+
+
+class RLEs(Annotations):
+    """COCO run lengths, one for each object and frame.
+
+    Args:
+        load: gives object -> runs, either a list by frame or a mapping from frames; called when first needed.
+        frames: how long lists must be.
+        null: whether a frame with no run lengths is annotated as empty (otherwise it is not annotated).
+        place: named in errors.
+    """
+
+    def __init__(self, load: Callable[[], Mapping[str, Any]], frames: int, place: object, null: bool = True):
+        self._load, self._frames, self._place, self._null = load, frames, place, null
+
+    @cached_property
+    def _runs(self) -> Mapping[str, Any]:
+        return self._load()
+
+    def mask(self, thing, frame, size):
+        runs = self._runs.get(thing)
+        if runs is None:
+            raise MissingFile(f"{self._place}: has no masks of object {thing}")
+        if isinstance(runs, Mapping):
+            entry = runs.get(frame)
+        elif len(runs) == self._frames:
+            entry = runs[frame]
+        else:
+            raise Unreadable(f"{self._place}: object {thing} has {len(runs)} masks for {self._frames} frames")
+        if entry is not None:
+            return decode_rle(entry, f"{self._place}: object {thing}, frame {frame}")
+        return blank(self._shape() or size(), self._place) if self._null else None
+
+    def _shape(self) -> tuple[int, int] | None:
+        """Size of the first mask that is there."""
+        for runs in self._runs.values():
+            for entry in runs.values() if isinstance(runs, Mapping) else runs:
+                if isinstance(entry, Mapping) and "size" in entry:
+                    return entry["size"]
+        return None
+
+
+def blank(shape: Any, place: object) -> Bool[np.ndarray, "height width"]:
+    """An empty mask of a size that stands in a file."""
+    try:
+        height, width = map(int, shape)
+    except MALFORMED:
+        height = width = 0
+    if not (height > 0 and width > 0 and height * width <= MOST_PIXELS):
+        raise Unreadable(f"{place}: size {shape!r}; expected height and width of a mask")
+    return np.zeros((height, width), dtype=bool)
+
+
+def decode_rle(entry: Any, place: object) -> Bool[np.ndarray, "height width"]:
+    """Mask of COCO run lengths, compressed or as a list of numbers; a list of several gives their union.
+
+    Raises:
+        Unreadable: they are no run lengths, or do not fill the size they state.
+    """
+    from pycocotools import mask as coco
+
+    if isinstance(entry, list) and entry:
+        return np.logical_or.reduce([decode_rle(part, place) for part in entry])
+    try:
+        (height, width), counts = blank(entry["size"], place).shape, entry["counts"]
+        if isinstance(counts, (list, tuple)):
+            counts = [int(count) for count in counts]
+            if min(counts, default=0) < 0 or sum(counts) != height * width:
+                raise ValueError("runs do not fill the mask")
+            runs = coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+        else:
+            counts = counts if isinstance(counts, bytes) else counts.encode("ascii")
+            if sum(_run_lengths(counts)) != height * width:
+                raise ValueError("runs do not fill the mask")
+            runs = {"size": [height, width], "counts": counts}
+        return coco.decode(runs).astype(bool)
+    except Unreadable:
+        raise
+    except MALFORMED as error:
+        raise Unreadable(f"{place}: not a mask in COCO run lengths ({error})") from None
+
+
+def _run_lengths(counts: bytes) -> list[int]:
+    """Lengths in compressed run lengths, read before C code that trusts them does.
+
+    Each number is written in groups of five bits, lowest first, from the character '0' on; bit 5 says that more
+    follow, bit 4 of the last group is the sign; from the fourth number on, it is the difference to the last but one.
+    """
+    lengths: list[int] = []
+    value = shift = 0
+    for character in counts:
+        group = character - 48
+        if not 0 <= group < 64 or shift > 30:
+            raise ValueError("characters that are no run lengths")
+        value |= (group & 31) << shift
+        shift += 5
+        if group & 32:
+            continue
+        if group & 16:
+            value -= 1 << shift
+        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+        if lengths[-1] < 0:
+            raise ValueError("a negative run")
+        value = shift = 0
+    if shift:
+        raise ValueError("the last run is cut off")
+    return lengths
+
+
+class Boxes(Annotations):
+    """Boxes by object and frame."""
+
+    def __init__(self, boxes: Mapping[str, Mapping[int, Sequence[float]]]):
+        self._boxes = boxes
+
+    def box(self, thing, frame):
+        return self._boxes.get(thing, {}).get(frame)
+
+
+class Points(Annotations):
+    """Points by object and frame, and masks from another source where there are any."""
+
+    def __init__(
+        self,
+        points: Mapping[str, Mapping[int, Sequence[Sequence[float]]]],
+        in_percent: bool = False,
+        masks: Annotations | None = None,
+    ):
+        self._points, self.in_percent, self._masks = points, in_percent, masks or Annotations()
+
+    def points(self, thing, frame):
+        return self._points.get(thing, {}).get(frame)
+
+    def mask(self, thing, frame, size):
+        return self._masks.mask(thing, frame, size)
+
+    def labels(self, frame):
+        return self._masks.labels(frame)
+
+
+def as_box(box: Sequence[float] | None) -> Float[np.ndarray, "4"] | None:
+    """A box as an array; None where its sides are not positive, as sets mark what is not there.
+
+    Raises:
+        Unreadable: these are not four numbers.
+    """
+    if box is None:
+        return None
+    try:
+        array = np.array(box, dtype=np.float64).reshape(4)
+    except MALFORMED:
+        raise Unreadable(f"box {box!r}: expected left, top, width, height") from None
+    return array if np.isfinite(array).all() and (array[2:] > 0).all() else None

@@ -1,0 +1,219 @@
+"""One record type for every data set: a clip, what was said about it, and what is known of the objects meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Integer
+
+from videomolmo.datasets.annotations import Annotations, as_box
+from videomolmo.datasets.files import MALFORMED, Unreadable, inside
+from videomolmo.datasets.media import Made, Pictures, VideoFile
+from videomolmo.errors import BadInput
+from videomolmo.video import Frames
+
+KINDS = ("referring", "reasoning", "question", "appearance", "action", "motion")
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A sentence about a clip.
+
+    Attributes:
+        id: as the data set and its predictions name it.
+        text: the sentence.
+        objects: ids of the objects meant; empty for "none of them", None where the set keeps it to itself.
+        kind: one of `KINDS`.
+        annotator: who said it, from 0, where several describe the same object.
+        count: the answer to "how many", where the set has one.
+        span: first frame and the one after the last that the sentence is about; None for the whole clip.
+        more: further fields as the set has them.
+    """
+
+    id: str
+    text: str
+    objects: tuple[str, ...] | None
+    kind: str = "referring"
+    annotator: int | None = None
+    count: int | None = None
+    span: tuple[int, int] | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """A clip of a data set. Frames, masks, boxes and points are read when asked for, never before.
+
+    A frame is a number from 0, the same for frames, masks, boxes and points; `frame_names` says what the data set
+    calls it. None stands for "not annotated", an empty mask or no point for "annotated, and not there".
+
+    Attributes:
+        dataset, split: where it is from.
+        clip: the set's name of the video.
+        media: where the frames come from.
+        expressions: sentences about the clip.
+        objects: ids, each with the name of its category or None.
+        annotations: what is known of the objects.
+        fps: frames a second, where the set says so.
+        more: further fields as the set has them.
+    """
+
+    dataset: str
+    split: str
+    clip: str
+    media: Pictures | VideoFile | Made
+    expressions: tuple[Expression, ...]
+    objects: Mapping[str, str | None]
+    annotations: Annotations = field(default_factory=Annotations)
+    fps: float | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def frame_names(self) -> tuple[str, ...]:
+        """Names of the frames; empty for a video file that counts with all its frames."""
+        return self.media.names
+
+    def frames(self) -> Frames:
+        """The frames; close them or use them in a `with`.
+
+        Raises:
+            BadInput: they are missing or cannot be read.
+        """
+        return self.media.open(self.fps)
+
+    def size(self) -> tuple[int, int]:
+        """Height and width, from the index or from the header of the first frame."""
+        return self._size
+
+    @cached_property
+    def _size(self) -> tuple[int, int]:
+        return self.media.size()
+
+    def mask_of(self, thing: str, frame: int) -> Bool[np.ndarray, "height width"] | None:
+        """Mask of an object on a frame."""
+        return self.annotations.mask(self._known(thing), self._frame(frame), self.size)
+
+    def masks(self, frame: int) -> Bool[np.ndarray, "objects height width"] | None:
+        """Masks of all objects in the order of `objects`; None where none of them is annotated."""
+        if not self.objects:
+            return None
+        return self.annotations.masks(tuple(self.objects), self._frame(frame), self.size)
+
+    def truth(self, expression: Expression, frame: int) -> Bool[np.ndarray, "height width"] | None:
+        """Union of the masks of the objects that an expression means."""
+        if expression.objects is None:
+            return None
+        if not expression.objects:
+            return np.zeros(self.size(), dtype=bool)
+        found = [self.mask_of(thing, frame) for thing in expression.objects]
+        known = [mask for mask in found if mask is not None]
+        return np.logical_or.reduce(known) if known else None
+
+    def labels(self, frame: int) -> Integer[np.ndarray, "height width"] | None:
+        """Object ids by pixel as stored (DAVIS: 255 is void), for sets that store one image for all objects."""
+        return self.annotations.labels(self._frame(frame))
+
+    def foreground(self, frame: int) -> Bool[np.ndarray, "height width"] | None:
+        """Everything in the foreground, where the set says so beside its objects (ReVOS)."""
+        return self.annotations.foreground(self._frame(frame))
+
+    def box_of(self, thing: str, frame: int) -> Float[np.ndarray, "4"] | None:
+        """Left, top, width, height in pixels from 0; None where the object is absent or not annotated."""
+        return as_box(self.annotations.box(self._known(thing), self._frame(frame)))
+
+    def points_of(self, thing: str, frame: int) -> Float32[np.ndarray, "points 2"] | None:
+        """Points in pixels, x then y."""
+        points = self.annotations.points(self._known(thing), self._frame(frame))
+        if points is None:
+            return None
+        try:
+            array = np.array(points, dtype=np.float64).reshape(-1, 2)
+        except (TypeError, ValueError):
+            raise Unreadable(f"{self}: frame {frame} has points {points!r}; expected pairs of x and y") from None
+        if len(array) and self.annotations.in_percent:
+            height, width = self.size()
+            array = array * (width, height) / 100
+        return array.astype(np.float32)
+
+    def _known(self, thing: str) -> str:
+        if thing not in self.objects:
+            raise BadInput(f"{self}: no object {thing!r}; expected one of {', '.join(self.objects) or 'none'}")
+        return thing
+
+    def _frame(self, frame: int) -> int:
+        if frame < 0 or (self.frame_names and frame >= len(self.frame_names)):
+            raise IndexError(f"{self}: no frame {frame}; expected 0 to {len(self.frame_names) - 1}")
+        return frame
+
+    def __str__(self) -> str:
+        return f"{self.dataset} {self.split}, {self.clip}"
+
+
+class Records(Sequence[Record]):
+    """The records of a split, each built when asked for.
+
+    Attributes:
+        dataset, split, root: what was read.
+        notes: what the reader had to assume.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        split: str,
+        root: Path | None,
+        keys: Sequence[Any],
+        build: Callable[[Any], Record],
+        notes: Sequence[str] = (),
+    ):
+        self.dataset, self.split, self.root, self.notes = dataset, split, root, tuple(notes)
+        self._keys, self._build = keys, build
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @overload
+    def __getitem__(self, number: int) -> Record: ...
+    @overload
+    def __getitem__(self, number: slice) -> Records: ...
+    def __getitem__(self, number):
+        """Record `number`, or records for a slice.
+
+        Raises:
+            BadInput: the index says something else of it than is documented.
+        """
+        if isinstance(number, slice):
+            keys = [self._keys[n] for n in range(len(self))[number]]
+            return Records(self.dataset, self.split, self.root, keys, self._build, self.notes)
+        key = self._keys[number]
+        try:
+            return self._build(key)
+        except BadInput:
+            raise
+        except MALFORMED as error:
+            name = key if isinstance(key, (str, int)) else f"record {number}"
+            reason = f"{type(error).__name__}: {error}"
+            raise Unreadable(f"{self.dataset} {self.split}, {name}: not as documented ({reason})") from error
+
+    def __repr__(self) -> str:
+        return f"Records({self.dataset!r}, {self.split!r}, {len(self)} records)"
+
+
+def pictures(folder: Path, names: Sequence[Any], suffix: str = ".jpg", **known: Any) -> Pictures:
+    """Frames called {folder}/{name}{suffix}, with names from an index."""
+    return Pictures(tuple(inside(folder, f"{name}{suffix}") for name in names), tuple(map(str, names)), **known)
+
+
+def in_order(ids: Sequence[Any]) -> list[str]:
+    """Ids without repetition, numbers by value and before names.
+
+    Example:
+        >>> in_order(["10", 2, "2", "a"])
+        ['2', '10', 'a']
+    """
+    return sorted({str(thing) for thing in ids}, key=lambda thing: (not thing.isdecimal(), len(thing), thing))
