@@ -22,13 +22,13 @@ ROWS = {
     "points": 1, "fusion": 1, "metrics": 1, "video": 1, "video_read": 1, "video_write": 1, "spool": 1, "synth": 1,
     "hub": 1,
     # 2 numpy: what a result is, and pictures of it
-    "results": 2, "drawing": 2, "exercises": 2,
+    "results": 2, "drawing": 2, "exercises": 2, "datasets": 2,
     # 3 torch: the two backbones
     "model": 3, "masks": 3,
     # 4 whole
-    "pointer": 4, "grounding": 4, "training": 4, "estimate": 4,
+    "pointer": 4, "grounding": 4, "training": 4, "estimate": 4, "annotation": 4, "evaluation": 4,
     # 5 surface
-    "cli": 5, "benchmarks": 5,
+    "cli": 5, "work_cli": 5, "benchmarks": 5, "data_cli": 5,
     # the face, which imports nothing until a name is used
     "": 6,
 }  # fmt: skip

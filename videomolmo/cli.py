@@ -1,10 +1,11 @@
-"""The command line: `videomolmo ground`, `videomolmo train-nano`."""
+"""The command line: `videomolmo ground` and its kin; commands on data sets are in files of their own."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from videomolmo import data_cli, work_cli
 from videomolmo.errors import BadInput
 
 
@@ -71,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     guess.add_argument("--context", type=_whole, default=None, metavar="L", help="past frames (default: the model's)")
     guess.add_argument("--quantize", default=None, metavar="KIND", help="8bit or 4bit weights")
     guess.set_defaults(run=_estimate)
+    data_cli.add_commands(commands)
+    work_cli.add_commands(commands)
     commands.choices["convert"].add_argument("--dtype", default=None, help="precision to write (default: as it is)")
     commands.choices["export"].add_argument("--shard-size", default="5GB", help="of one file (default: %(default)s)")
     return parser

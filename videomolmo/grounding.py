@@ -67,7 +67,7 @@ class VideoGrounder:
         from videomolmo.model.tokenizer import load_tokenizer
 
         precision = dtype_of("bfloat16" if dtype == "auto" and device != "cpu" and model != "nano" else dtype)
-        sam, sam_hashes = _load_masks(masks, device, offline)
+        sam, sam_hashes = load_masks(masks, device, offline)
         pointing = load_model(folder, device, precision, attention, quantize, device_map)
         processor = PointingProcessor(load_tokenizer(folder, pointing.config.language), pointing.config)
         weights = {f"pointing:{folder.name}/{file}": value for file, value in hub.hashes(folder).items()}
@@ -213,7 +213,7 @@ def _device(name: str) -> str:
     return name
 
 
-def _load_masks(name: str, device: str, offline: bool) -> tuple[Any, dict[str, str]]:
+def load_masks(name: str, device: str, offline: bool = False) -> tuple[Any, dict[str, str]]:
     """SAM 2 by name, and the hash of the file its weights came from."""
     from videomolmo.masks import build
 

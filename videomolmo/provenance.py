@@ -1,10 +1,13 @@
 """What made a result: versions, commit, machine and hashes of weights, for every result file."""
 
 import hashlib
+import json
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from videomolmo.errors import BadInput
 
 PACKAGES = ("videomolmo", "torch", "transformers", "sam2", "numpy", "av", "opencv-python-headless", "tokenizers")
 
@@ -33,6 +36,30 @@ def commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return head.stdout.strip() + ("+" if status.stdout.strip() else "") if head.returncode == 0 else None
+
+
+def claim(out: Path, made_by: dict, what: str) -> None:
+    """Write settings.json into a new folder, or make sure that the one there says the same, so that work can go on.
+
+    Args:
+        out: folder of results; made where missing.
+        made_by: the settings, ready for JSON.
+        what: "annotations" or the like, for messages.
+
+    Raises:
+        BadInput: the folder holds other things, or results of other settings.
+    """
+    known = out / "settings.json"
+    if known.is_file():
+        before = json.loads(known.read_text(encoding="utf-8"))
+        different = sorted(key for key in made_by if before.get(key) != made_by[key])
+        if different:
+            raise BadInput(f"{out} holds {what} with other {', '.join(different)}; give a new folder")
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"{out} is not empty and holds no {what}; give a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+    known.write_text(json.dumps(made_by, indent=1) + "\n", encoding="utf-8")
 
 
 def sha256(path: Path) -> str:

@@ -75,6 +75,17 @@ class MaskTracker:
         return Track(self, at, frame, points_px, labels, frames, reverse)
 
 
+    def masks_of(
+        self,
+        frame: FrameFeatures,
+        points_px: Sequence[Float[np.ndarray, "points 2"]],
+        labels: Sequence[np.ndarray] | None = None,
+    ) -> Bool[np.ndarray, "prompts height width"]:
+        """The mask that each entry of `points_px` alone gives on this frame; nothing is remembered."""
+        labels = [np.ones(len(points), np.int32) for points in points_px] if labels is None else labels
+        return Track(self, 0, frame, points_px, labels, 1, False, remember=False).first_masks
+
+
 class Track:
     """Objects followed from one prompted frame in one direction; `step` takes the frames in order.
 
@@ -90,8 +101,9 @@ class Track:
         labels: Sequence[np.ndarray],
         frames: int,
         reverse: bool,
+        remember: bool = True,
     ) -> None:
-        self.tracker, self.frames, self.reverse = tracker, frames, reverse
+        self.tracker, self.frames, self.reverse, self._remember = tracker, frames, reverse, remember
         self.objects = len(points_px)
         self._memory: dict[str, dict[int, dict]] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
         model = tracker.model
@@ -136,6 +148,7 @@ class Track:
             output_dict=self._memory,
             num_frames=self.frames,
             track_in_reverse=self.reverse,
+            run_mem_encoder=self._remember,
         )
         memory = out["maskmem_features"]
         return {

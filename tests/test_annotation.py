@@ -1,0 +1,197 @@
+"""Points for training: candidates after their depth, the one that SAM 2 understands best, and whole data sets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from videomolmo.annotation.candidates import depth, middle_of, parts_of, sample_candidates
+from videomolmo.annotation.choose import choose_point
+from videomolmo.annotation.records import Settings, annotate_clip
+from videomolmo.annotation.run import annotate_dataset
+from videomolmo.cli import main
+from videomolmo.datasets import read_dataset
+from videomolmo.errors import BadInput
+
+ROWS, COLUMNS = np.mgrid[:40, :60]
+
+
+def disk(x: float, y: float, radius: float) -> np.ndarray:
+    return (COLUMNS + 0.5 - x) ** 2 + (ROWS + 0.5 - y) ** 2 <= radius**2
+
+
+class Stamp:
+    """In place of SAM 2: a point gives the disk around it, a negative one takes half of such a disk away."""
+
+    def __init__(self, radius: float = 8.0) -> None:
+        self.radius, self.calls = radius, 0
+
+    def encode(self, frame: np.ndarray) -> None:
+        return None
+
+    def masks_of(self, frame, points, labels=None):
+        self.calls += 1
+        labels = [np.ones(len(group), int) for group in points] if labels is None else labels
+        masks = []
+        for group, signs in zip(points, labels, strict=True):
+            mask = np.zeros(ROWS.shape, dtype=bool)
+            for (x, y), sign in zip(group, signs, strict=True):
+                mask = mask | disk(x, y, self.radius) if sign else mask & ~disk(x, y, self.radius / 2)
+            masks.append(mask)
+        return np.array(masks)
+
+
+# Candidates
+
+
+@given(st.integers(0, 10**6), st.integers(1, 40), st.floats(0.8, 15))
+def test_candidates_are_distinct_pixels_of_the_mask(seed: int, count: int, radius: float) -> None:
+    mask = disk(20.3, 18.8, radius)
+    found = sample_candidates(mask, count, np.random.default_rng(seed))
+    assert len(found) == min(count, mask.sum()) == len({tuple(point) for point in found})
+    assert all(mask[int(y), int(x)] for x, y in found)
+
+
+def test_chance_follows_depth() -> None:
+    mask = disk(30, 20, 12)
+    rng = np.random.default_rng(0)
+    drawn = np.concatenate([sample_candidates(mask, 1, rng) for _ in range(3000)])
+    depths = depth(mask)
+    found = np.mean([depths[int(y), int(x)] for x, y in drawn])
+    wanted = (depths[mask] ** 2).sum() / depths[mask].sum()  # mean of d where chance is d / sum d
+    assert found == pytest.approx(wanted, rel=0.03)
+    assert found > 1.2 * depths[mask].mean()
+
+
+def test_the_border_of_the_picture_is_a_border() -> None:
+    assert depth(np.ones((5, 5), dtype=bool))[0, 0] == 1
+    assert middle_of(np.ones((5, 7), dtype=bool)).tolist()[1] == 2
+
+
+@pytest.mark.parametrize(
+    ("mask", "count", "line"), [(np.zeros((4, 4), bool), 3, "empty"), (disk(9, 9, 4), 0, "count is 0")]
+)
+def test_nothing_to_draw_from(mask: np.ndarray, count: int, line: str) -> None:
+    with pytest.raises(BadInput, match=line):
+        sample_candidates(mask, count, np.random.default_rng(0))
+
+
+# The choice
+
+
+def test_the_best_candidate_wins_in_one_call() -> None:
+    tracker, mask = Stamp(), disk(30, 20, 8)
+    choice = choose_point(tracker, None, mask, np.random.default_rng(1), candidates=15)
+    assert tracker.calls == 1 and len(choice.candidates) == len(choice.ious) == 15
+    nearest = choice.candidates[np.linalg.norm(choice.candidates - (30, 20), axis=1).argmin()]
+    assert choice.points.tolist() == [nearest.tolist()] and choice.iou == choice.ious.max()
+    assert choice.parts == parts_of(mask) == 1
+
+
+def test_points_are_added_where_one_is_not_enough() -> None:
+    mask = disk(15, 20, 8) | disk(45, 20, 8)
+    one = choose_point(Stamp(), None, mask, np.random.default_rng(0))
+    more = choose_point(Stamp(), None, mask, np.random.default_rng(0), most_points=3, bound=0.8)
+    assert one.parts == 2 and one.iou < 0.55 < 0.8 < more.iou
+    assert len(one.points) == 1 and len(more.points) == 2 and (more.labels == 1).all()
+
+
+def test_negative_points_take_away_what_is_too_much() -> None:
+    mask = disk(30, 20, 10) & ~disk(35, 20, 5)
+    plain, off = (
+        choose_point(Stamp(10), None, mask, np.random.default_rng(0), most_points=2, bound=1.0, negative=negative)
+        for negative in (False, True)
+    )
+    assert off.iou > plain.iou and off.labels.tolist() == [1, 0]
+
+
+# Clips and data sets
+
+
+def test_rows_of_a_clip() -> None:
+    class Quick(Stamp):
+        def masks_of(self, frame, points, labels=None):
+            return np.array([self.truth] * len(points))
+
+    record = read_dataset("generated", split="test")[0]
+    (expression,) = record.expressions
+    quick = Quick()
+    quick.truth = record.truth(expression, 0)
+    rows, quality = annotate_clip(record, quick, Settings(every=30, least=0.0))
+    (row,) = rows
+    assert row["video"] == record.clip and row["caption"] == expression.text
+    assert list(row["points"]) == [str(at) for at in row["frame_idxs"]] and set(row["frame_idxs"]) <= {0, 30}
+    x, y = (row["points"]["0"][0][axis] / 100 * 192 for axis in "xy")
+    assert record.truth(expression, 0)[int(y), int(x)]
+    assert {line["verdict"] for line in quality} <= {"kept", "absent", "too small"}
+    _, poor = annotate_clip(record, Stamp2(), Settings(every=60, least=0.9))
+    assert poor[0]["verdict"] == "misunderstood"
+
+
+class Stamp2(Stamp):
+    """Understands nothing."""
+
+    def masks_of(self, frame, points, labels=None):
+        return np.ones((len(points), 192, 192), dtype=bool)
+
+
+@pytest.mark.parametrize(("change", "line"), [({"every": 0}, "every is 0"), ({"least": 1.5}, "least is 1.5")])
+def test_settings_are_checked(change: dict, line: str) -> None:
+    with pytest.raises(BadInput, match=line):
+        Settings(**change)
+
+
+SETTINGS = Settings(every=30, candidates=4)
+
+
+@pytest.fixture(scope="module")
+def annotated(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("annotated") / "one"
+    report = annotate_dataset("generated", None, out, SETTINGS, limit=3)
+    assert report["rows"] >= 2 and sum(report["iou_histogram"].values()) == report["objects"]["kept"] + report[
+        "objects"
+    ].get("misunderstood", 0)
+    return out
+
+
+@pytest.mark.slow
+def test_the_same_bytes_with_more_workers_and_after_a_kill(annotated: Path, tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from videomolmo.annotation.run import annotate_dataset as annotate; "
+        "from videomolmo.annotation.records import Settings\n"
+        f"if __name__ == '__main__': annotate('generated', None, Path({str(tmp_path / 'two')!r}), Settings(30, 4), "
+        "limit=3, workers=2)"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code, encoding="utf-8")
+    process = subprocess.Popen([sys.executable, script], start_new_session=True)
+    until = time.monotonic() + 120
+    while not list(tmp_path.glob("two/parts/*.json")) and time.monotonic() < until and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert list(tmp_path.glob("two/parts/*.json"))
+    subprocess.run([sys.executable, script], check=True, timeout=300)
+    for name in ("annotations.jsonl", "quality.jsonl"):
+        assert (annotated / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    report = json.loads((annotated / "report.json").read_text(encoding="utf-8"))
+    assert report["versions"]["torch"] and report["seed"] == 0
+
+
+@pytest.mark.slow
+def test_other_settings_need_another_folder(annotated: Path, tmp_path: Path, capsys) -> None:
+    with pytest.raises(BadInput, match="other every"):
+        annotate_dataset("generated", None, annotated, Settings(every=20, candidates=4), limit=3)
+    (tmp_path / "mine.txt").write_text("keep", encoding="utf-8")
+    assert main(["annotate", "--benchmark", "generated", "--out", str(tmp_path)]) == 2
+    assert "holds no annotations" in capsys.readouterr().err and (tmp_path / "mine.txt").read_text() == "keep"

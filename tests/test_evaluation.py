@@ -1,0 +1,156 @@
+"""The harness: masks on disk, scores that skip nothing, one table, and archives for the benchmarks' servers."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from videomolmo.cli import main
+from videomolmo.datasets import read_dataset
+from videomolmo.datasets.record import Expression
+from videomolmo.errors import BadInput
+from videomolmo.evaluation.predictions import Predictions, write_submission
+from videomolmo.evaluation.published import comparison
+from videomolmo.evaluation.run import ALL, evaluate
+from videomolmo.evaluation.score import deepest, score_count, score_masks, score_points
+
+
+@pytest.fixture(scope="module")
+def records():
+    return read_dataset("generated", split="test")[:2]
+
+
+@pytest.fixture(scope="module")
+def truths(records, tmp_path_factory) -> Path:
+    """The truth as if another system had predicted it, in its own layout, as 0 and 7."""
+    root = tmp_path_factory.mktemp("foreign")
+    for record in records:
+        for expression in record.expressions:
+            folder = root / f"{expression.id}_of_{record.clip}"
+            folder.mkdir()
+            for frame, name in enumerate(record.frame_names):
+                Image.fromarray(record.truth(expression, frame).astype(np.uint8) * 7).save(folder / f"{name}.png")
+    return root
+
+
+LAYOUT = "{expression}_of_{clip}/{frame}.png"
+
+
+def value(table: pd.DataFrame, metric: str) -> float:
+    (row,) = table[(table["clip"] == ALL) & (table["kind"] == ALL) & (table["metric"] == metric)]["value"]
+    return row
+
+
+def test_the_truth_scores_one(truths: Path, tmp_path: Path) -> None:
+    table = evaluate("generated", tmp_path / "out", limit=2, foreign=truths, layout=LAYOUT)
+    assert value(table, "J") == value(table, "F") == value(table, "J&F") == 1.0
+    assert json.loads((tmp_path / "out" / "missing.json").read_text())["count"] == 0
+    kept = pd.read_parquet(tmp_path / "out" / "results.parquet")
+    assert kept["value"].tolist() == pd.read_csv(tmp_path / "out" / "results.csv")["value"].tolist()
+    assert {"benchmark", "clip", "expression", "metric", "value", "n", "seconds", "commit"} <= set(kept.columns)
+
+
+def test_what_is_missing_counts_zero_and_is_listed(truths: Path, records, tmp_path: Path) -> None:
+    clips = [record.clip for record in records if record.expressions]
+    for number, clip in enumerate(clips[1:]):
+        (tmp_path / "part").mkdir(exist_ok=True)
+        (tmp_path / "part" / f"0_of_{clip}").symlink_to(truths / f"0_of_{clip}")
+        assert number == 0
+    table = evaluate("generated", tmp_path / "out", limit=2, foreign=tmp_path / "part", layout=LAYOUT)
+    assert value(table, "J&F") == pytest.approx((len(clips) - 1) / len(clips))
+    assert json.loads((tmp_path / "out" / "missing.json").read_text())["missing"] == [f"{clips[0]}/0"]
+
+
+def test_one_missing_or_broken_mask_counts_as_empty(records, tmp_path: Path) -> None:
+    record = records[0]
+    (expression,) = record.expressions
+    predictions = Predictions(tmp_path)
+    for frame in range(60):
+        predictions.write(record, expression, frame, record.truth(expression, frame))
+    predictions.path(record, expression, 0).unlink()
+    predictions.path(record, expression, 1).write_bytes(b"not a picture")
+    j = {score.metric: score for score in score_masks(record, expression, predictions)}["J"]
+    shown = sum(bool(record.truth(expression, frame).any()) for frame in (0, 1))
+    assert j.value == pytest.approx(1 - shown / 60) and j.n == 60
+
+
+def test_masks_of_another_size_and_colour_are_read(records, tmp_path: Path) -> None:
+    record = records[0]
+    (expression,) = record.expressions
+    truth = record.truth(expression, 0)
+    predictions = Predictions(tmp_path)
+    path = predictions.path(record, expression, 0)
+    path.parent.mkdir(parents=True)
+    Image.fromarray(np.kron(truth, np.ones((2, 2), bool)).astype(np.uint8)[..., None].repeat(3, -1) * 90).save(path)
+    assert np.array_equal(predictions.read(record, expression, 0, truth.shape), truth)
+
+
+def test_points_and_counts(records) -> None:
+    record = records[0]
+    (expression,) = record.expressions
+    x, y = deepest(record.truth(expression, 0))
+    answer = {"objects": 3, "key_frames": [{"frame": 0, "points_px": [[float(x), float(y)]]}]}
+    assert [score.value for score in score_points(record, expression, answer)] == pytest.approx([1, 1, 1])
+    answer["key_frames"].append({"frame": 0, "points_px": []})
+    assert [score.value for score in score_points(record, expression, answer)] == pytest.approx([0.5, 0.5, 0.5])
+    counted = Expression("1", "how many", None, "question", count=5)
+    assert [score.value for score in score_count(counted, answer)] == [0.0, 2.0]
+    assert [score.value for score in score_count(counted, None)] == [0.0, 5.0]
+    assert score_count(expression, answer) == []
+
+
+@pytest.mark.slow
+def test_nano_goes_on_where_it_was_stopped(tmp_path: Path, capsys, monkeypatch) -> None:
+    arguments = [
+        "evaluate",
+        "--benchmark",
+        "generated",
+        "--limit",
+        "1",
+        "--every",
+        "20",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main([*arguments, "--compare"]) == 0
+    shown = capsys.readouterr().out
+    assert "point f1" in shown and "nothing published" in shown
+    before = (tmp_path / "out" / "results.csv").read_bytes()
+    monkeypatch.setattr("videomolmo.evaluation.run.predict", None)  # nothing may be predicted again
+    assert main(arguments) == 0 and (tmp_path / "out" / "results.csv").read_bytes() == before
+    assert main([*arguments, "--tau", "0.5"]) == 2 and "other tau" in capsys.readouterr().err
+
+
+def test_archives_for_servers(truths: Path, records, tmp_path: Path) -> None:
+    predictions = Predictions(truths, LAYOUT)
+    count = write_submission(iter(records), predictions, "ref_youtube_vos", tmp_path / "valid.zip")
+    with zipfile.ZipFile(tmp_path / "valid.zip") as archive:
+        names = archive.namelist()
+        assert len(names) == count and archive.testzip() is None
+        assert names[0] == f"Annotations/{records[0].clip}/0/00000.png"
+    with pytest.raises(BadInput, match="exists"):
+        write_submission(iter(records), predictions, "mevis", tmp_path / "valid.zip")
+    with pytest.raises(BadInput, match="no server here"):
+        write_submission(iter(records), predictions, "lasot", tmp_path / "lasot.zip")
+    with pytest.raises(BadInput, match="masks are missing"):
+        write_submission(iter(records), Predictions(tmp_path / "none"), "mevis", tmp_path / "none.zip")
+    assert not list(tmp_path.glob("*none*"))
+
+
+def test_paths_stay_inside(records, tmp_path: Path) -> None:
+    odd = Expression("../../x", "out", None)
+    with pytest.raises(BadInput, match="leads out of"):
+        Predictions(tmp_path).path(records[0], odd, 0)
+    with pytest.raises(BadInput, match="has fields"):
+        Predictions(tmp_path, "{video}/{frame}.png").path(records[0], records[0].expressions[0], 0)
+
+
+def test_quoted_figures_are_marked() -> None:
+    text = comparison("ref_davis17", 0.5)
+    assert "| this run | 50.0 | measured here |" in text and "| VideoMolmo | 72.5 | quoted from the paper |" in text

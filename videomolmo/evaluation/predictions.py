@@ -1,0 +1,113 @@
+"""Predicted masks on disk as public tools and servers take them: one PNG for each frame of each expression."""
+
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image
+
+from videomolmo.datasets.record import Expression, Record
+from videomolmo.errors import BadInput
+
+LAYOUT = "{clip}/{expression}/{frame}.png"
+SERVER_LAYOUTS = {"mevis": LAYOUT, "ref_youtube_vos": "Annotations/" + LAYOUT}
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A folder of masks, ours or foreign.
+
+    Args:
+        root: of all PNGs; any nonzero pixel is foreground.
+        layout: path of a PNG below `root`, with {clip}, {expression} and {frame}.
+    """
+
+    root: Path
+    layout: str = LAYOUT
+
+    def path(self, record: Record, expression: Expression, frame: int) -> Path:
+        """The file of one mask.
+
+        Raises:
+            BadInput: a layout with unknown fields, or a name that leads out of `root`.
+        """
+        names = {"clip": record.clip, "expression": expression.id, "frame": frame_name(record, frame)}
+        try:
+            path = self.root / self.layout.format(**names)
+        except (KeyError, IndexError, ValueError) as error:
+            raise BadInput(f"layout {self.layout!r} has fields that are not {', '.join(names)}") from error
+        if ".." in path.relative_to(self.root).parts:
+            raise BadInput(f"{path} leads out of {self.root}; rename the clip or the expression")
+        return path
+
+    def has(self, record: Record, expression: Expression) -> bool:
+        """Whether there is any mask of an expression."""
+        folder = self.path(record, expression, 0).parent
+        return folder.is_dir() and any(folder.glob("*.png"))
+
+    def read(
+        self, record: Record, expression: Expression, frame: int, size: tuple[int, int]
+    ) -> Bool[np.ndarray, "height width"] | None:
+        """One mask at `size` (nearest neighbour); None where its file is missing or cannot be read."""
+        try:
+            with Image.open(self.path(record, expression, frame)) as image:
+                mask = np.asarray(image)
+        except (OSError, SyntaxError, ValueError):
+            return None
+        mask = mask.any(-1) if mask.ndim == 3 else mask > 0
+        if mask.shape == size:
+            return mask
+        return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
+
+    def write(self, record: Record, expression: Expression, frame: int, mask: Bool[np.ndarray, "height width"]) -> None:
+        """One mask as a PNG of 0 and 255."""
+        path = self.path(record, expression, frame)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+
+
+def frame_name(record: Record, frame: int) -> str:
+    """What the data set calls a frame; five digits where it has only a video file."""
+    return record.frame_names[frame] if record.frame_names else f"{frame:05d}"
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    unfinished.replace(path)
+
+
+def write_submission(records: Iterator[Record], predictions: Predictions, dataset: str, target: Path) -> int:
+    """A zip as the benchmark's server takes it, with every frame of every expression; returns the number of masks.
+
+    Raises:
+        BadInput: a benchmark without a server, masks that are missing, or a target that exists.
+    """
+    if dataset not in SERVER_LAYOUTS:
+        raise BadInput(f"{dataset} has no server here, expected one of {', '.join(SERVER_LAYOUTS)}")
+    if target.exists():
+        raise BadInput(f"{target} exists; give another name")
+    entries: list[tuple[Path, str]] = []
+    for record in records:
+        for expression in record.expressions:
+            for frame in range(len(record.frame_names)):
+                names = {"clip": record.clip, "expression": expression.id, "frame": frame_name(record, frame)}
+                entries.append((predictions.path(record, expression, frame), SERVER_LAYOUTS[dataset].format(**names)))
+    missing = [path for path, _ in entries if not path.is_file()]
+    if missing or not entries:
+        raise BadInput(
+            f"{len(missing)} of {len(entries)} masks are missing, the first is {missing[:1]}; evaluate first"
+        )
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as archive:
+        for path, name in entries:
+            archive.write(path, name)
+    unfinished.replace(target)
+    return len(entries)

@@ -1,0 +1,109 @@
+"""Scores of one expression against the truth: masks on every annotated frame, points on key frames, and the count."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from videomolmo.datasets.record import Expression, Record
+from videomolmo.evaluation.predictions import Predictions
+from videomolmo.metrics import image_point_scores, j_and_f, mean_point_scores
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number: `metric` of an expression, over `n` frames."""
+
+    metric: str
+    value: float
+    n: int
+
+
+def score_masks(record: Record, expression: Expression, predictions: Predictions) -> list[Score]:
+    """J, F and J&F, averaged over all frames whose truth is known; a missing mask counts as empty.
+
+    An expression without any mask on disk counts 0, whatever the truth. Empty where the set keeps its truth to itself.
+
+    Source: per-expression protocol of MeViS and ReasonVOS. Differs: nothing is skipped.
+    """
+    values = []
+    there = predictions.has(record, expression)
+    for frame in range(frames_of(record)):
+        truth = record.truth(expression, frame)
+        if truth is None:
+            continue
+        found = predictions.read(record, expression, frame, truth.shape) if there else None
+        found = np.zeros_like(truth) if found is None else found
+        values.append(j_and_f(truth, found)[:2] if there else (0.0, 0.0))
+    if not values:
+        return []
+    j, f = np.mean(values, axis=0)
+    return [Score(name, float(value), len(values)) for name, value in (("J", j), ("F", f), ("J&F", (j + f) / 2))]
+
+
+def score_points(record: Record, expression: Expression, answer: dict | None) -> list[Score]:
+    """Precision, recall and F1 of points, averaged over the key frames whose truth is known.
+
+    The true point of an object is the set's own, else the deepest pixel of its mask; an object that is not on a frame
+    is not expected there. Differs: the paper's own figures come from code that was never released.
+    """
+    scores = []
+    for key in (answer or {}).get("key_frames", []):
+        truth = _points_and_masks(record, expression, key["frame"])
+        if truth is not None:
+            found = np.array(key["points_px"], dtype=np.float64).reshape(-1, 2)
+            scores.append(image_point_scores(truth[0], found, truth[1]))
+    if not scores:
+        return []
+    mean = mean_point_scores(scores)
+    return [Score(f"point {name}", getattr(mean, name), len(scores)) for name in ("precision", "recall", "f1")]
+
+
+def score_count(expression: Expression, answer: dict | None) -> list[Score]:
+    """Whether the number of objects followed through the clip is the true one, and how far off it is."""
+    if expression.count is None:
+        return []
+    count = 0 if answer is None else answer["objects"]
+    off = abs(count - expression.count)
+    return [Score("count exact", float(off == 0), 1), Score("count error", float(off), 1)]
+
+
+def frames_of(record: Record) -> int:
+    """Number of frames; a video file is opened for it."""
+    if record.frame_names:
+        return len(record.frame_names)
+    with record.frames() as video:
+        return len(video)
+
+
+def label_maps(record: Record) -> Iterator[np.ndarray]:
+    """The label image of every frame."""
+    for frame in range(frames_of(record)):
+        labels = record.labels(frame)
+        if labels is not None:
+            yield labels
+
+
+def _points_and_masks(record: Record, expression: Expression, frame: int) -> tuple[np.ndarray, list[np.ndarray]] | None:
+    """True points and masks of the objects that are meant and on the frame; None where any mask is not known."""
+    if expression.objects is None:
+        return None
+    masks = {thing: record.mask_of(thing, frame) for thing in expression.objects}
+    if any(mask is None for mask in masks.values()):
+        return None
+    points, shown = [], []
+    for thing, mask in masks.items():
+        if mask.any():
+            own = record.points_of(thing, frame)
+            points.append(deepest(mask) if own is None or not len(own) else own[0])
+            shown.append(mask)
+    return np.array(points, dtype=np.float64).reshape(-1, 2), shown
+
+
+def deepest(mask: np.ndarray) -> np.ndarray:
+    """Column and row of the pixel that lies deepest in a mask."""
+    import cv2
+
+    depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    row, column = np.unravel_index(int(depth.argmax()), mask.shape)
+    return np.array([column, row], dtype=np.float64)

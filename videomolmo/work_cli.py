@@ -1,0 +1,86 @@
+"""Commands on whole data sets: `annotate` makes training points, `evaluate` makes a table of results."""
+
+import argparse
+from pathlib import Path
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Register `annotate` and `evaluate`."""
+    annotate = commands.add_parser("annotate", help="points for training from the masks of a data set")
+    _dataset(annotate)
+    annotate.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write, or to go on in")
+    annotate.add_argument("--masks", default="nano", help="SAM 2: nano, a folder, or a published id")
+    annotate.add_argument("--every", type=int, default=5, metavar="K", help="frames between annotated frames")
+    annotate.add_argument("--candidates", type=int, default=10, help="points tried for each object")
+    annotate.add_argument("--most-points", type=int, default=1, help="of one object (default: 1, as in the paper)")
+    annotate.add_argument("--bound", type=float, default=0.7, help="IoU from which no further point is added")
+    annotate.add_argument("--negative", action="store_true", help="points off the object may be added")
+    annotate.add_argument("--least", type=float, default=0.3, help="objects with a lower IoU are left out")
+    annotate.add_argument("--seed", type=int, default=0)
+    annotate.add_argument("--workers", type=int, default=1, help="processes")
+    annotate.set_defaults(run=_annotate)
+
+    evaluate = commands.add_parser("evaluate", help="a table of results on a benchmark")
+    _dataset(evaluate)
+    evaluate.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write, or to go on in")
+    evaluate.add_argument("--model", default="nano", help="as in `ground`")
+    evaluate.add_argument("--masks", default="nano", help="as in `ground`")
+    evaluate.add_argument("--every", type=int, default=5, metavar="K", help="frames between key frames")
+    evaluate.add_argument("--fusion", default="iou", help="rule, as in `ground`")
+    evaluate.add_argument("--tau", type=float, default=0.7, help="threshold of the rule")
+    evaluate.add_argument("--context", type=int, default=None, metavar="L", help="past frames (default: the model's)")
+    evaluate.add_argument("--device", default="auto")
+    evaluate.add_argument("--predictions", type=Path, default=None, metavar="DIR", help="only score these masks")
+    evaluate.add_argument("--layout", default=None, help="their paths: {clip}/{expression}/{frame}.png")
+    evaluate.add_argument("--compare", action="store_true", help="print published figures beside ours")
+    evaluate.add_argument("--submission", type=Path, default=None, metavar="ZIP", help="also write a server's zip")
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _dataset(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--benchmark", required=True, metavar="NAME", help="data set; `videomolmo data list` has all")
+    command.add_argument("--path", type=Path, default=None, help="its folder (default: $VIDEOMOLMO_DATA/NAME)")
+    command.add_argument("--split", default=None)
+    command.add_argument("--limit", type=int, default=None, help="only so many clips")
+
+
+def _annotate(options: argparse.Namespace) -> int:
+    from videomolmo.annotation.records import Settings
+    from videomolmo.annotation.run import annotate_dataset
+
+    settings = Settings(
+        options.every, options.candidates, options.most_points, options.bound, options.negative, options.least,
+        options.seed,
+    )  # fmt: skip
+    report = annotate_dataset(
+        options.benchmark, options.path, options.out, settings, split=options.split, masks=options.masks,
+        workers=options.workers, limit=options.limit,
+    )  # fmt: skip
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in report["objects"].items())
+    print(f"{report['rows']} training rows; objects on frames: {verdicts or 'none'}; see {options.out}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from videomolmo.datasets import read_dataset
+    from videomolmo.evaluation.predictions import LAYOUT, Predictions, write_submission
+    from videomolmo.evaluation.published import comparison
+    from videomolmo.evaluation.run import ALL, evaluate
+
+    layout = options.layout or LAYOUT
+    table = evaluate(
+        options.benchmark, options.out, path=options.path, split=options.split, model=options.model,
+        masks=options.masks, every=options.every, fusion=options.fusion, tau=options.tau, context=options.context,
+        device=options.device, limit=options.limit, foreign=options.predictions, layout=layout,
+    )  # fmt: skip
+    means = table[table["clip"] == ALL]
+    print(means[["kind", "metric", "value", "n"]].to_string(index=False, float_format="{:.4f}".format))
+    if options.compare:
+        ours = means[(means["metric"] == "J&F") & (means["kind"] == ALL)]["value"]
+        print(comparison(table["benchmark"].iloc[0], float(ours.iloc[0]) if len(ours) else None))
+    if options.submission:
+        records = read_dataset(options.benchmark, options.path, options.split)
+        predictions = Predictions(options.predictions or options.out / "predictions", layout)
+        count = write_submission(records, predictions, table["benchmark"].iloc[0], options.submission)
+        print(f"{options.submission}: {count} masks")
+    return 0
