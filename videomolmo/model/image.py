@@ -96,7 +96,9 @@ class ImageProcessor:
         """Crops, patch masks and token layout of one frame."""
         frames = self._checked(frame, dims=3)[None]
         layout = self.layout(*frames.shape[1:3])
-        return Crops(self._crops(frames)[0], _shares(*frames.shape[1:3], self.config), layout.token_kinds, layout.input_idx)
+        return Crops(
+            self._crops(frames)[0], _shares(*frames.shape[1:3], self.config), layout.token_kinds, layout.input_idx
+        )
 
     def pixels_only(
         self, frames: UInt8[np.ndarray, "frames height width 3"] | UInt8[Tensor, "frames height width 3"]

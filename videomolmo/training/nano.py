@@ -62,7 +62,16 @@ POINTING_STAGES = (
     pointing.Stage("look", 1500, 16, 1, 1.5e-3, False, True, 1.0, 0.0, facts=0.03, moves=1.0, distinct=300),
     pointing.Stage("settle", 1500, 16, 1, 1e-3, False, True, 1.0, 0.0, facts=0.3, moves=1.0, distinct=300),
     pointing.Stage(
-        "follow", 2500, peak=1.2e-3, past=True, motion_share=0.5, vision_rate=0.0, moves=0.5, cutoff=0.12, **_LANGUAGE
+        "follow",
+        4000,
+        peak=1.2e-3,
+        past=True,
+        motion_share=0.5,
+        vision_rate=0.0,
+        moves=0.5,
+        cutoff=0.12,
+        distinct=800,
+        **_LANGUAGE,
     ),
 )
 VOCABULARY = 512

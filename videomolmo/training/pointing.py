@@ -40,7 +40,7 @@ class Stage:
 
     `facts` and `moves` weigh what windows should know of their objects and of their motion. `cutoff`: share of clips
     that begin in mid-air, with 1 to l black frames in front, as at a video's start. `distinct`: this many batches are
-    encoded once (vision frozen, no language) and gone through again and again; 0: every batch is new.
+    encoded once by the frozen vision tower, most of a step's work, and gone through again and again; 0: all are new.
     """
 
     name: str
@@ -98,12 +98,15 @@ def _encoder(model: PointingModel, stage: Stage, device: str) -> Callable[[dict[
         batch = {name: value.to(device) for name, value in batch.items()}
         if not stage.distinct:
             return batch
-        with torch.no_grad():
-            past = model.encode_past(batch["past_pixels"])
-            batch["features"] = model.encode_frames(batch["pixels"]).half()
-        past = past if model.config.temporal == "cross_attention_all" else past.mean(1, keepdim=True)
         dropped = ("pixels", "past_pixels", "patch_mask")
-        return {name: value for name, value in batch.items() if name not in dropped} | {"past": past.half()}
+        kept = {name: value for name, value in batch.items() if name not in dropped}
+        with torch.no_grad():
+            kept["features"] = model.encode_frames(batch["pixels"]).half()
+        if stage.past and model.config.needs_past:
+            past = model.encode_past(batch["past_pixels"])
+            past = past if model.config.temporal == "cross_attention_all" else past.mean(1, keepdim=True)
+            kept["past"] = past.half()
+        return kept
 
     return encode
 
@@ -113,7 +116,7 @@ def step_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """The stage's loss on a batch, and what to log of it."""
     if "features" in batch:
-        features, past = batch["features"].float(), batch["past"].float()
+        features, past = batch["features"].float(), batch["past"].float() if "past" in batch else None
     else:
         with torch.set_grad_enabled(stage.vision_rate > 0):
             features = model.encode_frames(batch["pixels"])
