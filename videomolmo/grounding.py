@@ -1,6 +1,5 @@
 """The main job: a video and a sentence become answers on key frames, masks on every frame, and tracks."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from videomolmo.fusion import check_rule
 from videomolmo.prompts import as_question
 from videomolmo.results import GroundingResult, KeyAnswer
 from videomolmo.spool import MaskSpool
+from videomolmo.stopwatch import Stopwatch
 from videomolmo.video import Frames, open_video
 
 
@@ -113,17 +113,16 @@ class VideoGrounder:
         check_rule(fusion, tau)
         context = self._context(context)
         frames = video if isinstance(video, Frames) else open_video(video, reader=reader, max_frames=max_frames)
-        begun = time.perf_counter()
-        answers, count = self._point(frames, question, int(every), context, progress, on_text)
-        pointed = time.perf_counter()
-        spool, objects = self._track(frames, count, answers, fusion, tau, progress)
+        clock = Stopwatch()
+        answers, count = self._point(frames, question, int(every), context, progress, on_text, clock)
+        spool, objects = self._track(frames, count, answers, fusion, tau, progress, clock)
         config = {
             "model": {"every": int(every), "fusion": fusion, "tau": float(tau), "context": context,
                       "question": question, "reader": reader, "temporal": self.pointing.config.temporal,
                       "device": str(self.tracker.device), "pointing": self.pointing.config.to_dict()},
             "seed": None,  # greedy decoding and SAM 2 draw nothing at random
             "weights_sha256": self.weights, "versions": provenance.versions(), "commit": provenance.commit(),
-            "seconds": {"point": round(pointed - begun, 3), "track": round(time.perf_counter() - pointed, 3)},
+            "seconds": dict.fromkeys(("io", "vision", "text", "masks"), 0.0) | clock.rounded(),
         }  # fmt: skip
         return GroundingResult(
             sentence=sentence, answers=answers, objects=objects, height=frames.height, width=frames.width,
@@ -149,13 +148,14 @@ class VideoGrounder:
         context: int,
         progress: bool,
         on_text: Callable[[int, str], None] | None,
+        clock: Stopwatch,
     ) -> tuple[list[KeyAnswer], int]:
         """Answers on all key frames, and the number of frames that could be decoded."""
         from tqdm import tqdm
 
         from videomolmo.pointer import Pointer
 
-        pointer = Pointer(self.pointing, self.processor, context, on_text)
+        pointer = Pointer(self.pointing, self.processor, context, on_text, clock)
         answers, count = [], 0
         bar = tqdm(total=-(-len(frames) // every), desc="point", unit=" key frames", disable=not progress)
         for decoded, at, answer in pointer.answers(frames, question, every):
@@ -172,7 +172,14 @@ class VideoGrounder:
         return answers, count
 
     def _track(
-        self, frames: Frames, count: int, answers: list[KeyAnswer], fusion: str, tau: float, progress: bool
+        self,
+        frames: Frames,
+        count: int,
+        answers: list[KeyAnswer],
+        fusion: str,
+        tau: float,
+        progress: bool,
+        clock: Stopwatch,
     ) -> tuple[MaskSpool, int]:
         """Masks of all windows, written to disk one by one, and the number of objects."""
         from tqdm import tqdm
@@ -182,10 +189,12 @@ class VideoGrounder:
         spool, objects = MaskSpool(), 0
         bar = tqdm(total=count, desc="track", unit=" frames", disable=not progress)
         keys = {answer.frame: clicks_of(answer) for answer in answers}
-        for window in track_windows(self.tracker, frames, count, keys, rule=fusion, tau=tau):
+        windows = track_windows(self.tracker, frames, count, keys, rule=fusion, tau=tau, clock=clock)
+        for window in clock.each("masks", windows):
             layers = {"fused": window.fused, "forward": window.forward, "backward": window.backward}
             known = {"forward": window.has_forward, "backward": window.has_backward}
-            spool.write(window.start, window.ids, layers, known)
+            with clock.measure("io"):
+                spool.write(window.start, window.ids, layers, known)
             objects = max(objects, *window.ids, 0)
             bar.update(len(window.fused))
         bar.close()

@@ -8,6 +8,7 @@ import torch
 
 from videomolmo.model import PointingModel, PointingProcessor, collate
 from videomolmo.points import Answer, read_points
+from videomolmo.stopwatch import Stopwatch
 from videomolmo.video import Frames
 
 BATCH = 8
@@ -29,12 +30,18 @@ class Pointer:
         processor: the model's.
         context: how many past frames to look at (l); at most what memory allows, the model averages any number.
         on_text: called after each token with a key frame's number and the text written for it so far.
+        clock: counts the time of "io" (decoding), "vision" and "text".
     """
 
     def __init__(
-        self, model: PointingModel, processor: PointingProcessor, context: int, on_text: OnText | None = None
+        self,
+        model: PointingModel,
+        processor: PointingProcessor,
+        context: int,
+        on_text: OnText | None = None,
+        clock: Stopwatch | None = None,
     ) -> None:
-        self.model, self.processor, self.on_text = model, processor, on_text
+        self.model, self.processor, self.on_text, self.clock = model, processor, on_text, clock or Stopwatch()
         self.context = context if model.config.needs_past else 0
         self.device = next(model.parameters()).device
         self._black: dict[tuple[int, int], torch.Tensor] = {}
@@ -49,16 +56,18 @@ class Pointer:
         recent: dict[int, torch.Tensor] = {}
         waiting: list[_Waiting] = []
         count = 0
-        for at, frame in enumerate(video.iterate()):
+        for at, frame in enumerate(self.clock.each("io", video.iterate())):
             count = at + 1
             ahead = -at % every
             if ahead > self.context:
                 continue
-            recent[at] = self._encode(frame)
+            with self.clock.measure("vision"):
+                recent[at] = self._encode(frame)
             for old in [number for number in recent if number < at - self.context]:
                 del recent[old]
             if ahead == 0:
-                waiting.append(_Waiting(at, frame.shape[:2], self._tokens(at, frame.shape[:2], recent)))
+                with self.clock.measure("vision"):
+                    waiting.append(_Waiting(at, frame.shape[:2], self._tokens(at, frame.shape[:2], recent)))
             if len(waiting) == BATCH:
                 for key, answer in zip(waiting, self._ask(waiting, question), strict=True):
                     yield count, key.at, answer
@@ -89,13 +98,14 @@ class Pointer:
         if not keys:
             return []
         batch = collate([self.processor.tokens(key.size, [[question]]) for key in keys])
-        ids = self.model.generate(
-            batch["input_ids"].to(self.device),
-            image_input_idx=batch["image_input_idx"].to(self.device),
-            image_tokens=torch.cat([key.tokens for key in keys]),
-            stop_id=self.model.config.language.end_of_text,
-            on_step=None if self.on_text is None else lambda written: self._report(keys, written),
-        )
+        with self.clock.measure("text"):
+            ids = self.model.generate(
+                batch["input_ids"].to(self.device),
+                image_input_idx=batch["image_input_idx"].to(self.device),
+                image_tokens=torch.cat([key.tokens for key in keys]),
+                stop_id=self.model.config.language.end_of_text,
+                on_step=None if self.on_text is None else lambda written: self._report(keys, written),
+            )
         texts = [self.processor.decode(row) for row in ids]
         return [read_points(text, *key.size) for text, key in zip(texts, keys, strict=True)]
 

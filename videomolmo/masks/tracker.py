@@ -74,7 +74,6 @@ class MaskTracker:
         labels = [np.ones(len(points), np.int32) for points in points_px] if labels is None else labels
         return Track(self, at, frame, points_px, labels, frames, reverse)
 
-
     def masks_of(
         self,
         frame: FrameFeatures,

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 
 from videomolmo.fusion import fuse, match_objects, overlap_matrix
 from videomolmo.masks.tracker import FrameFeatures, MaskTracker
+from videomolmo.stopwatch import Stopwatch
 from videomolmo.video import Frames
 
 MIN_OVERLAP = 0.1
@@ -93,6 +94,7 @@ def track_windows(
     *,
     rule: str = "iou",
     tau: float = 0.7,
+    clock: Stopwatch | None = None,
 ) -> Iterator[Window]:
     """Windows in order, covering every frame once; a key frame belongs to the window that it begins.
 
@@ -102,6 +104,7 @@ def track_windows(
         length: how many of its frames to take.
         key_points: for every key frame (the first frame must be one) the clicks of its objects, in pixels.
         rule, tau: how forward and backward masks are fused, see `videomolmo.fusion.RULES`.
+        clock: counts the time of decoding as "io".
 
     Yields:
         Each window as soon as it is done; nothing of earlier windows is kept.
@@ -109,7 +112,8 @@ def track_windows(
     identities = Identities()
     left: _KeyFrame | None = None
     held: list[FrameFeatures] = []
-    for at, frame in enumerate(video.iterate(stop=length)):
+    clock = clock or Stopwatch()
+    for at, frame in enumerate(clock.each("io", video.iterate(stop=length))):
         features = tracker.encode(frame)
         if at not in key_points:
             held.append(features)
