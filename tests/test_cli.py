@@ -321,7 +321,7 @@ def test_a_run_writes_everything(ground, movie, truthful, clip, tiny_folder, tmp
         own = [value for name, value in weights.items() if name.startswith(part)]
         assert own == [sha256(tiny_folder / part / "model.safetensors")]
     assert {"python", "torch", "transformers", "sam2", "numpy"} <= set(run["versions"]) and "commit" in run
-    assert set(run["seconds"]) == {"point", "track"} and "seed" in run
+    assert set(run["seconds"]) == {"io", "vision", "text", "masks"} and "seed" in run
     answers = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
     assert [answer["frame"] for answer in answers] == [0, 5, 10] and {answer["outcome"] for answer in answers} == {
         "found"
