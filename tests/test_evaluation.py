@@ -154,3 +154,14 @@ def test_paths_stay_inside(records, tmp_path: Path) -> None:
 def test_quoted_figures_are_marked() -> None:
     text = comparison("ref_davis17", 0.5)
     assert "| this run | 50.0 | measured here |" in text and "| VideoMolmo | 72.5 | quoted from the paper |" in text
+
+
+def test_vpos_nano_comes_through_the_same_door() -> None:
+    records = read_dataset("vpos_nano", split="train")
+    assert len(records) == 48
+    for record in (records[0], records[-1]):
+        assert {expression.kind for expression in record.expressions} == {record.clip.split("-")[0]}
+        for expression in record.expressions:
+            truth = record.truth(expression, 5)
+            assert (truth is None) == (expression.count is not None)
+            assert truth is None or bool(expression.objects) or not truth.any()
