@@ -53,6 +53,7 @@ MASK_RUNS = (  # small pictures first: they take half the time
 )
 _LANGUAGE = {"batch": 16, "questions": 4, "language": True, "facts": 0.3}
 _FACTS = {"questions": 1, "language": False, "facts": 1.0}
+_FOLLOW = {"past": True, "vision_rate": 0.0, "moves": 0.5, "cutoff": 0.12} | _LANGUAGE
 POINTING_STAGES = (
     pointing.Stage("see", 3000, 16, peak=1.5e-3, past=False, motion_share=0.0, vision_rate=1.0, **_FACTS),
     pointing.Stage("speak", 1100, peak=1.5e-3, past=False, motion_share=0.0, vision_rate=0.0, **_LANGUAGE),
@@ -61,18 +62,8 @@ POINTING_STAGES = (
     pointing.Stage("read", 320, peak=1.5e-3, past=False, motion_share=0.0, vision_rate=0.0, **_LANGUAGE),
     pointing.Stage("look", 1500, 16, 1, 1.5e-3, False, True, 1.0, 0.0, facts=0.03, moves=1.0, distinct=300),
     pointing.Stage("settle", 1500, 16, 1, 1e-3, False, True, 1.0, 0.0, facts=0.3, moves=1.0, distinct=300),
-    pointing.Stage(
-        "follow",
-        4000,
-        peak=1.2e-3,
-        past=True,
-        motion_share=0.5,
-        vision_rate=0.0,
-        moves=0.5,
-        cutoff=0.12,
-        distinct=800,
-        **_LANGUAGE,
-    ),
+    pointing.Stage("follow", 4000, peak=1.2e-3, motion_share=0.5, distinct=800, **_FOLLOW),
+    pointing.Stage("follow on", 1800, peak=1e-3, motion_share=0.4, distinct=400, **_FOLLOW),
 )
 VOCABULARY = 512
 
