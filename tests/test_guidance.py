@@ -1,0 +1,97 @@
+"""What training shows besides the text: ways that objects came, turns that answers take, clips encoded once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from test_training import CLIPS, STAGE, processor
+
+from videomolmo.model import PointingModel
+from videomolmo.synth.facts import Thing
+from videomolmo.synth.sentences import Query
+from videomolmo.training import pointing
+from videomolmo.training.guidance import FactHeads
+from videomolmo.training.pointing_data import Example, answer, build_batch, mirrored, window_facts
+from videomolmo.training.rendered import RenderedClips, render_all
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> RenderedClips:
+    folder = tmp_path_factory.mktemp("clips")
+    render_all(CLIPS, folder, workers=1)
+    return RenderedClips(folder)
+
+
+def walking_square(points: list[tuple[float, float]] = ()) -> Example:
+    """A square of 24 pixels that walks 4 pixels to the right a frame; absent on the second of five frames."""
+    ids = np.zeros((5, 96, 96), np.uint8)
+    for time in (0, 2, 3, 4):
+        ids[time, 32:56, 8 + 4 * time : 32 + 4 * time] = 1
+    frames = np.repeat(ids[..., None] * 200, 3, axis=-1)
+    thing = Thing("square", "red", "right", True, (36 / 96, 44 / 96))
+    query = Query("all", "the squares", "square", plural=True)
+    question = ("Point to the squares.", answer(query, list(points)))
+    return Example(frames, ids, [thing], [query], [question], [list(points)])
+
+
+def test_the_way_is_measured_from_the_past_frames_that_show_the_object() -> None:
+    facts = window_facts(walking_square(), 6)
+    way = 4 * (4 - (0 + 2 + 3) / 3) / 96
+    shown = facts["shape"] > 0
+    assert shown.sum() >= 2 and np.allclose(facts["moved"][shown], (way, 0), atol=1e-6)
+    assert np.isnan(facts["moved"][~shown]).all()
+
+
+def test_the_way_turns_with_the_mirror() -> None:
+    example = walking_square()
+    for code, sign in ((0, (1, 0)), (1, (-1, 0)), (2, (1, 0)), (4, (0, 1)), (5, (0, -1))):
+        frames, ids, things = mirrored(example.frames, example.ids, example.things, code)
+        facts = window_facts(Example(frames, ids, things, [], [], []), 6)
+        assert np.array_equal(np.sign(facts["moved"][facts["shape"] > 0][0].round(4)).astype(int), sign)
+
+
+@pytest.mark.parametrize("points", [[(0.2, 0.4), (0.5, 0.1), (0.8, 0.9)], [(0.3, 0.3)], []])
+def test_an_answer_turns_at_its_start_and_after_each_point_of_a_list(points: list) -> None:
+    own = processor()
+    batch = build_batch(own, [walking_square(points)], past=False, language=True)
+    turns = [place[~place[:, 0].isnan()] for place in batch["choice_points"]]
+    after = [points[n + 1 : n + 2] for n in range(len(points))] if len(points) > 1 else []
+    assert [len(turn) for turn in turns] == [len(points), *map(len, after)]
+    assert torch.allclose(turns[0], torch.tensor(points).reshape(-1, 2))
+    row, token = batch["choices"].unbind(1)
+    written = [own.tokenizer.decode([piece]) for piece in batch["targets"][row, token].tolist()]
+    assert [piece.strip().startswith('" x') or "x" in piece for piece in written[1:]] == [bool(a) for a in after]
+    assert (batch["asked"][row, token, 0] >= 0).all() and (batch["weights"][row, token] >= 2.9).all()
+
+
+def test_kept_batches_are_encoded_once_and_lose_nothing(clips: RenderedClips) -> None:
+    own = processor()
+    stage = pointing.replace(STAGE, steps=6, distinct=2, vision_rate=0.0)
+    torch.manual_seed(0)
+    model = PointingModel(own.config, attn_implementation="eager")
+    calls = []
+    encode = pointing._encoder(model, stage, "cpu")
+    kept = list(pointing.batches(own, clips, stage, 0, 0, lambda batch: calls.append(1) or encode(batch)))
+    assert len(calls) == 2 and kept[0] is kept[2] is kept[4] and kept[1] is kept[5]
+    assert "pixels" not in kept[0] and kept[0]["past"].shape[1] == 1
+    raw = next(pointing.batches(own, clips, stage, 0, 0))
+    heads = FactHeads(128, 256, 8)
+    with torch.no_grad():
+        whole, halved = (pointing.step_loss(model, heads, batch, stage)[0] for batch in (raw, kept[0]))
+    assert whole.item() == pytest.approx(halved.item(), rel=2e-3)
+
+
+def test_motion_is_judged_where_it_is_named() -> None:
+    torch.manual_seed(0)
+    heads = FactHeads(128, 256, 8)
+    tokens, windows = torch.randn(1, 36, 128), torch.randn(1, 36, 4, 256)
+    nothing = {"facts_motion": torch.full((1, 36), -100), "facts_moved": torch.full((1, 36, 2), torch.nan)}
+    loss, right = heads.motion_loss(tokens, windows, nothing)
+    assert loss == 0 and np.isnan(right)
+    named = {name: value.clone() for name, value in nothing.items()}
+    named["facts_motion"][0, 7] = heads.motion(tokens)[0, 7].argmax()
+    if named["facts_motion"][0, 7] > 0:
+        assert heads.motion_loss(tokens, windows, named)[1] == 1.0
+    named["facts_moved"][0, 7] = torch.tensor([0.02, 0.0])
+    assert heads.motion_loss(tokens, windows, named)[0].isfinite()
