@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from videomolmo.annotation.candidates import middle_of
 from videomolmo.cli import main
 from videomolmo.datasets import read_dataset
 from videomolmo.datasets.record import Expression
@@ -18,7 +19,7 @@ from videomolmo.errors import BadInput
 from videomolmo.evaluation.predictions import Predictions, write_submission
 from videomolmo.evaluation.published import comparison
 from videomolmo.evaluation.run import ALL, evaluate
-from videomolmo.evaluation.score import deepest, score_count, score_masks, score_points
+from videomolmo.evaluation.score import score_count, score_masks, score_points
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def test_masks_of_another_size_and_colour_are_read(records, tmp_path: Path) -> N
 def test_points_and_counts(records) -> None:
     record = records[0]
     (expression,) = record.expressions
-    x, y = deepest(record.truth(expression, 0))
+    x, y = middle_of(record.truth(expression, 0))
     answer = {"objects": 3, "key_frames": [{"frame": 0, "points_px": [[float(x), float(y)]]}]}
     assert [score.value for score in score_points(record, expression, answer)] == pytest.approx([1, 1, 1])
     answer["key_frames"].append({"frame": 0, "points_px": []})

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from videomolmo.annotation.candidates import middle_of
 from videomolmo.datasets.record import Expression, Record
 from videomolmo.evaluation.predictions import Predictions
 from videomolmo.metrics import image_point_scores, j_and_f, mean_point_scores
@@ -95,15 +96,6 @@ def _points_and_masks(record: Record, expression: Expression, frame: int) -> tup
     for thing, mask in masks.items():
         if mask.any():
             own = record.points_of(thing, frame)
-            points.append(deepest(mask) if own is None or not len(own) else own[0])
+            points.append(middle_of(mask) if own is None or not len(own) else own[0])
             shown.append(mask)
     return np.array(points, dtype=np.float64).reshape(-1, 2), shown
-
-
-def deepest(mask: np.ndarray) -> np.ndarray:
-    """Column and row of the pixel that lies deepest in a mask."""
-    import cv2
-
-    depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
-    row, column = np.unravel_index(int(depth.argmax()), mask.shape)
-    return np.array([column, row], dtype=np.float64)
