@@ -36,6 +36,34 @@ def test_carries_no_outputs(notebook):
     assert not any(cell.get("outputs") for cell in notebook.cells if cell.cell_type == "code")
 
 
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """`run("01_data_preparation", …)` runs a notebook under papermill; gives its results folder and the run notebook.
+
+    `solution` stands in for the exercise's stub in a copy of its cell, so that the checker is seen to accept it.
+    """
+    papermill = pytest.importorskip("papermill")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def execute(name: str, solution: str = "", **parameters) -> tuple[Path, Path]:
+        source = nbformat.read(next(path for path in NOTEBOOKS if path.stem == name), as_version=4)
+        if solution:
+            again = nbformat.from_dict(source.cells[-1])
+            body = again.source.partition("\n\n\n")[2]
+            again.source, again.id = f"{solution}\n\n\n{body}", "solution"
+            source.cells.append(again)
+        copy, out, results = tmp_path / "in.ipynb", tmp_path / "out.ipynb", tmp_path / "results"
+        nbformat.write(source, copy)
+        papermill.execute_notebook(
+            str(copy), str(out), parameters={**parameters, "results_folder": str(results)}, cwd=str(tmp_path),
+            progress_bar=False, kernel_name="python3",
+        )  # fmt: skip
+        assert {path.name for path in tmp_path.iterdir()} == {"in.ipynb", "out.ipynb", "results"}  # nothing elsewhere
+        return results, out
+
+    return execute
+
+
 @pytest.mark.slow
 def test_quickstart_runs_and_its_lesson_holds(tmp_path, monkeypatch, shipped_grounder):
     papermill = pytest.importorskip("papermill")
@@ -52,6 +80,65 @@ def test_quickstart_runs_and_its_lesson_holds(tmp_path, monkeypatch, shipped_gro
     assert not any("not yet" not in text and "right" in text for text in _printed(out))  # the stub is not a solution
 
 
-def _printed(path: Path) -> list[str]:
-    cells = nbformat.read(path, as_version=4).cells[-1:]
-    return [output.get("text", "") for cell in cells for output in cell.outputs]
+@pytest.mark.slow
+def test_data_preparation_runs_and_its_lesson_holds(run):
+    solution = """
+def my_points(row, at, height, width):
+    pairs = [(p["x"], p["y"]) for p in row["points"][str(at)]]
+    return [(x * width / 100, y * height / 100) for x, y in pairs if x >= 0]"""
+    results, out = run("01_data_preparation", solution, clips=2, frames=8, height=90, width=120)
+    found = pd.read_csv(results / "check.csv", index_col="what")
+    assert found.loc["missing"].tolist() == [0, 1] and found.loc["unreadable"].tolist() == [0, 2]
+    assert found.loc["masks", "broken"] == found.loc["masks", "whole"] - 1 == 2 * 8 - 1
+    assert len(pd.read_csv(results / "records.csv")) == 2
+    rows = [json.loads(line) for line in (results / "vpos" / "ego" / "annotations.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 and all(len(row["points"]) == 8 for row in rows)
+    assert any(point["x"] < 0 for row in rows for points in row["points"].values() for point in points)
+    assert "".join(_printed(out, 2)).startswith("not yet") and "".join(_printed(out)).startswith("right")
+
+
+@pytest.mark.slow
+def test_point_annotation_runs_and_its_lesson_holds(run, shipped_grounder):
+    solution = """
+def my_best(mask, masks):
+    return int(np.argmax([(mask & one).sum() / (mask | one).sum() for one in masks]))"""
+    results, out = run("02_point_annotation", solution, candidates=6, limit=2, every=30)
+    bars = pd.read_csv(results / "candidates.csv")
+    assert bars["way"].value_counts().to_dict() == {"by depth": 6, "equal chances": 6}
+    assert bars["IoU"].between(0, 1).all()
+    folder = results / "generated_2_30_6_0"
+    report = json.loads((folder / "report.json").read_text())
+    quality = pd.read_json(folder / "quality.jsonl", lines=True)
+    rows = [json.loads(line) for line in (folder / "annotations.jsonl").read_text().splitlines()]
+    assert report["rows"] == len(rows) == 2 and sum(report["objects"].values()) == len(quality) == 4
+    kept = quality[quality["verdict"] == "kept"]
+    assert len(kept) and (kept["iou"] >= kept["mean_iou"]).all()
+    assert all(row["frame_idxs"] == [int(at) for at in row["points"]] for row in rows)
+    assert "".join(_printed(out, 2)).startswith("not yet") and "".join(_printed(out)).startswith("right")
+
+
+@pytest.mark.slow
+def test_evaluation_runs_and_its_lesson_holds(run, shipped_grounder):
+    solution = """
+def my_j(truth, guess):
+    union = (truth | guess).sum()
+    return (truth & guess).sum() / union if union else 1.0"""
+    results, out = run("06_evaluation", solution, clips=1, every=30)
+    mistakes = pd.read_csv(results / "mistakes.csv", index_col="mistake")
+    assert mistakes.loc["upper half only", "J"] == pytest.approx(0.5)
+    assert mistakes.loc["shifted by 6 px", "J"] == pytest.approx(54 / 66)
+    assert mistakes.loc["eroded by 4 px", ["J", "F"]].tolist() == pytest.approx([52**2 / 60**2, 0])
+    assert mistakes.loc["with teeth", "F"] < mistakes.loc["with teeth", "J"]
+    means = pd.read_csv(results / "means.csv", index_col="mean over")
+    assert means.loc["expressions", "mean"] > means.loc["expressions, without absent ones", "mean"]
+    assert means["mean"].nunique() == 3 and means.loc["objects", "count"] < means.loc["expressions", "count"]
+    table = pd.read_csv(results / "generated_1_clips_every_30" / "results.csv")
+    assert {"J", "F", "J&F", "point f1"} <= set(table["metric"]) and table["value"].between(0, 1).all()
+    assert table["every"].unique().tolist() == [30]
+    assert "".join(_printed(out, 2)).startswith("not yet") and "".join(_printed(out)).startswith("right")
+
+
+def _printed(path: Path, back: int = 1) -> list[str]:
+    """What the last cell printed, or the one `back` cells from the end."""
+    cell = nbformat.read(path, as_version=4).cells[-back]
+    return [output.get("text", "") for output in cell.outputs if output.get("name") != "stderr"]

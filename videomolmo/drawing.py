@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Real, UInt8
 
 if TYPE_CHECKING:
     from videomolmo.results import GroundingResult
@@ -116,17 +116,61 @@ def contact_sheet(
 
 
 def side_by_side(
-    pictures: Sequence[UInt8[np.ndarray, "height width 3"]], height_px: int = 220
+    pictures: Sequence[UInt8[np.ndarray, "height width 3"]],
+    height_px: int = 220,
+    titles: Sequence[str] = (),
+    columns: int | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Pictures of one size in a row, `height_px` high, with a white gap between them."""
+    """Pictures of one size in a row, or in rows of `columns`, each `height_px` high, with white gaps between them.
+
+    Args:
+        pictures: of one size.
+        height_px: of each.
+        titles: one for each picture, in ASCII, written above it.
+        columns: pictures in a row; all in one row when None.
+    """
     import cv2
 
     scale = height_px / pictures[0].shape[0]
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-    scaled = [cv2.resize(picture, None, fx=scale, fy=scale, interpolation=method) for picture in pictures]
-    gap = np.full((scaled[0].shape[0], 6, 3), 255, np.uint8)
-    row = [piece for picture in scaled for piece in (picture, gap)]
-    return np.concatenate(row[:-1], axis=1)
+    tiles = [cv2.resize(picture, None, fx=scale, fy=scale, interpolation=method) for picture in pictures]
+    if titles:
+        tiles = [_titled(tile, title) for tile, title in zip(tiles, titles, strict=True)]
+    columns = columns or len(tiles)
+    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
+    tiles = [np.pad(tile, ((0, 6), (0, 6), (0, 0)), constant_values=255) for tile in tiles]
+    rows = [np.concatenate(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
+    return np.concatenate(rows, axis=0)[:-6, :-6]
+
+
+def _titled(picture: np.ndarray, title: str) -> np.ndarray:
+    import cv2
+
+    picture = np.pad(picture, ((20, 0), (0, 0), (0, 0)), constant_values=255)
+    cv2.putText(picture, title, (2, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.43, (40, 40, 40), 1, cv2.LINE_AA)
+    return picture
+
+
+def heat_map(values: Real[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
+    """Values as colours: dark blue for 0, then green, yellow for the largest; none may be negative.
+
+    Example:
+        >>> heat_map(np.array([[0, 1]])).tolist()
+        [[[68, 1, 84], [253, 231, 37]]]
+    """
+    import cv2
+
+    shares = np.asarray(values, dtype=np.float64) / max(float(np.max(values)), 1e-12)
+    colours = cv2.applyColorMap((shares * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
+    return np.ascontiguousarray(colours[..., ::-1])
+
+
+def image_tag(picture: UInt8[np.ndarray, "height width 3"], height_px: int = 120) -> str:
+    """A picture as an HTML `<img>` that needs no file, to stand in a cell of a table."""
+    import base64
+
+    content = base64.b64encode(png_bytes(picture)).decode("ascii")
+    return f'<img height="{height_px}" src="data:image/png;base64,{content}">'
 
 
 def png_bytes(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:
