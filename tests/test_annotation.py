@@ -188,6 +188,19 @@ def test_the_same_bytes_with_more_workers_and_after_a_kill(annotated: Path, tmp_
     assert report["versions"]["torch"] and report["seed"] == 0
 
 
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--masks", "nowhere/at-all"], "nowhere"),
+        (["--workers", "0"], "workers is 0"),
+        (["--limit", "-1"], "limit is -1"),
+    ],
+)
+def test_bad_input_starts_and_writes_nothing(options: list[str], line: str, tmp_path: Path, capsys) -> None:
+    assert main(["annotate", "--benchmark", "generated", "--out", str(tmp_path / "out"), *options]) == 2
+    assert line in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_other_settings_need_another_folder(annotated: Path, tmp_path: Path, capsys) -> None:
     with pytest.raises(BadInput, match="other every"):

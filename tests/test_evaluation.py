@@ -90,6 +90,30 @@ def test_masks_of_another_size_and_colour_are_read(records, tmp_path: Path) -> N
     path.parent.mkdir(parents=True)
     Image.fromarray(np.kron(truth, np.ones((2, 2), bool)).astype(np.uint8)[..., None].repeat(3, -1) * 90).save(path)
     assert np.array_equal(predictions.read(record, expression, 0, truth.shape), truth)
+    opaque = np.dstack([truth.astype(np.uint8) * 50] * 3 + [np.full(truth.shape, 255, np.uint8)])
+    Image.fromarray(opaque).save(path)  # what is opaque is not yet foreground
+    assert np.array_equal(predictions.read(record, expression, 0, truth.shape), truth)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--limit", "0"], "limit is 0"),
+        (["--every", "0"], "every is 0"),
+        (["--tau", "2"], "tau=2"),
+        (["--fusion", "best"], "'best' is unknown"),
+        (["--masks", "nowhere/at-all"], "nowhere"),
+        (["--benchmark", "imagenet"], "'imagenet' is not known"),
+        (["--benchmark", "mevis", "--path", "nowhere"], "nowhere"),
+        (["--predictions", "nowhere"], "no folder of predictions"),
+        (["--submission", "out.zip"], "no server here"),
+    ],
+)
+def test_bad_input_writes_nothing(options: list[str], line: str, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "--benchmark", "generated", "--limit", "1", "--out", "out", *options]) == 2
+    error = capsys.readouterr().err
+    assert line in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 def test_points_and_counts(records) -> None:
@@ -148,6 +172,9 @@ def test_paths_stay_inside(records, tmp_path: Path) -> None:
     odd = Expression("../../x", "out", None)
     with pytest.raises(BadInput, match="leads out of"):
         Predictions(tmp_path).path(records[0], odd, 0)
+    for name in ("/etc/x", "a/../../../x"):
+        with pytest.raises(BadInput, match="leads out of"):
+            Predictions(tmp_path, "{expression}/{frame}.png").path(records[0], Expression(name, "out", None), 0)
     with pytest.raises(BadInput, match="has fields"):
         Predictions(tmp_path, "{video}/{frame}.png").path(records[0], records[0].expressions[0], 0)
 

@@ -108,9 +108,7 @@ class VideoGrounder:
         Source: paper, section 3.
         """
         question = as_question(sentence)
-        if isinstance(every, bool) or not isinstance(every, (int, np.integer)) or every < 1:
-            raise BadInput(f"every is {every!r}, expected a whole number of frames from 1; 5 is usual")
-        check_rule(fusion, tau)
+        check_settings(every, fusion, tau)
         context = self._context(context)
         frames = video if isinstance(video, Frames) else open_video(video, reader=reader, max_frames=max_frames)
         clock = Stopwatch()
@@ -199,6 +197,17 @@ class VideoGrounder:
             bar.update(len(window.fused))
         bar.close()
         return spool, objects
+
+
+def check_settings(every: int, fusion: str, tau: float) -> None:
+    """Nothing for settings that a video can be grounded with.
+
+    Raises:
+        BadInput: `every` is no whole number from 1, or what `check_rule` refuses.
+    """
+    if isinstance(every, bool) or not isinstance(every, (int, np.integer)) or every < 1:
+        raise BadInput(f"every is {every!r}, expected a whole number of frames from 1; 5 is usual")
+    check_rule(fusion, tau)
 
 
 def clicks_of(answer: KeyAnswer) -> list[np.ndarray]:

@@ -63,10 +63,13 @@ def _annotate(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from videomolmo.datasets import read_dataset
-    from videomolmo.evaluation.predictions import LAYOUT, Predictions, write_submission
+    from videomolmo.datasets.registry import known
+    from videomolmo.evaluation.predictions import LAYOUT, Predictions, check_submission, write_submission
     from videomolmo.evaluation.published import comparison
     from videomolmo.evaluation.run import ALL, evaluate
 
+    if options.submission:
+        check_submission(known(options.benchmark)[0], options.submission)
     layout = options.layout or LAYOUT
     table = evaluate(
         options.benchmark, options.out, path=options.path, split=options.split, model=options.model,

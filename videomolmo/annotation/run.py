@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from videomolmo import provenance
 from videomolmo.annotation.records import Settings, annotate_clip
-from videomolmo.datasets import read_dataset
+from videomolmo.datasets import first_records, read_dataset
 from videomolmo.errors import BadInput
 
 ROWS, QUALITY, REPORT = "annotations.jsonl", "quality.jsonl", "report.json"
@@ -50,9 +50,11 @@ def annotate_dataset(
     """
     if workers < 1:
         raise BadInput(f"workers is {workers}, expected at least 1")
-    count = len(read_dataset(name, path, split))
-    count = count if limit is None else min(limit, count)
-    made_by = {"dataset": name, "split": split, "masks": masks, "clips": count, **asdict(settings)}
+    count = len(first_records(read_dataset(name, path, split), limit))
+    from videomolmo.grounding import load_masks
+
+    weights = load_masks(masks, "cpu")[1]  # a wrong name is found here, before any process starts
+    made_by = {"dataset": name, "split": split, "masks": masks, "clips": count, "weights": weights, **asdict(settings)}
     provenance.claim(out, made_by, "annotations")
     parts = out / "parts"
     parts.mkdir(exist_ok=True)

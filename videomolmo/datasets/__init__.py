@@ -1,6 +1,6 @@
 """Public data sets and our generated clips through one door: `read_dataset(name, path, split)` gives lazy records."""
 
-from videomolmo.datasets.record import Expression, Record, Records
+from videomolmo.datasets.record import Expression, Record, Records, first_records
 from videomolmo.datasets.registry import DATASETS, read_dataset
 
-__all__ = ["DATASETS", "Expression", "Record", "Records", "read_dataset"]
+__all__ = ["DATASETS", "Expression", "Record", "Records", "first_records", "read_dataset"]

@@ -52,6 +52,16 @@ class Annotations:
         return None
 
 
+class DrawnMasks(Annotations):
+    """Masks of a generated clip, object n in row n - 1 of its `masks`, drawn with its frames when first asked for."""
+
+    def __init__(self, draw: Callable[[], Any]):
+        self._draw = draw
+
+    def mask(self, thing, frame, size):
+        return self._draw().masks[frame, int(thing) - 1].copy()
+
+
 def read_labels(path: Path) -> Integer[np.ndarray, "height width"]:
     """Stored values of a mask PNG: palette indices or grey values, never colours.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 
-from videomolmo.datasets.annotations import Annotations
+from videomolmo.datasets.annotations import DrawnMasks
 from videomolmo.datasets.media import Made
 from videomolmo.datasets.record import Expression, Record, Records
 from videomolmo.errors import BadInput
@@ -50,28 +50,14 @@ def read(
         expressions = () if query is None else (
             Expression("0", query.phrase, tuple(meant), _KINDS.get(query.kind, "appearance")),
         )  # fmt: skip
-        size = {"frames": frames, "height": height, "width": width, "motion": motion}
-        drawn = _Drawn(seed, size)
-        media = Made(lambda: drawn.clip().frames, tuple(f"{frame:05d}" for frame in range(frames)), (height, width))
-        return Record(NAME, split, str(seed), media, expressions, names, drawn)
+        draw = partial(_clip, seed, frames, height, width, motion)
+        media = Made(lambda: draw().frames, tuple(f"{frame:05d}" for frame in range(frames)), (height, width))
+        return Record(NAME, split, str(seed), media, expressions, names, DrawnMasks(draw))
 
     seeds = range(FIRST_SEED[split], FIRST_SEED[split] + clips)
     return Records(NAME, split, None, seeds, build)
 
 
 @lru_cache(maxsize=2)
-def _clip(seed: int, size: tuple[tuple[str, int], ...]) -> Clip:
-    return generate_clip(seed, **dict(size))
-
-
-class _Drawn(Annotations):
-    """Masks of a clip, drawn with its frames when first asked for."""
-
-    def __init__(self, seed: int, size: dict[str, int]):
-        self._seed, self._size = seed, tuple(size.items())
-
-    def clip(self) -> Clip:
-        return _clip(self._seed, self._size)
-
-    def mask(self, thing, frame, size):
-        return self.clip().masks[frame, int(thing) - 1].copy()
+def _clip(seed: int, frames: int, height: int, width: int, motion: bool) -> Clip:
+    return generate_clip(seed, frames=frames, height=height, width=width, motion=motion)

@@ -204,6 +204,17 @@ class Records(Sequence[Record]):
         return f"Records({self.dataset!r}, {self.split!r}, {len(self)} records)"
 
 
+def first_records(records: Records, limit: int | None) -> Records:
+    """The first `limit` records, all for None.
+
+    Raises:
+        BadInput: a limit below 1.
+    """
+    if limit is not None and limit < 1:
+        raise BadInput(f"limit is {limit}, expected at least 1 clip; leave it out for all")
+    return records if limit is None else records[:limit]
+
+
 def pictures(folder: Path, names: Sequence[Any], suffix: str = ".jpg", **known: Any) -> Pictures:
     """Frames called {folder}/{name}{suffix}, with names from an index."""
     return Pictures(tuple(inside(folder, f"{name}{suffix}") for name in names), tuple(map(str, names)), **known)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
-from videomolmo.datasets.annotations import Annotations
+from videomolmo.datasets.annotations import DrawnMasks
 from videomolmo.datasets.media import Made
 from videomolmo.datasets.record import Expression, Record, Records
 from videomolmo.errors import BadInput
@@ -53,9 +53,9 @@ def read(
                     str(len(expressions)), story.question, None, scene, count=story.answer, more={"ask": "count"}
                 )
             )
-        drawn = _Drawn(scene, split, index, frames, height, width)
-        media = Made(lambda: drawn.clip().frames, tuple(f"{frame:05d}" for frame in range(frames)), (height, width))
-        return Record(NAME, split, story.name, media, tuple(expressions), names, drawn)
+        draw = partial(_clip, scene, split, index, frames, height, width)
+        media = Made(lambda: draw().frames, tuple(f"{frame:05d}" for frame in range(frames)), (height, width))
+        return Record(NAME, split, story.name, media, tuple(expressions), names, DrawnMasks(draw))
 
     return Records(NAME, split, None, [(scene, index) for scene in scenes for index in range(clips)], build)
 
@@ -63,16 +63,3 @@ def read(
 @lru_cache(maxsize=2)
 def _clip(scene: str, part: str, index: int, frames: int, height: int, width: int) -> VposClip:
     return generate(scene, part, index, frames=frames, height=height, width=width)
-
-
-class _Drawn(Annotations):
-    """Masks of a clip, drawn with its frames when first asked for."""
-
-    def __init__(self, *key: str | int) -> None:
-        self._key = key
-
-    def clip(self) -> VposClip:
-        return _clip(*self._key)
-
-    def mask(self, thing, frame, size):
-        return self.clip().masks[frame, int(thing) - 1].copy()

@@ -41,7 +41,7 @@ class Predictions:
             path = self.root / self.layout.format(**names)
         except (KeyError, IndexError, ValueError) as error:
             raise BadInput(f"layout {self.layout!r} has fields that are not {', '.join(names)}") from error
-        if ".." in path.relative_to(self.root).parts:
+        if not path.is_relative_to(self.root) or ".." in path.relative_to(self.root).parts:
             raise BadInput(f"{path} leads out of {self.root}; rename the clip or the expression")
         return path
 
@@ -56,7 +56,7 @@ class Predictions:
         """One mask at `size` (nearest neighbour); None where its file is missing or cannot be read."""
         try:
             with Image.open(self.path(record, expression, frame)) as image:
-                mask = np.asarray(image)
+                mask = np.asarray(image.convert("RGB") if image.mode in ("RGBA", "LA", "PA") else image)
         except (OSError, SyntaxError, ValueError):
             return None
         mask = mask.any(-1) if mask.ndim == 3 else mask > 0
@@ -84,16 +84,25 @@ def write_json(path: Path, content: dict) -> None:
     unfinished.replace(path)
 
 
+def check_submission(dataset: str, target: Path) -> None:
+    """Nothing where a zip for a server can be written.
+
+    Raises:
+        BadInput: a benchmark without a server, or a target that exists or has no folder.
+    """
+    if dataset not in SERVER_LAYOUTS:
+        raise BadInput(f"{dataset} has no server here, expected one of {', '.join(SERVER_LAYOUTS)}")
+    if target.exists() or not target.parent.is_dir():
+        raise BadInput(f"{target} exists or lies in no folder; give another name")
+
+
 def write_submission(records: Iterator[Record], predictions: Predictions, dataset: str, target: Path) -> int:
     """A zip as the benchmark's server takes it, with every frame of every expression; returns the number of masks.
 
     Raises:
         BadInput: a benchmark without a server, masks that are missing, or a target that exists.
     """
-    if dataset not in SERVER_LAYOUTS:
-        raise BadInput(f"{dataset} has no server here, expected one of {', '.join(SERVER_LAYOUTS)}")
-    if target.exists():
-        raise BadInput(f"{target} exists; give another name")
+    check_submission(dataset, target)
     entries: list[tuple[Path, str]] = []
     for record in records:
         for expression in record.expressions:

@@ -8,9 +8,10 @@ import numpy as np
 from tqdm import tqdm
 
 from videomolmo import provenance
-from videomolmo.datasets import read_dataset
+from videomolmo.datasets import first_records, read_dataset
 from videomolmo.datasets.record import Expression, Record, Records
 from videomolmo.datasets.registry import known
+from videomolmo.errors import BadInput
 from videomolmo.evaluation.predict import predict, read_answer
 from videomolmo.evaluation.predictions import LAYOUT, Predictions, write_json
 from videomolmo.evaluation.score import Score, label_maps, score_count, score_masks, score_points
@@ -63,19 +64,12 @@ def evaluate(
     made_by = {"benchmark": benchmark, "split": split, "limit": limit} | (
         {"foreign": str(foreign), "layout": layout} if foreign else {"model": model, "masks": masks, **settings}
     )
-    records = read_dataset(benchmark, path, split)
-    records = records if limit is None else records[:limit]
-    provenance.claim(out, made_by, "an evaluation")
+    records = first_records(read_dataset(benchmark, path, split), limit)
     predictions = Predictions(foreign or out / "predictions", layout)
-    weights: dict[str, str] = {}
     if foreign is None:
-        from videomolmo.grounding import VideoGrounder
-
-        grounder = VideoGrounder.from_pretrained(model, masks, device)
-        weights = grounder.weights
-        todo = [pair for pair in _pairs(records) if read_answer(out, *pair) is None]
-        for record, expression in tqdm(todo, desc="predict", unit="expression"):
-            predict(grounder, record, expression, out, predictions, settings)
+        weights = _predict(records, predictions, out, model, masks, device, settings, made_by)
+    else:
+        weights = _claim_foreign(foreign, out, made_by)
     rows, missing = _scores(records, predictions, out)
     rows += _means(rows)
     if benchmark == "ref_davis17":
@@ -83,6 +77,36 @@ def evaluate(
     write_json(out / "missing.json", {"missing": missing, "count": len(missing)})
     facts = made_by | {"commit": provenance.commit(), "weights": " ".join(sorted(weights.values()))}
     return _write(out, [{**facts, **row} for row in rows])
+
+
+def _predict(
+    records: Records,
+    predictions: Predictions,
+    out: Path,
+    model: str,
+    masks: str,
+    device: str,
+    settings: dict,
+    made_by: dict,
+) -> dict[str, str]:
+    """Predict what is not there yet; the hashes of the weights. Nothing is written before everything is checked."""
+    from videomolmo.grounding import VideoGrounder, check_settings
+
+    check_settings(settings["every"], settings["fusion"], settings["tau"])
+    grounder = VideoGrounder.from_pretrained(model, masks, device)
+    provenance.claim(out, made_by | {"weights": grounder.weights}, "an evaluation")
+    todo = [pair for pair in _pairs(records) if read_answer(out, *pair) is None]
+    for record, expression in tqdm(todo, desc="predict", unit="expression"):
+        predict(grounder, record, expression, out, predictions, settings)
+    return grounder.weights
+
+
+def _claim_foreign(foreign: Path, out: Path, made_by: dict) -> dict[str, str]:
+    """Take `out` for scores of masks that lie in a folder; their weights are not known."""
+    if not foreign.is_dir():
+        raise BadInput(f"{foreign} is no folder of predictions; check the path")
+    provenance.claim(out, made_by, "an evaluation")
+    return {}
 
 
 def _pairs(records: Records) -> Iterator[tuple[Record, Expression]]:
@@ -133,7 +157,7 @@ def _ref_davis17(records: Records, predictions: Predictions) -> list[dict]:
             ]
             empty = np.zeros(size, dtype=bool)
             filled = [[empty if mask is None else mask for mask in clip] for clip in maps]
-            yield record.clip, truth, np.array(filled, dtype=np.float32)
+            yield record.clip, truth, np.array(filled, dtype=bool)
 
     scores = ref_davis17(sequences())
     named = {f"four annotators, {name}": value for name, value in scores.mean.items()}
