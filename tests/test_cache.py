@@ -1,0 +1,41 @@
+"""Shared intermediate results: made once, found by content, never half written."""
+
+import numpy as np
+import pytest
+
+from videomolmo.cache import cached, key_of
+from videomolmo.errors import BadInput
+
+
+def test_is_made_once_and_read_afterwards(tmp_path):
+    calls = []
+
+    def make():
+        calls.append(1)
+        return {"masks": np.eye(3, dtype=bool), "x": np.arange(4.0)}
+
+    first, second = (cached(tmp_path / "cache", {"seed": 1}, make) for _ in range(2))
+    assert len(calls) == 1
+    assert {name: value.tolist() for name, value in first.items()} == {n: v.tolist() for n, v in second.items()}
+    cached(tmp_path / "cache", {"seed": 2}, make)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("broken", [b"", b"PK", b"no archive at all"])
+def test_a_damaged_file_is_made_again(tmp_path, broken):
+    path = tmp_path / (key_of({"a": 1}) + ".npz")
+    path.write_bytes(broken)
+    assert cached(tmp_path, {"a": 1}, lambda: {"v": np.ones(2)})["v"].tolist() == [1, 1]
+    assert cached(tmp_path, {"a": 1}, lambda: 1 / 0)["v"].tolist() == [1, 1]
+
+
+def test_a_failing_maker_leaves_nothing(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        cached(tmp_path / "cache", {"a": 1}, lambda: 1 / 0)
+    assert not list(tmp_path.rglob("*.npz"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), object(), {1, 2}])
+def test_refuses_what_json_has_no_form_for(value):
+    with pytest.raises(BadInput, match="plain JSON"):
+        key_of({"value": value})

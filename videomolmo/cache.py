@@ -1,0 +1,66 @@
+"""Intermediate results that many runs share, kept by what made them: computed once, read by all others."""
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from videomolmo.errors import BadInput
+
+SUFFIX = ".npz"
+
+
+def key_of(made_by: Mapping[str, Any]) -> str:
+    """Name of a result: SHA-256 of all that decides its content, in canonical JSON.
+
+    Raises:
+        BadInput: a value that JSON has no form for.
+
+    Example:
+        >>> key_of({"clip": 3, "every": 5}) == key_of({"every": 5, "clip": 3})
+        True
+    """
+    try:
+        text = json.dumps(made_by, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"what made a cached result must be plain JSON: {error}") from None
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def cached(
+    folder: Path, made_by: Mapping[str, Any], make: Callable[[], Mapping[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Arrays that `make` returns, read from `folder` when they were made before by the same.
+
+    Args:
+        folder: of the cache; made where missing. Several processes may share it: a file appears whole or not at all.
+        made_by: everything the arrays depend on: seeds, settings, hashes of weights, and a number that the caller
+            raises when its own code changes them.
+        make: called without arguments when nothing is there, or when what is there cannot be read.
+
+    Raises:
+        BadInput: see `key_of`.
+    """
+    path = Path(folder) / (key_of(made_by) + SUFFIX)
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return {name: found[name] for name in found.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        pass  # not there, or cut short by a full disk
+    arrays = {name: np.asarray(value) for name, value in make().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez_compressed(file, **arrays)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return arrays
