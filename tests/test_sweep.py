@@ -1,0 +1,233 @@
+"""Sweeps with real kernels: what they write, what they skip, and what survives when something is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import psutil
+import pytest
+from distributed import KilledWorker
+from small_notebooks import write_notebook
+
+from videomolmo.cli import main
+from videomolmo.sweep.cell import Job
+from videomolmo.sweep.grid import read_grid
+from videomolmo.sweep.notebook import read_notebook
+from videomolmo.sweep.run import Summary, _state
+from videomolmo.sweep.store import Store
+
+WITHIN_S = 300  # whatever should happen soon, on however crowded a machine
+
+
+@pytest.fixture
+def signs(tmp_path) -> Path:
+    """Where the notebook says that it runs, and waits for a sign to go on."""
+    (tmp_path / "signs").mkdir()
+    return tmp_path / "signs"
+
+
+@pytest.fixture
+def command(tmp_path, signs) -> Callable[..., list[str]]:
+    """`command("--workers", 2, rule=["hold"], seeds=2)`: arguments of a sweep into tmp_path/out."""
+    notebook = write_notebook(tmp_path / "small.ipynb")
+
+    def write(*options: object, rule: list[str], seeds: int = 1) -> list[str]:
+        grid = tmp_path / "grid.toml"
+        grid.write_text(f"[fixed]\nsigns_folder = '{signs}'\n[grid]\nrule = {rule}\n[repeats]\nseed = {seeds}\n")
+        where = ["--grid", grid, "--out", tmp_path / "out"]
+        return ["sweep", *map(str, (notebook, *where, *options))]
+
+    return write
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[[list[str]], subprocess.Popen]]:
+    """Starts the command line in a process of its own; what a failing test leaves is killed, children included."""
+    started: list[subprocess.Popen] = []
+
+    def begin(arguments: list[str]) -> subprocess.Popen:
+        started.append(subprocess.Popen(
+            [sys.executable, "-m", "videomolmo.cli", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True,
+        ))  # fmt: skip
+        return started[-1]
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            for one in (*psutil.Process(process.pid).children(recursive=True), process):
+                one.kill()
+        process.communicate()
+
+
+def until(ask: Callable[[], object]) -> object:
+    """What `ask` says once it says something."""
+    end = time.monotonic() + WITHIN_S
+    while not (answer := ask()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+    return answer
+
+
+def running(signs: Path, seed: int, besides: tuple[int, ...] = ()) -> int:
+    """The process that runs a cell, once there is one."""
+    found = [int(path.suffix[1:]) for path in signs.glob(f"{seed}.*")]
+    return next((pid for pid in found if pid not in besides), 0)
+
+
+def gone(*pids: int) -> bool:
+    """Whether these processes have ended."""
+    return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
+
+
+def marks(out: Path, state: str) -> dict[str, int]:
+    """Cells in this state, and when it was said."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in (out / "cells").glob(f"*/{state}.json")}
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_what_is_left_and_ends_in_one_table(command, signs, tmp_path, capsys):
+    out, twice = tmp_path / "out", command("--workers", 2, rule=["good", "bad"], seeds=2)
+    assert main(twice) == 1
+    assert "2 cells done, 2 failed, 0 missing" in capsys.readouterr().out
+    done, failed = marks(out, "done"), marks(out, "failed")
+    assert [name.rpartition(",")[0] for name in sorted(done)] == ["rule=good,seed=0", "rule=good,seed=1"]
+    assert not (out / "running").exists()
+
+    for name in done:
+        assert {path.name for path in (out / "cells" / name).iterdir()} == {
+            "done.json", "here.txt", "notebook.ipynb", "results",
+        }  # fmt: skip
+        facts = json.loads((out / "cells" / name / "done.json").read_text())
+        assert facts["table"] == "results/results.csv" and facts["seconds"] > 0 and facts["tries"] == 1
+        assert facts["parameters"]["context"] is None and facts["given"]["rule"] == "good"
+        text = (out / "cells" / name / "notebook.ipynb").read_text()
+        assert "application/vnd.jupyter.widget-state+json" not in text and str(out / "running") not in text
+    for name in failed:
+        facts = json.loads((out / "cells" / name / "failed.json").read_text())
+        assert facts["error"] == "ValueError: a bad rule" and "raise ValueError" in facts["traceback"]
+        assert '"ename": "ValueError"' in (out / "cells" / name / "notebook.ipynb").read_text()
+
+    table = pd.read_parquet(out / "results.parquet")
+    told = pd.read_csv(out / "results.csv").drop(columns="context")  # nothing is None in one and NaN in the other
+    pd.testing.assert_frame_equal(table.drop(columns="context"), told, check_dtype=False)
+    assert table.groupby("measure")["value"].apply(list).to_dict() == {"J": [1, 1.1], "F": [2, 2.2]}
+    assert set(table["seconds"]) == {4} and (table["cell_seconds"] > 0).all()
+    assert table.columns[:2].tolist() == ["cell", "rule"] and {"commit", "versions", "machine"} < set(table)
+
+    assert main(twice) == 1  # nothing to run: neither what is done nor what failed
+    assert marks(out, "done") == done and marks(out, "failed") == failed
+    (signs / "mended").touch()
+    assert main([*twice, "--retry-failed"]) == 0
+    assert marks(out, "done").items() > done.items() and not marks(out, "failed")
+    assert len(pd.read_csv(out / "results.csv")) == 8
+
+
+@pytest.mark.slow
+def test_a_killed_kernel_runs_again_and_ctrl_c_leaves_nothing_running(command, start, signs, tmp_path, capsys):
+    out, sweep = tmp_path / "out", command("--workers", 2, rule=["hold"], seeds=2)
+    process = start(sweep)
+    first, other = until(lambda: running(signs, 0)), until(lambda: running(signs, 1))
+    assert main(sweep) == 2  # two at once
+    assert f"is being swept by process {process.pid}" in capsys.readouterr().err
+
+    os.kill(first, signal.SIGKILL)
+    again = until(lambda: running(signs, 0, besides=(first,)))
+    (signs / "go0").touch()
+    finished = until(lambda: marks(out, "done"))
+    assert json.loads((out / "cells" / next(iter(finished)) / "done.json").read_text())["tries"] == 2
+
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 130 and "the same command goes on from here" in errors
+    assert "1 cells done, 0 failed, 1 missing" in output
+    assert gone(first, other, again) and not (out / "running").exists()
+    assert marks(out, "done") == finished and not marks(out, "failed")
+
+    (signs / "go1").touch()
+    assert main(sweep) == 0
+    assert marks(out, "done").items() > finished.items() and len(list(signs.glob("0.*"))) == 2
+
+
+@pytest.mark.slow
+def test_a_sweep_that_was_killed_itself_goes_on(command, start, signs, tmp_path):
+    out, sweep = tmp_path / "out", command("--workers", 1, rule=["hold"])
+    process = start(sweep)
+    kernel = until(lambda: running(signs, 0))
+    process.kill()
+    until(lambda: gone(kernel))
+    assert list((out / "running").iterdir()) and not marks(out, "done")
+    (signs / "go0").touch()
+    assert main(sweep) == 0
+    assert len(marks(out, "done")) == 1 and not (out / "running").exists()
+
+
+def test_a_cell_that_kills_its_workers_fails_and_other_trouble_leaves_it_to_be_run(command, tmp_path):
+    command(rule=["good"])
+    notebook, store, summary = read_notebook(tmp_path / "small.ipynb"), Store(tmp_path / "out"), Summary()
+    (cell,) = read_grid(tmp_path / "grid.toml", notebook).cells
+    job = Job(str(store.out), "token", cell.name, cell.key, dict(cell.given), dict(cell.parameters), (), "", "0" * 64)
+    future: Future = Future()
+    future.set_exception(OSError("the cluster went away"))
+    with store.locked():
+        assert _state(future, job, store, summary) == "stopped" and not store.records()
+    assert summary.lost == {cell.name: "OSError: the cluster went away"}
+    killed: Future = Future()
+    killed.set_exception(KilledWorker("a cell", SimpleNamespace(address="tcp://node:1"), 3))
+    with store.locked():
+        assert _state(killed, job, store, summary) == "failed"
+    facts = store.records()[cell.key].facts
+    assert "its worker died again and again" in facts["error"] and "tcp://node:1" in facts["traceback"]
+
+
+def free_address(folder: Path) -> str:
+    """What a Dask scheduler wrote about itself."""
+    path = folder / "scheduler.json"
+    until(lambda: path.is_file() and path.stat().st_size)
+    return json.loads(path.read_text())["address"]
+
+
+@pytest.fixture
+def cluster(tmp_path) -> Iterator[str]:
+    """The address of a Dask scheduler with two workers, each for one cell at a time: three real processes."""
+    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
+    options = ["--port", "0", "--no-dashboard", "--host", "127.0.0.1", "--scheduler-file", "scheduler.json"]
+    processes = [subprocess.Popen([*dask, *options], **quiet)]
+    try:
+        address = free_address(tmp_path)
+        worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny"]
+        processes += [subprocess.Popen([*worker, "--no-dashboard"], **quiet) for _ in range(2)]
+        yield address
+    finally:
+        for process in reversed(processes):
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_runs_the_cell_of_a_killed_worker_again(cluster, command, start, signs, tmp_path):
+    out, sweep = tmp_path / "out", command("--scheduler", cluster, rule=["hold"], seeds=2)
+    process = start(sweep)
+    first, other = until(lambda: running(signs, 0)), until(lambda: running(signs, 1))
+    worker = psutil.Process(first).parent()
+    assert worker.pid != psutil.Process(other).parent().pid and "dask_worker" in " ".join(worker.cmdline())
+    worker.kill()
+    until(lambda: gone(first))  # a kernel does not outlive its worker
+    (signs / "go1").touch()
+    assert until(lambda: running(signs, 0, besides=(first,)))
+    (signs / "go0").touch()
+    output, errors = process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 0, errors
+    assert "2 cells done, 0 failed, 0 missing" in output and len(marks(out, "done")) == 2
+    assert len(pd.read_csv(out / "results.csv")) == 4 and not (out / "running").exists()
