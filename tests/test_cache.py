@@ -1,5 +1,8 @@
 """Shared intermediate results: made once, found by content, never half written."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -39,3 +42,16 @@ def test_a_failing_maker_leaves_nothing(tmp_path):
 def test_refuses_what_json_has_no_form_for(value):
     with pytest.raises(BadInput, match="plain JSON"):
         key_of({"value": value})
+
+
+def test_two_that_start_together_make_it_once(tmp_path):
+    calls = []
+
+    def make():
+        calls.append(1)
+        time.sleep(0.2)
+        return {"x": np.ones(1)}
+
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: cached(tmp_path, {"a": 1}, make), range(2)))
+    assert len(calls) == 1 and all(one["x"].tolist() == [1] for one in both)

@@ -48,13 +48,26 @@ def cached(
         BadInput: see `key_of`.
     """
     path = Path(folder) / (key_of(made_by) + SUFFIX)
+    if (found := _read(path)) is None:
+        from filelock import FileLock
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):  # who comes second waits for the first, and reads
+            if (found := _read(path)) is None:
+                found = {name: np.asarray(value) for name, value in make().items()}
+                _write(path, found)
+    return found
+
+
+def _read(path: Path) -> dict[str, np.ndarray] | None:
     try:
         with np.load(path, allow_pickle=False) as found:
             return {name: found[name] for name in found.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        pass  # not there, or cut short by a full disk
-    arrays = {name: np.asarray(value) for name, value in make().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
+        return None  # not there, or cut short by a full disk
+
+
+def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -63,4 +76,3 @@ def cached(
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    return arrays
