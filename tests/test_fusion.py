@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from videomolmo.errors import BadInput
-from videomolmo.fusion import RULES, check_rule, fuse, iou, match_objects, overlap_matrix
+from videomolmo.fusion import AGREED, RULES, check_rule, fuse, iou, match_objects, overlap_matrix
 
 RELAXED = settings(deadline=None, max_examples=40)  # no deadline: the first call imports scipy
 MIRROR = {"left": "right", "right": "left", "forward": "backward", "backward": "forward"}
@@ -17,8 +17,8 @@ PAIRS = hnp.arrays(
 
 
 def options(rule: str, frames: int) -> dict:
-    """Distances of frames 1 … n between two key frames, for the rule that needs them."""
-    if rule != "nearest":
+    """Distances of frames 1 … n between two key frames, for the rules that need them."""
+    if "left_distance" not in RULES[rule].options:
         return {}
     left = np.arange(1, frames + 1)
     return {"left_distance": left, "right_distance": left[::-1].copy()}
@@ -40,12 +40,15 @@ def spec(a: set, b: set, rule: str, tau: float, left_distance: float, right_dist
         return a or b
     if rule == "iou":  # equation 5
         return a & b if len(a & b) / len(a | b) >= tau else a | b
+    if rule == "agreed" and len(a & b) / len(a | b) >= AGREED:
+        return a & b
     first = {
         "left": True,
         "right": False,
         "larger": len(a) >= len(b),
         "smaller": len(a) <= len(b),
         "nearest": left_distance <= right_distance,
+        "agreed": left_distance <= right_distance,
     }
     return a if first[rule] else b
 
@@ -99,7 +102,7 @@ def test_time_reversal_with_swapped_roles(rule, pair):
     tie = np.zeros(forward.shape[:2], dtype=bool)
     if rule in ("larger", "smaller"):
         tie = forward.sum(axis=(-2, -1)) == backward.sum(axis=(-2, -1))
-    if rule == "nearest":
+    if rule in ("nearest", "agreed"):
         tie = (given_options["left_distance"] == given_options["right_distance"])[:, None] | tie
     np.testing.assert_array_equal(fused[~tie], reverse[~tie])
 
@@ -135,7 +138,7 @@ def test_object_that_appears_and_vanishes_between_key_frames():
 @pytest.mark.parametrize("shape", [(0, 2, 3, 4), (2, 0, 3, 4), (1, 1), (3, 3, 4)])
 def test_empty_masks_and_empty_axes(rule, shape):
     masks = np.zeros(shape, dtype=bool)
-    distances = {"left_distance": 1, "right_distance": 2} if rule == "nearest" else {}
+    distances = {"left_distance": 1, "right_distance": 2} if "left_distance" in RULES[rule].options else {}
     fused = fuse(masks, masks, rule, **distances)
     assert fused.shape == shape and not fused.any()
 
@@ -161,14 +164,25 @@ def test_nearest_spreads_distances_over_objects():
     np.testing.assert_array_equal(fused, np.stack([forward[0], backward[1]]))
 
 
-def test_nearest_refuses_missing_or_wrong_distances():
+@pytest.mark.parametrize("rule", ["nearest", "agreed"])
+def test_missing_or_wrong_distances_are_refused(rule):
     masks = np.ones((2, 3, 4), bool)
-    with pytest.raises(BadInput, match="needs left_distance"):
-        fuse(masks, masks, "nearest")
+    with pytest.raises(BadInput, match="need left_distance"):
+        fuse(masks, masks, rule)
     with pytest.raises(BadInput, match="one number per frame"):
-        fuse(masks, masks, "nearest", left_distance=np.arange(3), right_distance=np.arange(3))
+        fuse(masks, masks, rule, left_distance=np.arange(3), right_distance=np.arange(3))
     with pytest.raises(BadInput, match="one number per frame"):
-        fuse(masks, masks, "nearest", left_distance=np.ones((2, 1)), right_distance=1)
+        fuse(masks, masks, rule, left_distance=np.ones((2, 1)), right_distance=1)
+
+
+def test_agreed_intersects_what_overlaps_and_never_unites():
+    """Frame 1 overlaps by a third and is intersected; the others do not and go to the nearer key frame."""
+    forward = np.stack([row("##..."), row("###.."), row("##..."), row("##...")])
+    backward = np.stack([row("...##"), row(".###."), row("...##"), row(".....")])
+    fused = fuse(forward, backward, "agreed", left_distance=np.arange(1, 5), right_distance=np.arange(4, 0, -1))
+    np.testing.assert_array_equal(fused, np.stack([row("##..."), row(".##.."), row("...##"), row("##...")]))
+    united = fuse(forward, backward, "iou", AGREED)
+    assert (united[0] == (forward[0] | backward[0])).all() and (united[1] == fused[1]).all()
 
 
 @pytest.mark.parametrize("rule", ["IoU", "", "mean"])

@@ -140,11 +140,11 @@ def _window(
 ) -> Window:
     """Propagate both ways, decide who is who, fuse; sets `right.ids`."""
     frames = [left.features, *between, *([right.features] if right else [])]
-    forward = _propagate(tracker, left, list(enumerate(frames, left.at)), length, reverse=False)
+    numbered = list(enumerate(frames, left.at))
+    forward = propagate(tracker, numbered, left.points, length, reverse=False)
     backward = np.zeros((len(frames), 0, *forward.shape[2:]), bool)
     if right is not None:
-        steps = list(enumerate(frames, left.at))[::-1]
-        backward = _propagate(tracker, right, steps, length, reverse=True)[::-1]
+        backward = propagate(tracker, numbered[::-1], right.points, length, reverse=True)[::-1]
     for index, identity in enumerate(left.ids):
         last = next((n for n in range(len(frames) - 1, -1, -1) if forward[n, index].any()), 0)
         identities.remember(identity, left.at + last, forward[last, index])
@@ -173,15 +173,28 @@ def _fuse_window(there: np.ndarray, back: np.ndarray, length: int, rule: str, ta
     return fused
 
 
-def _propagate(
-    tracker: MaskTracker, key: _KeyFrame, frames: list[tuple[int, FrameFeatures]], length: int, *, reverse: bool
+def propagate(
+    tracker: MaskTracker,
+    frames: Sequence[tuple[int, FrameFeatures]],
+    points_px: Sequence[Float[np.ndarray, "points 2"]],
+    length: int,
+    *,
+    reverse: bool,
 ) -> Bool[np.ndarray, "frames objects height width"]:
-    """Masks on `frames`, the first of which is the key frame itself, from a state that has seen nothing else."""
-    height, width = key.features.height, key.features.width
-    masks = np.zeros((len(frames), len(key.points), height, width), bool)
-    if not key.points:
+    """Masks of clicked objects on `frames`, from a state that has seen nothing else.
+
+    Args:
+        tracker: SAM 2.
+        frames: numbers and features, in the order of propagation; the first is the key frame.
+        points_px: the clicks of each object on the key frame, in pixels.
+        length: of the clip.
+        reverse: whether time runs backwards.
+    """
+    at, key = frames[0]
+    masks = np.zeros((len(frames), len(points_px), key.height, key.width), bool)
+    if not points_px:
         return masks
-    track = tracker.start(key.at, key.features, key.points, frames=length, reverse=reverse)
+    track = tracker.start(at, key, points_px, frames=length, reverse=reverse)
     masks[0] = track.first_masks
     for n, (at, features) in enumerate(frames[1:], start=1):
         masks[n] = track.step(at, features)

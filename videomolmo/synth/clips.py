@@ -49,6 +49,11 @@ def generate_clip(
         ((2, 48, 64, 3), dtype('bool'))
     """
     scene = sample_scene(seed, motion=motion, frames=frames, aspect=width / height if square else None)
+    return render_clip(scene, frames, height, width)
+
+
+def render_clip(scene: Scene, frames: int, height: int, width: int) -> Clip:
+    """Frames 0 … `frames` - 1 of a scene, with masks and facts."""
     renderer = Renderer(scene, height, width)
     pairs = [renderer.frame(time) for time in range(frames)]
     facts = [things_of(scene, masks, renderer.full_areas(time)) for time, (_, masks) in enumerate(pairs)]
