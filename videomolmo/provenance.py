@@ -1,7 +1,9 @@
 """What made a result: versions, commit, machine and hashes of weights, for every result file."""
 
+import contextlib
 import hashlib
 import json
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -66,3 +68,12 @@ def sha256(path: Path) -> str:
     """Hash of a file's content, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def machine() -> str:
+    """The kind of machine this is: system, processor and its cores, without its name."""
+    processor = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), processor)
+    return f"{platform.system()}, {processor}, {os.cpu_count()} cores"

@@ -28,3 +28,8 @@ def nano_masks() -> Path:
 
 def sample_clip() -> Path:
     return data_folder() / "sample" / "clip.mp4"
+
+
+def sample_truth() -> Path:
+    """The red circle of the sample clip, as packed bits."""
+    return data_folder() / "sample" / "truth.npz"

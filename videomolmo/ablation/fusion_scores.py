@@ -1,0 +1,160 @@
+"""What each fusion rule scores on one clip, with all rules judged on the same two propagations."""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from videomolmo import fusion, provenance
+from videomolmo.ablation.propagations import EVERY, Propagations, Sides, settings_of
+from videomolmo.cache import cached
+from videomolmo.fusion import RULES, check_rule, fuse, iou
+from videomolmo.metrics.regions import j_and_f_per_frame
+
+ORACLE = "oracle"  # takes the better side of every frame and object; needs the truth, so it is no rule
+TAUS = (0.0, 0.3, 0.5, 0.7, 0.9)
+VERSION = 1  # raised when the code below changes a score
+
+
+class Setting(NamedTuple):
+    """A rule with its τ, None where the rule has none."""
+
+    rule: str
+    tau: float | None = None
+
+
+PAPER, OURS = Setting("iou", 0.7), Setting("agreed")
+
+
+def name_of(setting: Setting) -> str:
+    """A setting in words.
+
+    Example:
+        >>> name_of(PAPER), name_of(OURS)
+        ('iou, τ = 0.7', 'agreed')
+    """
+    return setting.rule if setting.tau is None else f"{setting.rule}, τ = {setting.tau:g}"
+
+
+def settings(rules: Sequence[str] = (*RULES, ORACLE), taus: Sequence[float] = TAUS) -> tuple[Setting, ...]:
+    """Every rule once, and those that have a threshold once for each τ; the paper's setting and ours always.
+
+    Raises:
+        BadInput: an unknown rule, or τ outside 0 … 1.
+
+    Example:
+        >>> [tuple(setting) for setting in settings(["left", "iou"], [0.3])]
+        [('iou', 0.7), ('agreed', None), ('left', None), ('iou', 0.3)]
+    """
+    found = [PAPER, OURS]
+    for rule in rules:
+        gated = rule != ORACLE and (check_rule(rule) or "tau" in RULES[rule].options)
+        for tau in taus if gated else (None,):
+            check_rule("iou", 0.7 if tau is None else tau)
+            found.append(Setting(rule, tau))
+    return tuple(dict.fromkeys(found))
+
+
+def clip_scores(
+    seed: int,
+    points: str,
+    every: int,
+    chosen: Sequence[Setting],
+    folder: Path,
+    *,
+    prepare: Sequence[int] = EVERY,
+    masks: str = "nano",
+) -> Float[np.ndarray, "settings 2"]:
+    """J and F of every setting on a clip, over all frames between two key frames, all objects alike.
+
+    Args:
+        seed: of the clip.
+        points: kind of clicks.
+        every: frames between key frames.
+        chosen: rules with their τ.
+        folder: of the cache, for propagations and scores.
+        prepare: all distances between key frames that will be asked for with this cache, see `Propagations`.
+        masks: name of a SAM 2.
+    """
+    made_by = settings_of(seed, points, (every,), masks) | {
+        "what": "J and F of fusion rules", "rules": provenance.sha256(Path(fusion.__file__)), "version": VERSION,
+        "settings": [list(one) for one in chosen],
+    }  # fmt: skip
+
+    def make() -> dict[str, np.ndarray]:
+        sides = Propagations(seed, points, {*prepare, every}, folder, masks).windows(every)
+        return {"scores": scores_of(sides, chosen)}
+
+    return cached(folder, made_by, make)["scores"]
+
+
+def scores_of(windows: Iterable[Sides], chosen: Sequence[Setting]) -> Float[np.ndarray, "settings 2"]:
+    """J and F of every setting, averaged over frames and objects of all windows."""
+    found = [_window_scores(window, chosen) for window in windows]
+    return np.concatenate(found, axis=1).mean(axis=(1, 2))
+
+
+def fuse_window(window: Sides, setting: Setting) -> Bool[np.ndarray, "frames objects height width"]:
+    """The fused masks of a window."""
+    tau = 0.7 if setting.tau is None else setting.tau
+    return fuse(
+        window.forward,
+        window.backward,
+        setting.rule,
+        tau,
+        left_distance=window.left_distance,
+        right_distance=window.right_distance,
+    )
+
+
+def worst_frame(windows: Iterable[Sides], setting: Setting = PAPER) -> tuple[Sides, int, int]:
+    """Window, frame in it and object where a rule scores worst, of those that both directions reach."""
+    found = []
+    for window in windows:
+        scores = _window_scores(window, [setting])[0].mean(axis=-1)
+        scores[~(window.forward.any(axis=(2, 3)) & window.backward.any(axis=(2, 3)))] = np.inf
+        at, thing = np.unravel_index(int(scores.argmin()), scores.shape)
+        found.append((float(scores[at, thing]), window, int(at), int(thing)))
+    return min(found, key=lambda one: one[0])[1:]
+
+
+def by_agreement(windows: Iterable[Sides], edges: Sequence[float] = (0, 0.3, 0.5, 0.7, 1)) -> pd.DataFrame:
+    """Mean J&F of what a rule could take, by how much the two sides overlap; frames with an empty side left out.
+
+    Why a rule should not unite sides that differ: compare the columns of a row.
+
+    Returns:
+        One row for each range of the IoU: frames, and J&F of intersection, union and the nearer key frame's mask.
+    """
+    options = [Setting("intersection"), Setting("union"), Setting("nearest")]
+    overlaps, scores = [], []
+    for window in windows:
+        both = window.forward.any(axis=(2, 3)) & window.backward.any(axis=(2, 3))
+        overlaps.append(iou(window.forward, window.backward)[both])
+        scores.append(_window_scores(window, options).mean(axis=-1)[:, both])
+    table = pd.DataFrame(np.concatenate(scores, axis=1).T, columns=[option.rule for option in options])
+    names = [f"{low:g} … {high:g}" for low, high in pairwise(edges)]
+    place = np.clip(np.digitize(np.concatenate(overlaps), edges) - 1, 0, len(names) - 1)  # 1 belongs to the last range
+    grouped = table.groupby(pd.Categorical.from_codes(place, names), observed=True)
+    return grouped.mean().assign(frames=grouped.size()).rename_axis("IoU of the two sides")
+
+
+def _window_scores(window: Sides, chosen: Sequence[Setting]) -> Float[np.ndarray, "settings frames objects 2"]:
+    """J and F per frame and object; equal masks are scored once, since rules often agree."""
+    rules = [setting for setting in chosen if setting.rule != ORACLE]
+    candidates = [window.forward, window.backward, *(fuse_window(window, setting) for setting in rules)]
+    scores = np.empty((len(candidates), *window.truth.shape[:2], 2))
+    for at, thing in np.ndindex(window.truth.shape[:2]):
+        seen: dict[bytes, np.ndarray] = {}
+        for n, masks in enumerate(candidates):
+            key = np.packbits(masks[at, thing]).tobytes()
+            if key not in seen:
+                seen[key] = np.array(j_and_f_per_frame(window.truth[at, thing], masks[at, thing]))
+            scores[n, at, thing] = seen[key]
+    forward, backward, own = scores[0], scores[1], iter(scores[2:])
+    better = np.where((forward.sum(-1) >= backward.sum(-1))[..., None], forward, backward)
+    return np.stack([better if setting.rule == ORACLE else next(own) for setting in chosen])
