@@ -5,17 +5,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from videomolmo.errors import BadInput
     from videomolmo.grounding import VideoGrounder
+    from videomolmo.inspector.widget import inspect
     from videomolmo.results import GroundingResult
     from videomolmo.synth.clips import generate_clip
     from videomolmo.video import open_video
 
-__all__ = ["BadInput", "GroundingResult", "VideoGrounder", "generate_clip", "open_video"]
+__all__ = ["BadInput", "GroundingResult", "VideoGrounder", "generate_clip", "inspect", "open_video"]
 
 _HOMES = {
     "BadInput": "errors",
     "VideoGrounder": "grounding",
     "GroundingResult": "results",
     "generate_clip": "synth.clips",
+    "inspect": "inspector.widget",
     "open_video": "video",
 }
 

@@ -1,0 +1,294 @@
+"""The inspector as a person uses it: notebook 07 in a real JupyterLab and a browser without a window.
+
+The tests share one server, one browser and one run of the notebook, and go through it in the order of this file.
+Screenshots go to the folder VIDEOMOLMO_ARTEFACTS, where that is set.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from videomolmo.benchmarks.lab import chromium, execute, jupyter_lab, open_notebook, run_all, why_not
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(why_not() is not None, reason=f"no browser to try it in: {why_not()}"),
+]
+PATIENCE_S = 180  # of one step, on a machine that does much else
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "07_track_inspector.ipynb"
+
+
+class Inspector:
+    """What a person sees of one inspector, and does to it."""
+
+    def __init__(self, page, number: int) -> None:
+        self.page = page
+        self.box = page.locator(".vm-inspector").nth(number)
+        self.view, self.picture = self.box.locator(".vm-view"), self.box.locator(".vm-picture")
+        self.correct = self.box.get_by_role("button", name="+ point")
+
+    def scroll_up(self) -> None:
+        """Show its upper edge; without waiting until the page is still, which it is not while plots are drawn."""
+        self.correct.evaluate("one => one.scrollIntoView()")
+
+    @property
+    def frame(self) -> int:
+        return int(self.view.get_attribute("data-frame"))
+
+    @property
+    def words(self) -> str:
+        return self.box.locator(".vm-words").inner_text()
+
+    def says(self, text: str):
+        self.box.locator(".vm-words").get_by_text(re.compile(text)).wait_for()
+
+    def shows(self, frame: int) -> None:
+        self.page.wait_for_function(
+            "([view, frame]) => view.dataset.frame === String(frame)", arg=[self.view.element_handle(), frame]
+        )
+
+    def press(self, *keys: str) -> None:
+        self.view.focus()
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def pixels(self) -> np.ndarray:
+        """RGB of the canvas as it is drawn."""
+        import cv2
+
+        data = self.picture.evaluate("canvas => canvas.toDataURL('image/png').split(',')[1]")
+        content = np.frombuffer(base64.b64decode(data), np.uint8)
+        return cv2.imdecode(content, cv2.IMREAD_COLOR)[..., ::-1].astype(int)
+
+    def after(self, act) -> np.ndarray:
+        """The pixels of the next picture that `act` leads to."""
+        number = int(self.view.get_attribute("data-picture"))
+        act()
+        self.page.wait_for_function(
+            "([view, number]) => Number(view.dataset.picture) > number", arg=[self.view.element_handle(), number]
+        )
+        return self.pixels()
+
+    def tick(self, label: str) -> None:
+        self.box.locator("label", has_text=re.compile(rf"^{label}")).locator("input").click()
+
+    def click_at(self, x: float, y: float, width: int, height: int) -> None:
+        """Click a pixel of the video."""
+        box = self.picture.bounding_box()
+        self.picture.click(position={"x": x / width * box["width"], "y": y / height * box["height"]})
+
+    def lines(self, plot: int) -> list[dict]:
+        """The traces of a plot as the browser has them."""
+        return (
+            self.box.locator(".js-plotly-plot")
+            .nth(plot)
+            .evaluate(
+                "plot => plot.data.map(({name, x, y}) => ({name, x: Array.from(x || []), y: Array.from(y || [])}))"
+            )
+        )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Where the notebook lies and writes."""
+    made = tmp_path_factory.mktemp("lab") / "work"
+    made.mkdir()
+    shutil.copy(NOTEBOOK, made / NOTEBOOK.name)
+    return made
+
+
+@pytest.fixture(scope="module")
+def page(folder, shipped_grounder) -> Iterator:
+    with jupyter_lab(folder, folder.parent / "home", PATIENCE_S) as lab, chromium() as browser:
+        page = browser.new_page(viewport={"width": 1500, "height": 1250})
+        page.errors = []
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        open_notebook(page, lab, NOTEBOOK.name, PATIENCE_S)
+        assert run_all(page, 3 * PATIENCE_S) == []
+        yield page
+
+
+@pytest.fixture
+def first(page) -> Inspector:
+    inspector = Inspector(page, 0)
+    inspector.view.wait_for()
+    inspector.scroll_up()
+    return inspector
+
+
+def shoot(page, name: str) -> None:
+    """A screenshot to look at later."""
+    if folder := os.environ.get("VIDEOMOLMO_ARTEFACTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=str(Path(folder) / f"inspector_{name}.png"))
+
+
+def results(folder: Path) -> Path:
+    return folder / "results" / "07_track_inspector"
+
+
+def test_the_notebook_runs_and_shows_the_frame_it_was_asked_for(first, page, folder):
+    first.shows(8)
+    assert "frame 8 of 0–59" in first.view.inner_text()
+    assert (results(folder) / "results.csv").is_file()
+    hidden = first.box.locator(
+        "xpath=ancestor::div[contains(@class, 'jp-OutputArea-child')][1]/preceding-sibling::div[1]"
+    )
+    assert hidden.locator("img").count() == 1 and not hidden.is_visible()  # the static picture gives way
+    page.wait_for_function(
+        "() => document.querySelectorAll('.vm-plots .js-plotly-plot .scatterlayer .trace').length > 4"
+    )
+    shoot(page, "light")
+
+
+def test_keys_move_the_frame(first):
+    first.press("Home")
+    first.shows(0)
+    for key, frame in (
+        ("ArrowRight", 1),
+        ("Shift+ArrowRight", 11),
+        ("ArrowLeft", 10),
+        ("]", 15),
+        ("[", 0),
+        ("End", 59),
+    ):
+        first.press(key)
+        first.shows(frame)
+    first.press("Home")
+    first.shows(0)
+    first.press("Space")
+    first.page.wait_for_function("view => Number(view.dataset.frame) > 3", arg=first.view.element_handle())
+    first.press("Space")
+    first.box.locator(".vm-answer").get_by_text(re.compile(r"key frame (0|15|30|45): ")).first.wait_for()
+
+
+def test_the_picture_is_the_frame_and_the_layers_on_it(first):
+    import cv2
+
+    from videomolmo import open_video
+    from videomolmo.shipped import sample_clip
+
+    first.press("Home", "ArrowRight")
+    first.shows(1)
+    for label in ("forward", "backward", "truth", "points"):
+        first.tick(label)
+    first.after(lambda: first.tick("numbers"))
+    fused = first.pixels()
+    plain = first.after(lambda: first.tick("fused"))
+    frame = open_video(sample_clip())[1]
+    wanted = cv2.resize(frame, plain.shape[1::-1], interpolation=cv2.INTER_LINEAR).astype(int)
+    assert np.abs(plain - wanted).mean() < 6
+    changed = np.abs(fused - plain).max(axis=2) > 30
+    assert 0.001 < changed.mean() < 0.2
+    first.after(lambda: first.tick("fused"))
+    first.tick("truth")
+
+
+def test_tau_is_applied_at_once(first):
+    lines = first.lines(0)
+    readout = first.box.locator(".widget-slider", has_text="τ").locator(".widget-readout")
+    readout.fill("1.00")
+    readout.press("Enter")
+    first.box.get_by_text(re.compile("fused again in")).wait_for()
+    first.page.wait_for_function(
+        "box => box.querySelector('.js-plotly-plot').layout.shapes.some(one => one.y0 === 1 && one.y1 === 1)",
+        arg=first.box.element_handle(),
+    )
+    assert first.lines(0)[0]["x"] == lines[0]["x"]
+    readout.fill("0.70")
+    readout.press("Enter")
+
+
+def test_a_click_in_a_plot_moves_the_frame_and_the_frame_moves_the_line(first):
+    plot = first.box.locator(".js-plotly-plot").nth(0)
+    plot.scroll_into_view_if_needed()
+    place = plot.locator(".nsewdrag").first.bounding_box()
+    span = plot.evaluate("plot => plot.layout.xaxis.range")
+    x = place["x"] + place["width"] * (40 - span[0]) / (span[1] - span[0])
+    first.page.mouse.move(x - 3, place["y"] + place["height"] / 2)
+    first.page.mouse.click(x, place["y"] + place["height"] / 2)
+    first.page.wait_for_function("view => Math.abs(view.dataset.frame - 40) <= 1", arg=first.view.element_handle())
+    first.page.mouse.move(5, 5)
+    first.scroll_up()
+    first.press("End")
+    first.box.locator(".vm-now[data-frame='59']").nth(2).wait_for()
+    line = first.box.locator(".vm-now").first.bounding_box()
+    x = place["x"] + place["width"] * (59 - span[0]) / (span[1] - span[0])
+    assert abs(line["x"] + line["width"] / 2 - x) < 3
+    assert first.frame == 59
+
+
+def test_a_click_in_the_frame_corrects_and_is_undone(first, folder):
+    log = results(folder) / "result" / "corrections.jsonl"
+    before = len(log.read_text().splitlines())
+    first.press("Home", *["ArrowRight"] * 6)
+    first.shows(6)
+    plain = first.pixels()
+    first.correct.click()
+    first.click_at(200.5, 120.5, 320, 240)
+    first.says("SAM 2 went through")
+    record = json.loads(log.read_text().splitlines()[-1])
+    assert record["action"] == "add_point" and record["frame"] == 6
+    assert abs(record["x"] - 200.5) <= 1 and abs(record["y"] - 120.5) <= 1
+    assert np.abs(first.pixels() - plain).max() > 60
+    assert "corrected" in first.view.inner_text()
+    shoot(first.page, "corrected")
+    first.box.get_by_role("button", name="undo").click()
+    first.says("undo")
+    assert np.array_equal(first.pixels(), plain)
+    assert len(log.read_text().splitlines()) == before + 2
+    first.box.get_by_role("button", name="look", exact=True).click()
+
+
+def test_results_are_taken_away(first, folder):
+    first.box.locator("select", has_text="tracks (CSV)").select_option("tracks (CSV)")
+    first.box.get_by_role("button", name="export").click()
+    first.says("wrote .*tracks_1.csv")
+    assert (results(folder) / "exports" / "tracks_1.csv").read_text().startswith("frame,")
+
+
+def test_two_results_are_compared(page):
+    compared = Inspector(page, 1)
+    compared.view.wait_for()
+    compared.scroll_up()
+    compared.press("End")
+    compared.shows(59)
+    compared.box.get_by_role("button", name="next difference").click()
+    page.wait_for_function("view => Number(view.dataset.frame) < 20", arg=compared.view.element_handle())
+    assert re.search(r"J&F left [01]\.\d\d · J&F right", compared.box.inner_text())
+    shoot(page, "compare")
+
+
+def test_it_can_be_read_in_the_dark_and_enlarged(first, page):
+    execute(page, "apputils:change-theme", {"theme": "JupyterLab Dark"})
+    page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")
+    page.wait_for_function(
+        "box => { const text = box.querySelector('.js-plotly-plot .xtick text');"
+        " return text && getComputedStyle(text).fill.match(/\\d+/g).slice(0, 3).every(value => value > 150); }",
+        arg=first.box.element_handle(),
+    )
+    first.scroll_up()
+    shoot(page, "dark")
+    execute(page, "apputils:change-theme", {"theme": "JupyterLab Light"})
+    page.wait_for_function("() => document.body.dataset.jpThemeLight === 'true'")
+    page.set_viewport_size({"width": 1000, "height": 833})  # what is left of 1500 × 1250 pixels at a zoom of 150 %
+    page.wait_for_function(
+        "picture => picture.getBoundingClientRect().right <= 1000", arg=first.picture.element_handle()
+    )
+    first.scroll_up()
+    shoot(page, "zoom_150")
+    inside = first.picture.bounding_box()
+    assert inside["x"] >= 0 and inside["x"] + inside["width"] <= 1000
+
+
+def test_nothing_went_wrong_in_the_page(page):
+    assert page.errors == []

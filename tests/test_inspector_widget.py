@@ -1,0 +1,334 @@
+"""The inspector's kernel half: what it sends, and what comes of everything a user can press. No browser."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import numpy as np
+import pytest
+
+import videomolmo
+from videomolmo.errors import BadInput
+from videomolmo.inspector.panel_files import EXPORTS, free_path
+from videomolmo.inspector.widget_work import Later, Work
+from videomolmo.results import GroundingResult, KeyAnswer
+from videomolmo.spool import MaskSpool
+
+HEIGHT, WIDTH, FRAMES, EVERY = 48, 64, 12, 4
+
+
+def made_result(objects: int = 2, frames: int = FRAMES, text: str = "<b>there</b>", shift: int = 2) -> GroundingResult:
+    """Squares that walk to the right; the backward masks lie `shift` pixels beside the forward ones."""
+    spool, shape = MaskSpool(), (frames, max(1, objects), HEIGHT, WIDTH)
+    there, back = np.zeros(shape, bool), np.zeros(shape, bool)
+    for at in range(frames):
+        for n in range(objects):
+            top, left = (5 * n) % 36, 4 + 2 * at
+            there[at, n, top : top + 12, left : left + 12] = True
+            back[at, n, top : top + 12, left + shift : left + shift + 12] = True
+    answers = []
+    for start in range(0, frames, EVERY):
+        window = slice(start, min(frames, start + EVERY))
+        ids = tuple(range(1, objects + 1))
+        layers = {
+            "fused": there[window, :objects],
+            "forward": there[window, :objects],
+            "backward": back[window, :objects],
+        }
+        known = np.ones(layers["fused"].shape[:2], bool)
+        spool.write(start, ids, layers, {"forward": known, "backward": known})
+        points = [(10.0 + 2 * start, 5.0 * n % 36 + 6) for n in range(objects)]
+        outcome = "found" if objects else "absent"
+        answers.append(KeyAnswer(start, start / 10, text, outcome, points, [True] * objects))
+    config = {"model": {"every": EVERY, "fusion": "iou", "tau": 0.7}}
+    video = np.random.default_rng(0).integers(0, 255, (max(1, frames), HEIGHT, WIDTH, 3), np.uint8)
+    return GroundingResult(
+        sentence="the <i>square</i>", answers=answers, objects=objects, height=HEIGHT, width=WIDTH,
+        times_s=np.arange(frames) / 10, fps=10.0, spool=spool, config=config, source=None,
+        _video=videomolmo.open_video(video),
+    )  # fmt: skip
+
+
+class Browser:
+    """In place of a browser: looks at an inspector, presses, and keeps what it was sent."""
+
+    def __init__(self, inspector, width: int = 400) -> None:
+        self.canvas, self.sent = inspector.desk.canvas, []
+        self.canvas.send = lambda content, buffers=None: self.sent.append((content, buffers))
+        self.tell(kind="ready", width=width, dark=False)
+
+    def tell(self, **content) -> None:
+        self.canvas._receive(self.canvas, {"view": "me", **content}, [])
+
+    def go(self, frame: int) -> None:
+        self.tell(kind="go", frame=frame)
+
+    @property
+    def picture(self) -> np.ndarray:
+        import cv2
+
+        _, buffers = self.sent[-1]
+        return cv2.imdecode(np.frombuffer(buffers[0], np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+
+    @property
+    def frame(self) -> int:
+        return self.sent[-1][0]["frame"]
+
+
+@pytest.fixture
+def look(tmp_path):
+    """`look(result, …)` opens an inspector in a browser's place: gives both."""
+
+    def open_(result: GroundingResult | None = None, *args, **options):
+        options.setdefault("folder", tmp_path / "exports")
+        inspector = videomolmo.inspect(made_result() if result is None else result, *args, **options)
+        return inspector, Browser(inspector)
+
+    return open_
+
+
+def test_nothing_is_painted_until_somebody_looks(monkeypatch):
+    inspector = videomolmo.inspect(made_result())
+    monkeypatch.setattr(inspector.desk.canvas, "send", lambda *_, **__: pytest.fail("sent to nobody"))
+    inspector.frame = 3
+    inspector.look.opacity.value = 0.2
+    assert inspector.frame == 3 and not inspector.plots.figures
+
+
+def test_every_request_is_answered_with_its_frame(look):
+    inspector, browser = look()
+    for frame, wanted in ((5, 5), (-3, 0), (999, FRAMES - 1)):
+        browser.go(frame)
+        assert browser.frame == wanted == inspector.frame
+        assert browser.sent[-1][0]["view"] == "me" and f"frame {wanted} " in browser.sent[-1][0]["caption"]
+    assert browser.picture.shape[1] <= 400 and browser.picture.shape[1] / browser.picture.shape[0] == pytest.approx(
+        4 / 3, 0.05
+    )
+
+
+def test_a_request_is_answered_even_when_painting_breaks(look, monkeypatch):
+    inspector, browser = look()
+    monkeypatch.setattr(inspector.desk.canvas, "_picture", lambda frame: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        browser.go(2)
+    assert browser.sent[-1][0]["kind"] == "nothing" and browser.sent[-1][0]["view"] == "me"
+
+
+def test_layers_objects_and_opacity_change_the_picture(look):
+    inspector, browser = look()
+    browser.go(2)
+    seen = [browser.picture]
+    for change in (
+        lambda: setattr(inspector.look.layers["backward"], "value", True),
+        lambda: setattr(inspector.look.layers["fused"], "value", False),
+        lambda: setattr(inspector.objects.rows[1][0], "value", False),
+    ):
+        change()
+        assert not np.array_equal(browser.picture, seen[-1])
+        seen.append(browser.picture)
+    assert browser.canvas.marks == [[at, "found"] for at in (0, 4, 8)]
+
+
+def test_a_layer_that_is_missing_says_why(look):
+    inspector, _ = look()
+    assert inspector.look.layers["truth"].disabled and inspector.look.layers["truth"].tooltip
+    assert not inspector.look.layers["forward"].disabled
+
+
+def test_tau_and_rule_fuse_again_at_once(look):
+    inspector, browser = look()
+    browser.go(2)
+    before, mask = browser.picture, inspector.inspection.mask("fused", 2).sum()
+    inspector.fusion.tau.value = 1.0  # now the sides disagree: union
+    assert inspector.inspection.tau == 1.0 and inspector.inspection.mask("fused", 2).sum() > mask
+    assert not np.array_equal(browser.picture, before)
+    assert "union" in inspector.inspection.decisions()[2]
+    inspector.fusion.rule.value = "intersection"
+    assert inspector.inspection.mask("fused", 2).sum() < mask and inspector.fusion.tau.disabled
+    assert "ms" in inspector.fusion.line.value
+
+
+def test_plots_move_the_frame(look, monkeypatch):
+    inspector, browser = look(truth=np.ones((FRAMES, HEIGHT, WIDTH), bool))
+    assert list(inspector.plots.figures) == ["agreement", "scores", "track"]
+    stack, sent = inspector.plots.box, []
+    assert [json.loads(one)["layout"]["shapes"][0]["x0"] for one in stack.figures] == [0, 0, 0]
+    stack._handle_custom_msg({"kind": "go", "frame": 3}, [])
+    assert browser.frame == 3 == inspector.frame
+    monkeypatch.setattr(stack, "send", lambda content, buffers: sent.append(buffers[0]))
+    stack._handle_custom_msg({"kind": "library"}, [])
+    assert b"plotly.js" in sent[0][:200]
+
+
+def test_plots_follow_the_rule(look):
+    inspector, _ = look()
+    areas = [trace for trace in inspector.plots.figures["track"].data if trace.meta][-1]
+    before = np.array(areas.y, float)
+    inspector.fusion.rule.value = "union"
+    areas = [trace for trace in inspector.plots.figures["track"].data if trace.meta][-1]
+    assert np.nanmax(np.array(areas.y, float)) > np.nanmax(before)
+
+
+def test_what_the_model_wrote_is_shown_as_text(look):
+    inspector, _ = look(made_result(text="<img src=x onerror=alert(1)>"))
+    assert "<img" not in inspector.answer.answer.value and "&lt;img" in inspector.answer.answer.value
+    assert "found" in inspector.answer.answer.value
+
+
+def test_a_name_is_changed(look):
+    inspector, _ = look()
+    inspector.objects.rows[2][1].value = "the cup"
+    assert inspector.inspection.names[2] == "the cup"
+    assert any("the cup" in text for text, _ in inspector.correct.thing.options)
+
+
+def test_a_click_looks_and_corrections_need_a_grounder(look):
+    inspector, browser = look()
+    browser.tell(kind="click", frame=0, pane=0, x=6.5, y=6.5)
+    assert "frame 0" in inspector.desk.words.value and "x 6.5" in inspector.desk.words.value
+    assert inspector.correct.mode.disabled and inspector.questions.button.disabled and inspector.correct.undo.disabled
+
+
+def test_clicks_correct_and_are_undone(look, tiny_grounder):
+    inspector, browser = look(grounder=tiny_grounder)
+    browser.go(6)
+    before = [inspector.inspection.mask("fused", at).copy() for at in range(FRAMES)]
+    inspector.correct.mode.value = "add"
+    assert browser.canvas.mode == "add"
+    browser.tell(kind="click", frame=6, pane=0, x=30.25, y=20.5)
+    assert [record["action"] for record in inspector.corrections.records] == ["add_point"], inspector.desk.words.value
+    assert inspector.corrections.records[0]["x"] == 30.25 and "SAM 2" in inspector.desk.words.value
+    assert any(point.corrected for point in inspector.inspection.points(6))
+    assert [6, "corrected"] in browser.canvas.marks
+    assert inspector.correct.bar.value == inspector.correct.bar.max > 1
+    inspector.correct.undo.click()
+    assert all(np.array_equal(inspector.inspection.mask("fused", at), before[at]) for at in range(FRAMES))
+    inspector.correct.redo.click()
+    inspector.correct.mode.value = "remove"
+    browser.tell(kind="click", frame=6, pane=0, x=2, y=46)
+    assert "vm-error" in inspector.desk.words.value
+    browser.tell(kind="click", frame=6, pane=0, x=31, y=21)
+    assert not any(point.corrected for point in inspector.inspection.points(6))
+    browser.go(4)
+    inspector.correct.drop.click()
+    assert inspector.inspection.outcomes()[4] == "dropped" and inspector.correct.drop.disabled
+
+
+@pytest.mark.parametrize("kind", EXPORTS)
+def test_everything_can_be_taken_away(look, kind, tmp_path):
+    inspector, browser = look()
+    inspector.files.kind.value = kind
+    if kind == "training records":
+        inspector.files.button.click()
+        assert "vm-error" in inspector.desk.words.value  # nothing was corrected
+        return
+    browser.go(5)
+    for _ in range(2):
+        inspector.files.button.click()
+        assert "wrote" in inspector.files.line.value, inspector.desk.words.value
+    ending = EXPORTS[kind][0]
+    written = sorted(path.name for path in (tmp_path / "exports").iterdir())
+    assert len(written) == 2 and all(name.endswith((f"_1{ending}", f"_2{ending}")) for name in written)
+
+
+def test_a_path_that_is_taken_is_not_given(tmp_path):
+    (tmp_path / "view_1.png").touch()
+    assert free_path(tmp_path, "view", ".png") == tmp_path / "view_2.png"
+
+
+def test_two_results_share_the_time_line(look):
+    result = made_result()
+    inspector, browser = look(result, np.ones((FRAMES, HEIGHT, WIDTH), bool), other=result, other_rule="union")
+    assert len(browser.sent[-1][1]) == 2 and len(browser.canvas.titles) == 2 and "union" in browser.canvas.titles[1]
+    inspector.compare.button.click()
+    assert browser.frame == inspector.frame != 0
+    assert "J&amp;F left" in inspector.compare.line.value and "J&amp;F right" in inspector.compare.line.value
+    assert inspector.desk.differences.per_frame[inspector.frame] > 0
+    inspector.fusion.side.value = 1
+    inspector.fusion.rule.value = "iou"
+    assert np.max(inspector.desk.differences.per_frame) == 0
+    inspector.compare.button.click()
+    assert "same" in inspector.desk.words.value
+    browser.tell(kind="click", frame=0, pane=1, x=3, y=3)
+
+
+@pytest.mark.parametrize("objects, frames", [(0, FRAMES), (20, FRAMES), (2, 1), (0, 0)])
+def test_odd_results_open(look, objects, frames):
+    inspector, browser = look(made_result(objects, frames))
+    browser.go(3)
+    assert browser.frame == max(0, min(3, frames - 1))
+    assert len(inspector.objects.rows) == objects
+    inspector.fusion.rule.value = "union"
+    assert "frame" in browser.sent[-1][0]["caption"]
+    if not frames:
+        assert "no frames" in browser.sent[-1][0]["caption"] and browser.sent[-1][1] == []
+
+
+def test_a_theme_redraws_the_plots(look):
+    inspector, browser = look()
+    light = inspector.plots.figures["track"]
+    browser.tell(kind="theme", dark=True)
+    assert inspector.plots.figures["track"].layout.font.color != light.layout.font.color
+
+
+def test_without_a_browser_it_is_a_picture(tmp_path):
+    inspector = videomolmo.inspect(made_result(), frame=5, rule="union", layers=["fused", "forward"])
+    bundle = inspector._repr_mimebundle_()
+    assert bundle["image/png"].startswith(b"\x89PNG") and "12 frames" in bundle["text/plain"]
+    assert inspector.frame == 5 and inspector.inspection.rule == "union" and inspector.look.layers["forward"].value
+    assert inspector.save(tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(BadInput, match="exists"):
+        inspector.save(tmp_path / "a.png")
+
+
+def test_nonsense_is_refused():
+    with pytest.raises(BadInput, match="layer 'front' is unknown"):
+        videomolmo.inspect(made_result(), layers=["front"])
+    with pytest.raises(BadInput, match="fusion rule"):
+        videomolmo.inspect(made_result(), rule="best")
+
+
+def test_work_runs_beside_a_loop_and_can_be_stopped():
+    async def scene() -> tuple[list, list, bool]:
+        work, steps, ends = Work(), [], []
+
+        def job(progress, cancelled):
+            for step in range(1000):
+                if cancelled():
+                    raise BadInput("stopped")
+                progress(step, 1000)
+                time.sleep(0.002)
+
+        work.start(job, lambda step, of: steps.append(step), lambda value, error: ends.append(error))
+        beside = work.busy
+        while len(steps) < 3:
+            await asyncio.sleep(0.002)
+        work.cancel()
+        while work.busy:
+            await asyncio.sleep(0.002)
+        return steps, ends, beside
+
+    steps, ends, beside = asyncio.run(scene())
+    assert beside and steps[:3] == [0, 1, 2] and len(steps) < 1000 and str(ends[0]) == "stopped"
+
+
+def test_later_does_much_asked_work_once():
+    async def scene() -> int:
+        done = []
+        later = Later(lambda: done.append(1), 0.01)
+        for _ in range(50):
+            later()
+        await asyncio.sleep(0.05)
+        return len(done)
+
+    assert asyncio.run(scene()) == 1
+
+
+def test_what_is_sent_is_plain(look):
+    """Everything but the pictures travels as JSON."""
+    inspector, browser = look()
+    browser.go(4)
+    assert json.loads(json.dumps(browser.sent[-1][0]))["frame"] == 4
+    assert json.dumps([inspector.desk.canvas.marks, inspector.desk.canvas.sizes])

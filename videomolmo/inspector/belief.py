@@ -1,0 +1,168 @@
+"""Masks in force: segments of a result fused by a rule, window by window, with tables over the whole clip."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float, Integer
+
+from videomolmo.inspector.segments import DECISIONS, Fused, Segment, fuse_segment
+from videomolmo.inspector.store import MaskStore
+from videomolmo.inspector.strips import NOWHERE, Strip, in_pixels
+
+MOST_BYTES = 256 << 20
+MASK_LAYERS = ("forward", "backward", "fused", "disagreement")
+
+
+class Source(Protocol):
+    """Anything that gives the segments of a window: the run's, corrected ones, or those with other identities."""
+
+    objects: int
+
+    def segments(self, window: int) -> list[Segment]: ...
+
+
+class Patch(NamedTuple):
+    """An object's mask where it is: rows from `top`, columns from `left`, in pixels of the frame."""
+
+    thing: int
+    top: int
+    left: int
+    mask: Bool[np.ndarray, "height width"]
+
+
+class Tables(NamedTuple):
+    """One number per frame and object: IoU of the directions, code in `DECISIONS`, centre and area of the mask."""
+
+    agreement: Float[np.ndarray, "frames objects"]
+    codes: Integer[np.ndarray, "frames objects"]
+    x: Float[np.ndarray, "frames objects"]
+    y: Float[np.ndarray, "frames objects"]
+    area: Integer[np.ndarray, "frames objects"]
+
+
+class Belief:
+    """What is believed under one rule.
+
+    Args:
+        store: its windows.
+        source: of segments.
+        rule, tau: see `fuse_segment`.
+        keep_stored: whether masks that the run saved are taken.
+    """
+
+    def __init__(self, store: MaskStore, source: Source, rule: str, tau: float, keep_stored: bool) -> None:
+        self.store, self.source, self.rule, self.tau, self.keep_stored = store, source, rule, tau, keep_stored
+        self._kept: OrderedDict[int, list[Fused]] = OrderedDict()
+        self._bytes = 0
+        self._rows: dict[int, tuple[np.ndarray, ...]] = {}
+        self._tables: Tables | None = None
+
+    @property
+    def objects(self) -> int:
+        return self.source.objects
+
+    def replace_source(self, source: Source, windows: Iterable[int]) -> None:
+        """Other segments in some windows."""
+        grown = source.objects != self.source.objects
+        self.source, self._tables = source, None
+        for window in list(self._rows) if grown else windows:
+            self._rows.pop(window, None)
+        for window in windows:
+            self._bytes -= _size(self._kept.pop(window, []))
+
+    def fused(self, window: int) -> list[Fused]:
+        """Objects of a window after the rule."""
+        if window in self._kept:
+            self._kept.move_to_end(window)
+            return self._kept[window]
+        found = [fuse_segment(s, self.rule, self.tau, self.keep_stored) for s in self.source.segments(window)]
+        self._kept[window] = found
+        self._bytes += _size(found)
+        while self._bytes > MOST_BYTES and len(self._kept) > 1:
+            self._bytes -= _size(self._kept.popitem(last=False)[1])
+        self._rows.setdefault(window, self._row(window, found))
+        return found
+
+    def _row(self, window: int, found: list[Fused]) -> tuple[np.ndarray, ...]:
+        start, stop = self.store.span(window)
+        shape = (stop - start, self.objects)
+        agreement, x, y = (np.full(shape, np.nan) for _ in range(3))
+        codes, area = np.full(shape, DECISIONS.index("none")), np.zeros(shape, np.int64)
+        for one in found:
+            s = one.segment
+            place = slice(s.start - start, s.stop - start), s.thing - 1
+            agreement[place], codes[place] = s.agreement, one.codes
+            x[place], y[place], area[place] = one.x, one.y, one.area
+        return agreement, codes, x, y, area
+
+    def tables(self) -> Tables:
+        """Of the whole clip; every window is read once."""
+        if self._tables is None:
+            windows = range(len(self.store.starts))
+            for window in windows:
+                if window not in self._rows:
+                    self._bytes -= _size(self._kept.pop(window, []))
+                    self.fused(window)
+            rows = [self._rows[window] for window in windows]
+            nothing = self._row_of_nothing()
+            self._tables = Tables(*(np.concatenate(column) for column in zip(*rows, strict=True))) if rows else nothing
+        return self._tables
+
+    def _row_of_nothing(self) -> Tables:
+        empty = np.zeros((0, self.objects))
+        return Tables(empty, empty.astype(int), empty, empty, empty.astype(int))
+
+    def reasons(self) -> dict[str, str]:
+        """Layers that show nothing on any frame, with the reason."""
+        gone = {name: f"no {name} masks were stored" for name in ("forward", "backward")}
+        gone["disagreement"] = "no frame has masks of both directions"
+        for window in range(len(self.store.starts)):
+            for segment in self.source.segments(window):
+                if segment.reach_forward.any():
+                    gone.pop("forward", None)
+                if segment.reach_backward[segment.on_key :].any():
+                    gone.pop("backward", None)
+                if (segment.reach_forward & segment.reach_backward)[segment.on_key :].any():
+                    gone.pop("disagreement", None)
+            if not gone:
+                break
+        return gone
+
+    def patches(self, layer: str, t: int) -> list[Patch]:
+        """Objects that a layer shows on frame `t`, in the order of their ids."""
+        window = self.store.window_of(t)
+        if window < 0:
+            return []
+        found = []
+        for one in self.fused(window):
+            if one.segment.start <= t < one.segment.stop:
+                patch = self._patch(one, layer, t)
+                if patch is not None and patch.mask.any():
+                    found.append(patch)
+        return found
+
+    def _patch(self, one: Fused, layer: str, t: int) -> Patch | None:
+        segment, width = one.segment, self.store.size[1]
+        if layer == "disagreement":
+            at = t - segment.start
+            if not (segment.reach_forward[at] and segment.reach_backward[at]):
+                return None
+            forward, backward, box = segment.cut(t, t + 1).directions()
+            return _cut(segment.thing, np.unpackbits(forward[0] ^ backward[0], axis=-1).view(bool), box, width)
+        strip: Strip | None = one.strip if layer == "fused" else getattr(segment, layer)
+        if strip is None or strip.box == NOWHERE:
+            return None
+        return _cut(segment.thing, strip.at(t), strip.box, width)
+
+
+def _cut(thing: int, mask: np.ndarray, box: tuple, width: int) -> Patch:
+    top, _, left, right = in_pixels(box, width)
+    return Patch(thing, top, left, mask[:, : right - left])
+
+
+def _size(found: list[Fused]) -> int:
+    return sum(one.segment.bytes + one.strip.bits.nbytes for one in found)

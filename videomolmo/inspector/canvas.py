@@ -1,0 +1,89 @@
+"""The picture with its time line: frames on request, keys, clicks; the browser's half is canvas.js."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+Picture = tuple[bytes, str]  # a file's content and its MIME type
+FIRST_WIDTH_PX = 640  # until the browser says how wide it is
+
+
+class FrameCanvas(anywidget.AnyWidget):
+    """One picture, or two side by side, on a time line that keys and clicks move along.
+
+    Args:
+        picture: gives the pictures of a frame and the line below them; asked for every frame that is shown.
+        on_frame: called after the user moved to a frame.
+        on_click: called with frame, picture (0 or 1), x and y in pixels of that picture's video.
+        on_size: called with the width in pixels that there is for the pictures.
+        on_theme: called with whether JupyterLab's theme is dark.
+
+    Attributes:
+        frames, fps: of the clip.
+        marks: key frames, each with its outcome.
+        sizes: height and width of each picture's video, pixels.
+        mode: what a click means; only "look" keeps the ordinary pointer.
+        titles: above the pictures.
+        frame: the one shown.
+    """
+
+    _esm = Path(__file__).parent / "canvas.js"
+    _css = Path(__file__).parent / "canvas.css"
+    frames = traitlets.Int(0).tag(sync=True)
+    fps = traitlets.Float(30.0).tag(sync=True)
+    marks = traitlets.List().tag(sync=True)
+    sizes = traitlets.List().tag(sync=True)
+    mode = traitlets.Unicode("look").tag(sync=True)
+    titles = traitlets.List(traitlets.Unicode()).tag(sync=True)
+
+    def __init__(
+        self,
+        picture: Callable[[int], tuple[Sequence[Picture], str]],
+        *,
+        on_frame: Callable[[int], None],
+        on_click: Callable[[int, int, float, float], None],
+        on_size: Callable[[int], None],
+        on_theme: Callable[[bool], None],
+        **traits: Any,
+    ) -> None:
+        super().__init__(**traits)
+        self.frame, self.looked_at = 0, False
+        self._picture = picture
+        self._on_frame, self._on_click, self._on_size, self._on_theme = on_frame, on_click, on_size, on_theme
+        self.on_msg(self._receive)
+
+    def show(self, frame: int | None = None, *, view: str | None = None) -> None:
+        """Send the pictures of a frame, by default of the one shown, to every browser that looks."""
+        begun = time.perf_counter()
+        moved = frame is not None
+        if moved:
+            self.frame = min(max(0, int(frame)), max(0, self.frames - 1))
+        if not self.looked_at:  # nobody there to send it to: painted when somebody comes
+            return
+        content, data = {"kind": "nothing", "view": view, "frame": self.frame, "moved": moved}, []
+        try:
+            pictures, content["caption"] = self._picture(self.frame)
+            data = [file for file, _ in pictures]
+            content |= {"kind": "picture", "types": [kind for _, kind in pictures]}
+        finally:  # a request is always answered, or the browser would wait for ever
+            self.send(content | {"ms": round(1000 * (time.perf_counter() - begun), 2)}, buffers=data)
+
+    def _receive(self, _: Any, content: dict[str, Any], __: list[Any]) -> None:
+        kind = content.get("kind")
+        if kind == "go":
+            self.show(int(content["frame"]), view=content.get("view"))
+            self._on_frame(self.frame)
+        elif kind == "click":
+            self._on_click(int(content["frame"]), int(content["pane"]), float(content["x"]), float(content["y"]))
+        elif kind == "theme":
+            self._on_theme(bool(content["dark"]))
+        elif kind in ("ready", "size"):
+            self.looked_at = True
+            self._on_size(int(content["width"]) or FIRST_WIDTH_PX)
+            if kind == "ready":
+                self._on_theme(bool(content["dark"]))
+                self.show()

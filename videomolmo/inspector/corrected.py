@@ -1,0 +1,202 @@
+"""Segments of a corrected result: what was propagated anew in its place, everything else as the run left it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from videomolmo.inspector.edits import BaseClicks, Clicks, State, Stretch
+from videomolmo.inspector.runs import Run, Runs
+from videomolmo.inspector.segments import Segment, behind_key
+from videomolmo.inspector.store import MaskStore
+from videomolmo.inspector.strips import NOWHERE, Strip, joined
+
+
+class Need(NamedTuple):
+    """A run, and the frames of it that are wanted."""
+
+    run: Run
+    start: int
+    stop: int
+
+
+class Corrected:
+    """What a state of corrections makes of the stored masks.
+
+    Args:
+        store: masks of the run.
+        key_frames: of the run.
+        state: the corrections in force.
+        runs: propagations made for corrections.
+        base: the model's clicks for an object on a frame.
+    """
+
+    def __init__(self, store: MaskStore, key_frames: list[int], state: State, runs: Runs, base: BaseClicks) -> None:
+        self.store, self.state, self.runs, self.base = store, state, runs, base
+        self.objects = max(store.objects, state.objects())
+        things = range(1, self.objects + 1)
+        self._stretches = {thing: state.stretches(thing, key_frames, store.frames, base) for thing in things}
+        self._built: dict[tuple[int, Stretch], Segment] = {}
+
+    def touched(self) -> set[int]:
+        """Windows in which anything may differ from the run."""
+        spans = {(stretch.start, stretch.stop) for _, stretch in self.stretches()}
+        whole = self.store.window_of
+        return {window for start, stop in spans for window in range(whole(start), whole(stop - 1) + 1)}
+
+    def stretches(self) -> set[tuple[int, Stretch]]:
+        """Object and stretch, wherever something differs from the run."""
+        return {(thing, stretch) for thing, stretches in self._stretches.items() for stretch in stretches}
+
+    def missing(self) -> list[Need]:
+        """Runs that have not been made."""
+        needs = [need for thing, stretches in self._stretches.items() for s in stretches for need in _needs(thing, s)]
+        return [self._split(need)[1] for need in dict.fromkeys(needs) if self._find(need) is None]
+
+    def segments(self, window: int) -> list[Segment]:
+        """Objects of a window; where a run is missing, the run's own masks stay."""
+        start, stop = self.store.span(window)
+        found = []
+        replaced: dict[int, list[tuple[int, int]]] = {}
+        for thing, stretches in self._stretches.items():
+            for stretch in stretches:
+                if stretch.start < stop and stretch.stop > start:
+                    segment = self._segment(thing, stretch)
+                    if segment is not None:
+                        found.append(segment.cut(start, stop))
+                        replaced.setdefault(thing, []).append((stretch.start, stretch.stop))
+        for segment in self.store.segments(window):
+            found += _rest(segment, replaced.get(segment.thing, []))
+        return sorted(found, key=lambda segment: (segment.thing, segment.start))
+
+    def _segment(self, thing: int, stretch: Stretch) -> Segment | None:
+        if (thing, stretch) not in self._built:
+            needs = _needs(thing, stretch)
+            strips = {need.run.direction: self._find(need) for need in needs}
+            if any(strip is None for strip in strips.values()):
+                return None
+            self._built[thing, stretch] = _build(thing, stretch, strips)
+        return self._built[thing, stretch]
+
+    def _find(self, need: Need) -> Strip | None:
+        """Masks of a need: what the run stored, as far as it reaches, then what was propagated anew."""
+        stored, rest = self._split(need)
+        if rest is None:
+            return stored
+        fresh = self.runs.get(*rest)
+        if fresh is None or stored is None:
+            return fresh
+        return joined(*sorted((stored, fresh), key=lambda strip: strip.start))
+
+    def _split(self, need: Need) -> tuple[Strip | None, Need | None]:
+        """The stored part of a need, and what is left of it."""
+        if need.start >= need.stop:
+            return Strip(need.start, NOWHERE, np.zeros((0, 0, 0), np.uint8)), None
+        run = need.run
+        stored = None
+        if run.frame in self.store.key_frames and run.clicks == self.base(run.thing, run.frame):
+            stored = self._stored(need)
+        if stored is None or not len(stored):
+            return None, need
+        edges = (stored.stop, need.stop) if run.direction == "forward" else (need.start, stored.start)
+        return stored, Need(run, *edges) if edges[0] < edges[1] else None
+
+    def _stored(self, need: Need) -> Strip | None:
+        """Masks of the run that began with the same clicks, as far as they reach; they border on those clicks."""
+        direction, thing, frame, _ = need.run
+        forward = direction == "forward"
+        window = self.store.window_of(frame if forward else frame - 1)
+        first, stop = self.store.span(window)
+        for segment in self.store.segments(window):
+            strip = segment.forward if forward else segment.backward
+            if segment.thing == thing and strip is not None:
+                # a window begins with the key frame's own mask, which is no part of what came back
+                part = strip.cut(max(need.start, first + (not forward)), min(need.stop, stop))
+                return part if (part.start == need.start if forward else part.stop == need.stop) else None
+        return None
+
+
+def _needs(thing: int, stretch: Stretch) -> list[Need]:
+    """What a stretch wants of both directions."""
+    needs = []
+    if stretch.left_clicks:
+        needs.append(Need(Run("forward", thing, stretch.left, stretch.left_clicks), stretch.start, stretch.stop))
+    if stretch.right_clicks:
+        first = stretch.start + (stretch.left is not None)  # the left key frame keeps its own mask
+        needs.append(Need(Run("backward", thing, stretch.right, stretch.right_clicks), first, stretch.stop))
+    return needs
+
+
+def _build(thing: int, stretch: Stretch, strips: dict[str, Strip]) -> Segment:
+    forward, backward = strips.get("forward"), strips.get("backward")
+    count = stretch.stop - stretch.start
+    reach_forward, reach_backward = np.full(count, forward is not None), np.full(count, backward is not None)
+    if stretch.left is not None:
+        reach_backward[0] = reach_forward[0]
+        own = forward.cut(stretch.start, stretch.start + 1) if forward is not None else None
+        if backward is not None or own is not None:
+            backward = behind_key(stretch.start, count, own, backward)
+    return Segment(
+        thing, stretch.start, stretch.stop, stretch.left, stretch.right, forward, backward, reach_forward,
+        reach_backward,
+    )  # fmt: skip
+
+
+def _rest(segment: Segment, replaced: list[tuple[int, int]]) -> Iterator[Segment]:
+    """The parts of a segment that no other one replaces."""
+    start = segment.start
+    for first, stop in sorted(replaced):
+        if start < min(first, segment.stop):
+            yield segment.cut(start, first)
+        start = max(start, stop)
+    if start < segment.stop:
+        yield segment.cut(start, segment.stop)
+
+
+def clicks_on_key_frame(
+    points: list[tuple[float, float]], segments: list[Segment], frame: int
+) -> tuple[list[int | None], dict[int, Clicks]]:
+    """Which object each point of an answer began, and the clicks of every object that has its own mask on a key frame.
+
+    The run does not store it: points go to the masks they lie in or nearest to, to the smaller one where both fit.
+
+    Args:
+        points: those inside the frame, in pixels.
+        segments: that begin on the key frame.
+        frame: its number.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    there = [s for s in segments if s.start == frame and s.reach_forward[0] and s.forward is not None]
+    costs = np.array([[_distance(s.forward, frame, point) for s in there] for point in points])
+    owners: list[int | None] = [None] * len(points)
+    clicks: dict[int, Clicks] = {}
+    for row, column in zip(*linear_sum_assignment(costs.reshape(len(points), len(there))), strict=True):
+        owners[row] = there[column].thing
+        clicks[there[column].thing] = ((float(points[row][0]), float(points[row][1]), 1),)
+    for segment in there:
+        if segment.thing not in clicks and (middle := middle_of_strip(segment.forward, frame)):
+            clicks[segment.thing] = ((*middle, 1),)  # the answer is lost; its mask tells where it may have been
+    return owners, clicks
+
+
+def _distance(strip: Strip, frame: int, point: tuple[float, float]) -> float:
+    mask = strip.at(frame)
+    rows, columns = np.nonzero(mask)
+    if not len(rows):
+        return 1e5
+    away = np.hypot(columns + 8 * strip.box[2] + 0.5 - point[0], rows + strip.box[0] + 0.5 - point[1]).min()
+    return (0.0 if away < 0.75 else float(away)) + len(rows) * 1e-6
+
+
+def middle_of_strip(strip: Strip, frame: int) -> tuple[float, float] | None:
+    """x and y, in pixels, of the centre of the deepest pixel of a mask; None for an empty one."""
+    from videomolmo.annotation.candidates import middle_of
+
+    mask = strip.at(frame)
+    if not mask.any():
+        return None
+    column, row = middle_of(mask)
+    return float(column) + 8 * strip.box[2] + 0.5, float(row) + strip.box[0] + 0.5

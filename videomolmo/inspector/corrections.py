@@ -1,0 +1,256 @@
+"""Points by hand: masks are made again only between the neighbouring key frames; each correction is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from videomolmo.errors import BadInput
+from videomolmo.inspector.corrected import Corrected, Need, middle_of_strip
+from videomolmo.inspector.edits import Click, append_log
+from videomolmo.inspector.inspection import Inspection
+from videomolmo.inspector.propagation import Cancelled, Progress, Propagation
+from videomolmo.inspector.strips import pack
+from videomolmo.results import GroundingResult
+
+__all__ = ["Cancelled", "Change", "Corrections", "Progress", "ask"]
+
+Cancel = Callable[[], bool]
+
+
+class Change(NamedTuple):
+    """What a correction did.
+
+    Attributes:
+        record: as written to corrections.jsonl.
+        object: id of the object concerned, None where several are.
+        frames: first frame and the one after the last whose masks may have changed.
+        propagated: frames that SAM 2 went through.
+    """
+
+    record: dict[str, Any]
+    object: int | None
+    frames: tuple[int, int]
+    propagated: int
+
+
+class Corrections:
+    """Corrections of one inspection, which shows them at once.
+
+    What is there is kept: files of the result are never changed; corrections.jsonl and corrections/ stand beside them.
+    Each object has key frames of its own, so that a correction changes the masks of no other object.
+
+    Args:
+        inspection: opened from a folder, or in memory (then nothing is written).
+        tracker: a `MaskTracker`, a `VideoGrounder`, or None: then corrections made before can be seen and undone, and
+            new ones that need propagation are refused.
+
+    Attributes:
+        records: all records so far, oldest first, those of undo and redo included.
+    """
+
+    def __init__(self, inspection: Inspection, tracker: Any = None) -> None:
+        self.inspection = inspection
+        self.tracker, self.weights = getattr(tracker, "tracker", tracker), getattr(tracker, "weights", None)
+        self._propagation: Propagation | None = None
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return self.inspection.history.records
+
+    def add_point(
+        self,
+        frame: int,
+        x: float,
+        y: float,
+        thing: int | None = None,
+        positive: bool = True,
+        *,
+        progress: Progress | None = None,
+        cancel: Cancel | None = None,
+    ) -> Change:
+        """A click on an object; on a frame that is no key frame, it becomes a corrective key frame of this object.
+
+        Args:
+            frame: number of the frame.
+            x, y: pixels of the frame.
+            thing: id of the object; None begins a new one.
+            positive: on the object, or off it. A negative click on a frame without positive ones comes with an anchor:
+                the middle of what remains of the object's mask; where nothing remains, the object is not there.
+            progress: called with frames done and frames in all.
+            cancel: asked before each frame; True stops.
+
+        Raises:
+            BadInput: a point outside the frame, an object that is not there, no tracker, or no video.
+            Cancelled: `cancel` said so; nothing has changed.
+        """
+        look = self.inspection
+        frame = self._check_frame(frame)
+        if not (0 <= x < look.width and 0 <= y < look.height):
+            raise BadInput(f"point ({x:g}, {y:g}) lies outside the frame of {look.width}×{look.height} pixels")
+        if thing is None and not positive:
+            raise BadInput("a new object begins with a point on it; give a positive point, or the id of an object")
+        thing = look.objects + 1 if thing is None else self._check_object(thing)
+        click = (round(float(x), 2), round(float(y), 2), int(positive))
+        clicks = [*look.clicks(thing, frame), click]
+        anchor = None
+        if not any(label for *_, label in clicks):
+            anchor = self._anchor(thing, frame, click)
+            clicks = [*([anchor] if anchor else []), *clicks]
+        facts = {"x": click[0], "y": click[1], "positive": positive, "anchor": anchor}
+        record = {"action": "add_point", "frame": frame, "object": thing, **facts, "clicks": clicks}
+        return self._apply(record, progress, cancel)
+
+    def remove_point(
+        self, frame: int, thing: int, index: int, *, progress: Progress | None = None, cancel: Cancel | None = None
+    ) -> Change:
+        """Take one point away, the model's or a person's: `index` as in `Inspection.points`.
+
+        Without any positive point left, the object is not there on this key frame (a corrective key frame ends).
+
+        Raises:
+            BadInput, Cancelled: as `add_point`.
+        """
+        frame, thing = self._check_frame(frame), self._check_object(thing)
+        clicks = list(self.inspection.clicks(thing, frame))
+        if not 0 <= index < len(clicks):
+            raise BadInput(f"object {thing} has {len(clicks)} points on frame {frame}; there is no point {index}")
+        x, y, label = clicks.pop(index)
+        if not any(one[2] for one in clicks):
+            clicks = []  # negative points alone name nothing
+        facts = {"x": x, "y": y, "positive": bool(label)}
+        record = {"action": "remove_point", "frame": frame, "object": thing, **facts, "clicks": clicks}
+        return self._apply(record, progress, cancel)
+
+    def drop_answer(self, frame: int, *, progress: Progress | None = None, cancel: Cancel | None = None) -> Change:
+        """Treat a key frame as if the model had not been asked there: its neighbours fill the gap.
+
+        Raises:
+            BadInput: it is no key frame of the run, or was dropped before; and as `add_point`.
+            Cancelled: as `add_point`.
+        """
+        if frame not in self.inspection.outcomes() or frame in self.inspection.history.state.dropped:
+            known = ", ".join(str(key) for key, outcome in self.inspection.outcomes().items() if outcome != "dropped")
+            raise BadInput(f"frame {frame} has no answer to drop; key frames of the run are {known or 'none'}")
+        return self._apply({"action": "drop_answer", "frame": int(frame)}, progress, cancel)
+
+    @property
+    def can_undo(self) -> bool:
+        return self.inspection.history.can("undo")
+
+    @property
+    def can_redo(self) -> bool:
+        return self.inspection.history.can("redo")
+
+    def undo(self) -> Change:
+        """Take the last correction back: the masks before it, bit for bit, without any model.
+
+        Raises:
+            BadInput: there is nothing to undo.
+        """
+        return self._apply({"action": "undo"}, None, None)
+
+    def redo(self) -> Change:
+        """Do again what was undone last, without any model.
+
+        Raises:
+            BadInput: there is nothing to redo.
+        """
+        return self._apply({"action": "redo"}, None, None)
+
+    def export_training(self, path: str | Path) -> int:
+        """Write the corrected clip as training rows; see `videomolmo.inspector.training_rows.write_rows`."""
+        from videomolmo.inspector.training_rows import write_rows
+
+        return write_rows(self.inspection, Path(path))
+
+    def _check_frame(self, frame: int) -> int:
+        if not 0 <= frame < self.inspection.frames:
+            raise BadInput(f"frame {frame} is not in the clip, expected 0 to {self.inspection.frames - 1}")
+        return int(frame)
+
+    def _check_object(self, thing: int) -> int:
+        if not 1 <= thing <= self.inspection.objects:
+            raise BadInput(f"object {thing} is not there, expected an id from 1 to {self.inspection.objects}, or None")
+        return int(thing)
+
+    def _anchor(self, thing: int, frame: int, click: Click) -> Click | None:
+        """The deepest pixel of an object's mask that is farther from a negative click than half the mask's size."""
+        import numpy as np
+
+        mask = self.inspection.mask("fused", frame)[thing - 1].copy()
+        rows, columns = np.nonzero(mask)
+        if not len(rows):
+            return None
+        reach = max(2.0, 0.5 * np.sqrt(len(rows)))
+        near = np.hypot(columns + 0.5 - click[0], rows + 0.5 - click[1]) <= reach
+        mask[rows[near], columns[near]] = False
+        middle = middle_of_strip(pack(frame, mask[None]), frame)
+        return None if middle is None else (*middle, 1)
+
+    def _apply(self, record: dict[str, Any], progress: Progress | None, cancel: Cancel | None) -> Change:
+        """Make what the record needs, keep it, write the record, show it; or raise and change nothing."""
+        look = self.inspection
+        if look.matching not in (None, "stored"):
+            raise BadInput("objects are matched anew; set matching back to None before correcting")
+        after = look.corrected_by(look.history.after(record))
+        needs = after.missing()
+        made = self._propagator(needs).run(needs, progress, cancel) if needs else {}
+        for run, strip in made.items():
+            look.runs.put(run, strip)
+        record = {**record, "number": len(self.records) + 1, "time": datetime.now(UTC).isoformat(timespec="seconds")}
+        if made:
+            record["made_by"] = self._made_by()
+        if look.folder is not None:
+            append_log(look.folder, record)
+        changed = _frames_changed(look.corrected_by(look.history.state), after)
+        look.history.add(record)
+        look.show_corrections()
+        return Change(record, record.get("object"), changed, sum(need.stop - need.start for need in needs))
+
+    def _made_by(self) -> Mapping[str, Any]:
+        from videomolmo import provenance
+
+        masks = {name: value for name, value in (self.weights or {}).items() if name.startswith("masks:")}
+        return {"commit": provenance.commit(), "weights_sha256": masks or None}
+
+    def _propagator(self, needs: list[Need]) -> Propagation:
+        if self.tracker is None:
+            frames = sum(need.stop - need.start for need in needs)
+            raise BadInput(f"{frames} frames must be followed by SAM 2 for this; give a grounder or a MaskTracker")
+        if self.inspection.video() is None:
+            raise BadInput("the video is needed for this, and it cannot be opened; give Inspection(…, video=…)")
+        if self._propagation is None:
+            self._propagation = Propagation(self.tracker, self.inspection.frame, self.inspection.frames)
+        return self._propagation
+
+
+def _frames_changed(before: Corrected, after: Corrected) -> tuple[int, int]:
+    """First frame and the one after the last in which two states differ."""
+    different = before.stretches() ^ after.stretches()
+    if not different:
+        return 0, 0
+    return min(one.start for _, one in different), max(one.stop for _, one in different)
+
+
+def ask(inspection: Inspection, sentence: str, grounder: Any, **settings: Any) -> GroundingResult:
+    """A new sentence about the same video, with the settings of the run where none are given.
+
+    Args:
+        inspection: whose video is asked about.
+        sentence: see `VideoGrounder`.
+        grounder: a `VideoGrounder`.
+        settings: of `VideoGrounder.__call__`; `every`, `fusion`, `tau`, `context` come from the run.
+
+    Raises:
+        BadInput: there is no video, or what the grounder refuses.
+    """
+    if inspection.video() is None:
+        raise BadInput("there is no video to ask about; give Inspection(…, video=…)")
+    run = inspection.result.config.get("model", {})
+    kept = {name: run[name] for name in ("every", "fusion", "tau", "context") if name in run}
+    source = inspection.result.source
+    video = source if isinstance(source, (str, Path)) else inspection.video()
+    return grounder(video, sentence, **kept | settings)

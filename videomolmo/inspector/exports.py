@@ -1,0 +1,227 @@
+"""Results as files that others read: DAVIS pictures, COCO masks, tables, videos. Nothing is ever overwritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from videomolmo.drawing import palette, png_bytes
+from videomolmo.errors import BadInput
+from videomolmo.inspector.inspection import Inspection
+from videomolmo.inspector.painting import Look, paint
+
+Progress = Callable[[int, int], None]
+SMALLEST_SIDE = 360  # of videos, so that players show small clips well
+GIF_SIDE = 360
+
+
+def export_davis(inspection: Inspection, folder: str | Path, layer: str = "fused") -> Path:
+    """Index PNGs with a palette, 00000.png …; where objects overlap, the later one is shown. Returns the folder.
+
+    Raises:
+        BadInput: the folder exists and is not empty, the layer has nothing, or there are more objects than 255.
+    """
+    from PIL import Image
+
+    folder = Path(folder)
+    _check_layer(inspection, layer)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadInput(f"{folder} exists and is not empty; give a new folder")
+    if inspection.objects > 255:
+        raise BadInput(f"{inspection.objects} objects do not fit into index pictures, which hold 255; use COCO")
+    _parent(folder)
+    colours = palette(256).ravel().tolist()
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        for t in range(inspection.frames):
+            image = Image.fromarray(_labels(inspection, layer, t))
+            image.putpalette(colours)
+            image.save(unfinished / f"{t:05d}.png")
+        unfinished.chmod(0o755)
+        if folder.exists():
+            folder.rmdir()  # empty, as checked
+        os.replace(unfinished, folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return folder
+
+
+def export_coco(inspection: Inspection, path: str | Path, layer: str = "fused") -> Path:
+    """COCO JSON: images are frames, categories objects, segmentations compressed RLE as pycocotools reads it.
+
+    Raises:
+        BadInput: the file exists, or the layer has nothing.
+    """
+    from pycocotools import mask as rle
+
+    _check_layer(inspection, layer)
+    size = {"height": inspection.height, "width": inspection.width}
+    content: dict = {
+        "info": {"description": f"{inspection.sentence} ({layer})", "version": "1.0"},
+        "images": [
+            {"id": t, "file_name": f"{t:05d}.jpg", "time_s": round(float(inspection.times_s[t]), 4), **size}
+            for t in range(inspection.frames)
+        ],
+        "categories": [
+            {"id": n, "name": inspection.names.get(n) or f"object {n}"} for n in range(1, _count(inspection, layer) + 1)
+        ],
+        "annotations": [],
+    }
+    for t in range(inspection.frames):
+        masks = inspection.mask(layer, t)
+        for n in np.flatnonzero(() if masks is None else masks.any(axis=(1, 2))).tolist():
+            encoded = rle.encode(np.asfortranarray(masks[n].astype(np.uint8)))
+            content["annotations"].append(
+                {"id": len(content["annotations"]) + 1, "image_id": t, "category_id": n + 1, "iscrowd": 0,
+                 "area": int(rle.area(encoded)), "bbox": [float(edge) for edge in rle.toBbox(encoded)],
+                 "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}}
+            )  # fmt: skip
+    with new_file(path, ".json") as unfinished:
+        unfinished.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+    return Path(path)
+
+
+def export_tracks(inspection: Inspection, path: str | Path) -> Path:
+    """CSV of frame, time_s, object, name, x_px, y_px, area_px, box, decision, agreement; a row per object there.
+
+    Raises:
+        BadInput: the file exists.
+    """
+    import pandas as pd
+
+    decisions, agreement = inspection.decisions(), inspection.agreement
+    series = [inspection.series(n) for n in range(1, inspection.objects + 1)]
+    rows = []
+    for t in range(inspection.frames):
+        for n, box in inspection.boxes(t).items():
+            place, one = (t, n - 1), series[n - 1]
+            centre = (round(float(one.x[t]), 2), round(float(one.y[t]), 2), int(one.area[t]))
+            time_s, name = round(float(inspection.times_s[t]), 4), inspection.names.get(n) or f"object {n}"
+            rows.append((t, time_s, n, name, *centre, box, decisions[place], round(float(agreement[place]), 4)))
+    names = ("frame", "time_s", "object", "name", "x_px", "y_px", "area_px", "box", "decision", "agreement")
+    with new_file(path, ".csv") as unfinished:
+        pd.DataFrame(rows, columns=list(names)).to_csv(unfinished, index=False)
+    return Path(path)
+
+
+def export_video(
+    inspection: Inspection, path: str | Path, look: Look | None = None, progress: Progress | None = None
+) -> Path:
+    """The chosen layers over the clip, as .mp4 (H.264) or .gif.
+
+    Args:
+        inspection: what is shown.
+        path: of the new file.
+        look: how; without a size small clips are enlarged.
+        progress: called with frames done and frames in all.
+
+    Raises:
+        BadInput: the file exists, another suffix, or a clip without frames.
+    """
+    look, suffix = look or Look(), Path(path).suffix.lower()
+    if suffix not in (".mp4", ".gif"):
+        raise BadInput(f"{path}: expected a name that ends in .mp4 or .gif")
+    if not inspection.frames or not inspection.height:
+        raise BadInput("the clip has no frames to write")
+    if look.size is None:
+        side = GIF_SIDE if suffix == ".gif" else SMALLEST_SIDE
+        scale = max(1, -(-side // min(inspection.height, inspection.width)))
+        look = Look(**vars(look) | {"size": (inspection.height * scale, inspection.width * scale)})
+    with new_file(path, suffix) as unfinished:
+        pictures = _pictures(inspection, look, progress)
+        (_write_gif if suffix == ".gif" else _write_mp4)(unfinished, pictures, inspection.fps)
+    return Path(path)
+
+
+def export_view(inspection: Inspection, path: str | Path, t: int, look: Look | None = None) -> Path:
+    """One painted frame as a PNG.
+
+    Raises:
+        BadInput: the file exists, or there is no frame `t`.
+    """
+    if not 0 <= t < inspection.frames:
+        raise BadInput(f"frame {t} is not in the clip of {inspection.frames} frames")
+    with new_file(path, ".png") as unfinished:
+        unfinished.write_bytes(png_bytes(paint(inspection, t, look)))
+    return Path(path)
+
+
+def _pictures(inspection: Inspection, look: Look, progress: Progress | None) -> Iterator[np.ndarray]:
+    for t in range(inspection.frames):
+        yield paint(inspection, t, look)
+        if progress is not None:
+            progress(t + 1, inspection.frames)
+
+
+def _write_mp4(path: Path, pictures: Iterator[np.ndarray], fps: float) -> None:
+    from videomolmo.video import VideoWriter
+
+    first = next(pictures)
+    with VideoWriter(path, fps, *first.shape[:2]) as writer:
+        writer.write(first)
+        for picture in pictures:
+            writer.write(picture)
+
+
+def _write_gif(path: Path, pictures: Iterator[np.ndarray], fps: float) -> None:
+    from PIL import Image
+
+    step = max(1, round(100 / max(fps, 1)))  # hundredths of a second, the unit of the format; below 2 players slow down
+    skip = -(-2 // step)
+    kept = (picture for n, picture in enumerate(pictures) if n % skip == 0)
+    images = (Image.fromarray(picture).quantize(128, Image.Quantize.FASTOCTREE) for picture in kept)
+    next(images).save(path, "GIF", save_all=True, append_images=images, duration=10 * step * skip, loop=0)
+
+
+def _labels(inspection: Inspection, layer: str, t: int) -> np.ndarray:
+    labels = np.zeros((inspection.height, inspection.width), np.uint8)
+    masks = inspection.mask(layer, t)
+    for n, mask in enumerate(() if masks is None else masks, start=1):
+        labels[mask] = n
+    return labels
+
+
+def _count(inspection: Inspection, layer: str) -> int:
+    return inspection.truth.objects if layer == "truth" else inspection.objects
+
+
+def _check_layer(inspection: Inspection, layer: str) -> None:
+    reasons = inspection.layers()
+    if layer not in reasons:
+        raise BadInput(f"layer {layer!r} is unknown; choose one of {', '.join(reasons)}")
+    if reasons[layer] is not None:
+        raise BadInput(f"layer {layer!r} has nothing to write: {reasons[layer]}")
+
+
+def _parent(path: Path) -> None:
+    if not path.absolute().parent.is_dir():
+        raise BadInput(f"{path}: its folder {path.parent} does not exist; create it first")
+
+
+@contextmanager
+def new_file(path: str | Path, suffix: str) -> Iterator[Path]:
+    """A temporary name beside a new file, which takes its own name when the block ends well.
+
+    Raises:
+        BadInput: the file exists, has another suffix, or no folder.
+    """
+    path = Path(path)
+    if path.suffix.lower() != suffix:
+        raise BadInput(f"{path}: expected a name that ends in {suffix}")
+    _parent(path)
+    if path.exists():
+        raise BadInput(f"{path} exists; give another name")
+    unfinished = path.with_name(f".{path.stem}.{os.getpid()}{suffix}")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

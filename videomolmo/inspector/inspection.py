@@ -1,0 +1,343 @@
+"""Everything a result says about a video, frame by frame, to be shown: nothing is decoded before it is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from videomolmo.errors import BadInput
+from videomolmo.fusion import RULES, check_rule
+from videomolmo.inspector.belief import MASK_LAYERS, Belief, Patch, Source
+from videomolmo.inspector.corrected import Corrected, clicks_on_key_frame
+from videomolmo.inspector.edits import Clicks, History, State, read_log
+from videomolmo.inspector.frame_cache import FrameCache
+from videomolmo.inspector.matching import Matching
+from videomolmo.inspector.missing import find_missing
+from videomolmo.inspector.opening import open_result
+from videomolmo.inspector.runs import Runs
+from videomolmo.inspector.scoring import Scores, score
+from videomolmo.inspector.segments import DECISIONS, SETTINGS
+from videomolmo.inspector.store import MaskStore
+from videomolmo.inspector.truth import open_truth
+from videomolmo.results import GroundingResult, KeyAnswer
+from videomolmo.video import Frames, open_video
+
+__all__ = ["DECISIONS", "LAYERS", "Inspection", "Point", "Scores", "Series"]
+
+LAYERS = ("forward", "backward", "fused", "truth", "disagreement")
+
+
+class Point(NamedTuple):
+    """A point on a frame: where the model pointed, or where a person clicked.
+
+    Attributes:
+        x, y: pixels of the frame.
+        object: id from 1; None where the point is followed by no object (outside the frame).
+        positive: on the object, or off it.
+        corrected: whether a person put it there.
+        index: among the points of this object on this frame, as `Corrections.remove_point` takes it.
+    """
+
+    x: float
+    y: float
+    object: int | None
+    positive: bool = True
+    corrected: bool = False
+    index: int = 0
+
+
+class Series(NamedTuple):
+    """An object over time, a number per frame: centre of mass (NaN where it is not seen) and area, in pixels."""
+
+    x: Float[np.ndarray, " frames"]
+    y: Float[np.ndarray, " frames"]
+    area: Float[np.ndarray, " frames"]
+
+
+class Inspection:
+    """A result opened for looking at it.
+
+    Objects are called by their ids from 1; row n - 1 of a mask array is object n. Masks of the "fused" layer are the
+    stored ones until `refuse` is called, or a correction was made.
+
+    Args:
+        result: a result, or the folder it was saved to.
+        truth: None; bool (frames, objects, height, width) or (frames, height, width); a folder of index PNGs; or a .npz
+            with such an array. Truth of another size is rescaled, and `missing` says so.
+        video: replaces the recorded source: a path, an array, or `Frames`.
+        corrected: show the corrections that lie in the folder.
+
+    Attributes:
+        result: as given, or as loaded.
+        folder: where the result lies, None if only in memory.
+        sentence, frames, height, width, fps, times_s: of the clip.
+        names: object id to the name shown, where the user gave one.
+        truth: masks that are right, None if there are none.
+        history, runs: corrections, see `Corrections`.
+        problems: what was damaged when it was opened.
+        rule, tau, matching: in force for the fused layer.
+        version: counts up whenever masks or points change, so that caches know.
+
+    Raises:
+        BadInput: a folder that holds no result at all, or truth that cannot be read. Everything else opens.
+    """
+
+    def __init__(
+        self, result: GroundingResult | str | Path, truth: Any = None, *, video: Any = None, corrected: bool = True
+    ) -> None:
+        self.result, self.folder, self.problems = open_result(result, video)
+        kept = self.result
+        self.sentence, self.height, self.width, self.fps = kept.sentence, kept.height, kept.width, kept.fps
+        self.frames, self.times_s = kept.frames, kept.times_s
+        size = (self.height, self.width)
+        self.truth = open_truth(truth, self.frames, size)
+        self._frames = FrameCache(lambda: self._open_video(video), self.frames, size)
+        self._store = MaskStore(kept.spool, self.frames, kept.objects, size)
+        self._answers = {answer.frame: answer for answer in kept.answers}
+        self._run_keys = {*self._answers, *self._store.key_frames}
+        self._base: dict[int, tuple[list[int | None], dict[int, Clicks]]] = {}
+        settings = kept.config.get("model", {})
+        self.rule, self.tau, self.matching = settings.get("fusion", "iou"), float(settings.get("tau", 0.7)), None
+        self._run_with = (self.rule, self.tau)
+        self.names: dict[int, str] = {}
+        self.version = 0
+        self.history, self.runs = History(), Runs(self.folder)
+        if self.folder is not None and corrected:
+            self.history, problems = read_log(self.folder)
+            self.problems += problems
+        self._scores: tuple[int, Scores] | None = None
+        self._source: Source = self._store
+        self._belief = Belief(self._store, self._store, self.rule, self.tau, keep_stored=True)
+        if self.history.records:
+            self.show_corrections()
+
+    @property
+    def objects(self) -> int:
+        """How many objects there are now."""
+        return self._belief.objects
+
+    @property
+    def key_frames(self) -> list[int]:
+        """Key frames in order, corrective ones included, dropped ones left out."""
+        own = {frame for (_, frame), clicks in self.history.state.clicks.items() if clicks}
+        return sorted((set(self._run_keys) - self.history.state.dropped) | own)
+
+    def frame(self, t: int, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "height width 3"]:
+        """Frame `t`, from a bounded cache; plain grey where the video is missing or breaks. Safe from any thread.
+
+        Args:
+            t: number of the frame.
+            size: (height, width), that of the result by default.
+        """
+        return self._frames.get(t, size)
+
+    def layers(self) -> dict[str, str | None]:
+        """Each of `LAYERS`, with None, or the reason why there is nothing to show."""
+        reason = None if self.objects else "no object was found"
+        if not self.frames:
+            reason = "the clip has no frames"
+        found: dict[str, str | None] = dict.fromkeys(LAYERS, reason)
+        if reason is None:
+            found |= self._belief.reasons()
+        found["truth"] = None if self.truth is not None else "no truth was given"
+        return found
+
+    def mask(self, layer: str, t: int) -> Bool[np.ndarray, "objects height width"] | None:
+        """Masks of one layer on frame `t`, not to be written to; None where the layer has nothing there.
+
+        "truth" has its own objects; "disagreement" is where exactly one of the two directions has the object.
+        """
+        if layer not in LAYERS:
+            raise BadInput(f"layer {layer!r} is unknown; choose one of {', '.join(LAYERS)}")
+        if layer == "truth":
+            return None if self.truth is None else self.truth.masks(t)
+        if not 0 <= t < self.frames:
+            return None
+        masks = np.zeros((self.objects, self.height, self.width), bool)
+        for thing, top, left, mask in self.patches(layer, t):
+            masks[thing - 1, top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+        return masks
+
+    def patches(self, layer: str, t: int) -> list[Patch]:
+        """What `mask` shows, only where objects are: quick to paint; "truth" has no patches."""
+        return self._belief.patches(layer, t) if layer in MASK_LAYERS else []
+
+    def points(self, t: int) -> list[Point]:
+        """Points on frame `t`, of the model's answer and of corrections."""
+        answer, state = self._answers.get(t), self.history.state
+        found = []
+        relabel = self._source.labels.get(t, {}) if isinstance(self._source, Matching) else None
+        for thing in range(1, max(self._store.objects, state.objects()) + 1):
+            base = self._model_clicks(thing, t)
+            for index, (x, y, label) in enumerate(self.clicks(thing, t)):
+                name = thing if relabel is None else relabel.get(thing)
+                found.append(Point(x, y, name, bool(label), (x, y, label) not in base, index))
+        if answer is not None and t not in state.dropped:
+            pairs = zip(answer.points_px, answer.inside, strict=True)
+            found += [Point(float(x), float(y), None) for (x, y), inside in pairs if not inside]
+        return found
+
+    def clicks(self, thing: int, t: int) -> Clicks:
+        """Clicks in force for an object on a frame, in the order of `Point.index`."""
+        return self.history.state.clicks_of(thing, t, self._model_clicks)
+
+    def _model_clicks(self, thing: int, t: int) -> Clicks:
+        """The model's clicks for an object on a frame, in the ids of the run."""
+        return self._on_key_frame(t)[1].get(thing, ())
+
+    def _on_key_frame(self, t: int) -> tuple[list[int | None], dict[int, Clicks]]:
+        if t not in self._base:
+            if t not in self._run_keys:
+                return [], {}
+            answer, window = self._answers.get(t), self._store.window_of(t)
+            pairs = () if answer is None else zip(answer.points_px, answer.inside, strict=True)
+            points = [point for point, inside in pairs if inside]
+            self._base[t] = clicks_on_key_frame(points, self._store.segments(window), t)
+        return self._base[t]
+
+    def boxes(self, t: int) -> dict[int, tuple[int, int, int, int]]:
+        """Object id to (left, top, right, bottom) of its fused mask, the last two exclusive; none if absent."""
+        import cv2
+
+        found = {}
+        for thing, top, left, mask in self.patches("fused", t):
+            x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+            found[thing] = (left + x, top + y, left + x + width, top + y + height)
+        return found
+
+    def trail(self, t: int, length: int = 20) -> dict[int, Float[np.ndarray, "points 2"]]:
+        """Object id to its centres (x, y) on up to `length` frames before `t` and on `t` itself, oldest first."""
+        tables, found = self._belief.tables(), {}
+        for index in range(self.objects):
+            part = slice(max(0, t - length), t + 1), index
+            centres = np.stack([tables.x[part], tables.y[part]], axis=1)
+            if np.isfinite(centres).any():
+                found[index + 1] = centres[np.isfinite(centres[:, 0])]
+        return found
+
+    def answer_near(self, t: int) -> KeyAnswer | None:
+        """What the model said on the nearest key frame, the earlier at equal distance; None if it was never asked."""
+        nearest = min(self._answers, key=lambda frame: (abs(frame - t), frame), default=None)
+        return None if nearest is None else self._answers[nearest]
+
+    @property
+    def agreement(self) -> Float[np.ndarray, "frames objects"]:
+        """IoU of the two directions; NaN where one of them does not reach."""
+        return self._belief.tables().agreement
+
+    def decisions(self) -> np.ndarray:
+        """What became of each object on each frame, as text of `DECISIONS`: array (frames, objects).
+
+        key: its own mask on a key frame · intersection, union: of both directions · fallback: both directions reach,
+        one is empty, the other is taken · one side: only one direction reaches · forward, backward: a rule chose this
+        one · mixed: a rule made something else of both · none: nothing is there.
+        """
+        return np.array(DECISIONS)[self._belief.tables().codes]
+
+    def series(self, thing: int) -> Series:
+        """Centre and area of the fused masks of object `thing` (id from 1) over time.
+
+        Raises:
+            BadInput: no such object.
+        """
+        if not 1 <= thing <= self.objects:
+            raise BadInput(f"object {thing} is not there, expected an id from 1 to {self.objects}")
+        tables, index = self._belief.tables(), thing - 1
+        return Series(tables.x[:, index], tables.y[:, index], tables.area[:, index].astype(float))
+
+    def scores(self) -> Scores | None:
+        """J, F and J&F against the truth; None without truth."""
+        if self.truth is None:
+            return None
+        if self._scores is None or self._scores[0] != self.version:
+            self._scores = self.version, score(self.truth, lambda t: self.mask("fused", t), self.objects, self.frames)
+        return self._scores[1]
+
+    def outcomes(self) -> dict[int, str]:
+        """Key frame to outcome of its answer: found, absent, malformed, or dropped by a correction."""
+        dropped = self.history.state.dropped
+        return {frame: "dropped" if frame in dropped else one.outcome for frame, one in sorted(self._answers.items())}
+
+    def video(self) -> Frames | None:
+        """The video, None where it cannot be opened."""
+        return self._frames.video()
+
+    def missing(self) -> list[str]:
+        """What is not there, a sentence each, for the user to read."""
+        lost = len(self._source.missing()) if isinstance(self._source, Corrected) else 0
+        return find_missing(self, self._frames.problems(), self._store.problems, lost)
+
+    def rules(self) -> dict[str, str | None]:
+        """Every fusion rule, with None, or the reason why this result cannot be fused by it again."""
+        stored = self._store.options()
+        found = {}
+        for name, rule in RULES.items():
+            gone = [option for option in rule.options if option not in SETTINGS and option not in stored]
+            found[name] = f"the run did not store {', '.join(gone)}" if gone else None
+        return found
+
+    def refuse(self, rule: str | None = None, tau: float | None = None, matching: float | str | None = None) -> None:
+        """Fuse the stored forward and backward masks again; no model runs.
+
+        Args:
+            rule: a name in `videomolmo.fusion.RULES`; None keeps the one in force.
+            tau: IoU from which the two directions count as agreeing; None keeps the one in force.
+            matching: which object of a key frame is which of the next one. None or "stored": as the run decided;
+                "none": every key frame begins new objects; a number from 0 to 1: the least overlap of forward and
+                backward masks over the frames between the two key frames.
+
+        Raises:
+            BadInput: what the rule refuses, or data it needs that was not stored.
+
+        Differs: the run also compares the masks on the right key frame, and gives lost objects their identity back
+            when they turn up nearby; the forward mask on the right key frame is not stored, and neither is done here.
+            Where two key frames are neighbours there is nothing in between, and the stored identities stay.
+        """
+        rule, tau = rule or self.rule, self.tau if tau is None else float(tau)
+        check_rule(rule, tau)
+        if reason := self.rules()[rule]:
+            raise BadInput(f"rule {rule!r} cannot be applied again: {reason}; choose another one")
+        source = self._matched(matching)
+        stored = (rule, tau) == self._run_with and not isinstance(source, Matching)
+        self._belief = Belief(self._store, source, rule, tau, keep_stored=stored)
+        self.rule, self.tau, self.matching, self._source = rule, tau, matching, source
+        self.version += 1
+
+    def _matched(self, matching: float | str | None) -> Source:
+        """Segments with identities as asked for."""
+        if matching in (None, "stored"):
+            return self._corrections() or self._store
+        least = None if matching == "none" else matching
+        if least is not None and (isinstance(least, (bool, str)) or not 0 <= least <= 1):
+            raise BadInput(f"matching is {matching!r}, expected None, 'stored', 'none', or an overlap from 0 to 1")
+        if self._corrections() is not None:
+            raise BadInput("objects cannot be matched anew while there are corrections; undo them first")
+        if not (isinstance(self._source, Matching) and self._source.least == least):
+            return Matching(self._store, least)
+        return self._source
+
+    def _corrections(self) -> Corrected | None:
+        """Corrected segments, None where nothing is corrected."""
+        state = self.history.state
+        return self.corrected_by(state) if state.clicks or state.dropped else None
+
+    def corrected_by(self, state: State) -> Corrected:
+        """What another state of corrections would make of the masks; shows nothing of it."""
+        return Corrected(self._store, sorted(self._run_keys), state, self.runs, self._model_clicks)
+
+    def show_corrections(self) -> None:
+        """Show the state that `history` is in."""
+        before = self._source
+        after = self._corrections() or self._store
+        changed = [one.touched() for one in (before, after) if isinstance(one, Corrected)]
+        self._source = after
+        self._belief.replace_source(after, set().union(*changed))
+        self.version += 1
+
+    def _open_video(self, video: Any) -> Frames:
+        if video is None or (self.folder is not None and not isinstance(video, Frames)):
+            return self.result.video()
+        return video if isinstance(video, Frames) else open_video(video)

@@ -1,0 +1,94 @@
+// Plotly figures that share one time line with the picture beside them. The kernel draws the figures; this shows them,
+// moves their line of time, and tells which frame was hovered over or clicked. The line is an element of its own above
+// each plot: moving a shape makes plotly draw the whole figure anew, which no scrubbing survives.
+// plotly's own notebook widget brings the whole library with every figure and may show before its data is there; here
+// the library is fetched once a page, and only from the kernel, so that nothing needs a network.
+const LIBRARY = "videomolmoPlotly";
+const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+
+function library(model) {
+  globalThis[LIBRARY] ??= new Promise((resolve) => {
+    const receive = (content, buffers) => {
+      if (content.kind !== "library") return;
+      model.off("msg:custom", receive);
+      const before = globalThis.Plotly, script = document.createElement("script");
+      script.src = URL.createObjectURL(new Blob([buffers[0]], { type: "text/javascript" }));
+      script.onload = () => {
+        const ours = globalThis.Plotly;
+        if (before) globalThis.Plotly = before; // what others loaded stays theirs
+        URL.revokeObjectURL(script.src);
+        resolve(ours);
+      };
+      document.head.append(script);
+    };
+    model.on("msg:custom", receive);
+    model.send({ kind: "library" });
+  });
+  return globalThis[LIBRARY];
+}
+
+async function render({ model, el }) {
+  el.classList.add("vm-stack");
+  const plots = [];
+  let Plotly = null, frame = 0, told = null, drawing = Promise.resolve();
+
+  const pick = (event) => {
+    const x = event.points?.[0]?.x;
+    if (Number.isFinite(x) && x !== told) model.send({ kind: "go", frame: (told = x) });
+  };
+  const draw = async () => {
+    const figures = model.get("figures").map((text) => JSON.parse(text));
+    while (plots.length > figures.length) { Plotly.purge(plots.at(-1)); plots.pop().remove(); }
+    for (const [n, { data, layout }] of figures.entries()) {
+      const plot = plots[n] ?? document.createElement("div");
+      const margin = { ...layout.margin, l: 80, r: 150 }; // alike, so that the time lines stand below each other
+      const clear = { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" }; // the page's own ground
+      const wide = { ...layout, ...clear, margin, autosize: true, hoverdistance: -1 };
+      if (wide.shapes?.length) wide.shapes[0] = { ...wide.shapes[0], visible: false };
+      plot.style.height = `${layout.height}px`; // a figure that is resized takes the size of its box
+      if (!plots[n]) {
+        plots[n] = plot;
+        el.append(plot);
+        await Plotly.newPlot(plot, data, wide, CONFIG);
+        plot.on("plotly_hover", pick);
+        plot.on("plotly_click", pick);
+        plot.on("plotly_afterplot", () => place(plot));
+        plot.now = Object.assign(document.createElement("div"), { className: "vm-now" });
+        plot.append(plot.now);
+      } else await Plotly.react(plot, data, wide, CONFIG);
+      place(plot);
+    }
+    el.dataset.drawn = Number(el.dataset.drawn ?? 0) + 1;
+  };
+  const redraw = () => { drawing = drawing.then(draw); return drawing; };
+  const place = (plot) => { // where plotly put its axes is known only to itself
+    const { xaxis, _size: room } = plot._fullLayout ?? {};
+    if (!xaxis || !plot.now) return;
+    const inside = xaxis.range[0] <= frame && frame <= xaxis.range[1];
+    const left = `${xaxis._offset + xaxis.d2p(frame) - 1}px`;
+    Object.assign(plot.now.style, { display: inside ? "" : "none", left, top: `${room.t}px`, height: `${room.h}px` });
+    plot.now.dataset.frame = frame;
+  };
+  const moved = (event) => {
+    frame = told = event.detail;
+    plots.forEach(place);
+  };
+  const resized = new ResizeObserver(() => plots.forEach((plot) => plot.layout && Plotly.Plots.resize(plot)));
+
+  library(model).then(async (loaded) => {
+    Plotly = loaded;
+    while (!el.isConnected) await new Promise(requestAnimationFrame); // it is put into the page after this function
+    const inspector = el.closest(".vm-inspector") ?? el;
+    inspector.addEventListener("vm-frame", moved);
+    frame = Number(inspector.querySelector(".vm-view")?.dataset.frame ?? 0);
+    model.on("change:figures", redraw);
+    redraw().then(() => resized.observe(el));
+  });
+  return () => {
+    resized.disconnect();
+    model.off("change:figures", redraw);
+    plots.forEach((plot) => Plotly.purge(plot));
+  };
+}
+
+export default { render };

@@ -1,0 +1,191 @@
+"""The inspector on one page: frames, plots, answers and gaps, for readers without a live kernel."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import textwrap
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from videomolmo.fusion import RULES
+from videomolmo.inspector.differences import Differences
+from videomolmo.inspector.inspection import Inspection
+from videomolmo.inspector.painting import Look, paint
+from videomolmo.inspector.plot_style import DECISION_STYLES, MATPLOTLIB_DASHES, hex_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FRAMES = 6  # in a row of the contact sheet
+WIDTH_IN, DPI = 13.0, 100
+VIEW = (260, 260)
+MOST_ANSWERS, MOST_LETTERS = 12, 110
+
+
+def static_picture(inspection: Inspection, other: Inspection | None = None) -> bytes:
+    """The inspector on one page, as a PNG: frames, plots, answers, and what is missing; of two results, both."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = [inspection] + ([] if other is None else [other])
+    text = _text(shown)
+    plots = _plots(shown)
+    heights = [*(_tile_height(one) for one in shown), *(height for height, _ in plots), 0.165 * text.count("\n") + 0.4]
+    total = sum(heights) + 0.35 * len(heights)
+    figure = Figure(figsize=(WIDTH_IN, total), dpi=DPI, layout="constrained", facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    areas = figure.subfigures(len(heights), 1, height_ratios=heights, hspace=0.01)
+    areas = list(np.atleast_1d(areas))
+    frames = chosen_frames(shown)
+    for area, one, name in zip(areas, shown, ("first", "second"), strict=False):
+        _contact_sheet(area, one, [t for t in frames if t < one.frames], name if other is not None else None)
+    for area, (_, draw) in zip(areas[len(shown) :], plots, strict=False):
+        draw(area)
+    areas[-1].text(0.012, 0.98, text, va="top", ha="left", fontsize=9.5, family="monospace", parse_math=False)
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # a model may write any script
+        canvas.print_png(content)
+    return content.getvalue()
+
+
+def _tile_height(inspection: Inspection) -> float:
+    """Inches of a row of frames with its title."""
+    if not inspection.frames or not inspection.height:
+        return 0.5
+    width = WIDTH_IN / FRAMES
+    return min(4.0, width * inspection.height / inspection.width) + 0.55
+
+
+def chosen_frames(shown: list[Inspection], most: int = FRAMES) -> list[int]:
+    """Frames that tell most: one of each stretch of the clip, where the directions, or the two results, agree least."""
+    first, frames = shown[0], max(one.frames for one in shown)
+    if frames <= most:
+        return list(range(frames))
+    doubt = np.zeros(frames)
+    if len(shown) > 1:
+        values = Differences(*shown).per_frame
+    else:
+        agreement = first.agreement
+        values = np.where(agreement < first.tau, 1 - agreement, 0).max(axis=1, initial=0)
+    doubt[: len(values)] = values
+    edges = np.linspace(0, frames, most + 1).astype(int)
+    return [int(start + doubt[start:stop].argmax()) for start, stop in itertools.pairwise(edges)]
+
+
+def _contact_sheet(area: Any, inspection: Inspection, frames: list[int], name: str | None) -> None:
+    model = inspection.result.config.get("model", {})
+    settings = f"rule {inspection.rule} · τ {inspection.tau:g}" + (f" · k {model['every']}" if "every" in model else "")
+    title = f"“{inspection.sentence}” · {inspection.frames} frames · {inspection.objects} objects · {settings}"
+    area.suptitle(f"{name}: {title}" if name else title, fontsize=12, fontweight="bold", parse_math=False)
+    if not frames or not inspection.height:
+        area.text(0.5, 0.3, "no frames", ha="center", fontsize=12)
+        return
+    layers = ("fused", "truth") if inspection.truth is not None else ("fused",)
+    outcomes, decisions = inspection.outcomes(), inspection.decisions()
+    for axes, t in zip(area.subplots(1, FRAMES, squeeze=False)[0], frames + [None] * FRAMES, strict=False):
+        axes.set_axis_off()
+        if t is None:
+            continue
+        axes.imshow(paint(inspection, t, Look(layers, size=VIEW)))
+        said = f"key: {outcomes[t]}" if t in outcomes else ", ".join(sorted({d for d in decisions[t] if d != "none"}))
+        axes.set_title(f"{t} · {said or 'nothing there'}", fontsize=9)
+
+
+def _plots(shown: list[Inspection]) -> list[tuple[float, Any]]:
+    """Height and drawing of every row of plots."""
+    rows = []
+    for number, one in enumerate(shown):
+        if one.frames:
+            name = ("first: ", "second: ")[number] if len(shown) > 1 else ""
+            height = 2.6 + 0.16 * min(20, one.objects)
+            rows.append((height, lambda area, one=one, name=name: _agreement(area, one, name)))
+            rows.append((2.2, lambda area, one=one, name=name: _tracks(area, one, name)))
+    if any(one.truth is not None for one in shown) or len(shown) > 1:
+        rows.append((2.2, lambda area: _scores(area, shown)))
+    return rows
+
+
+def _agreement(area: Any, inspection: Inspection, name: str) -> None:
+    """Lines of agreement above, a row of decisions for each object below."""
+    objects = max(1, inspection.objects)
+    upper, lower = area.subplots(2, 1, sharex=True, height_ratios=[2.6, 0.5 + 0.16 * min(20, objects)])
+    frames, decisions = np.arange(inspection.frames), inspection.decisions()
+    for thing in range(1, inspection.objects + 1):
+        line = {
+            "color": hex_of(thing),
+            "linestyle": MATPLOTLIB_DASHES[(thing - 1) % 4],
+            "label": _name(inspection, thing),
+        }
+        upper.plot(frames, inspection.agreement[:, thing - 1], marker=".", lw=1.6, **line)
+    for text, style in DECISION_STYLES.items():
+        where, which = np.nonzero(decisions == text)
+        if len(where):
+            lower.scatter(where, which + 1, c=style.colour, marker=style.marker, s=18, label=text)
+    unused = "" if "tau" in RULES[inspection.rule].options else " (not asked)"
+    upper.axhline(inspection.tau, color="#d55e00", ls="--", lw=1.4, label=f"τ = {inspection.tau:g}{unused}")
+    for axes in (upper, lower):
+        for key in inspection.key_frames:
+            axes.axvline(key, color="black", lw=0.6, ls=":", alpha=0.35)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=1 + objects // 9)
+    upper.set(ylim=(-0.04, 1.06), ylabel="agreement (IoU)", title=f"{name}forward against backward; dotted: key frames")
+    lower.set(ylim=(objects + 0.6, 0.4), yticks=range(1, objects + 1), ylabel="object", xlabel="frame")
+    lower.set_xlim(-0.5, max(0.5, inspection.frames - 0.5))
+
+
+def _tracks(area: Any, inspection: Inspection, name: str) -> None:
+    for axes, quantity in zip(area.subplots(1, 3), ("x", "y", "area"), strict=True):
+        for thing in range(1, inspection.objects + 1):
+            series = inspection.series(thing)
+            values = np.where(series.area > 0, getattr(series, quantity), np.nan)
+            style = MATPLOTLIB_DASHES[(thing - 1) % 4]
+            axes.plot(values, color=hex_of(thing), linestyle=style, lw=1.6, marker=".", ms=3)
+        axes.set(title=f"{name}{quantity}(t)", xlabel="frame", ylabel=f"{quantity} px")
+        if quantity == "y":
+            axes.invert_yaxis()
+
+
+def _scores(area: Any, shown: list[Inspection]) -> None:
+    both = len(shown) > 1
+    every: list[Axes] = list(area.subplots(1, 1 + both, squeeze=False)[0])
+    for number, one in enumerate(shown, start=1):
+        scores = one.scores()
+        if scores is not None and np.isfinite(scores.per_frame).any():
+            label = f"{('', 'first ', 'second ')[number * both]}mean {np.nanmean(scores.per_frame):.2f}"
+            every[0].plot(
+                scores.per_frame, color=hex_of(number), marker=".", ls=MATPLOTLIB_DASHES[number - 1], label=label
+            )
+    every[0].set(ylim=(-0.04, 1.06), title="J&F against the truth", xlabel="frame")
+    if every[0].lines:
+        every[0].legend(fontsize=8)
+    else:
+        every[0].text(0.5, 0.5, "no truth was given", ha="center", transform=every[0].transAxes)
+    if both:
+        every[1].fill_between(range(len(per := Differences(*shown).per_frame)), per, color="#cc79a7")
+        every[1].set(ylim=(-0.04, 1.06), title="difference of the two (1 - IoU)", xlabel="frame")
+
+
+def _text(shown: list[Inspection]) -> str:
+    """What the model wrote, and what is missing."""
+    lines = []
+    for number, one in enumerate(shown):
+        name = ("first", "second")[number] + ": " if len(shown) > 1 else ""
+        outcomes = one.outcomes()
+        lines.append(f"{name}what the model wrote on {len(outcomes)} key frames")
+        for answer in sorted(one.result.answers, key=lambda answer: answer.frame)[:MOST_ANSWERS]:
+            said = textwrap.shorten(answer.text or "(nothing)", MOST_LETTERS, placeholder=" …")
+            problem = f" ({answer.problem})" if answer.problem else ""
+            lines.append(f"  {answer.frame:>5}  {outcomes[answer.frame]:<9}  {said}{problem}")
+        if len(outcomes) > MOST_ANSWERS:
+            lines.append(f"         … and {len(outcomes) - MOST_ANSWERS} more")
+        missing = one.missing()
+        lines.append(f"{name}missing: " + (" ".join(missing) if missing else "nothing"))
+    return "\n".join(piece for line in lines for piece in textwrap.wrap(line, 150, subsequent_indent="    ") or [""])
+
+
+def _name(inspection: Inspection, thing: int) -> str:
+    return inspection.names.get(thing) or f"object {thing}"

@@ -1,0 +1,116 @@
+"""A corrected clip as training rows, in the shape that annotation writes and the data set reader `videomolmo` reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from videomolmo.annotation.records import ABSENT
+from videomolmo.errors import BadInput
+from videomolmo.inspector.corrected import middle_of_strip
+from videomolmo.inspector.edits import Click
+from videomolmo.inspector.exports import new_file
+from videomolmo.inspector.inspection import Inspection
+from videomolmo.inspector.strips import pack
+
+JPEG_QUALITY = 95
+
+
+def write_rows(inspection: Inspection, path: Path) -> int:
+    """Write one row with the points on all key frames, corrective ones included, and those frames beside it.
+
+    On the corrective key frame of one object, the others have the middle of their masks. The frames go to
+    `<name of the clip>_corrected/00000.jpg …` in the same folder, where the reader `videomolmo` looks for them.
+
+    Args:
+        inspection: with corrections.
+        path: of the new .jsonl file.
+
+    Returns:
+        The number of rows: 1.
+
+    Raises:
+        BadInput: the file or the folder of frames exists, nothing was corrected, or there is no video.
+    """
+    from PIL import Image
+
+    state = inspection.history.state
+    if not state.clicks and not state.dropped:
+        raise BadInput("nothing was corrected in this clip; correct it first, or use the run's own answers")
+    if inspection.video() is None:
+        raise BadInput("the video is needed to write training frames, and it cannot be opened")
+    clip = _clip_name(inspection)
+    folder = path.parent / clip
+    if folder.exists():
+        raise BadInput(f"{folder} exists; choose another folder for the rows")
+    row = training_row(inspection, clip)
+    with new_file(path, ".jsonl") as unfinished:
+        unfinished.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+        frames = Path(tempfile.mkdtemp(prefix=f".{clip}.", dir=path.parent))
+        try:
+            for t in row["frame_idxs"]:
+                Image.fromarray(inspection.frame(t)).save(frames / f"{t:05d}.jpg", quality=JPEG_QUALITY)
+            frames.chmod(0o755)
+            os.replace(frames, folder)
+        except BaseException:
+            shutil.rmtree(frames, ignore_errors=True)
+            raise
+    return 1
+
+
+def training_row(inspection: Inspection, clip: str) -> dict:
+    """The row; points in percent of the frame, negative ones in a field of their own.
+
+    Args:
+        inspection: with corrections.
+        clip: name of the folder of frames.
+    """
+    points: dict[str, list[dict]] = {}
+    negative: dict[str, list[dict]] = {}
+    for t in inspection.key_frames:
+        clicks = _clicks_on(inspection, t)
+        there = dict.fromkeys(click for click in clicks if click[2])  # two objects may share a mask
+        points[str(t)] = [_percent(inspection, click) for click in there] or [ABSENT]
+        if off := [_percent(inspection, click) for click in clicks if not click[2]]:
+            negative[str(t)] = off
+    row = {
+        "video": clip,
+        "frame_idxs": [int(t) for t in points],
+        "points": points,
+        "caption": inspection.sentence,
+        "expression": "0",
+        "objects": [str(thing) for thing in range(1, inspection.objects + 1)],
+        "fps": inspection.fps,
+        "corrections": len(inspection.history.records),
+    }
+    return row | ({"negative_points": negative} if negative else {})
+
+
+def _clicks_on(inspection: Inspection, t: int) -> list[Click]:
+    """Clicks of all objects on a key frame; where only some were clicked on, the middles of the others' masks."""
+    state, found = inspection.history.state, []
+    asked = t in inspection.outcomes() and t not in state.dropped
+    for thing in range(1, inspection.objects + 1):
+        clicks = inspection.clicks(thing, t)
+        if not clicks and not asked:
+            for patch in inspection.patches("fused", t):
+                if patch.thing == thing:
+                    x, y = middle_of_strip(pack(t, patch.mask[None]), t)
+                    clicks = ((x + patch.left, y + patch.top, 1),)
+        found += clicks
+    return found
+
+
+def _percent(inspection: Inspection, click: Click) -> dict[str, float]:
+    return {"x": round(100 * click[0] / inspection.width, 4), "y": round(100 * click[1] / inspection.height, 4)}
+
+
+def _clip_name(inspection: Inspection) -> str:
+    """A name for the folder of frames, from that of the video or of the result."""
+    source = inspection.result.source
+    stem = Path(source).stem if isinstance(source, (str, Path)) else inspection.folder and inspection.folder.name
+    return re.sub(r"[^\w-]+", "_", stem or "clip") + "_corrected"

@@ -1,0 +1,171 @@
+"""`videomolmo.inspect`: the track inspector in a notebook, and one picture of it everywhere else."""
+
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+
+from videomolmo.errors import BadInput
+from videomolmo.inspector.corrections import Corrections
+from videomolmo.inspector.desk import Desk
+from videomolmo.inspector.figures import static_picture
+from videomolmo.inspector.inspection import LAYERS, Inspection
+from videomolmo.inspector.painting import Look
+from videomolmo.inspector.panel_answer import AnswerPanel
+from videomolmo.inspector.panel_compare import ComparePanel
+from videomolmo.inspector.panel_correct import CorrectPanel
+from videomolmo.inspector.panel_files import AskPanel, ExportPanel
+from videomolmo.inspector.panel_fusion import FusionPanel
+from videomolmo.inspector.panel_look import LookPanel, ObjectPanel
+from videomolmo.inspector.panel_plots import PlotPanel
+from videomolmo.results import GroundingResult
+
+
+class TrackInspector:
+    """A result to look through and to correct; `videomolmo.inspect` makes one.
+
+    Shown in a notebook it is the live inspector. Above it stands a static picture that says the same, which the live
+    one hides: what is left when the notebook is read without a kernel, or was run by a program.
+
+    Attributes:
+        desk: what is shown, how and where.
+        inspection, other: what is looked at.
+        look, objects, fusion, correct, files, questions, plots, answer, compare: the parts; `compare` is None with one
+            result.
+        box: all of it, as one widget.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.look, self.objects, self.fusion = LookPanel(desk), ObjectPanel(desk), FusionPanel(desk)
+        self.correct, self.files, self.questions = CorrectPanel(desk), ExportPanel(desk), AskPanel(desk)
+        self.answer, self.plots = AnswerPanel(desk), PlotPanel(desk)
+        self.compare = ComparePanel(desk) if desk.other is not None else None
+        self.box = self._assemble()
+
+    def _assemble(self) -> widgets.VBox:
+        compare = [self.compare.box] if self.compare is not None else []
+        main = widgets.VBox([self.correct.box, *compare, self.desk.canvas, self.desk.words, self.answer.box])
+        parts = (self.look, self.objects, self.fusion, self.questions, self.files)
+        side = widgets.VBox([part.box for part in parts])
+        columns = widgets.Box([main, side])
+        for made, name in ((main, "vm-main"), (side, "vm-side"), (columns, "vm-columns")):
+            made.add_class(name)
+        box = widgets.VBox([columns, self.plots.box], layout=widgets.Layout(width="100%"))
+        box.add_class("vm-inspector")
+        return box
+
+    @property
+    def inspection(self) -> Inspection:
+        return self.desk.inspection
+
+    @property
+    def other(self) -> Inspection | None:
+        return self.desk.other
+
+    @property
+    def corrections(self) -> Corrections:
+        """Corrections from code; call `refresh` afterwards to see them."""
+        return self.desk.corrections
+
+    def refresh(self) -> None:
+        """Show what was changed from code."""
+        self.desk.recompare()
+        self.desk.changed_data()
+
+    @property
+    def frame(self) -> int:
+        """The frame that is shown; set it to go there."""
+        return self.desk.frame
+
+    @frame.setter
+    def frame(self, value: int) -> None:
+        self.desk.go(value)
+
+    def picture(self) -> bytes:
+        """The inspector on one page, as a PNG."""
+        return static_picture(self.inspection, self.other)
+
+    def save(self, path: str | Path) -> Path:
+        """Write `picture` to a file that does not exist yet.
+
+        Raises:
+            BadInput: it exists.
+        """
+        path = Path(path)
+        if path.exists():
+            raise BadInput(f"{path} exists; choose another name")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self.picture())
+        return path
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        return {"text/plain": repr(self), "image/png": self.picture()}
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        display(self._repr_mimebundle_(), raw=True)
+        display(self.box)
+
+    def __repr__(self) -> str:
+        lines = [
+            f"TrackInspector(“{one.sentence}”: {one.frames} frames, {one.objects} objects)" for one in self.desk.shown
+        ]
+        return "\n".join(lines + self.inspection.missing())
+
+
+def inspect(
+    result: GroundingResult | str | Path,
+    truth: Any = None,
+    *,
+    other: GroundingResult | str | Path | None = None,
+    video: Any = None,
+    grounder: Any = None,
+    frame: int = 0,
+    layers: tuple[str, ...] | list[str] = ("fused",),
+    rule: str | None = None,
+    tau: float | None = None,
+    other_rule: str | None = None,
+    other_tau: float | None = None,
+    folder: str | Path = "results/inspector",
+) -> TrackInspector:
+    """Look through a result: masks, points, both directions, agreement, tracks; compare it; correct it.
+
+    In JupyterLab the last line of a cell shows it live. Without a kernel, or where a program runs the notebook, it is
+    one picture with the same facts; in a script, `picture()` and `save()` give that picture.
+
+    Args:
+        result: a result, or the folder it was saved to.
+        truth: masks to compare with: bool (frames, objects, height, width) or (frames, height, width), or files; see
+            `videomolmo.inspector.inspection.Inspection`.
+        other: a second result of the same video, shown beside it; the same result again compares two fusion rules.
+        video: replaces the recorded source.
+        grounder: a `VideoGrounder`; needed for corrections and for new sentences.
+        frame: the first one shown.
+        layers: what is drawn at first, of forward, backward, fused, truth, disagreement.
+        rule, tau: fuse the stored directions again before showing them.
+        other_rule, other_tau: likewise for `other`.
+        folder: exports go there.
+
+    Raises:
+        BadInput: no result, an unknown layer or rule, truth that cannot be read.
+
+    Example:
+        >>> videomolmo.inspect("results/clip", grounder=grounder)  # doctest: +SKIP
+
+    Seen in: notebooks/07_track_inspector.ipynb
+    """
+    unknown = [name for name in layers if name not in LAYERS]
+    if unknown:
+        raise BadInput(f"layer {unknown[0]!r} is unknown; choose of {', '.join(LAYERS)}")
+    inspections = [Inspection(result, truth, video=video)]
+    if other is not None:
+        inspections.append(Inspection(other, truth, video=video))
+    for one, its_rule, its_tau in zip(inspections, (rule, other_rule), (tau, other_tau), strict=False):
+        if its_rule is not None or its_tau is not None:
+            one.refuse(its_rule, its_tau)
+    look = Look(layers=tuple(name for name in LAYERS if name in layers))
+    desk = Desk(inspections[0], inspections[1] if other is not None else None, grounder, Path(folder), look)
+    desk.canvas.frame = min(max(0, int(frame)), max(0, desk.canvas.frames - 1))
+    return TrackInspector(desk)

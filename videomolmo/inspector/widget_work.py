@@ -1,0 +1,85 @@
+"""Long work beside a notebook that stays usable, and small work that is not done more often than needed."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+def _loop() -> asyncio.AbstractEventLoop | None:
+    """The loop that the kernel's messages arrive in; None in a script, where everything is done at once."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+class Later:
+    """Does something soon, and once, however often it is asked for meanwhile; at once where there is no loop."""
+
+    def __init__(self, work: Callable[[], None], seconds: float = 0.08) -> None:
+        self._work, self._seconds = work, seconds
+        self._waiting = False
+
+    def __call__(self) -> None:
+        loop = _loop()
+        if loop is None:
+            self._work()
+        elif not self._waiting:
+            self._waiting = True
+            loop.call_later(self._seconds, self._do)
+
+    def _do(self) -> None:
+        self._waiting = False
+        self._work()
+
+
+class Work:
+    """One long job at a time, in a thread of its own; its news come back where widgets may be touched.
+
+    Attributes:
+        busy: whether a job runs.
+    """
+
+    def __init__(self) -> None:
+        self.busy = False
+        self._stop = threading.Event()
+
+    def cancel(self) -> None:
+        """Ask the job to stop; it does where it next looks."""
+        self._stop.set()
+
+    def start(
+        self,
+        job: Callable[[Callable[[int, int], None], Callable[[], bool]], Any],
+        news: Callable[[int, int], None],
+        done: Callable[[Any, BaseException | None], None],
+    ) -> None:
+        """Run `job(progress, cancel)`; then `done(value, None)`, or `done(None, error)`.
+
+        Args:
+            job: calls `progress(steps, of)` as it goes, and ends where `cancel()` is true.
+            news: gets the progress.
+            done: gets the outcome.
+        """
+        loop = _loop()
+        self.busy = True
+        self._stop.clear()
+        back = (lambda act, *args: act(*args)) if loop is None else loop.call_soon_threadsafe
+
+        def end(value: Any, error: BaseException | None) -> None:
+            self.busy = False
+            done(value, error)
+
+        def run() -> None:
+            try:
+                value = job(lambda steps, of: back(news, steps, of), self._stop.is_set)
+            except Exception as error:  # whatever it is, the user is told
+                back(end, None, error)
+            else:
+                back(end, value, None)
+
+        if loop is None:
+            run()
+        else:
+            threading.Thread(target=run, name="videomolmo inspector", daemon=True).start()
