@@ -138,6 +138,56 @@ def my_j(truth, guess):
     assert "".join(_printed(out, 2)).startswith("not yet") and "".join(_printed(out)).startswith("right")
 
 
+@pytest.mark.slow
+def test_track_inspector_runs_and_its_lesson_holds(run, shipped_grounder):
+    solution = """
+def my_frames(key_frames, corrected, length):
+    left = max([key for key in key_frames if key < corrected], default=-1)
+    right = min([key for key in key_frames if key > corrected], default=length)
+    return range(left + 1, right)"""
+    results, out = run("07_track_inspector", solution)
+    scores = pd.read_csv(results / "results.csv", index_col="what")["J&F"]
+    rules = scores[scores.index.str.startswith("rule ")]
+    assert len(rules) == 5 and scores["corrected"] > rules.max() and scores.between(0, 1).all()
+    records = [json.loads(line) for line in (results / "result" / "corrections.jsonl").read_text().splitlines()]
+    assert [one["action"] for one in records[:2]] == ["add_point", "remove_point"]
+    outputs = [one for cell in nbformat.read(out, as_version=4).cells for one in cell.get("outputs", [])]
+    pictures = [one for one in outputs if "TrackInspector" in str(one.get("data", {}).get("text/plain", ""))]
+    assert len(pictures) == 3 and all("image/png" in one["data"] for one in pictures)  # what is seen without a kernel
+    assert "".join(_printed(out, 2)).startswith("not yet") and "".join(_printed(out)).startswith("right")
+
+
+@pytest.mark.slow
+def test_training_runs_and_its_lesson_holds(run):
+    solution = """
+def my_loss(log_probabilities, targets, weights):
+    rows = weights.nonzero()[0]
+    return -(log_probabilities[rows, targets[rows]] * weights[rows]).sum() / max(weights.sum(), 1)"""
+    results, out = run("03_training", solution, steps=4, batch=2, distinct=2, clips=8, test_clips=8)
+    right = pd.read_csv(results / "results.csv")
+    assert set(right["when"]) == {"before", "after"} and right["right"].between(0, 1).all()
+    log = [json.loads(line) for line in (results / "run_4_1" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] == 4 and 0 <= log[-1]["tens"] <= 1
+    assert "".join(_printed(out, 2)).startswith("not yet") and "".join(_printed(out)).startswith("right")
+
+
+@pytest.mark.slow
+def test_temporal_ablation_runs_and_its_lesson_holds(run):
+    solution = """
+def my_windows(patches, grid):
+    half = grid // 2
+    return patches.reshape(half, 2, half, 2, -1).swapaxes(1, 2).reshape(half * half, 4, -1)"""
+    small = {"train_clips": 12, "test_clips": 12, "look_steps": 2, "settle_steps": 2, "cache_folder": "results/cache"}
+    results, out = run("04_ablation_temporal", solution, variants=["none", "cross_attention"], **small)
+    table = pd.read_csv(results / "results.csv", dtype={"right": str})
+    assert set(zip(table["variant"], table["context"], strict=True)) == {("none", 0), ("cross_attention", 4)}
+    assert table["value"].between(0, 1).all() and (table["right"].str.len() == table["n"]).all()
+    looks = pd.read_csv(results / "attention.csv")
+    assert looks.groupby("windows that show")["weight"].mean().tolist() == pytest.approx([1, 1], abs=0.01)
+    assert (results / "temporal_context.png").is_file()
+    assert "".join(_printed(out, 2)).startswith("not yet") and "".join(_printed(out)).startswith("right")
+
+
 def _printed(path: Path, back: int = 1) -> list[str]:
     """What the last cell printed, or the one `back` cells from the end."""
     cell = nbformat.read(path, as_version=4).cells[-back]

@@ -1,6 +1,6 @@
 """Checkers of the notebooks' exercises: each says what is right, or shows the smallest case that is not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -31,3 +31,136 @@ def check_rule_exercise(rule: Callable[[np.ndarray, np.ndarray, float], np.ndarr
         if given.shape != wanted.shape or not (given.astype(bool) == wanted).all():
             return f"not yet: where {name}, expected {wanted.astype(int).tolist()}, got {given.astype(int).tolist()}"
     return "right: your rule is the paper's"
+
+
+def check_agreed_exercise(rule: Callable[[np.ndarray, np.ndarray, int, int], np.ndarray]) -> str:
+    """Compare rule `agreed` on one frame, `rule(forward, backward, left_distance, right_distance)`, with ours.
+
+    Seen in: notebooks/05_ablation_fusion.ipynb
+    """
+    a, b, c = np.zeros((3, 1, 6), bool)
+    a[0, :3], b[0, 1:4], c[0, 3:] = True, True, True  # a and b share two of four, a and c nothing
+    empty = np.zeros_like(a)
+    cases = {
+        "the sides overlap by half": (a, b, 1, 4),
+        "the sides do not overlap and the left key frame is nearer": (a, c, 1, 4),
+        "the sides do not overlap and the right key frame is nearer": (a, c, 4, 1),
+        "the sides do not overlap and both key frames are equally near": (a, c, 2, 2),
+        "the nearer side is empty": (empty, c, 1, 4),
+        "the farther side is empty": (a, empty, 1, 4),
+        "both sides are empty": (empty, empty, 1, 4),
+    }
+    for name, (forward, backward, left, right) in cases.items():
+        try:
+            given = np.asarray(rule(forward.copy(), backward.copy(), left, right)).astype(bool)
+        except Exception as error:  # a learner's code may do anything
+            return f"not yet: where {name}, your rule raises {type(error).__name__}: {error}"
+        wanted = fuse(forward, backward, "agreed", left_distance=left, right_distance=right)
+        if given.shape != wanted.shape or not (given == wanted).all():
+            return f"not yet: where {name}, expected {wanted.astype(int).tolist()}, got {given.astype(int).tolist()}"
+    return "right: your rule is `agreed`"
+
+
+def frames_to_redo(key_frames: Sequence[int], corrected: int, length: int) -> list[int]:
+    """Frames whose masks may change when the answer on frame `corrected` does: up to the neighbouring key frames.
+
+    Example:
+        >>> frames_to_redo([0, 5, 10], 5, 12)
+        [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    """
+    others = [key for key in key_frames if key != corrected]
+    left = max((key for key in others if key < corrected), default=-1)
+    right = min((key for key in others if key > corrected), default=length)
+    return list(range(left + 1, right))
+
+
+def check_redo_exercise(answer: Callable[[list[int], int, int], Sequence[int]]) -> str:
+    """Compare `answer(key_frames, corrected, length)` with `frames_to_redo`.
+
+    Seen in: notebooks/07_track_inspector.ipynb
+    """
+    cases = {
+        "a frame between two key frames is corrected": ([0, 5, 10], 7, 12),
+        "a key frame is corrected": ([0, 5, 10], 5, 12),
+        "a frame after the last key frame is corrected": ([0, 5, 10], 11, 14),
+        "the first key frame is corrected": ([0, 5, 10], 0, 12),
+        "there is one key frame": ([0], 0, 4),
+        "the first key frame comes late": ([4, 8], 2, 10),
+        "key frames are not in order": ([10, 0, 5], 7, 12),
+    }
+    for name, (keys, corrected, length) in cases.items():
+        try:
+            given = [int(frame) for frame in answer(list(keys), corrected, length)]
+        except Exception as error:  # a learner's code may do anything
+            return f"not yet: where {name}, your function raises {type(error).__name__}: {error}"
+        wanted = frames_to_redo(keys, corrected, length)
+        if sorted(given) != wanted:
+            case = f"key frames {keys}, frame {corrected} of {length}"
+            return f"not yet: where {name} ({case}), expected {wanted}, got {given}"
+    return "right: only the frames between the neighbouring key frames"
+
+
+def windows_of(patches: np.ndarray, grid: int) -> np.ndarray:
+    """Patches (grid · grid, …), row by row, as 2x2 windows (windows, 4, …): what the temporal module attends within.
+
+    Example:
+        >>> windows_of(np.arange(16), 4)[1].tolist()
+        [2, 3, 6, 7]
+    """
+    half = grid // 2
+    cut = patches.reshape(half, 2, half, 2, *patches.shape[1:])
+    return cut.swapaxes(1, 2).reshape(half * half, 4, *patches.shape[1:])
+
+
+def check_windows_exercise(answer: Callable[[np.ndarray, int], np.ndarray]) -> str:
+    """Compare `answer(patches, grid)` with `windows_of`.
+
+    Seen in: notebooks/04_ablation_temporal.ipynb
+    """
+    for grid in (2, 4, 12):
+        patches = np.arange(grid * grid * 3).reshape(grid * grid, 3)
+        wanted, where = windows_of(patches, grid), f"with a grid of {grid}"
+        try:
+            given = np.asarray(answer(patches.copy(), grid))
+        except Exception as error:  # a learner's code may do anything
+            return f"not yet: {where} your function raises {type(error).__name__}: {error}"
+        if given.shape != wanted.shape:
+            return f"not yet: {where} the shape is {given.shape}, expected {wanted.shape}"
+        if not (given == wanted).all():
+            first = int(np.flatnonzero((given != wanted).any((1, 2)))[0])
+            numbers = [(window[:, 0] // 3).tolist() for window in (wanted[first], given[first])]
+            return f"not yet: {where}, window {first} has patches {numbers[0]}, yours {numbers[1]}"
+    return "right: these are the windows of the temporal module"
+
+
+def answer_loss_of(log_probabilities: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
+    """Mean cross-entropy of the targets, each token by its weight; no weight, no say (eq. 3)."""
+    counts = weights > 0
+    of_target = -log_probabilities[np.flatnonzero(counts), targets[counts]]
+    return float((of_target * weights[counts]).sum() / max(weights[counts].sum(), 1.0))
+
+
+def check_loss_exercise(answer: Callable[[np.ndarray, np.ndarray, np.ndarray], float]) -> str:
+    """Compare `answer(log_probabilities, targets, weights)` with `answer_loss_of`.
+
+    Seen in: notebooks/03_training.ipynb
+    """
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(6, 5))
+    log_probabilities = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+    targets = np.array([-1, 3, 0, 4, 2, -1])
+    cases = {
+        "only the answer counts": np.array([0, 0, 1, 1, 1, 0]),
+        "the first token of the answer weighs three times": np.array([0, 0, 3, 1, 1, 0]),
+        "nothing counts": np.zeros(6),
+        "tenths weigh a quarter": np.array([0, 0, 1, 1, 0.25, 0]),
+    }
+    for name, weights in cases.items():
+        wanted = answer_loss_of(log_probabilities, targets, weights)
+        try:
+            given = float(answer(log_probabilities.copy(), targets.copy(), weights.copy()))
+        except Exception as error:  # a learner's code may do anything
+            return f"not yet: where {name}, your function raises {type(error).__name__}: {error}"
+        if not np.isclose(given, wanted):
+            return f"not yet: where {name}, expected {wanted:.4f}, got {given:.4f}"
+    return "right: this is the loss of the answer"

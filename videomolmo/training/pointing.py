@@ -33,6 +33,9 @@ from videomolmo.training.run_state import (
     save_progress,
 )  # fmt: skip
 
+WARMUP = 60  # steps of a stage
+AVERAGE = 0.998  # decay of the moving average of weights
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -121,7 +124,7 @@ def step_loss(
         with torch.set_grad_enabled(stage.vision_rate > 0):
             features = model.encode_frames(batch["pixels"])
         past = model.encode_past(batch["past_pixels"]) if stage.past and model.config.needs_past else None
-    with _overheard(model) as heard:
+    with overheard(model) as heard:
         if stage.language:
             return _language_loss(model, heads, batch, stage, features, past, heard)
         tokens = model.image_tokens(features, past)[:, 0]
@@ -134,7 +137,7 @@ def step_loss(
 
 
 @contextmanager
-def _overheard(model: PointingModel) -> Iterator[dict[str, Tensor]]:
+def overheard(model: PointingModel) -> Iterator[dict[str, Tensor]]:
     """What the next pass shows on its way: `places` that tokens speak of, `windows` after the temporal module."""
     heard: dict[str, Tensor] = {}
     positions = model.connector.positions
@@ -239,15 +242,7 @@ def train_stage(
     feed = batches(processor, clips, stage, seed, start, _encoder(both["model"], stage, device))
     bar = tqdm(feed, initial=start, total=stage.steps, desc=stage.name)
     for step, batch in enumerate(bar, start=start):
-        for group in optimiser.param_groups:
-            group["lr"] = cosine(step, stage.steps, stage.peak, 60) * group["share"]
-        loss, log = step_loss(both["model"], both["heads"], batch, stage)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(both.parameters(), 1.0)
-        optimiser.step()
-        average.update(both, step)
-        recent.append(log)
+        recent.append(advance(both, optimiser, average, batch, stage, step))
         if (step + 1) % 50 == 0 or step + 1 == stage.steps:
             mean = {name: round(float(np.nanmean([row[name] for row in recent])), 4) for name in recent[0]}
             append_log(folder / "log.jsonl", stage=stage.name, step=step + 1, **mean)
@@ -259,6 +254,32 @@ def train_stage(
     return done
 
 
+def advance(
+    both: nn.ModuleDict,
+    optimiser: torch.optim.Optimizer,
+    average: MovingAverage,
+    batch: dict[str, Tensor],
+    stage: Stage,
+    step: int,
+) -> dict[str, float]:
+    """Step `step` of a stage on one batch, with the schedule, clipping and the moving average; returns what to log."""
+    for group in optimiser.param_groups:
+        group["lr"] = cosine(step, stage.steps, stage.peak, WARMUP) * group["share"]
+    loss, log = step_loss(both["model"], both["heads"], batch, stage)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(both.parameters(), 1.0)
+    optimiser.step()
+    average.update(both, step)
+    return log
+
+
+def optimiser_of(both: nn.ModuleDict, stage: Stage) -> torch.optim.Optimizer:
+    """AdamW over the parts that the stage trains; the others are frozen."""
+    groups = parameter_groups(both["model"], both["heads"], stage)
+    return torch.optim.AdamW(groups, lr=stage.peak, betas=(0.9, 0.95), weight_decay=0.02)
+
+
 def _start(
     config: PointingConfig, stage: Stage, checkpoint: Path, begin: Path | None, seed: int, device: str
 ) -> tuple[nn.ModuleDict, torch.optim.Optimizer, MovingAverage, int]:
@@ -268,14 +289,14 @@ def _start(
     heads = FactHeads(config.language.width, config.vision.feature_dim, config.image.patch_px)
     both = nn.ModuleDict({"model": model, "heads": heads})
     if begin is not None:
-        _begin_from(both, load_checkpoint(begin)["state"])
+        begin_from(both, load_checkpoint(begin)["state"])
     both.to(device)
-    optimiser = torch.optim.AdamW(_groups(model, heads, stage), lr=stage.peak, betas=(0.9, 0.95), weight_decay=0.02)
-    average = MovingAverage(both, 0.998)
+    optimiser = optimiser_of(both, stage)
+    average = MovingAverage(both, AVERAGE)
     return both, optimiser, average, resume(checkpoint, both, optimiser, average)
 
 
-def _groups(model: PointingModel, heads: FactHeads, stage: Stage) -> list[dict]:
+def parameter_groups(model: PointingModel, heads: FactHeads, stage: Stage) -> list[dict]:
     """Parameter groups with their share of the learning rate; frozen parts are left out."""
     parts = {"vision": stage.vision_rate, "language": float(stage.language), "new_embedding": float(stage.language)}
     groups = [{"params": list(heads.parameters()), "share": 1.0}]
@@ -287,7 +308,7 @@ def _groups(model: PointingModel, heads: FactHeads, stage: Stage) -> list[dict]:
     return groups
 
 
-def _begin_from(both: nn.Module, state: dict[str, Tensor]) -> None:
+def begin_from(both: nn.Module, state: dict[str, Tensor]) -> None:
     """Take over an earlier stage's weights; only a temporal module may be new."""
     missing, unexpected = both.load_state_dict(state, strict=False)
     strange = [name for name in (*missing, *unexpected) if not name.startswith("model.temporal.")]

@@ -1,0 +1,67 @@
+"""Where short trainings begin: the nano model before its temporal module, and shipped weights with a part lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from videomolmo.errors import BadInput
+from videomolmo.model import PointingConfig, PointingModel
+from videomolmo.shipped import data_folder, nano_pointing
+from videomolmo.training.guidance import FactHeads
+from videomolmo.training.pointing import begin_from
+
+State = dict[str, Tensor]
+
+
+def shipped_config(**changes: object) -> PointingConfig:
+    """The shipped model's configuration with other values for some of its fields."""
+    return replace(PointingConfig.from_json(nano_pointing() / "config.json"), **changes)
+
+
+def single_frame_start() -> State:
+    """The nano model as it was before it saw a past frame (after the stage `read`), with the reading heads.
+
+    Its vision tower is the shipped one, which has not changed since; the rest is a file of 2.4 MB.
+    """
+    shipped = load_file(nano_pointing() / "model.safetensors")
+    state = {f"model.{name}": value for name, value in shipped.items() if name.startswith("vision.")}
+    state |= load_file(data_folder() / "ablations" / "temporal_start.safetensors")
+    return {name: value.float() for name, value in state.items()}
+
+
+def crippled(lost: Sequence[str], seed: int) -> State:
+    """The shipped model with some parts as new, and reading heads for its training.
+
+    Args:
+        lost: names of parts, or beginnings of names of weights, as in "language.layers.3"; none leaves it whole.
+        seed: of the new weights.
+
+    Raises:
+        BadInput: a name that no weight begins with.
+    """
+    torch.manual_seed(seed)
+    new = PointingModel(shipped_config()).state_dict()
+    shipped = {name: value.float() for name, value in load_file(nano_pointing() / "model.safetensors").items()}
+    for part in lost:
+        chosen = {name: new[name] for name in shipped if name == part or name.startswith(f"{part}.")}
+        if not chosen:
+            parts = sorted({name.split(".")[0] for name in shipped})
+            raise BadInput(f"no weight's name begins with {part!r}, expected parts of {', '.join(parts)}")
+        shipped |= chosen
+    heads = {name: value for name, value in single_frame_start().items() if name.startswith("heads.")}
+    return {f"model.{name}": value for name, value in shipped.items()} | heads
+
+
+def assembled(state: State, config: PointingConfig, seed: int = 0) -> nn.ModuleDict:
+    """Model and heads with the weights of `state`; what a temporal module lacks there is new, from `seed`."""
+    torch.manual_seed(seed)
+    model = PointingModel(config, attn_implementation="eager")
+    heads = FactHeads(config.language.width, config.vision.feature_dim, config.image.patch_px)
+    both = nn.ModuleDict({"model": model, "heads": heads})
+    begin_from(both, state)
+    return both
