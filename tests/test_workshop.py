@@ -1,0 +1,126 @@
+"""Notebook 08: its agenda holds together, its faults go wrong, its checkers tell a repair from a try, and it runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+import videomolmo
+from videomolmo import exercises_workshop as workshop
+from videomolmo.exercises_workshop import EVERY, FAULTS, check_repair
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+WORKSHOP = FOLDER / "08_workshop.ipynb"
+
+
+def agenda() -> list[list[str]]:
+    """Part, minutes, what to open and what happens, of every row of the agenda."""
+    text = next(cell.source for cell in nbformat.read(WORKSHOP, 4).cells if "## The agenda" in cell.source)
+    rows = [line.strip("|").split("|") for line in text.splitlines() if re.match(r"\| \d ", line)]
+    return [[field.strip() for field in row] for row in rows]
+
+
+def test_the_minutes_are_ninety():
+    assert sum(int(minutes) for _, minutes, *_ in agenda()) == 90
+
+
+def test_every_heading_that_the_agenda_sends_to_exists():
+    for _, _, places, _ in agenda():
+        for place in re.split(r", (?:then )?(?=\d\d |here )", places):
+            where, *names = re.findall(r"^\S+|“[^”]+”", place)
+            file = WORKSHOP if where == "here" else next(FOLDER.glob(f"{where}_*.ipynb"))
+            heads = [line for cell in nbformat.read(file, 4).cells for line in cell.source.splitlines()]
+            for name in (name.strip("“”") for name in names):
+                assert any(line.startswith(f"## {name}") for line in heads), f"{file.name} has no heading “{name}”"
+
+
+@pytest.fixture(scope="module")
+def opened(shipped_grounder):
+    """`opened(name)` gives a fault and an inspector of its result, as the notebook opens it."""
+    results = {}
+
+    def open_fault(name: str):
+        if name not in results:
+            fault = FAULTS[name][0]()
+            results[name] = fault, fault.ground(shipped_grounder)
+        fault, result = results[name]
+        return fault, videomolmo.inspect(result, fault.truth, grounder=shipped_grounder)
+
+    return open_fault
+
+
+def exchange_in_the_middle(look, corrections):
+    places = {point.object: (point.x, point.y) for point in look.points(EVERY)}
+    for thing, other in ((1, 2), (2, 1)):
+        corrections.add_point(EVERY, *places[other], thing)
+        corrections.remove_point(EVERY, thing, 0)
+
+
+def add_only(look, corrections):
+    corrections.add_point(EVERY, 57, 66, 1)
+
+
+def move_along_the_bar(look, corrections):
+    wrong = look.points(EVERY)[0]
+    corrections.add_point(EVERY, wrong.x, wrong.y + 40, wrong.object)
+    corrections.remove_point(EVERY, wrong.object, wrong.index)
+
+
+TRIES = {
+    "wrong point": [add_only, lambda look, corrections: look.refuse("intersection")],
+    "occluded object": [move_along_the_bar, lambda look, corrections: corrections.drop_answer(EVERY)],
+    "identity switch": [exchange_in_the_middle, lambda look, corrections: look.refuse(matching=0.3)],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_checker_tells_the_solution_from_the_stub_and_from_plausible_tries(opened, name):
+    (fault, inspector), solution = opened(name), FAULTS[name][1]
+    assert "as before" in check_repair(fault, inspector, lambda look, corrections: None)
+    for wrong in TRIES[name]:
+        assert check_repair(fault, inspector, wrong).startswith("not yet: J&F")
+    assert "ZeroDivisionError" in check_repair(fault, inspector, lambda look, corrections: 1 // 0)
+    assert check_repair(fault, inspector, solution).startswith("right")
+    assert not inspector.inspection.history.records, "trying a repair does not touch what is shown"
+
+
+@pytest.mark.slow
+def test_a_repair_by_mouse_counts_where_the_code_does_nothing(opened):
+    fault, inspector = opened("occluded object")
+    FAULTS["occluded object"][1](inspector.inspection, inspector.corrections)
+    assert check_repair(fault, inspector, lambda look, corrections: None).startswith("right")
+    inspector.corrections.undo()
+    assert check_repair(fault, inspector, lambda look, corrections: None).startswith("not yet")
+
+
+@pytest.mark.slow
+def test_the_planted_answer_is_what_the_result_says(opened):
+    fault, inspector = opened("wrong point")
+    answers = {answer.frame: answer.text for answer in inspector.inspection.result.answers}
+    assert answers[EVERY] == fault.texts[EVERY] and set(answers) > set(fault.texts)
+    assert inspector.inspection.result.config["planted"] == {str(EVERY): fault.texts[EVERY]}
+
+
+@pytest.mark.slow
+def test_it_runs_and_its_lesson_holds(tmp_path, monkeypatch, shipped_grounder):
+    papermill = pytest.importorskip("papermill")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    out, results = tmp_path / "out.ipynb", tmp_path / "results"
+    parameters = {"shown": [0, 15, 30], "results_folder": str(results)}
+    papermill.execute_notebook(
+        str(WORKSHOP), str(out), parameters=parameters, cwd=str(tmp_path), progress_bar=False, kernel_name="python3"
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"out.ipynb", "results"}  # nothing elsewhere
+    table = pd.read_csv(results / "results.csv").pivot(index="fault", columns="which", values="J&F")
+    assert set(table.index) == set(workshop.FAULTS) and (table["yours"] == table["as found"]).all()
+    assert (table["solution"] > table["as found"] + 0.1).all()
+    outputs = [one for cell in nbformat.read(out, 4).cells for one in cell.get("outputs", [])]
+    printed = "".join(one.get("text", "") for one in outputs if one.get("name") == "stdout")
+    assert printed.count("not yet") == 3 and "right" not in printed
+    pictures = [one for one in outputs if "TrackInspector" in str(one.get("data", {}).get("text/plain", ""))]
+    assert len(pictures) == 3 and all("image/png" in one["data"] for one in pictures)
