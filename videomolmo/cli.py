@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from videomolmo import data_cli, work_cli
+from videomolmo import data_cli, sweep_cli, train_cli, work_cli
 from videomolmo.errors import BadInput
 
 
@@ -74,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     guess.set_defaults(run=_estimate)
     data_cli.add_commands(commands)
     work_cli.add_commands(commands)
+    sweep_cli.add_commands(commands)
+    train_cli.add_commands(commands)
     commands.choices["convert"].add_argument("--dtype", default=None, help="precision to write (default: as it is)")
     commands.choices["export"].add_argument("--shard-size", default="5GB", help="of one file (default: %(default)s)")
     return parser
@@ -164,6 +166,8 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _estimate(options: argparse.Namespace) -> int:
+    if options.train is not None:
+        return train_cli.estimate(options)
     from videomolmo import hub, shipped
     from videomolmo.estimate import estimate
     from videomolmo.model.loading import read_configuration

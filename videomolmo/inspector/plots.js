@@ -65,8 +65,8 @@ async function render({ model, el }) {
     const { xaxis, _size: room } = plot._fullLayout ?? {};
     if (!xaxis || !plot.now) return;
     const inside = xaxis.range[0] <= frame && frame <= xaxis.range[1];
-    const left = `${xaxis._offset + xaxis.d2p(frame) - 1}px`;
-    Object.assign(plot.now.style, { display: inside ? "" : "none", left, top: `${room.t}px`, height: `${room.h}px` });
+    const transform = `translate(${xaxis._offset + xaxis.d2p(frame) - 1}px, ${room.t}px)`;
+    Object.assign(plot.now.style, { visibility: inside ? "" : "hidden", transform, height: `${room.h}px` });
     plot.now.dataset.frame = frame;
   };
   const moved = (event) => {

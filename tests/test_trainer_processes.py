@@ -1,0 +1,113 @@
+"""Training in real processes: killed at any moment and gone on with, two together, sharded, launched, interrupted."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from training_runs import finish, free_port, recipe_of, rows_of_blocks, start, tiny_model, weights
+
+from videomolmo.training.checkpoints import read_state
+from videomolmo.training.monitor import read_metrics
+from videomolmo.training.recipe import Recipe
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> Path:
+    return rows_of_blocks(tmp_path_factory.mktemp("rows"))
+
+
+def same(left: Path, right: Path) -> bool:
+    one, other = weights(left), weights(right)
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def losses(recipe: Recipe) -> list[float]:
+    return [row["loss"] for row in read_metrics(recipe.out)]
+
+
+def wait_for(condition, within_s: float = 120) -> None:
+    until = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < until, "nothing happened"
+        time.sleep(0.002)
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_bits(model, rows, tmp_path):
+    settings = {"steps": 24, "checkpoint_every": 3, "jitter_pct": 1.0, "brightness": 0.2, "early": 0.3, "workers": 1}
+    alone = recipe_of(model, rows, tmp_path / "alone", **settings)
+    finish(start(alone))
+    killed = recipe_of(model, rows, tmp_path / "killed", **settings)
+    folder, chance = Path(killed.out), random.Random(5)
+    moments = (
+        lambda: len(read_metrics(folder)) >= 4,  # in the middle of steps
+        lambda: any(folder.glob("checkpoints/.unfinished_*/*")),  # while a checkpoint is written
+        lambda: len(read_metrics(folder)) >= 17,
+    )
+    for moment in moments:
+        process = start(killed)[0]
+        wait_for(moment)
+        time.sleep(chance.uniform(0, 0.05))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    finish(start(killed))
+    assert same(folder, Path(alone.out))
+    assert [row["step"] for row in read_metrics(folder)] == list(range(1, 25))
+    assert losses(killed) == losses(alone)
+    assert len(list(folder.glob("checkpoints/*"))) == 2 and not list(folder.glob("checkpoints/.*"))
+
+
+@pytest.mark.parametrize("shard", [False, True], ids=["ddp", "fsdp2"])
+def test_two_processes_follow_one_and_hand_over(model, rows, tmp_path, shard):
+    settings = {"batch": 8, "micro_batch": 2, "gradient_checkpointing": shard, "checkpoint_every": 3}
+    one = recipe_of(model, rows, tmp_path / "one", **settings)
+    finish(start(one))
+    two = recipe_of(model, rows, tmp_path / "two", **settings, shard=shard)
+    finish(start(two, processes=2))
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    left, right = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert all(torch.allclose(left[name], right[name], atol=2e-5) for name in left)
+    for before, processes in ((one, 2), (two, 1)):
+        after = recipe_of(model, rows, tmp_path / f"then_{processes}", **settings, shard=shard)
+        finish(start(after, processes, resume=f"{before.out}/checkpoints/step_00000003"))
+        assert [row["step"] for row in read_metrics(after.out)] == [4, 5, 6]
+        assert losses(after) == pytest.approx(losses(one)[3:], rel=1e-5)
+
+
+def test_ctrl_c_on_a_launched_run_saves_and_says_how_to_go_on(model, rows, tmp_path):
+    (tmp_path / "recipe.toml").write_text(
+        f'out = "{tmp_path / "run"}"\n[model]\nsource = "{model}"\n[optimiser]\nbatch = 4\nsteps = 5000\n'
+        f'[[data.sets]]\nname = "videomolmo"\npath = "{rows}"\n'
+        "[run]\nworkers = 1\ncpu = true\npeak_tflops = 0\nlog_every = 1\ncheckpoint_every = 5000\n"
+    )
+    launched = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()),
+         "-m", "videomolmo.cli", "train", str(tmp_path / "recipe.toml")],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        wait_for(lambda: len(read_metrics(tmp_path / "run")) >= 2, within_s=300)
+        os.killpg(launched.pid, signal.SIGINT)  # as a terminal does
+        said = launched.communicate(timeout=120)[0]
+    finally:
+        if launched.poll() is None:
+            os.killpg(launched.pid, signal.SIGKILL)
+    state = read_state(next((tmp_path / "run" / "checkpoints").glob("step_*")))
+    assert state["processes"] == 2 and state["position"] == 4 * state["step"] >= 8
+    assert f"stopped after step {state['step']} of 5000; saved in" in said and "Run it again to go on" in said

@@ -1,0 +1,71 @@
+"""Micro-batches in order, decoded on demand by worker processes; a few wait, no more."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from videomolmo.model import PointingProcessor
+from videomolmo.model.processor import collate
+from videomolmo.training.order import Slices
+from videomolmo.training.samples import Samples
+
+PREFETCHED = 2  # micro-batches that wait for each worker
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one forward pass gets, and what it is made of."""
+
+    tensors: dict[str, Tensor]
+    about: list[dict[str, Any]]
+
+
+class MicroBatches(Dataset):
+    """The passes of one process from step `start` on, up to the end of step `stop` - 1."""
+
+    def __init__(self, samples: Samples, processor: PointingProcessor, slices: Slices, start: int, stop: int) -> None:
+        self.samples, self.processor, self.slices = samples, processor, slices
+        self.start, self.stop = start, stop
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) * self.slices.passes
+
+    def __getitem__(self, number: int) -> MicroBatch:
+        step, turn = divmod(number, self.slices.passes)
+        drawn = [self.samples[position] for position in self.slices.positions(self.start + step, turn)]
+        examples = [
+            self.processor.training_example(one.frame, [list(pair) for pair in one.branches], one.past) for one in drawn
+        ]
+        return MicroBatch(collate(examples), [one.about for one in drawn])
+
+
+def feed(batches: MicroBatches, workers: int) -> DataLoader:
+    """Iterate over micro-batches in order.
+
+    What a sample is depends on its position alone, so the number of workers changes nothing but the speed. At most
+    `workers` × `PREFETCHED` micro-batches wait in memory.
+
+    Args:
+        batches: of this process.
+        workers: processes that decode; 0 decodes when asked.
+    """
+    if workers:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    return DataLoader(
+        batches, batch_size=None, shuffle=False, num_workers=workers,
+        prefetch_factor=PREFETCHED if workers else None, worker_init_fn=_settle,
+        generator=torch.Generator().manual_seed(batches.samples.seed),
+    )  # fmt: skip
+
+
+def _settle(worker: int) -> None:
+    """Workers leave Ctrl-C to their training process, which saves first and then ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,195 @@
+"""What training will take of a device's memory, before anything is loaded: one step on tensors without content."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet, finalize
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from videomolmo.errors import BadInput
+from videomolmo.model import PointingModel
+from videomolmo.model.config import PointingConfig
+from videomolmo.model.image import ImageProcessor
+from videomolmo.training.adapters import choose
+from videomolmo.training.assemble import recompute, units_of
+from videomolmo.training.recipe import PRECISIONS, QUANTIZE, Learn
+from videomolmo.training.throughput import one_pass
+
+TURN = 100  # tokens of a usual question with its answer
+BLOCK = 64  # weights of a layer in four bits that share a scale
+FLOAT, HALF = 4, 2
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes on each device at the peak of a step.
+
+    Attributes:
+        parameters, learning: of the whole model, and of them trained.
+        crops, tokens: of a frame, and of its sequence with all questions.
+        weights, gradients, states: what stays: this device's share of weights, gradients and AdamW's two means.
+        gathered: weights and gradients of others that are here for a moment (FSDP2).
+        activations: most that a forward and backward pass holds beside all that, or the optimiser's step.
+    """
+
+    parameters: int
+    learning: int
+    crops: int
+    tokens: int
+    weights: int
+    gradients: int
+    states: int
+    gathered: int
+    activations: int
+
+    @property
+    def peak(self) -> int:
+        return self.weights + self.gradients + self.states + self.gathered + self.activations
+
+    def table(self) -> str:
+        """One line for each part, in GB (10⁹ bytes)."""
+        head = (
+            f"{self.parameters:,} parameters, {self.learning:,} learn; {self.crops} crops and {self.tokens} tokens "
+            "a sample\n"
+        )
+        rows = {
+            "weights": self.weights, "gradients": self.gradients, "optimiser states": self.states,
+            "gathered for a moment": self.gathered, "activations": self.activations, "peak of each device": self.peak,
+        }  # fmt: skip
+        return head + "\n".join(f"{name:24}{size / 1e9:8.2f} GB" for name, size in rows.items())
+
+
+def training_memory(
+    config: PointingConfig,
+    height: int,
+    width: int,
+    learn: Learn,
+    precision: str = "float32",
+    micro_batch: int = 1,
+    questions: int = 4,
+    devices: int = 1,
+    shard: bool = False,
+    gradient_checkpointing: bool = False,
+    quantize: str | None = None,
+) -> TrainingMemory:
+    """Memory of training on frames of a size.
+
+    A forward and a backward pass are run on tensors that know their size only, and what lives at the same time is
+    added up; kernels' own workspace, the allocator's slack and the driver are not counted: leave a tenth free.
+
+    Args:
+        config: of the model.
+        height, width: of the frames in pixels.
+        learn: what is trained.
+        precision, micro_batch, shard, gradient_checkpointing, quantize: as in a recipe.
+        questions: packed into a sample, a hundred tokens each.
+        devices: that train together.
+
+    Raises:
+        BadInput: settings that no recipe may have.
+    """
+    if precision not in PRECISIONS or quantize not in QUANTIZE or min(micro_batch, questions, devices) < 1:
+        raise BadInput(
+            f"precision {precision!r}, quantize {quantize!r}, micro_batch {micro_batch}, questions {questions}, "
+            f"devices {devices}: expected one of {list(PRECISIONS)}, one of {list(QUANTIZE)}, and at least 1 of each"
+        )
+    if quantize and (shard or "lora" not in learn.names):
+        raise BadInput("quantize '4bit' needs lora among the parts that learn, and cannot be sharded")
+    layout = ImageProcessor(config.image).layout(height, width)
+    crops, tokens = len(layout.input_idx), 1 + len(layout.token_kinds) + questions * TURN
+    sharded, mixed = shard and devices > 1, precision == "mixed"
+    model = PointingModel.empty(config).train()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    choose(model, learn)
+    learning = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
+    divided, count = devices if sharded else 1, sum(learning)
+    weights, gathered = _weights(model, mixed, quantize), _gathered(model, mixed) if sharded else 0
+    if gradient_checkpointing:
+        recompute(model)
+    activations = _activations(model, micro_batch, crops, tokens, mixed, sharded)
+    return TrainingMemory(
+        parameters=parameters, learning=count, crops=crops, tokens=tokens,
+        weights=weights // divided, gradients=FLOAT * count // divided, states=2 * FLOAT * count // divided,
+        gathered=gathered, activations=max(activations, FLOAT * max(learning) // divided),
+    )  # fmt: skip
+
+
+def _weights(model: PointingModel, mixed: bool, quantize: str | None) -> int:
+    """Bytes of all weights: what learns in float32, what is frozen in half precision or in four bits."""
+    frozen = HALF if mixed else FLOAT
+    total = sum(parameter.numel() * (FLOAT if parameter.requires_grad else frozen) for parameter in model.parameters())
+    for layer in model.language.modules() if quantize else ():
+        if isinstance(layer, nn.Linear) and layer.weight.shape[0] and not layer.weight.requires_grad:
+            numbers = layer.weight.numel()
+            total += numbers // 2 + FLOAT * -(-numbers // BLOCK) - numbers * frozen
+    return total
+
+
+def _gathered(model: PointingModel, mixed: bool) -> int:
+    """The largest unit with its gradient, and the one that is fetched ahead."""
+    size = HALF if mixed else FLOAT
+    whole = sorted((sum(one.numel() for one in unit.parameters()) for unit in units_of(model)), reverse=True)
+    largest = max(sum(one.numel() for one in unit.parameters() if one.requires_grad) for unit in units_of(model))
+    rest = sum(one.numel() for one in model.parameters()) - sum(whole)
+    return size * (whole[0] + whole[1] + rest) + FLOAT * largest
+
+
+def _activations(model: PointingModel, batch: int, crops: int, tokens: int, mixed: bool, sharded: bool) -> int:
+    """Most bytes that live during a pass beside weights and gradients; the gradients of an earlier one are there."""
+    arithmetic = torch.autocast("cpu", torch.bfloat16, cache_enabled=False) if mixed and not sharded else nullcontext()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _fake(model, mixed, sharded)
+        with _Living(model) as living:
+            with arithmetic:
+                loss = one_pass(model, batch, crops, tokens, "cpu")
+            loss.backward()
+    return living.peak
+
+
+def _fake(model: PointingModel, mixed: bool, sharded: bool) -> None:
+    """Give a model on the meta device weights and gradients that pretend to lie on a CPU, in training's precision."""
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            half = mixed and (sharded or not parameter.requires_grad)
+            content = torch.empty(parameter.shape, dtype=torch.bfloat16 if half else torch.float32)
+            fake = nn.Parameter(content, requires_grad=parameter.requires_grad)
+            fake.grad = torch.zeros_like(fake) if parameter.requires_grad else None
+            setattr(module, name, fake)
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+
+
+class _Living(TorchDispatchMode):
+    """Adds up the bytes of all tensors made inside that are still referred to; weights were there before."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        there = [*model.parameters(), *model.buffers(), *gradients]
+        self._known = WeakSet(tensor.untyped_storage() for tensor in there)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in torch.utils._pytree.tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._add(tensor.untyped_storage())
+        return out
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._known:
+            return
+        self._known.add(storage)
+        size = storage.nbytes()
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        finalize(storage, self._remove, size)
+
+    def _remove(self, size: int) -> None:
+        self.now -= size

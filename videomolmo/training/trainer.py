@@ -1,0 +1,307 @@
+"""Train a pointing model on data sets with points or masks, on one process or many, and go on wherever it was stopped.
+
+    from videomolmo.training.recipe import Recipe
+    from videomolmo.training.trainer import train
+    train(Recipe(out="runs/mine"))
+
+Source: paper, section 3 and training details; `recipe.py` has the numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import set_seed
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from videomolmo import hub, provenance
+from videomolmo.cache import key_of
+from videomolmo.errors import BadInput
+from videomolmo.model import PointingProcessor
+from videomolmo.model.sequence import PADDING
+from videomolmo.model.tokenizer import load_tokenizer
+from videomolmo.training.assemble import Learner, accelerator_for, assemble, weight_of
+from videomolmo.training.checkpoints import Checkpoints, read_state, restore
+from videomolmo.training.export import export, write_run
+from videomolmo.training.feed import MicroBatch, MicroBatches, feed
+from videomolmo.training.monitor import Diverged, Monitor, Watch, keep_offending
+from videomolmo.training.order import Slices
+from videomolmo.training.recipe import Recipe
+from videomolmo.training.run_state import cosine
+from videomolmo.training.samples import Samples
+from videomolmo.training.throughput import Arithmetic, peak_tflops, speed
+
+GO_ON, ASKED_TO_STOP, NOT_FINITE = 0.0, 1.0, 2.0  # what a process tells the others after a forward pass
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        step, total: steps done, and of the whole run.
+        model: folder of the trained model, once all steps are done.
+        checkpoint: the last one written.
+        stopped_by: number of the signal that ended it early.
+    """
+
+    step: int
+    total: int
+    model: Path | None
+    checkpoint: Path | None
+    stopped_by: int | None = None
+
+
+@dataclass
+class Totals:
+    """Sums over the passes of a step: of this process, then of all."""
+
+    loss: float = 0.0
+    weight: float = 0.0
+    answers: float = 0.0
+    tokens: float = 0.0
+    samples: float = 0.0
+    operations: float = 0.0
+    waited_s: float = 0.0
+    passes: list[dict] = field(default_factory=list)
+
+    def numbers(self) -> list[float]:
+        return [self.loss, self.weight, self.answers, self.tokens, self.samples, self.operations, self.waited_s]
+
+
+def train(recipe: Recipe, resume: str | Path | None = None, progress: bool = True) -> Outcome:
+    """Run a recipe to its end, or until a signal; run it again to go on. Under `accelerate launch`, on all processes.
+
+    The order of samples is a function of the seed and the step; each process takes its slice of every batch. So a run
+    that was killed goes on to the same weights bit for bit, and one that goes on with another number of processes to
+    the same up to the order of sums. SIGINT and SIGTERM end it with a checkpoint.
+
+    Args:
+        recipe: the whole run.
+        resume: a checkpoint to go on from, in place of the newest in `recipe.out`.
+        progress: whether to show a bar.
+
+    Returns:
+        What was done; the trained model lies in {out}/model.
+
+    Raises:
+        BadInput: data, model, settings or folder do not fit; before anything is written.
+        Diverged: the loss is not finite or runs away; the samples that did it lie in {out}/offending.
+    """
+    accelerator = accelerator_for(recipe)
+    slices = Slices(
+        recipe.optimiser.batch, recipe.optimiser.micro_batch, accelerator.num_processes, accelerator.process_index
+    )
+    if recipe.optimiser.batch % (slices.micro_batch * slices.processes):
+        raise BadInput(
+            f"optimiser.batch is {slices.batch}, expected a multiple of micro_batch × processes = "
+            f"{slices.micro_batch} × {slices.processes}"
+        )
+    if recipe.run.deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    set_seed(recipe.run.seed)
+    learner = assemble(recipe, accelerator)
+    config = learner.model.config
+    samples = Samples(recipe.data, config.context if config.needs_past else 0, recipe.run.seed)
+    tokenizer = load_tokenizer(learner.folder, config.language)
+    total = recipe.optimiser.steps or math.ceil(recipe.optimiser.epochs * len(samples) / slices.batch)
+    run = _Run(recipe, learner, samples, PointingProcessor(tokenizer, config), slices, total, progress)
+    return run.go(Path(resume) if resume else None)
+
+
+class _Run:
+    """One call of `train`: from a checkpoint or the start to the end or a signal."""
+
+    def __init__(
+        self, recipe: Recipe, learner: Learner, samples: Samples, processor: PointingProcessor, slices: Slices,
+        total: int, progress: bool,
+    ) -> None:  # fmt: skip
+        self.recipe, self.learner, self.samples, self.processor = recipe, learner, samples, processor
+        self.slices, self.total, self.progress = slices, total, progress
+        self.accelerator, self.folder = learner.accelerator, Path(recipe.out)
+        self.arithmetic = Arithmetic(learner.model.config, recipe.learn)
+        self.watch = Watch(recipe.run.diverged)
+        self.signal: int | None = None
+
+    def go(self, resume: Path | None) -> Outcome:
+        """Claim the folder, go on where it stopped, and train."""
+        settings = self.recipe.decisive() | {"weights": hub.hashes(self.learner.folder)}
+        checkpoints = Checkpoints(self.folder / "checkpoints", key_of(settings), self.recipe.run.keep)
+        if resume is not None:
+            read_state(resume)
+        if self.accelerator.is_main_process:
+            provenance.claim(self.folder, settings, "a training run")
+        self.accelerator.wait_for_everyone()
+        start = self._restore(checkpoints, resume)
+        if self.accelerator.is_main_process:
+            write_run(self.folder, self.recipe, self.accelerator.num_processes, start, self.total, len(self.samples))
+        monitor = Monitor(
+            self.folder, self.accelerator.is_main_process, start, self.total, self.recipe.run.log_every, self.progress
+        )
+        try:
+            with self._signals():
+                return self._steps(start, checkpoints, monitor)
+        finally:
+            monitor.close()
+
+    def _restore(self, checkpoints: Checkpoints, resume: Path | None) -> int:
+        """Fill everything from a checkpoint; returns the step to go on with, 0 without one."""
+        path = resume or checkpoints.latest()
+        if path is None:
+            return 0
+        state = restore(self.learner, path)
+        if resume is not None and self.accelerator.is_main_process:
+            checkpoints.drop_after(state["step"])
+        self.watch = Watch(self.recipe.run.diverged, **state["watch"])
+        return state["step"]
+
+    def _steps(self, start: int, checkpoints: Checkpoints, monitor: Monitor) -> Outcome:
+        batches = MicroBatches(self.samples, self.processor, self.slices, start, self.total)
+        source = iter(feed(batches, self.recipe.run.workers))
+        peak = peak_tflops(self.accelerator.device, self.recipe.run.precision, self.recipe.run.peak_tflops)
+        step, saved = start, None
+        monitor.lap()
+        while step < self.total:
+            totals = self._passes(step, source)
+            if totals is None:
+                break
+            row = self._update(step, totals)
+            step += 1
+            monitor.tell(step, row | speed(row, monitor.lap(), peak, self.accelerator))
+            saved = None
+            if step % self.recipe.run.checkpoint_every == 0 or step == self.total:
+                saved = checkpoints.save(self.learner, self._state(step))
+        if step == self.total:
+            model = export(self.learner, self.recipe, self.folder / "model")
+            return Outcome(step, self.total, model, saved or checkpoints.latest())
+        saved = saved or checkpoints.save(self.learner, self._state(step))
+        return Outcome(step, self.total, None, saved, self.signal)
+
+    def _passes(self, step: int, source: Iterator[MicroBatch]) -> Totals | None:
+        """All forward and backward passes of a step; None when a signal asks to stop: nothing has changed then."""
+        set_seed(_seed(self.recipe.run.seed, step, self.accelerator.process_index))
+        totals, turns = Totals(), self.slices.passes
+        for turn in range(turns):
+            waiting = time.perf_counter()
+            micro = next(source)
+            totals.waited_s += time.perf_counter() - waiting
+            batch = {name: value.to(self.accelerator.device) for name, value in micro.tensors.items()}
+            with self._gathering(last=turn == turns - 1):
+                with self._precision():
+                    loss = self.learner.objective(batch)
+                self._count(totals, batch, loss, micro)
+                told = self._agree(math.isfinite(totals.loss))
+                if told == NOT_FINITE:
+                    self._give_up(step, "the loss is not finite", totals, None if math.isfinite(totals.loss) else batch)
+                if told == ASKED_TO_STOP:
+                    return None
+                loss.backward()
+        return totals
+
+    def _count(self, totals: Totals, batch: dict[str, Tensor], loss: Tensor, micro: MicroBatch) -> None:
+        value, weight = loss.item(), weight_of(batch).item()
+        rows, tokens = batch["input_ids"].shape
+        totals.loss += value
+        totals.weight += weight
+        totals.answers += (batch["loss_masks"] > 0).sum().item()
+        totals.tokens += (batch["input_ids"] != PADDING).sum().item()
+        totals.samples += rows
+        if self.recipe.run.peak_tflops != 0:
+            totals.operations += rows * self.arithmetic.operations(batch["pixels"].shape[1], tokens)
+        totals.passes.append({"loss": value / max(weight, 1.0), "samples": micro.about})
+
+    def _update(self, step: int, totals: Totals) -> dict[str, Any]:
+        """Bring the gradient to the mean over all answer tokens of the step, clip it, and let the optimiser step."""
+        sums = torch.tensor(totals.numbers(), dtype=torch.float64, device=self.accelerator.device)
+        if self.accelerator.num_processes > 1:
+            torch.distributed.all_reduce(sums)
+        loss, weight, answers, tokens, samples, operations, waited_s = sums.tolist()
+        settings, optimiser = self.recipe.optimiser, self.learner.optimiser
+        learning = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+        gradients = [parameter.grad for parameter in learning if parameter.grad is not None]
+        torch._foreach_mul_(gradients, self.accelerator.num_processes / weight)  # engines give means over processes
+        norm = torch.nn.utils.clip_grad_norm_(learning, settings.clip)
+        norm = (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+        loss /= weight
+        if not math.isfinite(norm) or self.watch.runs_away(loss):
+            self._give_up(step, f"the loss is {loss:.4g} after {self.watch.mean:.4g}, the gradient {norm:.4g}", totals)
+        for group in optimiser.param_groups:
+            group["lr"] = cosine(step, self.total, group["peak"], settings.warmup, settings.floor)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        rates = {f"rate_{group['part']}": group["lr"] for group in optimiser.param_groups}
+        return {
+            "loss": loss, "grad_norm": norm, **rates,
+            "samples_seen": (step + 1) * settings.batch, "epoch": (step + 1) * settings.batch / len(self.samples),
+            "samples": samples, "tokens": tokens, "answer_tokens": answers, "operations": operations,
+            "data_wait_s": waited_s / self.accelerator.num_processes,
+            "replaced": sum("replaced" in one for turn in totals.passes for one in turn["samples"]),
+        }  # fmt: skip
+
+    def _state(self, step: int) -> dict[str, Any]:
+        """What a checkpoint says beside the tensors."""
+        rates = {group["part"]: group["lr"] for group in self.learner.optimiser.param_groups}
+        return {
+            "step": step, "total": self.total, "position": step * self.slices.batch, "rates": rates,
+            "seed": self.recipe.run.seed, "random": "each step begins with states made from seed, step and process",
+            "watch": self.watch.state(), "processes": self.accelerator.num_processes, "sharded": self.learner.sharded,
+            "versions": provenance.versions(),
+        }  # fmt: skip
+
+    def _agree(self, finite: bool) -> float:
+        """The worst that any process has to say, so that all stop at the same place."""
+        own = NOT_FINITE if not finite else ASKED_TO_STOP if self.signal is not None else GO_ON
+        if self.accelerator.num_processes == 1:
+            return own
+        told = torch.tensor(own, device=self.accelerator.device)
+        torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+        return told.item()
+
+    def _give_up(self, step: int, reason: str, totals: Totals, batch: dict[str, Tensor] | None = None) -> None:
+        path = keep_offending(self.folder, step, self.accelerator.process_index, reason, totals.passes, batch)
+        raise Diverged(
+            f"step {step + 1} of {self.total}: {reason}; its samples are in {path}. Look at them, or start "
+            "another run with lower rates; this one goes on from its last checkpoint and meets the same samples"
+        )
+
+    def _gathering(self, last: bool) -> AbstractContextManager:
+        """DDP adds up gradients over processes in the last pass only; FSDP2 always, which keeps them divided."""
+        quiet = not last and hasattr(self.learner.objective, "no_sync")
+        return self.learner.objective.no_sync() if quiet else nullcontext()
+
+    def _precision(self) -> AbstractContextManager:
+        return nullcontext() if self.learner.sharded else self.accelerator.autocast()
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first SIGINT or SIGTERM asks for a checkpoint, a second one does what it always does."""
+        before: dict[int, Any] = {}
+
+        def asked(number: int, _: object) -> None:
+            self.signal = number
+            signal.signal(number, before[number])
+
+        if threading.current_thread() is threading.main_thread():
+            before |= {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            for number in before:
+                signal.signal(number, asked)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
