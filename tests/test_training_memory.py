@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from training_runs import rows_of_blocks, tiny_model
+from training_runs import TINY, rows_of_blocks, tiny_model
 
 from videomolmo.cli import main
 from videomolmo.errors import BadInput
@@ -30,7 +30,7 @@ MEDIUM = PointingConfig(
 # Training as it is, up to the last checkpoint: a tiny run first, for everything that is loaded once. Freed blocks go
 # back to the system at once, as if memory were counted by its owner.
 RUN = """
-import re, sys, torch
+import gc, re, sys, torch
 from pathlib import Path
 from training_runs import recipe_of
 from videomolmo.training import trainer
@@ -38,30 +38,31 @@ torch.set_num_threads(1)
 peak = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 peaks = []
 trainer.export = lambda *_: peaks.append(peak())
-tiny, medium, rows, out, again = sys.argv[1:]
-settings = {"batch": 4, "micro_batch": 2, "steps": 2, "gradient_checkpointing": again == "again"}
-trainer.train(recipe_of(tiny, rows, Path(out) / "tiny", **settings), progress=False)
-before = peak()
-trainer.train(recipe_of(medium, rows, Path(out) / "medium", **settings), progress=False)
-print(peaks[-1] - before)
+tiny, medium, rows, out = sys.argv[1:]
+for name, model, again in (("tiny", tiny, False), ("again", medium, True), ("keep", medium, False)):
+    settings = {"batch": 4, "micro_batch": 2, "steps": 2, "gradient_checkpointing": again}
+    trainer.train(recipe_of(model, rows, Path(out) / name, **settings), progress=False)
+    gc.collect()
+print(*(one - peaks[0] for one in peaks[1:]))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks of a process are read from Linux's /proc")
-@pytest.mark.parametrize("again", ["keep", "again"])
-def test_the_estimate_is_close_to_a_measured_peak(tmp_path, again):
+def test_the_estimate_is_close_to_a_measured_peak(tmp_path):
     tiny, medium = tiny_model(tmp_path / "t"), tiny_model(tmp_path / "m", MEDIUM)
     rows = rows_of_blocks(tmp_path / "rows", clips=8)
-    command = [sys.executable, "-c", RUN, *map(str, (tiny, medium, rows, tmp_path / "out", again))]
+    command = [sys.executable, "-c", RUN, *map(str, (tiny, medium, rows, tmp_path / "out"))]
     environment = os.environ | {
         "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1",
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
     }  # fmt: skip
-    measured = int(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
-    settings = {"micro_batch": 2, "questions": 1, "gradient_checkpointing": again == "again"}
-    guessed = training_memory(MEDIUM, 32, 32, Learn(), **settings).peak
-    assert guessed == pytest.approx(measured, rel=0.15)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    guessed = [
+        training_memory(MEDIUM, 32, 32, Learn(), micro_batch=2, questions=1, gradient_checkpointing=again).peak
+        for again in (True, False)
+    ]
+    assert guessed == pytest.approx([int(measured) for measured in done.stdout.split()], rel=0.15)
 
 
 @pytest.mark.slow
@@ -75,11 +76,11 @@ def test_the_plan_is_what_the_command_prints(capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_what_makes_it_small_makes_it_small():
-    config = PointingConfig.nano()
+    config = TINY
     whole = training_memory(config, 96, 96, Learn())
     assert whole.states == 2 * whole.gradients == 8 * whole.learning and whole.gathered == 0
     again = training_memory(config, 96, 96, Learn(), gradient_checkpointing=True)
-    assert again.activations < 0.6 * whole.activations and again.weights == whole.weights
+    assert again.activations < 0.7 * whole.activations and again.weights == whole.weights
     divided = training_memory(config, 96, 96, Learn(), shard=True, devices=4)
     assert divided.weights == whole.weights // 4 and divided.gathered > 0
     temporal = training_memory(config, 96, 96, Learn(("temporal",)), precision="mixed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from weakref import WeakSet, finalize
 
@@ -110,9 +111,9 @@ def training_memory(
     learning = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
     divided, count = devices if sharded else 1, sum(learning)
     weights, gathered = _weights(model, mixed, quantize), _gathered(model, mixed) if sharded else 0
-    if gradient_checkpointing:
-        recompute(model)
-    activations = _activations(model, micro_batch, crops, tokens, mixed, sharded)
+    activations = _activations(
+        config, learn, (micro_batch, crops, tokens), mixed, mixed and sharded, gradient_checkpointing
+    )
     return TrainingMemory(
         parameters=parameters, learning=count, crops=crops, tokens=tokens,
         weights=weights // divided, gradients=FLOAT * count // divided, states=2 * FLOAT * count // divided,
@@ -140,23 +141,33 @@ def _gathered(model: PointingModel, mixed: bool) -> int:
     return size * (whole[0] + whole[1] + rest) + FLOAT * largest
 
 
-def _activations(model: PointingModel, batch: int, crops: int, tokens: int, mixed: bool, sharded: bool) -> int:
-    """Most bytes that live during a pass beside weights and gradients; the gradients of an earlier one are there."""
-    arithmetic = torch.autocast("cpu", torch.bfloat16, cache_enabled=False) if mixed and not sharded else nullcontext()
+@lru_cache(maxsize=8)
+def _activations(
+    config: PointingConfig, learn: Learn, sizes: tuple[int, int, int], mixed: bool, halves: bool, again: bool
+) -> int:
+    """Most bytes that live during a pass beside weights and gradients; the gradients of an earlier one are there.
+
+    `sizes` are samples, crops and tokens; `halves`: FSDP2 gathers all weights in bfloat16, else only products are.
+    """
+    model = PointingModel.empty(config).train()
+    choose(model, learn)
+    if again:
+        recompute(model)
+    arithmetic = torch.autocast("cpu", torch.bfloat16, cache_enabled=False) if mixed and not halves else nullcontext()
     with FakeTensorMode(allow_non_fake_inputs=True):
-        _fake(model, mixed, sharded)
+        _fake(model, mixed, halves)
         with _Living(model) as living:
             with arithmetic:
-                loss = one_pass(model, batch, crops, tokens, "cpu")
+                loss = one_pass(model, *sizes, "cpu")
             loss.backward()
     return living.peak
 
 
-def _fake(model: PointingModel, mixed: bool, sharded: bool) -> None:
+def _fake(model: PointingModel, mixed: bool, halves: bool) -> None:
     """Give a model on the meta device weights and gradients that pretend to lie on a CPU, in training's precision."""
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            half = mixed and (sharded or not parameter.requires_grad)
+            half = halves or (mixed and not parameter.requires_grad)
             content = torch.empty(parameter.shape, dtype=torch.bfloat16 if half else torch.float32)
             fake = nn.Parameter(content, requires_grad=parameter.requires_grad)
             fake.grad = torch.zeros_like(fake) if parameter.requires_grad else None
