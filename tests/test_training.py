@@ -55,13 +55,7 @@ def shell(code: str) -> subprocess.Popen:
     )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Sums are the same in every process only if they are split the same way."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -96,6 +96,7 @@ def free_port() -> int:
 def _work(recipe: Recipe, process: int, processes: int, port: int, resume: str | None) -> None:
     """The body of a training process."""
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # else a reading process would import everything anew
     if processes > 1:
         os.environ |= {
             "RANK": str(process), "LOCAL_RANK": str(process), "WORLD_SIZE": str(processes),
