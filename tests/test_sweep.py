@@ -58,7 +58,7 @@ def start() -> Iterator[Callable[[list[str]], subprocess.Popen]]:
     def begin(arguments: list[str]) -> subprocess.Popen:
         started.append(subprocess.Popen(
             [sys.executable, "-m", "videomolmo.cli", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True,
+            text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's "&" switches it off
         ))  # fmt: skip
         return started[-1]
 
