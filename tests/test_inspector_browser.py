@@ -143,7 +143,8 @@ def test_the_notebook_runs_and_shows_the_frame_it_was_asked_for(first, page, fol
     hidden = first.box.locator(
         "xpath=ancestor::div[contains(@class, 'jp-OutputArea-child')][1]/preceding-sibling::div[1]"
     )
-    assert hidden.locator("img").count() == 1 and not hidden.is_visible()  # the static picture gives way
+    hidden.locator("img").wait_for(state="attached")  # made when nobody asks for anything else
+    assert not hidden.is_visible()  # the static picture gives way
     page.wait_for_function(
         "() => document.querySelectorAll('.vm-plots .js-plotly-plot .scatterlayer .trace').length > 4"
     )

@@ -18,6 +18,7 @@ from videomolmo.errors import BadInput
 from videomolmo.inspector.differences import Differences
 from videomolmo.inspector.exports import export_coco, export_davis, export_tracks, export_video, export_view
 from videomolmo.inspector.figures import (
+    _line,
     agreement_figure,
     difference_figure,
     scores_figure,
@@ -160,6 +161,22 @@ def test_plots_hold_the_numbers(seen, theme):
     json.loads(figure.to_json())
     with pytest.raises(BadInput, match="theme"):
         agreement_figure(seen, 4, "pink")
+
+
+def test_plots_of_a_long_clip_draw_lines_and_runs_instead_of_thousands_of_markers():
+    seen = Inspection(made_result(frames=200, height=240, width=320))
+    figure = agreement_figure(seen)
+    assert all("markers" not in trace.mode for trace in figure.data)
+    decisions = seen.decisions()
+    for trace in figure.data:
+        if name := (trace.meta or {}).get("decision"):
+            starts, ends = np.array(trace.x[::3], float), np.array(trace.x[1::3], float)
+            assert (ends - starts).sum() == (decisions == name).sum() and set(trace.x[2::3]) == {None}
+    values = np.full(200, np.nan)
+    values[[0, 50, 51, 120, 199]] = 7.0
+    line = _line(values)
+    assert line["mode"] == "lines" and len(line["x"]) == len(line["y"]) == 203
+    assert np.allclose(line["x"][~np.isnan(line["y"])], [-0.4, 0.4, 50, 51, 119.6, 120.4, 198.6, 199.4])
 
 
 def test_plots_without_truth_say_so():

@@ -63,7 +63,7 @@ class Browser:
         self.canvas._receive(self.canvas, {"view": "me", **content}, [])
 
     def go(self, frame: int) -> None:
-        self.tell(kind="go", frame=frame)
+        self.tell(kind="go", frame=frame, pictures=[self.canvas.frames and min(max(0, frame), self.canvas.frames - 1)])
 
     @property
     def picture(self) -> np.ndarray:
@@ -102,7 +102,9 @@ def test_every_request_is_answered_with_its_frame(look):
     for frame, wanted in ((5, 5), (-3, 0), (999, FRAMES - 1)):
         browser.go(frame)
         assert browser.frame == wanted == inspector.frame
-        assert browser.sent[-1][0]["view"] == "me" and f"frame {wanted} " in browser.sent[-1][0]["caption"]
+        content = browser.sent[-1][0]
+        assert content["view"] == "me" and content["frames"] == [wanted]
+        assert f"frame {wanted} " in content["captions"][0]
     assert browser.picture.shape[1] <= 400 and browser.picture.shape[1] / browser.picture.shape[0] == pytest.approx(
         4 / 3, 0.05
     )
@@ -113,7 +115,7 @@ def test_a_request_is_answered_even_when_painting_breaks(look, monkeypatch):
     monkeypatch.setattr(inspector.desk.canvas, "_picture", lambda frame: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         browser.go(2)
-    assert browser.sent[-1][0]["kind"] == "nothing" and browser.sent[-1][0]["view"] == "me"
+    assert browser.sent[-1][0]["frames"] == [] and browser.sent[-1][0]["view"] == "me"
 
 
 def test_layers_objects_and_opacity_change_the_picture(look):
@@ -261,9 +263,9 @@ def test_odd_results_open(look, objects, frames):
     assert browser.frame == max(0, min(3, frames - 1))
     assert len(inspector.objects.rows) == objects
     inspector.fusion.rule.value = "union"
-    assert "frame" in browser.sent[-1][0]["caption"]
+    assert "frame" in browser.sent[-1][0]["captions"][0]
     if not frames:
-        assert "no frames" in browser.sent[-1][0]["caption"] and browser.sent[-1][1] == []
+        assert "no frames" in browser.sent[-1][0]["captions"][0] and browser.sent[-1][1] == []
 
 
 def test_a_theme_redraws_the_plots(look):
@@ -332,3 +334,18 @@ def test_what_is_sent_is_plain(look):
     browser.go(4)
     assert json.loads(json.dumps(browser.sent[-1][0]))["frame"] == 4
     assert json.dumps([inspector.desk.canvas.marks, inspector.desk.canvas.sizes])
+
+
+def test_frames_beforehand_come_in_one_answer_and_move_nothing(look):
+    inspector, browser = look()
+    went = []
+    inspector.desk.moved.append(lambda: went.append(inspector.frame))
+    browser.go(3)
+    before = len(browser.sent)
+    browser.tell(kind="go", frame=3, pictures=[4, 5, 6, 99])
+    content, buffers = browser.sent[-1]
+    assert len(browser.sent) == before + 1 and content["frames"] == [4, 5, 6] and len(buffers) == 3
+    assert inspector.frame == 3 and went == [3] and not content["moved"]
+    age = content["age"]
+    inspector.look.opacity.value = 0.9
+    assert browser.sent[-1][0]["age"] > age  # what the browser keeps is out of date

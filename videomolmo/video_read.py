@@ -52,12 +52,12 @@ class PyAVReader:
     """
 
     def __init__(self, path: Path):
-        self.path = path
+        from av.video.reformatter import VideoReformatter
+
+        self.path, self._converter = path, VideoReformatter()  # kept: a new one for each frame doubles the time
         self.warning: str | None = None
         self._broken: int | None = None
-        self._failure = ""
-        self._careful = False
-        self._by_count = False
+        self._failure, self._careful, self._by_count = "", False, False
         self._cache: dict[int, Any] = {}
         self._container, self._stream = _open_stream(path)
         packets, failure = _scan(self._container, self._stream)
@@ -91,7 +91,7 @@ class PyAVReader:
         """
         self._find(number)
         height, width = self._size
-        image = self._cache[number].to_ndarray(format="rgb24", height=height, width=width)
+        image = self._converter.reformat(self._cache[number], width, height, "rgb24").to_ndarray()
         return np.ascontiguousarray(np.rot90(image, self.turns))
 
     def close(self) -> None:

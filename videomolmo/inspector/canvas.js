@@ -1,7 +1,10 @@
 // Frames (one picture, or two side by side), their time line, keys and clicks.
-// The kernel paints. This asks for frames, shows them, and tells what was pressed. Two requests at most are on their way,
-// so a held key shows every frame the kernel can deliver and never lags behind.
-const REQUESTS = 2;
+// The kernel paints. This asks for frames, keeps and shows them, and tells what was pressed. Frames that come next on
+// the way are asked for beforehand, several at once: a message costs more than a picture.
+const REQUESTS = 2; // on their way at a time; one more for a frame that is waited for
+const AHEAD = 12, BATCH = 6; // frames beforehand; so many of them in one request
+const KEPT_PIXELS = 40e6; // of pictures, the longest unseen dropped first
+const PAUSE_MS = 60; // between two tellings of where the user is, while no picture is missing
 const GAP = 6; // pixels between two pictures
 const STEPS = { ArrowLeft: -1, ArrowRight: 1 };
 const MARKS = { found: "▲", absent: "△", malformed: "✕", dropped: "–", corrected: "◆" };
@@ -23,10 +26,14 @@ class View {
     this.id = Math.random().toString(36).slice(2);
     this.wanted = 0; // the frame the user is at
     this.shown = -1; // the frame in the picture
-    this.waiting = 0; // requests without an answer
-    this.asked = -1;
-    this.received = 0;
-    this.drawn = 0;
+    this.told = -1; // the frame the kernel knows of
+    this.step = 1; // which way the user goes
+    this.age = -1; // of what is kept; the kernel counts on when pictures change
+    this.kept = new Map(); // frame -> { images, caption, ms }
+    this.refused = new Set(); // frames the kernel could not paint
+    this.pending = []; // frames of each request without an answer
+    this.coming = new Set(); // all of them, until decoded
+    this.drawn = 0; // pictures so far
     this.panes = []; // left edge and width of each picture, pixels of the canvas
     this.playing = null;
     this.build(el);
@@ -41,7 +48,10 @@ class View {
     this.root.dataset.lmSuppressShortcuts = "true"; // arrows and space are ours, not the notebook's
     this.titles = element("div", "vm-titles", this.root);
     this.canvas = element("canvas", "vm-picture", this.root, { width: 1, height: 1 });
-    this.line = element("canvas", "vm-line", this.root, { height: 34 });
+    const track = element("div", "vm-track", this.root);
+    this.line = element("canvas", "vm-line", track, { height: 34 });
+    this.passed = element("div", "vm-passed", track);
+    this.knob = element("div", "vm-knob", track);
     const bar = element("div", "vm-bar", this.root);
     const button = (text, label, act) => {
       const made = element("button", "vm-button", bar, { textContent: text, title: label, type: "button" });
@@ -85,11 +95,12 @@ class View {
   close() {
     this.stop.abort();
     this.halt();
+    clearTimeout(this.later);
+    this.forget();
     this.sizes.disconnect();
     this.theme.disconnect();
     this.model.off("msg:custom", this.onMessage);
     this.model.off("change", this.onTraits);
-    if (this.still) this.still.style.display = "";
   }
 
   tell(content) {
@@ -98,38 +109,98 @@ class View {
 
   // ---- frames -------------------------------------------------------------------------------------------------------
   want(frame) {
-    this.wanted = Math.max(0, Math.min(this.model.get("frames") - 1, frame));
+    const wanted = Math.max(0, Math.min(this.model.get("frames") - 1, frame));
+    if (wanted !== this.wanted) this.step = wanted > this.wanted ? 1 : -1;
+    this.near = Math.abs(wanted - this.wanted) <= 2; // stepping or playing, not leaping
+    this.wanted = wanted;
+    this.moveKnob();
+    this.paint();
     this.ask();
   }
 
-  ask() {
-    if (this.waiting >= REQUESTS || this.asked === this.wanted || this.model.get("frames") < 1) return;
-    this.asked = this.wanted;
-    this.waiting += 1;
-    this.tell({ kind: "go", frame: this.wanted });
+  ask(idle = false) { // `idle`: nothing happened for a while
+    const lacks = (frame) => !this.kept.has(frame) && !this.coming.has(frame) && !this.refused.has(frame);
+    const urgent = this.model.get("frames") > 0 && lacks(this.wanted);
+    const missing = urgent ? [this.wanted] : this.near || idle ? this.ahead(lacks, idle) : [];
+    const free = this.pending.length < REQUESTS + urgent;
+    if (free && (missing.length || idle && this.told !== this.wanted)) {
+      this.pending.push(missing);
+      missing.forEach((frame) => this.coming.add(frame));
+      this.tell({ kind: "go", frame: this.told = this.wanted, pictures: missing });
+      this.ask();
+    } else if (!idle) {
+      this.later ??= setTimeout(() => { this.later = null; this.ask(true); }, PAUSE_MS);
+    }
   }
 
-  async receive(content, buffers) {
-    const mine = content.view === this.id;
-    if (mine) this.waiting = Math.max(0, this.waiting - 1);
-    else if (content.moved || this.asked < 0) this.wanted = this.asked = content.frame; // moved by somebody else
+  ahead(lacks, few) { // frames to come that are lacking, unless they are few
+    const coming = Array.from({ length: AHEAD }, (_, n) => this.wanted + (n + 1) * this.step);
+    const there = coming.filter((frame) => frame >= 0 && frame < this.model.get("frames"));
+    const missing = there.filter(lacks).slice(0, BATCH);
+    return few || missing.length >= Math.min(BATCH, there.length) ? missing : [];
+  }
+
+  receive(content, buffers) {
+    const mine = content.view === this.id, asked = mine ? this.pending.shift() ?? [] : [];
+    if (content.age !== this.age) this.forget(content.age);
+    if (!mine && (content.moved || this.shown < 0)) { // moved by somebody else
+      this.wanted = this.told = content.frame;
+      this.moveKnob();
+    }
+    const each = content.frames.length ? buffers.length / content.frames.length : 0;
+    content.frames.forEach((frame, n) => {
+      const files = buffers.slice(n * each, (n + 1) * each).map((one, at) => [one, content.types[n * each + at]]);
+      this.decode(frame, files, { caption: content.captions[n], ms: content.ms / content.frames.length });
+    });
+    for (const frame of asked.filter((one) => !content.frames.includes(one))) {
+      this.coming.delete(frame);
+      this.refused.add(frame);
+    }
+    this.paint();
     this.ask();
-    if (content.kind !== "picture") return; // the kernel could not
-    const number = ++this.received;
-    const types = content.types;
-    const images = await Promise.all(buffers.map((one, n) => createImageBitmap(new Blob([one], { type: types[n] }))));
-    if (number < this.drawn) return; // a later one was quicker
-    this.drawn = number;
-    this.draw(images);
-    images.forEach((image) => image.close());
-    this.shown = content.frame;
-    this.caption.textContent = content.caption;
-    Object.assign(this.root.dataset, { frame: content.frame, picture: number, kernelMs: content.ms });
-    this.root.setAttribute("aria-valuenow", content.frame);
-    this.root.dispatchEvent(new CustomEvent("vm-frame", { detail: content.frame, bubbles: true })); // the plots listen
-    this.root.setAttribute("aria-valuetext", content.caption);
-    this.drawLine();
-    this.settle();
+  }
+
+  async decode(frame, files, rest) {
+    const age = this.age;
+    const images = await Promise.all(files.map(([file, type]) => createImageBitmap(new Blob([file], { type }))));
+    if (age === this.age) {
+      this.drop(frame);
+      this.kept.set(frame, { images, ...rest, fresh: true });
+      this.coming.delete(frame);
+      const room = KEPT_PIXELS / images.reduce((sum, image) => sum + image.width * image.height, 1);
+      for (const old of this.kept.keys()) if (this.kept.size > Math.max(2 * AHEAD, room)) this.drop(old);
+    } else images.forEach((image) => image.close());
+    this.paint();
+    this.ask();
+  }
+
+  drop(frame) {
+    this.kept.get(frame)?.images.forEach((image) => image.close());
+    this.kept.delete(frame);
+  }
+
+  forget(age) {
+    for (const frame of [...this.kept.keys()]) this.drop(frame);
+    this.coming.clear(); // what is still on its way is asked for again
+    this.refused.clear();
+    this.age = age;
+  }
+
+  paint() { // the wanted frame, or the nearest to it that is here on the way there
+    let frame = this.wanted;
+    const back = Math.sign(this.shown - frame);
+    if (this.shown >= 0 && this.near) while (!this.kept.has(frame) && frame !== this.shown) frame += back;
+    const one = this.kept.get(frame);
+    if (!one || frame === this.shown && !one.fresh) return;
+    this.kept.delete(frame); // to the end of the queue
+    this.kept.set(frame, Object.assign(one, { fresh: false }));
+    this.draw(one.images);
+    this.shown = frame;
+    this.caption.textContent = one.caption;
+    Object.assign(this.root.dataset, { frame, picture: ++this.drawn, kernelMs: one.ms });
+    this.root.setAttribute("aria-valuenow", frame);
+    this.root.setAttribute("aria-valuetext", one.caption);
+    this.root.dispatchEvent(new CustomEvent("vm-frame", { detail: frame, bubbles: true })); // the plots listen
   }
 
   draw(images) {
@@ -146,19 +217,14 @@ class View {
     });
   }
 
-  settle() { // once, with the first picture, when everything around it stands
-    if (this.still !== undefined) return;
-    const before = this.root.closest(".jp-OutputArea-child")?.previousElementSibling;
-    this.still = before?.querySelector("img") ? before : null; // the static picture is for readers without a kernel
-    if (this.still) this.still.style.display = "none";
-  }
-
   // ---- keys, play ---------------------------------------------------------------------------------------------------
   pressed(event) {
     if (event.ctrlKey || event.metaKey) return;
     if (event.target !== this.root && event.key === " ") return; // a focused button takes the space bar itself
     const { key } = event;
-    if (key in STEPS) this.want(this.wanted + STEPS[key] * (event.shiftKey ? 10 : 1));
+    if (key in STEPS) { // a held key goes on when the picture is there: no frame is left out, none comes after it
+      if (!event.repeat || this.shown === this.wanted) this.want(this.wanted + STEPS[key] * (event.shiftKey ? 10 : 1));
+    }
     else if (key === "Home") this.want(0);
     else if (key === "End") this.want(this.model.get("frames") - 1);
     else if (key === "[" || key === "PageUp") this.toKey(-1);
@@ -239,34 +305,35 @@ class View {
     for (const text of this.model.get("titles")) element("span", "", this.titles, { textContent: text });
   }
 
-  drawLine() {
-    const dense = window.devicePixelRatio || 1, width = this.line.clientWidth, height = 34;
+  along(frame) { // of the time line's width, pixels
+    return 8 + frame / Math.max(1, this.model.get("frames") - 1) * (this.lineWidth - 16);
+  }
+
+  drawLine() { // what stays while frames change
+    const dense = window.devicePixelRatio || 1, width = this.lineWidth = this.line.clientWidth, height = 34;
     if (!width) return;
     Object.assign(this.line, { width: width * dense, height: height * dense });
     const context = this.line.getContext("2d"), style = getComputedStyle(this.root);
     const colour = (name) => style.getPropertyValue(name).trim();
-    const last = Math.max(1, this.model.get("frames") - 1);
-    const x = (frame) => 8 + frame / last * (width - 16);
     context.scale(dense, dense);
     context.fillStyle = colour("--vm-faint");
     context.fillRect(8, 11, width - 16, 4);
-    context.fillStyle = colour("--vm-accent");
-    context.fillRect(8, 11, x(this.wanted) - 8, 4);
     context.fillStyle = colour("--vm-text");
     context.font = "11px sans-serif";
     context.textAlign = "center";
     const marks = this.model.get("marks"), room = (width - 16) / Math.max(1, marks.length);
     for (const [frame, outcome] of marks) {
-      context.fillRect(x(frame) - 0.5, 8, 1, 10);
-      if (room >= 9) context.fillText(MARKS[outcome] ?? "▲", x(frame), 30);
+      const x = this.along(frame);
+      context.fillRect(x - 0.5, 8, 1, 10);
+      if (room >= 9) context.fillText(MARKS[outcome] ?? "▲", x, 30);
     }
-    context.beginPath();
-    context.arc(x(this.wanted), 13, 7, 0, 2 * Math.PI);
-    context.fillStyle = colour("--vm-accent");
-    context.fill();
-    context.lineWidth = 2;
-    context.strokeStyle = colour("--vm-ground");
-    context.stroke();
+    this.moveKnob();
+  }
+
+  moveKnob() { // without a layout or a canvas drawn anew: this is done for every frame
+    const x = this.along(this.wanted);
+    this.knob.style.transform = `translateX(${x - 9}px)`;
+    this.passed.style.transform = `scaleX(${x - 8})`;
   }
 }
 

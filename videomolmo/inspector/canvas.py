@@ -10,13 +10,14 @@ import traitlets
 
 Picture = tuple[bytes, str]  # a file's content and its MIME type
 FIRST_WIDTH_PX = 640  # until the browser says how wide it is
+MOST_AT_ONCE = 16  # frames in one answer
 
 
 class FrameCanvas(anywidget.AnyWidget):
     """One picture, or two side by side, on a time line that keys and clicks move along.
 
     Args:
-        picture: gives the pictures of a frame and the line below them; asked for every frame that is shown.
+        picture: gives the pictures of a frame and the line below them; asked for those shown, or soon to be.
         on_frame: called after the user moved to a frame.
         on_click: called with frame, picture (0 or 1), x and y in pixels of that picture's video.
         on_size: called with the width in pixels that there is for the pictures.
@@ -29,6 +30,8 @@ class FrameCanvas(anywidget.AnyWidget):
         mode: what a click means; only "look" keeps the ordinary pointer.
         titles: above the pictures.
         frame: the one shown.
+        looked_at: whether any browser shows this.
+        asked_at: `time.monotonic()` when a browser asked last; 0 before that.
     """
 
     _esm = Path(__file__).parent / "canvas.js"
@@ -51,32 +54,47 @@ class FrameCanvas(anywidget.AnyWidget):
         **traits: Any,
     ) -> None:
         super().__init__(**traits)
-        self.frame, self.looked_at = 0, False
+        self.frame, self.looked_at, self.asked_at, self._age = 0, False, 0.0, 0
         self._picture = picture
         self._on_frame, self._on_click, self._on_size, self._on_theme = on_frame, on_click, on_size, on_theme
         self.on_msg(self._receive)
 
-    def show(self, frame: int | None = None, *, view: str | None = None) -> None:
-        """Send the pictures of a frame, by default of the one shown, to every browser that looks."""
-        begun = time.perf_counter()
-        moved = frame is not None
-        if moved:
-            self.frame = min(max(0, int(frame)), max(0, self.frames - 1))
-        if not self.looked_at:  # nobody there to send it to: painted when somebody comes
-            return
-        content, data = {"kind": "nothing", "view": view, "frame": self.frame, "moved": moved}, []
+    def show(self, frame: int | None = None) -> None:
+        """Go to a frame in every browser that looks; without one, send the frame that is shown, for it changed."""
+        if frame is None:
+            self._age += 1  # what browsers keep is out of date
+        else:
+            self._go(frame)
+        if self.looked_at:  # else nobody is there to send it to: painted when somebody comes
+            self._deliver([self.frame], moved=frame is not None)
+
+    def _go(self, frame: int) -> None:
+        self.frame = min(max(0, int(frame)), max(0, self.frames - 1))
+
+    def _deliver(self, frames: list[int], *, moved: bool, view: str | None = None) -> None:
+        """Send the pictures of some frames; a request is always answered, or the browser would wait for ever."""
+        begun = time.thread_time()  # of this processor: the browser and others share the machine
+        content = {"kind": "pictures", "view": view, "frame": self.frame, "moved": moved, "age": self._age}
+        captions, data, kinds = {}, [], []
         try:
-            pictures, content["caption"] = self._picture(self.frame)
-            data = [file for file, _ in pictures]
-            content |= {"kind": "picture", "types": [kind for _, kind in pictures]}
-        finally:  # a request is always answered, or the browser would wait for ever
-            self.send(content | {"ms": round(1000 * (time.perf_counter() - begun), 2)}, buffers=data)
+            for frame in frames:
+                pictures, captions[frame] = self._picture(frame)
+                data += [file for file, _ in pictures]
+                kinds += [kind for _, kind in pictures]
+        finally:
+            content |= {"frames": list(captions), "captions": list(captions.values()), "types": kinds}
+            self.send(content | {"ms": round(1000 * (time.thread_time() - begun), 2)}, buffers=data)
 
     def _receive(self, _: Any, content: dict[str, Any], __: list[Any]) -> None:
         kind = content.get("kind")
+        self.asked_at = time.monotonic()
         if kind == "go":
-            self.show(int(content["frame"]), view=content.get("view"))
-            self._on_frame(self.frame)
+            was = self.frame
+            self._go(content["frame"])
+            asked = [frame for frame in map(int, content["pictures"]) if 0 <= frame < max(1, self.frames)]
+            self._deliver(asked[:MOST_AT_ONCE], moved=self.frame != was, view=content.get("view"))
+            if self.frame != was:
+                self._on_frame(self.frame)
         elif kind == "click":
             self._on_click(int(content["frame"]), int(content["pane"]), float(content["x"]), float(content["y"]))
         elif kind == "theme":

@@ -167,19 +167,26 @@ def clicks_on_key_frame(
         segments: that begin on the key frame.
         frame: its number.
     """
-    from scipy.optimize import linear_sum_assignment
-
     there = [s for s in segments if s.start == frame and s.reach_forward[0] and s.forward is not None]
     costs = np.array([[_distance(s.forward, frame, point) for s in there] for point in points])
     owners: list[int | None] = [None] * len(points)
     clicks: dict[int, Clicks] = {}
-    for row, column in zip(*linear_sum_assignment(costs.reshape(len(points), len(there))), strict=True):
+    for row, column in _cheapest(costs.reshape(len(points), len(there))):
         owners[row] = there[column].thing
         clicks[there[column].thing] = ((float(points[row][0]), float(points[row][1]), 1),)
     for segment in there:
         if segment.thing not in clicks and (middle := middle_of_strip(segment.forward, frame)):
             clicks[segment.thing] = ((*middle, 1),)  # the answer is lost; its mask tells where it may have been
     return owners, clicks
+
+
+def _cheapest(costs: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Rows and columns of the cheapest assignment; scipy, slow to import, is asked only where rows want the same."""
+    if costs.size and len(set(nearest := costs.argmin(axis=1))) == len(costs):
+        return enumerate(nearest)
+    from scipy.optimize import linear_sum_assignment
+
+    return zip(*linear_sum_assignment(costs), strict=True)
 
 
 def _distance(strip: Strip, frame: int, point: tuple[float, float]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES
 from videomolmo.inspector.differences import Differences
 from videomolmo.inspector.inspection import Inspection
-from videomolmo.inspector.plot_style import DECISION_STYLES, PLOTLY_DASHES, hex_of
+from videomolmo.inspector.plot_style import DECISION_STYLES, PLOTLY_DASHES, Style, hex_of
 from videomolmo.inspector.static import static_picture
 
 if TYPE_CHECKING:
@@ -22,13 +22,15 @@ THEMES = ("light", "dark")
 _GROUND = {"light": ("plotly_white", "#ffffff", "#222222"), "dark": ("plotly_dark", "#111418", "#e8e8e8")}
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 MOST_KEY_LINES = 120
+MOST_MARKED = 80  # frames with a marker each: every marker is an element that browsers lay out for each frame shown
 
 
 def agreement_figure(inspection: Inspection, t: int | None = None, theme: str = "light") -> Figure:
     """IoU of the two directions over time, a line per object, and below it what the rule decided, a row per object.
 
     One trace per object first (`meta={"object": id}`, x = frame numbers), then one per decision that occurs, in the
-    legend. The first shape is the line of time at `t` (hidden for None), which moves by its x0 and x1.
+    legend: its frames, or in a long clip its runs, from half a frame before to half a frame after. The first shape is
+    the line of time at `t` (hidden for None), which moves by its x0 and x1.
 
     Raises:
         BadInput: an unknown theme.
@@ -42,7 +44,7 @@ def agreement_figure(inspection: Inspection, t: int | None = None, theme: str = 
         styles = [DECISION_STYLES[name] for name in decisions[:, thing - 1]]
         figure.add_scatter(
             x=frames, y=inspection.agreement[:, thing - 1], name=name_of(inspection, thing), meta={"object": thing},
-            mode="lines+markers", line={"color": hex_of(thing, theme), "dash": _dash(thing), "width": 2},
+            mode=_line(frames)["mode"], line={"color": hex_of(thing, theme), "dash": _dash(thing), "width": 2},
             marker={"color": [style.colour for style in styles], "symbol": [style.symbol for style in styles],
                     "size": 8, "line": {"color": hex_of(thing, theme), "width": 1}},
             customdata=decisions[:, thing - 1], hovertemplate="frame %{x} · IoU %{y:.2f} · %{customdata}",
@@ -51,11 +53,10 @@ def agreement_figure(inspection: Inspection, t: int | None = None, theme: str = 
     for name, style in DECISION_STYLES.items():
         where, which = np.nonzero(decisions == name)
         if len(where):
+            things = [name_of(inspection, thing + 1) for thing in which]
             figure.add_scatter(
-                x=where, y=[name_of(inspection, thing + 1) for thing in which], name=name, mode="markers",
-                marker={"color": style.colour, "symbol": style.symbol, "size": 8},
-                meta={"decision": name}, legendgroup="decisions", row=2, col=1,
-                hovertemplate="frame %{x} · %{y}: " + name + "<extra></extra>",
+                **_decided(inspection, where, things, style), name=name, meta={"decision": name}, row=2, col=1,
+                legendgroup="decisions", hovertemplate="frame %{x} · %{y}: " + name + "<extra></extra>",
             )  # fmt: skip
     _finish(figure, inspection, t, theme, height=270 + 22 * max(1, objects))
     used = "" if "tau" in RULES[inspection.rule].options else f" (rule {inspection.rule} does not ask)"
@@ -79,7 +80,7 @@ def track_figure(inspection: Inspection, t: int | None = None, theme: str = "lig
             series = inspection.series(thing)
             values = np.where(series.area > 0, getattr(series, quantity), np.nan)
             figure.add_scatter(
-                x=np.arange(inspection.frames), y=values, name=name_of(inspection, thing), mode="lines+markers",
+                **_line(values), name=name_of(inspection, thing),
                 line={"color": hex_of(thing, theme), "dash": _dash(thing), "width": 2}, marker={"size": 5},
                 meta={"object": thing, "quantity": quantity}, legendgroup=f"object {thing}", showlegend=row == 1,
                 hovertemplate="frame %{x} · " + text + " %{y:.1f}", row=row, col=1,
@@ -105,7 +106,7 @@ def scores_figure(
             continue
         label = "J&F" if other is None else f"J&F {name}"
         figure.add_scatter(
-            x=np.arange(one.frames), y=scores.per_frame, mode="lines+markers", meta={"result": name},
+            **_line(scores.per_frame), meta={"result": name},
             name=f"{label}, mean {np.nanmean(scores.per_frame):.2f}", marker={"size": 5},
             line={"color": hex_of(number, theme), "dash": _dash(number), "width": 2.5},
             hovertemplate="frame %{x} · J&F %{y:.2f}",
@@ -138,6 +139,32 @@ def difference_figure(differences: Differences, t: int | None = None, theme: str
 def name_of(inspection: Inspection, thing: int) -> str:
     """The name the user gave to an object, or "object n"."""
     return inspection.names.get(thing) or f"object {thing}"
+
+
+def _line(values: np.ndarray) -> dict[str, Any]:
+    """Values of all frames as a line: with markers, or in a long clip with a dash where one frame stands alone."""
+    frames = np.arange(len(values), dtype=float)
+    if len(values) <= MOST_MARKED:
+        return {"x": frames, "y": values, "mode": "lines+markers"}
+    seen = np.pad(~np.isnan(values), 1)
+    lone = seen[1:-1] & ~seen[:-2] & ~seen[2:]
+    x, ends = np.repeat(frames, 1 + lone), np.repeat(lone, 1 + lone)
+    x[ends] += np.tile((-0.4, 0.4), lone.sum())
+    return {"x": x, "y": np.repeat(values, 1 + lone), "mode": "lines"}
+
+
+def _decided(inspection: Inspection, frames: np.ndarray, things: list[str], style: Style) -> dict[str, Any]:
+    """A decision's frames and the names of its objects: a marker for each frame, or one bar for each run of frames."""
+    if inspection.frames <= MOST_MARKED:
+        marker = {"color": style.colour, "symbol": style.symbol, "size": 8}
+        return {"x": frames, "y": things, "mode": "markers", "marker": marker}
+    x, y = [], []
+    for name in dict.fromkeys(things):
+        own = np.array([frame for frame, thing in zip(frames, things, strict=True) if thing == name])
+        for run in np.split(own, np.flatnonzero(np.diff(own) > 1) + 1):
+            x += [run[0] - 0.5, run[-1] + 0.5, None]
+            y += [name, name, None]
+    return {"x": x, "y": y, "mode": "lines", "line": {"color": style.colour, "width": 9}}
 
 
 def _dash(thing: int) -> str:

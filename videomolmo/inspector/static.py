@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FRAMES = 6  # in a row of the contact sheet
 WIDTH_IN, DPI = 13.0, 100
 VIEW = (260, 260)
+GAP = 8  # pixels between two frames
 MOST_ANSWERS, MOST_LETTERS = 12, 110
 
 
@@ -35,9 +36,9 @@ def static_picture(inspection: Inspection, other: Inspection | None = None) -> b
     plots = _plots(shown)
     heights = [*(_tile_height(one) for one in shown), *(height for height, _ in plots), 0.165 * text.count("\n") + 0.4]
     total = sum(heights) + 0.35 * len(heights)
-    figure = Figure(figsize=(WIDTH_IN, total), dpi=DPI, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(WIDTH_IN, total), dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    areas = figure.subfigures(len(heights), 1, height_ratios=heights, hspace=0.01)
+    areas = figure.subfigures(len(heights), 1, height_ratios=heights)
     areas = list(np.atleast_1d(areas))
     frames = chosen_frames(shown)
     for area, one, name in zip(areas, shown, ("first", "second"), strict=False):
@@ -80,19 +81,37 @@ def _contact_sheet(area: Any, inspection: Inspection, frames: list[int], name: s
     model = inspection.result.config.get("model", {})
     settings = f"rule {inspection.rule} · τ {inspection.tau:g}" + (f" · k {model['every']}" if "every" in model else "")
     title = f"“{inspection.sentence}” · {inspection.frames} frames · {inspection.objects} objects · {settings}"
-    area.suptitle(f"{name}: {title}" if name else title, fontsize=12, fontweight="bold", parse_math=False)
+    top = 1 - 0.1 * DPI / area.bbox.height
+    area.suptitle(f"{name}: {title}" if name else title, y=top, fontsize=12, fontweight="bold", parse_math=False)
     if not frames or not inspection.height:
         area.text(0.5, 0.3, "no frames", ha="center", fontsize=12)
         return
     layers = ("fused", "truth") if inspection.truth is not None else ("fused",)
     outcomes, decisions = inspection.outcomes(), inspection.decisions()
-    for axes, t in zip(area.subplots(1, FRAMES, squeeze=False)[0], frames + [None] * FRAMES, strict=False):
-        axes.set_axis_off()
-        if t is None:
-            continue
-        axes.imshow(paint(inspection, t, Look(layers, size=VIEW)))
+    pictures = [paint(inspection, t, Look(layers, size=VIEW)) for t in frames]
+    height, width = pictures[0].shape[:2]
+    step = width + GAP
+    sheet = np.full((height, FRAMES * step - GAP, 3), 255, np.uint8)
+    axes = area.add_axes(_inside(area, left=0.1, right=0.1, bottom=0.05, top=0.5))
+    axes.set_axis_off()
+    for n, (t, picture) in enumerate(zip(frames, pictures, strict=True)):
+        sheet[:, n * step : n * step + width] = picture
         said = f"key: {outcomes[t]}" if t in outcomes else ", ".join(sorted({d for d in decisions[t] if d != "none"}))
-        axes.set_title(f"{t} · {said or 'nothing there'}", fontsize=9)
+        axes.text(n * step + width / 2, -4, f"{t} · {said or 'nothing there'}", ha="center", va="bottom", fontsize=9)
+    axes.imshow(sheet)
+
+
+def _inside(area: Any, left: float, right: float, bottom: float, top: float) -> tuple[float, float, float, float]:
+    """What margins in inches leave of an area: left, bottom, width and height as shares of it."""
+    width, height = area.bbox.width / DPI, area.bbox.height / DPI
+    return left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height
+
+
+def _axes(area: Any, rows: int, columns: int, legend: bool, **options: Any) -> np.ndarray:
+    """Axes in an area, with room for their texts, and at the right for a legend; a layout engine takes a second."""
+    left, bottom, width, height = _inside(area, 0.75, 2.1 if legend else 0.15, 0.5, 0.32)
+    edges = {"left": left, "bottom": bottom, "right": left + width, "top": bottom + height}
+    return area.subplots(rows, columns, squeeze=False, gridspec_kw=edges | options.pop("grid", {}), **options)
 
 
 def _plots(shown: list[Inspection]) -> list[tuple[float, Any]]:
@@ -112,7 +131,8 @@ def _plots(shown: list[Inspection]) -> list[tuple[float, Any]]:
 def _agreement(area: Any, inspection: Inspection, name: str) -> None:
     """Lines of agreement above, a row of decisions for each object below."""
     objects = max(1, inspection.objects)
-    upper, lower = area.subplots(2, 1, sharex=True, height_ratios=[2.6, 0.5 + 0.16 * min(20, objects)])
+    grid = {"height_ratios": [2.6, 0.5 + 0.16 * min(20, objects)], "hspace": 0.12}
+    upper, lower = _axes(area, 2, 1, legend=True, sharex=True, grid=grid)[:, 0]
     frames, decisions = np.arange(inspection.frames), inspection.decisions()
     for thing in range(1, inspection.objects + 1):
         line = {
@@ -128,8 +148,8 @@ def _agreement(area: Any, inspection: Inspection, name: str) -> None:
     unused = "" if "tau" in RULES[inspection.rule].options else " (not asked)"
     upper.axhline(inspection.tau, color="#d55e00", ls="--", lw=1.4, label=f"τ = {inspection.tau:g}{unused}")
     for axes in (upper, lower):
-        for key in inspection.key_frames:
-            axes.axvline(key, color="black", lw=0.6, ls=":", alpha=0.35)
+        along = axes.get_xaxis_transform()  # frames from left to right, the whole height
+        axes.vlines(inspection.key_frames, 0, 1, transform=along, color="black", lw=0.6, ls=":", alpha=0.35)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=1 + objects // 9)
     upper.set(ylim=(-0.04, 1.06), ylabel="agreement (IoU)", title=f"{name}forward against backward; dotted: key frames")
@@ -138,7 +158,8 @@ def _agreement(area: Any, inspection: Inspection, name: str) -> None:
 
 
 def _tracks(area: Any, inspection: Inspection, name: str) -> None:
-    for axes, quantity in zip(area.subplots(1, 3), ("x", "y", "area"), strict=True):
+    row = _axes(area, 1, 3, legend=False, grid={"wspace": 0.3})[0]
+    for axes, quantity in zip(row, ("x", "y", "area"), strict=True):
         for thing in range(1, inspection.objects + 1):
             series = inspection.series(thing)
             values = np.where(series.area > 0, getattr(series, quantity), np.nan)
@@ -151,7 +172,7 @@ def _tracks(area: Any, inspection: Inspection, name: str) -> None:
 
 def _scores(area: Any, shown: list[Inspection]) -> None:
     both = len(shown) > 1
-    every: list[Axes] = list(area.subplots(1, 1 + both, squeeze=False)[0])
+    every: list[Axes] = list(_axes(area, 1, 1 + both, legend=False)[0])
     for number, one in enumerate(shown, start=1):
         scores = one.scores()
         if scores is not None and np.isfinite(scores.per_frame).any():

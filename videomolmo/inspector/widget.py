@@ -18,6 +18,7 @@ from videomolmo.inspector.panel_files import AskPanel, ExportPanel
 from videomolmo.inspector.panel_fusion import FusionPanel
 from videomolmo.inspector.panel_look import LookPanel, ObjectPanel
 from videomolmo.inspector.panel_plots import PlotPanel
+from videomolmo.inspector.widget_work import somebody_watches, when_quiet
 from videomolmo.results import GroundingResult
 
 
@@ -103,10 +104,16 @@ class TrackInspector:
         return {"text/plain": repr(self), "image/png": self.picture()}
 
     def _ipython_display_(self) -> None:
+        """The static picture, then the live inspector; where a person waits, the picture is made after all else."""
         from IPython.display import display
 
-        display(self._repr_mimebundle_(), raw=True)
+        if not somebody_watches():
+            display(self._repr_mimebundle_(), raw=True)
+            display(self.box)
+            return
+        still = display({"text/plain": repr(self)}, raw=True, display_id=True)
         display(self.box)
+        when_quiet(lambda: still.update(self._repr_mimebundle_(), raw=True), lambda: self.desk.canvas.asked_at)
 
     def __repr__(self) -> str:
         lines = [

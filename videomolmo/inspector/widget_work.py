@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,39 @@ class Later:
     def _do(self) -> None:
         self._waiting = False
         self._work()
+
+
+def somebody_watches() -> bool:
+    """Whether a person runs this cell: programs that run notebooks can answer no question, and tell the kernel so."""
+    from IPython import get_ipython
+
+    kernel = getattr(get_ipython(), "kernel", None)
+    if kernel is None:
+        return False
+    return bool((kernel.get_parent() or {}).get("content", {}).get("allow_stdin"))
+
+
+def when_quiet(
+    work: Callable[[], None], asked_at: Callable[[], float], quiet_s: float = 1.5, latest_s: float = 60.0
+) -> None:
+    """Do something once, when the user did nothing for a while, or never came; at once where there is no loop.
+
+    Args:
+        work: what to do.
+        asked_at: `time.monotonic()` of what the user did last; 0 before that.
+        quiet_s: how long nothing happened.
+        latest_s: after so long it is done whatever happens.
+    """
+    loop, begun = _loop(), time.monotonic()
+
+    def look() -> None:
+        now = time.monotonic()
+        if now - begun > latest_s or (asked_at() and now - asked_at() > quiet_s):
+            work()
+        else:
+            loop.call_later(quiet_s / 4, look)
+
+    work() if loop is None else look()
 
 
 class Work:
