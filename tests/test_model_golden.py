@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -245,10 +246,15 @@ def test_training_step(folder: Path) -> None:
     out.loss.backward()
     near("training loss", out.loss[None], golden["loss"], 1e-5)
     near("logits in training", out.logits, golden["logits"], BATCH_LOGITS)
+    gradients_near("gradients", model, golden, norms)
+
+
+def gradients_near(stage: str, model: PointingModel, golden: dict[str, Tensor], norms: dict[str, Any]) -> None:
+    """Assert that a model's gradients are the golden ones: some of them whole, all by their norm."""
     gradients = published_gradients(model)
     for name, value in golden.items():
         if name.startswith("grad."):
-            near("gradients", gradients[name.removeprefix("grad.")], value, 3e-4, relative=True)
+            near(stage, gradients[name.removeprefix("grad.")], value, 3e-4, relative=True)
     for name, norm in norms["grad_l2_norm"].items():
         if norm >= 1e-6:
             assert gradients[name].double().norm().item() == pytest.approx(norm, rel=2e-4), name

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from golden import model_folders, near, read_json, tensors
-from test_model_golden import model_of, published_gradients, train_batch
+from test_model_golden import gradients_near, model_of, train_batch
 from torch.utils.flop_counter import FlopCounterMode
-from training_runs import COLOURS, TINY, recipe_of, rows_of_blocks, tiny_model, weights
+from training_runs import COLOURS, TINY, fixture_of, recipe_of, rows_of_blocks, tiny_model, weights
 
 from videomolmo.cli import main
 from videomolmo.datasets.annotations import Points
@@ -37,20 +37,11 @@ from videomolmo.training.throughput import Arithmetic
 from videomolmo.training.trainer import train
 
 EXPORT = trainer.export
+model, rows = fixture_of(tiny_model), fixture_of(rows_of_blocks)
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "data" / "recipes").glob("*.toml"))
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory) -> Path:
-    return rows_of_blocks(tmp_path_factory.mktemp("rows"))
 
 
 def samples_of(rows: Path, **changes: object) -> Samples:
@@ -264,13 +255,7 @@ def test_the_step_is_the_golden_one(folder):
     for parameter in model.parameters():
         if parameter.grad is not None:
             parameter.grad /= weight
-    gradients = published_gradients(model)
-    for name, value in golden.items():
-        if name.startswith("grad."):
-            near("gradients, by the trainer", gradients[name.removeprefix("grad.")], value, 3e-4, relative=True)
-    for name, norm in norms["grad_l2_norm"].items():
-        if norm >= 1e-6:
-            assert gradients[name].double().norm().item() == pytest.approx(norm, rel=2e-4), name
+    gradients_near("gradients, by the trainer", model, golden, norms)
 
 
 def test_accumulation_and_checkpointing_change_only_the_last_bits(model, rows, tmp_path):

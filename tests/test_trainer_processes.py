@@ -12,24 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import finish, free_port, recipe_of, rows_of_blocks, start, tiny_model, weights
+from training_runs import finish, fixture_of, free_port, recipe_of, rows_of_blocks, start, tiny_model, weights
 
 from videomolmo.training.checkpoints import read_state
 from videomolmo.training.monitor import read_metrics
 from videomolmo.training.recipe import Recipe
 
 pytestmark = pytest.mark.slow
+model, rows = fixture_of(tiny_model), fixture_of(rows_of_blocks)
 SHARED = {"batch": 8, "micro_batch": 2, "checkpoint_every": 3}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory) -> Path:
-    return rows_of_blocks(tmp_path_factory.mktemp("rows"))
 
 
 @pytest.fixture(scope="module")

@@ -9,30 +9,16 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from numbered_frames import HEIGHT, WIDTH, number_of, picture
 from PIL import Image
 
 from videomolmo.errors import BadInput
 from videomolmo.video import BrokenVideo, open_video
 
-HEIGHT, WIDTH = 96, 128
 CLOSED = {"x264-params": "keyint=12:min-keyint=12:scenecut=0:bframes=3:b-adapt=0:ref=4", "crf": "18"}
 OPEN = {**CLOSED, "x264-params": CLOSED["x264-params"] + ":open-gop=1:b-pyramid=normal"}
 X265 = {"x265-params": "keyint=12:log-level=none", "crf": "18"}  # open groups of pictures by default
 SHARED = Path(__file__).parents[2] / "shared" / "videos"
-
-
-def picture(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """A moving pattern with `number` as eight black or white blocks at the top."""
-    pattern = np.add.outer(3 * np.arange(height), 2 * np.arange(width) + 5 * number) % 200
-    frame = np.repeat(pattern[..., None], 3, axis=2).astype(np.uint8)
-    for bit in range(8):
-        frame[:24, bit * 16 : (bit + 1) * 16] = 255 * (number >> bit & 1)
-    return frame
-
-
-def number_of(frame: np.ndarray) -> int:
-    """The number a frame carries."""
-    return sum(int(frame[4:20, bit * 16 + 4 : bit * 16 + 12].mean() > 128) << bit for bit in range(8))
 
 
 def encode(path: Path, codec="libx264", count=60, options=None, pix_fmt="yuv420p", times_ms=None, turn=None, **opening):

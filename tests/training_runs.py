@@ -6,10 +6,13 @@ import json
 import multiprocessing
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -68,6 +71,11 @@ def rows_of_blocks(folder: Path, clips: int = 6, frames: int = 5, size: int = 32
         rows += [named | {"points": tracks[colour], "caption": f"the {colour} block"} for colour in chosen]
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return folder
+
+
+def fixture_of(make: Callable[[Path], Path]) -> Any:
+    """A fixture of a test module: the folder that `make` fills, once."""
+    return pytest.fixture(scope="module")(lambda tmp_path_factory: make(tmp_path_factory.mktemp(make.__name__)))
 
 
 def recipe_of(model: Path, rows: Path, out: Path, **changes: object) -> Recipe:
