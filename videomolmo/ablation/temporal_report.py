@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -130,16 +131,17 @@ def verdict(low: float, high: float, expected: int | None) -> str:
 
 def draw(table: pd.DataFrame, folder: Path) -> list[Path]:
     """Two plots, each as PNG and SVG: the variants at the paper's l, and the context length; returns the files."""
+    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     means = summary(table)
     figures = {"temporal_variants": _draw_variants(means, Figure), "temporal_context": _draw_contexts(means, Figure)}
     files = []
-    for name, figure in figures.items():
-        for suffix in (".png", ".svg"):
-            path = Path(folder) / f"{name}{suffix}"
-            figure.savefig(path, dpi=150, metadata={"Date": None} if suffix == ".svg" else None)
-            files.append(path)
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "temporal"}):  # drawn again, a file stays the same
+        for name, figure in figures.items():
+            for suffix, metadata in ((".png", None), (".svg", {"Date": None})):
+                files.append(Path(folder) / f"{name}{suffix}")
+                figure.savefig(files[-1], dpi=150, metadata=metadata)
     return files
 
 
@@ -152,7 +154,8 @@ def _draw_variants(means: pd.DataFrame, figure_class: type) -> object:
         x = [list(KINDS).index(kind) + 0.13 * (place - 2) for kind in rows.index]
         error = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
         axes.errorbar(x, rows["value"], error, fmt=marker, color=colour, capsize=3, label=NAMES[variant])
-    axes.set_xticks(range(len(KINDS)), [name.replace(": ", ":\n") for name in KINDS.values()])
+    names = [name.replace(": ", ":\n") if ":" in name else textwrap.fill(name, 16) for name in KINDS.values()]
+    axes.set_xticks(range(len(KINDS)), names)
     axes.set(ylim=(0, 1), ylabel="share right")
     axes.set_title(f"How the past enters, l = {SHOWN_CONTEXT} (nano; 95 % over seeds and questions)", fontsize=10)
     _finish(figure, axes)
