@@ -132,13 +132,13 @@ def _paint_ids(picture: np.ndarray, boxes: dict[int, tuple], look: Look, scale: 
 def view_size(inspection: Inspection, size: tuple[int, int] | None) -> tuple[int, int]:
     """Height and width of the painted picture: the frame fitted into `size`, proportions kept.
 
-    A small frame is enlarged by a whole number, so that its pixels stay squares of one size.
+    From twice on a frame is enlarged by a whole number, so that its pixels stay squares of one size.
     """
     height, width = max(1, inspection.height), max(1, inspection.width)
     if size is None:
         return height, width
     scale = min(size[0] / height, size[1] / width)
-    scale = int(scale) if scale > 1 else scale
+    scale = int(scale) if scale > 2 else scale
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
