@@ -269,6 +269,32 @@ def test_two_results_are_compared(page):
     shoot(page, "compare")
 
 
+def test_a_running_correction_is_cancelled_and_nothing_is_changed(first, folder):
+    log = results(folder) / "result" / "corrections.jsonl"
+    before = log.read_text()
+    first.press("Home", *["ArrowRight"] * 4)
+    first.shows(4)
+    plain = first.pixels()
+    first.correct.click()
+    first.click_at(200.5, 120.5, 320, 240)
+    first.box.get_by_role("button", name="cancel").click()
+    first.says("cancelled: nothing was changed")
+    assert np.array_equal(first.pixels(), plain) and log.read_text() == before
+    first.box.get_by_role("button", name="look", exact=True).click()
+
+
+def test_another_sentence_is_asked_and_the_first_comes_back(first, folder):
+    saved = (results(folder) / "result" / "run.json").read_bytes()
+    first.box.get_by_placeholder("the blue square").fill("the red star")
+    first.box.get_by_role("button", name="ask").click()
+    first.says("“the red star”: [1-9] objects")
+    first.box.locator(".vm-answer").get_by_text("red star").first.wait_for()
+    history = first.box.locator("select", has_text="the red star")
+    history.select_option("the circle")
+    first.box.locator(".vm-answer").get_by_text(re.compile("circle")).first.wait_for()
+    assert (results(folder) / "result" / "run.json").read_bytes() == saved
+
+
 def test_it_can_be_read_in_the_dark_and_enlarged(first, page):
     execute(page, "apputils:change-theme", {"theme": "JupyterLab Dark"})
     page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")

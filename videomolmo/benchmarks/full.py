@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from videomolmo import provenance
+from videomolmo.errors import BadInput
 from videomolmo.masks.build import build_published
 from videomolmo.masks.tracker import MaskTracker
 from videomolmo.model import PointingConfig, PointingModel, PointingProcessor, collate
@@ -128,6 +129,8 @@ def main() -> None:
     parser.add_argument("--quantize", default=None)
     parser.add_argument("--out", required=True, type=Path)
     options = parser.parse_args()
+    if options.out.exists():
+        raise BadInput(f"{options.out} exists; give another name")
     device, dtype = options.device, dtype_of(options.dtype)
     with open_video(options.video, max_frames=6) as video:
         frames = np.stack(list(video.iterate()))[-5:]
