@@ -22,7 +22,7 @@ from videomolmo.model import PointingModel
 from videomolmo.model.config import TEMPORAL_KINDS
 from videomolmo.model.sequence import answer_loss
 from videomolmo.model.temporal import to_windows
-from videomolmo.shipped import data_folder, nano_pointing
+from videomolmo.shipped import data_folder, nano_pointing_96
 from videomolmo.training import nano, starts
 from videomolmo.training.pointing_data import COLOUR_CLASSES, MOTION_CLASSES, SHAPE_CLASSES
 from videomolmo.training.rendered import render_clip
@@ -74,7 +74,7 @@ def test_clips_are_seen_once_and_then_read(clips, cache, monkeypatch):
 
 
 def test_features_are_those_of_the_shipped_tower(clips):
-    model = PointingModel.from_pretrained(nano_pointing())
+    model = PointingModel.from_pretrained(nano_pointing_96())
     frames, ids, things = render_clip(SMALL, 3)
     pixels = temporal_language.processor_of(model).image.pixels_only(frames)
     with torch.inference_mode():

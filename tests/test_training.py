@@ -82,7 +82,7 @@ def train_masks(clips: Path, folder: Path) -> Path:
 def train_pointing(clips: Path, folder: Path) -> Path:
     own = processor()
     return pointing.train_stage(
-        own.config, STAGE, own, RenderedClips(clips), folder, begin=None, seed=1, checkpoint_every=2
+        own.config, STAGE, own, RenderedClips(clips), folder, begin=(), seed=1, checkpoint_every=2
     )
 
 
@@ -294,11 +294,48 @@ def test_exported_masks_load(clips_folder, tmp_path):
     assert (tmp_path / "recipe.json").is_file()
 
 
+def test_a_grown_model_begins_where_the_smaller_one_was():
+    from videomolmo.training.growth import PLACES, SIDES, enlarged, grown
+
+    small = PointingConfig.nano()
+    torch.manual_seed(0)
+    state = {f"model.{name}": value for name, value in PointingModel(small).state_dict().items()}
+    same = grown(state, small)
+    assert all(torch.allclose(same[name], value, atol=1e-6) for name, value in state.items())
+    large = enlarged(small, 144)
+    larger = grown(state, large)
+    model = PointingModel(large)
+    model.load_state_dict({name.removeprefix("model."): value for name, value in larger.items()})
+    assert larger[PLACES].shape == (1 + 18 * 18, 128) and all(larger[name].shape == (9, 128) for name in SIDES)
+    changed = {name for name, value in state.items() if not torch.equal(larger[name], value)}
+    assert changed == {PLACES, *SIDES}
+    across = torch.linspace(0, 1, 12).repeat(12)[:, None].expand(-1, 128)  # says how far to the right a patch lies
+    places = grown(state | {PLACES: torch.cat([torch.zeros(1, 128), across])}, large)[PLACES][1:, 0].view(18, 18)
+    assert (places.diff(dim=1) > -0.02).all() and places.diff(dim=0).abs().max() < 1e-5
+    assert places[0, 0].abs() < 0.05 and abs(places[0, -1] - 1) < 0.05
+
+
+def test_of_several_beginnings_the_last_that_has_a_tensor_counts(clips, tmp_path):
+    own = processor()
+    single = pointing.single_frame(own.config)
+    torch.manual_seed(0)
+    heads = {f"heads.{name}": value for name, value in FactHeads(128, 256, 8).state_dict().items()}
+    paths = []
+    for name, config in (("first", own.config), ("second", single)):
+        state = {f"model.{key}": value for key, value in PointingModel(config).state_dict().items()}
+        save_checkpoint(tmp_path / f"{name}.pt", state=state | heads)
+        paths.append(tmp_path / f"{name}.pt")
+    both, _, _, _ = pointing._start(own.config, STAGE, tmp_path / "none.pt", tuple(paths), 1, "cpu")
+    first, second = (load_checkpoint(path)["state"] for path in paths)
+    begun = {f"model.{name}": value for name, value in both["model"].state_dict().items()}
+    assert all(torch.equal(begun[name], second.get(name, first[name])) for name in begun)
+
+
 def test_exported_pointing_loads(tmp_path):
     torch.manual_seed(0)
     own = processor()
     both = torch.nn.ModuleDict({"model": PointingModel(own.config), "heads": FactHeads(128, 256, 8)})
-    nano.export_pointing(both.state_dict(), own.config, own.tokenizer, tmp_path, {"seed": 1})
+    nano.export_pointing(both.state_dict(), own.config, own.tokenizer, tmp_path, {"seed": 1}, (STAGE,))
     loaded = PointingModel.from_pretrained(tmp_path)
     assert loaded.config == own.config
     assert all(

@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     ground.add_argument("video", nargs="?", metavar="VIDEO", help="video file or folder of images")
     ground.add_argument("sentence", nargs="?", metavar="SENTENCE", help="for example 'the red circle'")
     ground.add_argument("--out", default="results/ground", metavar="DIR", help="where to write (default: %(default)s)")
-    ground.add_argument("--model", default="nano", help="'nano', a folder, or a hub id[@revision] (default: nano)")
+    ground.add_argument("--model", default="nano", help="'nano', 'nano-96', a folder, or a hub id[@revision]")
     ground.add_argument("--masks", default="nano", help="SAM 2: 'nano', a folder, .pt, or hub id (default: nano)")
     ground.add_argument("--every", type=_whole, default=5, metavar="K", help="frames between key frames (default: 5)")
     ground.add_argument("--fusion", default="iou", metavar="RULE", help="how both directions are fused (default: iou)")

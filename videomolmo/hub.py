@@ -19,13 +19,14 @@ def pointing_folder(name: str, offline: bool = False) -> Path:
     """The folder of a pointing model, in our own format or as published.
 
     Args:
-        name: "nano", a folder, or a hub id, with "@revision" where one is wanted.
+        name: "nano", "nano-96" (the same before it grew), a folder, or a hub id, with "@revision" where one is wanted.
         offline: take only what was downloaded before.
 
     Raises:
         BadInput: no such folder, an id the hub does not know or cannot be asked for, or files missing.
     """
-    folder = shipped.nano_pointing() if name == "nano" else _folder_or_hub(name, "--model", "config.json", offline)
+    own = {"nano": shipped.nano_pointing, "nano-96": shipped.nano_pointing_96}
+    folder = own[name]() if name in own else _folder_or_hub(name, "--model", "config.json", offline)
     return _checked(folder, name, "--model", "config.json")
 
 

@@ -22,6 +22,11 @@ def nano_pointing() -> Path:
     return data_folder() / "nano" / "pointing"
 
 
+def nano_pointing_96() -> Path:
+    """The same model before it grew: frames of 96 pixels, which ablations and short trainings can afford."""
+    return data_folder() / "nano" / "pointing_96"
+
+
 def nano_masks() -> Path:
     return data_folder() / "nano" / "masks"
 

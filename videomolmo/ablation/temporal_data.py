@@ -16,7 +16,7 @@ from videomolmo.cache import cached
 from videomolmo.model import PointingModel, PointingProcessor
 from videomolmo.model.tokenizer import load_tokenizer
 from videomolmo.provenance import sha256
-from videomolmo.shipped import nano_pointing
+from videomolmo.shipped import nano_pointing_96
 from videomolmo.synth.facts import Thing
 from videomolmo.synth.sentences import Query, ask, sample_query
 from videomolmo.training.pointing_data import Example, window_facts
@@ -75,13 +75,13 @@ class SeenClips:
 
 def see(spec: RenderSpec, cache: Path) -> SeenClips:
     """All clips of `spec`, rendered and encoded by the shipped vision tower, or read from the folder `cache`."""
-    weights = sha256(nano_pointing() / "model.safetensors")
+    weights = sha256(nano_pointing_96() / "model.safetensors")
     tower: list[tuple[PointingModel, PointingProcessor]] = []  # loaded only where something has to be encoded
 
     def make(first: int) -> dict[str, np.ndarray]:
         if not tower:
-            model = PointingModel.from_pretrained(nano_pointing())
-            tower.append((model, PointingProcessor(load_tokenizer(str(nano_pointing())), model.config)))
+            model = PointingModel.from_pretrained(nano_pointing_96())
+            tower.append((model, PointingProcessor(load_tokenizer(str(nano_pointing_96())), model.config)))
         return _part(spec, first, *tower[0])
 
     parts = []

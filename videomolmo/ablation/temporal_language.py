@@ -14,7 +14,7 @@ from videomolmo.ablation.temporal_data import Question, SeenClips
 from videomolmo.model import PointingConfig, PointingModel, PointingProcessor, collate
 from videomolmo.model.tokenizer import load_tokenizer
 from videomolmo.points import Answer, read_points
-from videomolmo.shipped import nano_pointing
+from videomolmo.shipped import nano_pointing_96
 from videomolmo.training.nano import CLIPS
 from videomolmo.training.pointing import Stage, train_stage
 from videomolmo.training.rendered import RenderedClips, RenderSpec, render_all
@@ -27,7 +27,7 @@ LONGEST_ANSWER = 100  # tokens; a point takes about half of it
 
 def processor_of(model: PointingModel) -> PointingProcessor:
     """The shipped tokenizer with the model's own image sizes."""
-    return PointingProcessor(load_tokenizer(str(nano_pointing())), model.config)
+    return PointingProcessor(load_tokenizer(str(nano_pointing_96())), model.config)
 
 
 @torch.inference_mode()

@@ -15,13 +15,16 @@ from videomolmo.model.tokenizer import build_nano_tokenizer, load_tokenizer, sav
 from videomolmo.synth.scene import sample_scene
 from videomolmo.synth.sentences import ask, sample_query
 from videomolmo.training import masks, pointing
+from videomolmo.training.growth import enlarged, grown
 from videomolmo.training.pointing_data import answer
 from videomolmo.training.rendered import RenderedClips, RenderSpec, render_all
-from videomolmo.training.run_state import load_checkpoint
+from videomolmo.training.run_state import load_checkpoint, save_checkpoint
 
 MASK_CLIPS = RenderSpec("masks", clips=6000, frames=8, size=160, motion_share=0.35, strides=(1, 1, 2, 3), seed=11)
 PICTURES = RenderSpec("pictures", clips=30000, frames=1, size=96, motion_share=0.25, strides=(1,), seed=21)
 CLIPS = RenderSpec("clips", clips=16000, frames=5, size=96, motion_share=0.72, strides=(1,), seed=22)
+LARGE_PICTURES = replace(PICTURES, name="pictures_large", clips=24000, size=144, seed=23)
+LARGE_CLIPS = replace(CLIPS, name="clips_large", clips=12000, size=144, seed=24)
 
 _SMALL = (
     masks.Stage(900, clips=12, frames=1, objects=3),
@@ -65,6 +68,12 @@ POINTING_STAGES = (
     pointing.Stage("follow", 4000, peak=1.2e-3, motion_share=0.5, distinct=800, **_FOLLOW),
     pointing.Stage("follow on", 1800, peak=1e-3, motion_share=0.4, distinct=400, **_FOLLOW),
 )
+LARGER_STAGES = (  # what was learnt at 96 pixels goes on at 144: small objects have twice the pixels
+    pointing.Stage("see larger", 900, 16, peak=1.2e-3, past=False, motion_share=0.0, vision_rate=1.0, **_FACTS),
+    pointing.Stage("look larger", 400, 16, 1, 1.5e-3, False, True, 1.0, 0.0, facts=0.03, moves=1.0, distinct=150),
+    pointing.Stage("settle larger", 700, 16, 1, 1e-3, False, True, 1.0, 0.0, facts=0.3, moves=1.0, distinct=200),
+    pointing.Stage("follow larger", 1800, peak=1.2e-3, motion_share=0.45, distinct=330, **_FOLLOW),
+)
 VOCABULARY = 512
 
 
@@ -72,7 +81,7 @@ def train_nano(
     out: Path, *, only: str | None = None, temporal: str = "cross_attention", threads: int = 2, seed: int = 1,
     share: float = 1.0,
 ) -> None:  # fmt: skip
-    """Train both nano models into `out`, with weights as they are shipped in `out`/pointing and `out`/masks.
+    """Train the nano models into `out`; weights as they are shipped lie in its pointing, pointing_96 and masks.
 
     Args:
         out: working folder; holds rendered clips (about 8 GB), checkpoints and logs. Run again to go on.
@@ -123,29 +132,48 @@ def _train_masks(out: Path, recipe: dict) -> None:
 
 
 def _train_pointing(out: Path, recipe: dict) -> None:
-    share = recipe["share"]
-    pictures, clips = _rendered(out, PICTURES, share), _rendered(out, CLIPS, share)
-    tokenizer_folder = out / "tokenizer"
-    if not (tokenizer_folder / "tokenizer.json").exists():
-        save_tokenizer(nano_tokenizer(), str(tokenizer_folder))
-    tokenizer = load_tokenizer(str(tokenizer_folder))
+    """The model for 96 pixels, which is exported as `pointing_96`, then the same one grown."""
+    folder = out / "tokenizer"
+    if not (folder / "tokenizer.json").exists():
+        save_tokenizer(nano_tokenizer(), str(folder))
+    tokenizer = load_tokenizer(str(folder))
     config = PointingConfig.nano(temporal=recipe["temporal"], vocab_size=VOCABULARY)
-    weights, loaded = None, (None, None)
-    for stage in POINTING_STAGES:
-        if stage.name in ("look", "settle") and recipe["temporal"] == "none":
-            continue  # nothing to warm up
-        if recipe["temporal"] == "none":
+    weights = _run_stages(POINTING_STAGES, config, tokenizer, (PICTURES, CLIPS), out, recipe)
+    state = load_checkpoint(weights[-1])["state"]
+    export_pointing(state, config, tokenizer, out / "pointing_96", recipe, POINTING_STAGES)
+    config = enlarged(config, LARGE_CLIPS.size)
+    begin = out / f"grown_{recipe['temporal']}.pt"
+    if not begin.exists():
+        save_checkpoint(begin, state=grown(state, config))
+    weights = _run_stages(LARGER_STAGES, config, tokenizer, (LARGE_PICTURES, LARGE_CLIPS), out, recipe, (begin,))
+    state = load_checkpoint(weights[-1])["state"]
+    export_pointing(state, config, tokenizer, out / "pointing", recipe, POINTING_STAGES + LARGER_STAGES)
+
+
+def _run_stages(
+    stages: tuple[pointing.Stage, ...], config: PointingConfig, tokenizer, specs: tuple[RenderSpec, RenderSpec],
+    out: Path, recipe: dict, begin: tuple[Path, ...] = (),
+) -> tuple[Path, ...]:  # fmt: skip
+    """Stage after stage; returns the weights it began with, whose temporal module single frames keep, and the last."""
+    share, temporal, weights = recipe["share"], recipe["temporal"], begin
+    pictures, clips = (_rendered(out, spec, share) for spec in specs)
+    loaded = (None, None)
+    for stage in stages:
+        if temporal == "none":
+            if not stage.language and stage.past:
+                continue  # no temporal module to warm up
             stage = replace(stage, moves=0.0)
         own = config if stage.past else pointing.single_frame(config)
         if loaded[0] != stage.past:
             loaded = (stage.past, RenderedClips(clips) if stage.past else RenderedClips(pictures, clips, last=True))
-        folder = out / (f"{stage.name}_{recipe['temporal']}" if stage.past else stage.name)
+        folder = out / (f"{stage.name}_{temporal}" if stage.past else stage.name)
         stage = replace(stage, steps=_scaled(stage.steps, share))
         processor = PointingProcessor(tokenizer, own)
-        weights = pointing.train_stage(
+        done = pointing.train_stage(
             own, stage, processor, loaded[1], folder, begin=weights, seed=recipe["seed"], device=_device()
         )  # fmt: skip
-    export_pointing(load_checkpoint(weights)["state"], config, tokenizer, out / "pointing", recipe)
+        weights = (*begin, done)
+    return weights
 
 
 def nano_tokenizer():
@@ -162,14 +190,16 @@ def nano_tokenizer():
     return build_nano_tokenizer(corpus, VOCABULARY)
 
 
-def export_pointing(state: dict, config: PointingConfig, tokenizer, folder: Path, recipe: dict) -> None:
-    """Write the averaged weights of the last stage as they are shipped: half precision, with the tokenizer."""
+def export_pointing(
+    state: dict, config: PointingConfig, tokenizer, folder: Path, recipe: dict, stages: tuple[pointing.Stage, ...]
+) -> None:
+    """Write the averaged weights of the last of `stages` as they are shipped: half precision, with the tokenizer."""
     model = PointingModel(config)
     own = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
     model.load_state_dict(own)
     model.save_pretrained(folder, dtype=torch.float16)
     save_tokenizer(tokenizer, str(folder))
-    _write_recipe(folder, recipe | {"stages": [asdict(stage) for stage in POINTING_STAGES]})
+    _write_recipe(folder, recipe | {"stages": [asdict(stage) for stage in stages]})
 
 
 def export_masks(state: dict, config: Path, folder: Path, recipe: dict) -> None:

@@ -215,7 +215,7 @@ def train_stage(
     clips: RenderedClips,
     folder: Path,
     *,
-    begin: Path | None,
+    begin: tuple[Path, ...],
     seed: int,
     device: str = "cpu",
     checkpoint_every: int = 250,
@@ -228,7 +228,7 @@ def train_stage(
         processor: the model's.
         clips: rendered training clips; five frames each where the stage looks at the past.
         folder: gets checkpoint.pt while running, log.jsonl, and weights.pt at the end.
-        begin: weights.pt of an earlier stage, or None for a fresh model.
+        begin: weights.pt of earlier stages, of which the last that has a tensor counts; none for a fresh model.
         seed: of initial weights and of the order of examples.
         device: to train on.
         checkpoint_every: steps from one checkpoint to the next.
@@ -281,15 +281,15 @@ def optimiser_of(both: nn.ModuleDict, stage: Stage) -> torch.optim.Optimizer:
 
 
 def _start(
-    config: PointingConfig, stage: Stage, checkpoint: Path, begin: Path | None, seed: int, device: str
+    config: PointingConfig, stage: Stage, checkpoint: Path, begin: tuple[Path, ...], seed: int, device: str
 ) -> tuple[nn.ModuleDict, torch.optim.Optimizer, MovingAverage, int]:
     """Model and fact heads, optimiser, average and first step: from the checkpoint, else from `begin`, else fresh."""
     torch.manual_seed(seed)
     model = PointingModel(config, attn_implementation="eager").train()
     heads = FactHeads(config.language.width, config.vision.feature_dim, config.image.patch_px)
     both = nn.ModuleDict({"model": model, "heads": heads})
-    if begin is not None:
-        begin_from(both, load_checkpoint(begin)["state"])
+    if begin:
+        begin_from(both, {name: value for path in begin for name, value in load_checkpoint(path)["state"].items()})
     both.to(device)
     optimiser = optimiser_of(both, stage)
     average = MovingAverage(both, AVERAGE)
