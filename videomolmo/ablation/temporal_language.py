@@ -92,7 +92,7 @@ def teach_language(both: nn.ModuleDict, clips: RenderedClips, stage: Stage, fold
     if not begin.exists():
         save_checkpoint(begin, state=both.state_dict())
     config = both["model"].config
-    done = train_stage(config, stage, processor_of(both["model"]), clips, folder, begin=begin, seed=seed)
+    done = train_stage(config, stage, processor_of(both["model"]), clips, folder, begin=(begin,), seed=seed)
     return trained(load_checkpoint(done)["state"], config)
 
 
