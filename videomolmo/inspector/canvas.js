@@ -81,7 +81,11 @@ class View {
     on(this.line, "pointerdown", (event) => { this.line.setPointerCapture(event.pointerId); this.scrub(event); });
     on(this.line, "pointermove", (event) => { if (event.buttons & 1) this.scrub(event); });
     this.onMessage = (content, buffers) => this.receive(content, buffers);
-    this.onTraits = () => { this.describe(); this.drawLine(); };
+    this.onTraits = () => {
+      this.wanted = Math.max(0, Math.min(this.wanted, this.model.get("frames") - 1)); // of another result, perhaps
+      this.describe();
+      this.drawLine();
+    };
     this.model.on("msg:custom", this.onMessage);
     this.model.on("change", this.onTraits);
     this.sizes = new ResizeObserver(() => this.resized());
@@ -163,13 +167,12 @@ class View {
   async decode(frame, files, rest) {
     const age = this.age;
     const images = await Promise.all(files.map(([file, type]) => createImageBitmap(new Blob([file], { type }))));
-    if (age === this.age) {
-      this.drop(frame);
-      this.kept.set(frame, { images, ...rest, fresh: true });
-      this.coming.delete(frame);
-      const room = KEPT_PIXELS / images.reduce((sum, image) => sum + image.width * image.height, 1);
-      for (const old of this.kept.keys()) if (this.kept.size > Math.max(2 * AHEAD, room)) this.drop(old);
-    } else images.forEach((image) => image.close());
+    if (age !== this.age) return images.forEach((image) => image.close()); // out of date, or nobody looks any more
+    this.drop(frame);
+    this.kept.set(frame, { images, ...rest, fresh: true });
+    this.coming.delete(frame);
+    const room = KEPT_PIXELS / images.reduce((sum, image) => sum + image.width * image.height, 1);
+    for (const old of this.kept.keys()) if (this.kept.size > Math.max(2 * AHEAD, room)) this.drop(old);
     this.paint();
     this.ask();
   }

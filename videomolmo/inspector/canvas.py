@@ -91,7 +91,7 @@ class FrameCanvas(anywidget.AnyWidget):
         if kind == "go":
             was = self.frame
             self._go(content["frame"])
-            asked = [frame for frame in map(int, content["pictures"]) if 0 <= frame < max(1, self.frames)]
+            asked = [n for n in dict.fromkeys(map(int, content["pictures"])) if 0 <= n < max(1, self.frames)]
             self._deliver(asked[:MOST_AT_ONCE], moved=self.frame != was, view=content.get("view"))
             if self.frame != was:
                 self._on_frame(self.frame)
