@@ -293,10 +293,11 @@ def test_another_sentence_is_asked_and_the_first_comes_back(first, folder):
     saved = (results(folder) / "result" / "run.json").read_bytes()
     first.box.get_by_placeholder("the blue square").fill("the red star")
     first.box.get_by_role("button", name="ask").click()
-    first.says("“the red star”: [1-9] objects")
+    first.says("“the red star”: [1-9] object")
     first.box.locator(".vm-answer").get_by_text("red star").first.wait_for()
     history = first.box.locator("select", has_text="the red star")
     history.select_option("the circle")
+    first.says("“the circle”: 2 objects")
     first.box.locator(".vm-answer").get_by_text(re.compile("circle")).first.wait_for()
     assert (results(folder) / "result" / "run.json").read_bytes() == saved
 
@@ -308,6 +309,11 @@ def test_it_can_be_read_in_the_dark_and_enlarged(first, page):
         "box => { const text = box.querySelector('.js-plotly-plot .xtick text');"
         " return text && getComputedStyle(text).fill.match(/\\d+/g).slice(0, 3).every(value => value > 150); }",
         arg=first.box.element_handle(),
+    )
+    page.wait_for_function(  # marks of key frames on the time line
+        "line => line.getContext('2d').getImageData(0, 0, line.width, line.height).data"
+        ".some((value, at) => at % 4 === 0 && value > 230)",
+        arg=first.box.locator(".vm-line").element_handle(),
     )
     first.scroll_up()
     shoot(page, "dark")

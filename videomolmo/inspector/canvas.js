@@ -90,7 +90,8 @@ class View {
     this.model.on("change", this.onTraits);
     this.sizes = new ResizeObserver(() => this.resized());
     this.sizes.observe(this.root);
-    this.theme = new MutationObserver(() => { this.tell({ kind: "theme", dark: isDark() }); this.drawLine(); });
+    on(this.line, "transitionend", () => this.drawLine()); // of its colour: another theme
+    this.theme = new MutationObserver(() => this.tell({ kind: "theme", dark: isDark() }));
     this.theme.observe(document.body, { attributeFilter: ["data-jp-theme-light"] });
     this.stop = stop;
     this.describe();

@@ -117,9 +117,9 @@ class AskPanel:
         self.history.options = [(one.sentence, n) for n, one in enumerate(self._asked)]
         self.history.layout.display = ""
         self.history.value = len(self._asked) - 1
-        self._desk.say(f"“{found.sentence}”: {found.objects} objects")
 
     def _back(self, change: dict[str, Any]) -> None:
         if change["new"] is not None and self._asked[change["new"]] is not self._desk.inspection:
-            self._desk.inspection = self._asked[change["new"]]
+            chosen = self._desk.inspection = self._asked[change["new"]]
             self._desk.opened()
+            self._desk.say(f"“{chosen.sentence}”: {chosen.objects} object{'s' * (chosen.objects != 1)}")
