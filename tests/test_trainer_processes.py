@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -16,7 +17,7 @@ from training_runs import finish, fixture_of, free_port, recipe_of, rows_of_bloc
 
 from videomolmo.training.checkpoints import read_state
 from videomolmo.training.monitor import read_metrics
-from videomolmo.training.recipe import Recipe
+from videomolmo.training.recipe import Recipe, read_recipe
 
 pytestmark = pytest.mark.slow
 model, rows = fixture_of(tiny_model), fixture_of(rows_of_blocks)
@@ -87,18 +88,45 @@ def test_two_processes_follow_one_and_hand_over(model, rows, one, tmp_path, shar
         assert losses(after) == pytest.approx(losses(one)[3:], rel=1e-5)
 
 
-def test_ctrl_c_on_a_launched_run_saves_and_says_how_to_go_on(model, rows, tmp_path):
-    (tmp_path / "recipe.toml").write_text(
-        f'out = "{tmp_path / "run"}"\n[model]\nsource = "{model}"\n[optimiser]\nbatch = 4\nsteps = 5000\n'
+def recipe_file(folder: Path, model: Path, rows: Path, steps: int) -> Path:
+    """The file of a recipe whose run lies beside it."""
+    path = folder / "recipe.toml"
+    path.write_text(
+        f'out = "{folder / "run"}"\n[model]\nsource = "{model}"\n[optimiser]\nbatch = 4\nsteps = {steps}\n'
         f'[[data.sets]]\nname = "videomolmo"\npath = "{rows}"\n'
         "[run]\nworkers = 1\ncpu = true\npeak_tflops = 0\nlog_every = 1\ncheckpoint_every = 5000\n"
     )
-    launched = subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()),
-         "-m", "videomolmo.cli", "train", str(tmp_path / "recipe.toml")],
+    return path
+
+
+def launch(launcher: tuple[str, ...], recipe: Path) -> subprocess.Popen:
+    """`videomolmo train` on two processes."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *launcher, "-m", "videomolmo.cli", "train", str(recipe)],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
+
+
+def test_accelerate_launches_two_processes_that_train_as_one(model, rows, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    alone = read_recipe(recipe_file(tmp_path / "one", model, rows, steps=4))
+    finish(start(alone))
+    options = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port"]
+    launcher = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", *options, str(free_port()))
+    launched = launch(launcher, recipe_file(tmp_path / "two", model, rows, steps=4))
+    said = launched.communicate(timeout=300)[0]
+    assert launched.returncode == 0, said
+    together = read_metrics(tmp_path / "two" / "run")
+    told = json.loads((tmp_path / "two" / "run" / "run.json").read_text())
+    assert [one["processes"] for one in told["starts"]] == [2]
+    assert [row["loss"] for row in together] == pytest.approx(losses(alone), rel=1e-5)
+
+
+def test_ctrl_c_on_a_launched_run_saves_and_says_how_to_go_on(model, rows, tmp_path):
+    launcher = ("torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()))
+    launched = launch(launcher, recipe_file(tmp_path, model, rows, steps=5000))
     try:
         wait_for(lambda: len(read_metrics(tmp_path / "run")) >= 2, within_s=300)
         os.killpg(launched.pid, signal.SIGINT)  # as a terminal does
