@@ -73,13 +73,29 @@ def test_kept_batches_are_encoded_once_and_lose_nothing(clips: RenderedClips) ->
     calls = []
     encode = pointing._encoder(model, stage, "cpu")
     kept = list(pointing.batches(own, clips, stage, 0, 0, lambda batch: calls.append(1) or encode(batch)))
-    assert len(calls) == 2 and kept[0] is kept[2] is kept[4] and kept[1] is kept[5]
+    assert len(calls) == 2 and kept[0]["features"] is kept[2]["features"] and kept[1]["past"] is kept[5]["past"]
     assert "pixels" not in kept[0] and kept[0]["past"].shape[1] == 1
     raw = next(pointing.batches(own, clips, stage, 0, 0))
     heads = FactHeads(128, 256, 8)
     with torch.no_grad():
         whole, halved = (pointing.step_loss(model, heads, batch, stage)[0] for batch in (raw, kept[0]))
     assert whole.item() == pytest.approx(halved.item(), rel=2e-3)
+
+
+def test_kept_batches_come_with_new_questions_that_fit_their_clips(clips: RenderedClips) -> None:
+    """The text of every pass is another one, about the same pictures, and the same after a resume."""
+    own = processor()
+    stage = pointing.replace(STAGE, steps=6, distinct=2, vision_rate=0.0)
+    whole = list(pointing.batches(own, clips, stage, 0, 0))
+    first, second, third = whole[0::2]
+    texts = [own.decode([one for one in batch["input_ids"].flatten().tolist() if one >= 0]) for batch in whole[0::2]]
+    assert len(set(texts)) == 3 and torch.equal(first["facts_point"].nan_to_num(), third["facts_point"].nan_to_num())
+    for batch in (second, third):
+        shown = {tuple(point) for point in batch["facts_point"].flatten(0, -2).tolist()}
+        named = batch["places"][~batch["places"][..., 0].isnan()].tolist()
+        assert named and sum(tuple(point) in shown for point in named) > 0.7 * len(named)  # small ones fill no window
+    resumed = next(iter(pointing.batches(own, clips, stage, 0, 4)))
+    assert torch.equal(resumed["input_ids"], third["input_ids"])
 
 
 def test_motion_is_judged_where_it_is_named() -> None:

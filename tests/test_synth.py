@@ -17,7 +17,7 @@ from videomolmo.synth.facts import Thing, inner_point
 from videomolmo.synth.palette import COLOURS, sample_colour
 from videomolmo.synth.render import Renderer
 from videomolmo.synth.scene import MOTIONS, sample_scene
-from videomolmo.synth.sentences import Query, ask, phrase, sample_query
+from videomolmo.synth.sentences import Query, ask, list_query, phrase, sample_query
 from videomolmo.synth.shapes import NAMELESS, SHAPES, outline
 
 SEEDS = range(10_000_000, 10_000_030)
@@ -242,6 +242,17 @@ def test_wordings_name_what_they_mean(motion):
             assert words == " ".join(words.split()) and words == words.lower()
             assert label_of(words) and as_question(ask(rng, query))
     assert kinds == ({"motion", "absent motion"} if motion else {"appearance", "colour", "all", "absent object"})
+
+
+def test_lists_are_asked_for_where_seen_things_are_alike():
+    rng = np.random.default_rng(2)
+    things = [thing("star", "red"), thing("star", "blue"), thing("circle", "blue"), thing("square", "cyan")]
+    found = [list_query(rng, things) for _ in range(40)]
+    assert {(query.shape, query.colour) for query in found} == {("star", None), (None, "blue")}
+    assert all(query.plural and query.kind == "all" and len(query.targets(things)) == 2 for query in found)
+    assert list_query(rng, [thing("star"), thing("circle", "blue")]) is None
+    assert list_query(rng, [thing("star"), thing("star", "blue", seen=None)]) is None
+    assert list_query(rng, [thing(NAMELESS), thing(NAMELESS, "blue")]) is None
 
 
 def test_plural_wordings_ask_for_all():

@@ -115,6 +115,19 @@ def sample_query(rng: np.random.Generator, things: Sequence[Thing | SceneObject]
     return phrase(rng, Query("appearance", "", shape, thing.colour if kind == "both" else None))
 
 
+def list_query(rng: np.random.Generator, things: Sequence[Thing]) -> Query | None:
+    """A query for all objects of a shape or of a colour of which two or more are seen; None where there are none."""
+    seen = [thing for thing in things if thing.seen]
+    shapes = [thing.shape for thing in seen if thing.shape in SHAPES]
+    colours = [thing.colour for thing in seen]
+    alike = [(shape, None) for shape in SHAPES if shapes.count(shape) > 1]
+    alike += [(None, colour) for colour in COLOURS if colours.count(colour) > 1]
+    if not alike:
+        return None
+    shape, colour = alike[int(rng.integers(len(alike)))]
+    return phrase(rng, Query("all", "", shape, colour, plural=True))
+
+
 def _motion_query(rng: np.random.Generator, things: Sequence[Thing | SceneObject], thing: Thing | SceneObject) -> Query:
     shape = thing.shape if thing.shape in SHAPES else str(rng.choice(SHAPES))
     motion = thing.motion or "left"

@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from videomolmo.model import PointingConfig, PointingModel, PointingProcessor
 from videomolmo.training.guidance import FactHeads, attention_loss
-from videomolmo.training.pointing_data import build_batch, sample_example
+from videomolmo.training.pointing_data import Example, asked, pictured, sample_example, worded
 from videomolmo.training.rendered import RenderedClips
 from videomolmo.training.run_state import (
     MovingAverage,
@@ -44,6 +45,7 @@ class Stage:
     `facts` and `moves` weigh what windows should know of their objects and of their motion. `cutoff`: share of clips
     that begin in mid-air, with 1 to l black frames in front, as at a video's start. `distinct`: this many batches are
     encoded once by the frozen vision tower, most of a step's work, and gone through again and again; 0: all are new.
+    Where text is trained, each time with new questions: the same ones were learnt by heart. `lists`: see `asked`.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Stage:
     moves: float = 0.0
     cutoff: float = 0.0
     distinct: int = 0
+    lists: float = 0.0
 
 
 def batches(
@@ -71,24 +74,27 @@ def batches(
 ) -> Iterator[dict[str, Tensor]]:
     """Batch after batch from step `start`; each a function of (seed, stage, step) alone, through `encode`."""
     key = sum(ord(letter) for letter in stage.name)
-    kept: dict[int, dict[str, Tensor]] = {}
+    wanted = {"questions": stage.questions, "motion_share": stage.motion_share, "lists": stage.lists}
+    kept: dict[int, tuple[list[Example], dict[str, Tensor]]] = {}
     for step in range(start, stage.steps):
         number = step % stage.distinct if stage.distinct else step
-        if number in kept:
-            yield kept[number]
-            continue
         rng = np.random.default_rng([seed, key, number])
-        examples = [
-            sample_example(rng, clips, questions=stage.questions, motion_share=stage.motion_share)
-            for _ in range(stage.batch)
-        ]
-        batch = build_batch(processor, examples, past=stage.past, language=stage.language)
-        if stage.cutoff:
-            _cut_off(batch, stage, processor.config, seed, number)
-        batch = encode(batch)
-        if stage.distinct:
-            kept[number] = batch
-        yield batch
+        if number in kept:
+            examples, seen = kept[number]
+        else:
+            examples = [sample_example(rng, clips, **wanted) for _ in range(stage.batch)]
+            seen = pictured(processor, examples, past=stage.past, patches=not stage.language)
+            if stage.cutoff:
+                _cut_off(seen, stage, processor.config, seed, number)
+            seen = encode(seen)
+            if stage.distinct:
+                kept[number] = examples, seen
+        if stage.language and step != number:
+            again = np.random.default_rng([seed, key, step])
+            examples = [asked(again, one, **wanted) for one in examples]
+        texts = worded(processor, examples) if stage.language else {}
+        device = seen["facts_point"].device
+        yield {name: value.to(device) for name, value in texts.items()} | seen
 
 
 def _encoder(model: PointingModel, stage: Stage, device: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
@@ -244,7 +250,7 @@ def train_stage(
     for step, batch in enumerate(bar, start=start):
         recent.append(advance(both, optimiser, average, batch, stage, step))
         if (step + 1) % 50 == 0 or step + 1 == stage.steps:
-            mean = {name: round(float(np.nanmean([row[name] for row in recent])), 4) for name in recent[0]}
+            mean = pd.DataFrame(recent).mean().round(4).to_dict()  # of what a batch could tell
             append_log(folder / "log.jsonl", stage=stage.name, step=step + 1, **mean)
             bar.set_postfix(mean)
             recent = []

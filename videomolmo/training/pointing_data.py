@@ -12,7 +12,7 @@ from videomolmo.prompts import label_of
 from videomolmo.synth.facts import Thing
 from videomolmo.synth.palette import COLOURS
 from videomolmo.synth.scene import MOTIONS
-from videomolmo.synth.sentences import Query, ask, sample_query
+from videomolmo.synth.sentences import Query, ask, list_query, sample_query
 from videomolmo.synth.shapes import NAMELESS, SHAPES
 from videomolmo.training.rendered import RenderedClips
 
@@ -53,26 +53,47 @@ def mirrored(
     return frames, ids, things
 
 
-def sample_example(rng: np.random.Generator, clips: RenderedClips, *, questions: int, motion_share: float) -> Example:
-    """A random clip, mirrored, with up to `questions` answerable questions about its last frame."""
+def sample_example(
+    rng: np.random.Generator, clips: RenderedClips, *, questions: int, motion_share: float, lists: float = 0.0
+) -> Example:
+    """A random clip, mirrored, with up to `questions` answerable questions about its last frame; see `asked`."""
     while True:
         index = int(rng.integers(len(clips)))
         frames, ids, things = mirrored(clips.frames[index], clips.ids[index], clips.things[index], int(rng.integers(8)))
-        moving = any(thing.motion for thing in things)
-        queries, branches, targets, asked = [], [], [], set()
-        for _ in range(questions * 3):
-            query = sample_query(rng, things, motion=bool(moving and rng.random() < motion_share))
-            meant = query.targets(things)
-            key = (query.shape, query.colour, query.motion, query.plural)
-            if meant is None or key in asked or len(branches) == questions:
-                continue
-            asked.add(key)
-            points = [things[one].point for one in meant]
-            queries.append(query)
-            branches.append((ask(rng, query), answer(query, points)))
-            targets.append(sorted(points, key=lambda p: (round(p[0] * 1000), round(p[1] * 1000))))
-        if branches:
-            return Example(frames, ids, things, queries, branches, targets)
+        example = Example(frames, ids, things, [], [], [])
+        example = asked(rng, example, questions=questions, motion_share=motion_share, lists=lists)
+        if example.branches:
+            return example
+
+
+def asked(
+    rng: np.random.Generator, example: Example, *, questions: int, motion_share: float, lists: float = 0.0
+) -> Example:
+    """The same clip with new questions, each another one; as it was where nothing that was drawn can be answered.
+
+    Args:
+        rng: source of chance.
+        example: the clip.
+        questions: how many at most.
+        motion_share: share of questions about motion, where something has a named motion.
+        lists: share of questions that ask for several objects at once, where some are alike.
+    """
+    things = example.things
+    moving = any(thing.motion for thing in things)
+    queries, branches, targets, known = [], [], [], set()
+    for _ in range(questions * 3):
+        query = list_query(rng, things) if lists and rng.random() < lists else None
+        query = query or sample_query(rng, things, motion=bool(moving and rng.random() < motion_share))
+        meant = query.targets(things)
+        key = (query.shape, query.colour, query.motion, query.plural)
+        if meant is None or key in known or len(branches) == questions:
+            continue
+        known.add(key)
+        points = [things[one].point for one in meant]
+        queries.append(query)
+        branches.append((ask(rng, query), answer(query, points)))
+        targets.append(sorted(points, key=lambda p: (round(p[0] * 1000), round(p[1] * 1000))))
+    return replace(example, queries=queries, branches=branches, targets=targets) if branches else example
 
 
 def answer(query: Query, points: list[tuple[float, float]]) -> str:
@@ -121,21 +142,29 @@ def _moved(example: Example) -> np.ndarray:
 def build_batch(
     processor: PointingProcessor, examples: list[Example], *, past: bool, language: bool = True
 ) -> dict[str, Tensor]:
-    """The model's inputs and targets, with per-window facts and, for coordinates, where their point lies.
+    """The model's inputs and targets: what `worded` and `pictured` tell; `patch_*` only where no text is trained."""
+    texts = worded(processor, examples) if language else {}
+    return texts | pictured(processor, examples, past=past, patches=not language)
 
-    Adds to the processor's fields: `facts_*` (batch, windows…), `patch_*` (batch, patches…) where no text is trained,
-    `weights` (batch, tokens) for the loss, `places` (batch, tokens, 2): shares of width and height where the target is
-    a digit of a coordinate, else NaN; `choices` (choices, 2), rows and tokens where an answer takes a turn, with
-    `choice_points` (choices, most points, 2), NaN beyond: at an answer's first token all points that it will name (none
-    when it is a refusal), and in a list, after each point, the next one (none after the last); `asked` (batch, tokens,
-    4) at the same tokens as `places` and `choices`, see `asked_classes`.
+
+def worded(processor: PointingProcessor, examples: list[Example]) -> dict[str, Tensor]:
+    """Questions and answers as tokens, with what guides their training.
+
+    Adds to the processor's fields: `weights` (batch, tokens) for the loss, `places` (batch, tokens, 2): shares of width
+    and height where the target is a digit of a coordinate, else NaN; `choices` (choices, 2), rows and tokens where an
+    answer takes a turn, with `choice_points` (choices, most points, 2), NaN beyond: at an answer's first token all
+    points that it will name (none when it is a refusal), and in a list, after each point, the next one (none after the
+    last); `asked` (batch, tokens, 4) at the same tokens as `places` and `choices`, see `asked_classes`.
     """
+    size = (processor.config.image.size_px,) * 2
+    batch = collate([processor.tokens(size, [list(branch) for branch in one.branches]) for one in examples])
+    return batch | _coordinate_places(processor, batch, examples)
+
+
+def pictured(processor: PointingProcessor, examples: list[Example], *, past: bool, patches: bool) -> dict[str, Tensor]:
+    """Pixels of the frames, with facts of each window, `facts_*` (batch, windows…), and patch, `patch_*` likewise."""
     image = processor.config.image
     batch: dict[str, Tensor] = {}
-    if language:
-        size = (image.size_px, image.size_px)
-        batch = collate([processor.tokens(size, [list(branch) for branch in one.branches]) for one in examples])
-        batch |= _coordinate_places(processor, batch, examples)
     facts = [window_facts(example, image.window_grid) for example in examples]
     frames = np.stack([example.frames[-1:] if not past else example.frames for example in examples])
     pixels = processor.image.pixels_only(frames.reshape(-1, *frames.shape[2:]))
@@ -145,10 +174,10 @@ def build_batch(
         batch["past_pixels"] = pixels[:, :-1]
     for name in ("colour", "shape", "motion", "point", "moved"):
         batch[f"facts_{name}"] = torch.from_numpy(np.stack([fact[name] for fact in facts]))
-    if not language:
-        patches = [window_facts(example, image.grid) for example in examples]
+    if patches:
+        facts = [window_facts(example, image.grid) for example in examples]
         for name in ("colour", "shape", "point"):
-            batch[f"patch_{name}"] = torch.from_numpy(np.stack([fact[name] for fact in patches]))
+            batch[f"patch_{name}"] = torch.from_numpy(np.stack([fact[name] for fact in facts]))
         ids = np.stack([example.ids[-1] for example in examples])
         px = ids.shape[1] // image.grid
         masks = ids.reshape(len(ids), image.grid, px, image.grid, px).transpose(0, 1, 3, 2, 4) > 0

@@ -1,0 +1,48 @@
+"""The whole recipe of the shipped pointing weights, from nothing to two models that load, at a size of seconds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from videomolmo.cli import main
+from videomolmo.model import PointingModel
+from videomolmo.training import nano, pointing
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def small(monkeypatch) -> list[str]:
+    """Every stage in batches of two; returns the stages that were trained, as they end."""
+    for name in ("POINTING_STAGES", "LARGER_STAGES"):
+        stages = getattr(nano, name)
+        few = tuple(replace(one, batch=2, distinct=min(one.distinct, 1)) for one in stages)
+        monkeypatch.setattr(nano, name, few)
+    trained = []
+    own = pointing.save_checkpoint
+
+    def save(path, **state) -> None:
+        trained.append(path.parent.name)
+        own(path, **state)
+
+    monkeypatch.setattr(pointing, "save_checkpoint", save)
+    return trained
+
+
+def test_the_recipe_leads_from_nothing_to_both_models_and_is_not_done_twice(small, tmp_path):
+    command = ["train-nano", "--only", "pointing", "--share", "0.0001", "--threads", "1", "--out", str(tmp_path)]
+    assert main(command) == 0
+    names = [stage.name for stage in nano.POINTING_STAGES + nano.LARGER_STAGES]
+    assert [name.removesuffix("_cross_attention") for name in small] == names
+    for folder, size in (("pointing_96", 96), ("pointing", 144)):
+        assert PointingModel.from_pretrained(tmp_path / folder).config.image.size_px == size
+    recipe = json.loads((tmp_path / "pointing" / "recipe.json").read_text(encoding="utf-8"))
+    assert [stage["name"] for stage in recipe["stages"]] == names and recipe["share"] == 0.0001
+
+    small.clear()
+    (tmp_path / "follow larger_cross_attention" / "weights.pt").unlink()
+    assert main(command) == 0
+    assert small == ["follow larger_cross_attention"]  # what was lost comes again, all else is kept
