@@ -8,6 +8,7 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from videomolmo.errors import BadInput
 
@@ -49,19 +50,35 @@ def claim(out: Path, made_by: dict, what: str) -> None:
         what: "annotations" or the like, for messages.
 
     Raises:
-        BadInput: the folder holds other things, or results of other settings.
+        BadInput: the folder holds other things, or results of other settings, or cannot be written.
     """
     known = out / "settings.json"
-    if known.is_file():
-        before = json.loads(known.read_text(encoding="utf-8"))
-        different = sorted(key for key in made_by if before.get(key) != made_by[key])
-        if different:
-            raise BadInput(f"{out} holds {what} with other {', '.join(different)}; give a new folder")
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(f"{out} is not empty and holds no {what}; give a new folder")
-    out.mkdir(parents=True, exist_ok=True)
-    known.write_text(json.dumps(made_by, indent=1) + "\n", encoding="utf-8")
+    try:
+        if known.is_file():
+            before = json.loads(known.read_text(encoding="utf-8"))
+            different = sorted(key for key in made_by if before.get(key) != made_by[key])
+            if different:
+                raise BadInput(f"{out} holds {what} with other {', '.join(different)}; give a new folder")
+            return
+        if out.exists() and (not out.is_dir() or any(path.name != _unfinished(known).name for path in out.iterdir())):
+            raise BadInput(f"{out} is not empty and holds no {what}; give a new folder")
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(known, made_by)
+    except OSError as error:
+        raise BadInput(f"{out} cannot be used ({error.strerror or error}); give another folder") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{known} cannot be read ({error}); give a new folder") from error
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a file that appears whole or not at all, whenever the process is killed."""
+    unfinished = _unfinished(path)
+    unfinished.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name}.unfinished")
 
 
 def sha256(path: Path) -> str:

@@ -49,7 +49,8 @@ def _train(options: argparse.Namespace) -> int:
     if outcome.model is not None:
         _say(f"{outcome.total} steps; the model is in {outcome.model}")
         return 0
-    _say(f"stopped after step {outcome.step} of {outcome.total}; saved in {outcome.checkpoint}. Run it again to go on")
+    saved = f"saved in {outcome.checkpoint}. Run it again to go on" if outcome.checkpoint else "nothing to save yet"
+    _say(f"stopped after step {outcome.step} of {outcome.total}; {saved}")
     return 128 + (outcome.stopped_by or 0)
 
 

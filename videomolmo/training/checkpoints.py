@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed.checkpoint as sharded_files
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
@@ -109,6 +110,24 @@ class Checkpoints:
                 file.unlink()
         if not any(path.iterdir()):
             path.rmdir()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other starts of a run out of its folder: two would delete each other's unfinished files.
+
+    Raises:
+        BadInput: another process trains there.
+    """
+    lock = FileLock(folder / "training.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise BadInput(f"another process trains in {folder}; wait for it, or stop it first") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def read_state(path: Path) -> dict[str, Any]:

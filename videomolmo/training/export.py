@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from dataclasses import asdict
@@ -37,7 +36,7 @@ def export(learner: Learner, recipe: Recipe, folder: Path) -> Path:
         merge(model, state, recipe.learn)
         model.save_pretrained(folder)
         save_tokenizer(load_tokenizer(learner.folder), str(folder))
-        write_json(folder / "recipe.json", asdict(recipe) | _made_by())
+        provenance.write_json(folder / "recipe.json", asdict(recipe) | _made_by())
     learner.accelerator.wait_for_everyone()
     return folder
 
@@ -55,14 +54,7 @@ def write_run(folder: Path, recipe: Recipe, processes: int, start: int, total: i
     path = folder / "run.json"
     before = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.is_file() else []
     new = {"time": round(time.time(), 1), "step": start, "processes": processes, "recipe": asdict(recipe)} | _made_by()
-    write_json(path, {"total_steps": total, "samples_per_epoch": epoch, "starts": [*before, new]})
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a file that appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    provenance.write_json(path, {"total_steps": total, "samples_per_epoch": epoch, "starts": [*before, new]})
 
 
 def _made_by() -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from videomolmo.errors import BadInput
 from videomolmo.model import PointingProcessor
 from videomolmo.model.processor import collate
 from videomolmo.training.order import Slices
@@ -37,17 +39,21 @@ class MicroBatches(Dataset):
     def __len__(self) -> int:
         return (self.stop - self.start) * self.slices.passes
 
-    def __getitem__(self, number: int) -> MicroBatch:
+    def __getitem__(self, number: int) -> MicroBatch | BadInput:
+        """One pass; or why it cannot be, for `feed` to raise: a worker's own error would come with its traceback."""
         step, turn = divmod(number, self.slices.passes)
-        drawn = [self.samples[position] for position in self.slices.positions(self.start + step, turn)]
+        try:
+            drawn = [self.samples[position] for position in self.slices.positions(self.start + step, turn)]
+        except BadInput as error:
+            return BadInput(str(error))
         examples = [
             self.processor.training_example(one.frame, [list(pair) for pair in one.branches], one.past) for one in drawn
         ]
         return MicroBatch(collate(examples), [one.about for one in drawn])
 
 
-def feed(batches: MicroBatches, workers: int) -> DataLoader:
-    """Iterate over micro-batches in order.
+def feed(batches: MicroBatches, workers: int) -> Iterator[MicroBatch]:
+    """Iterate over micro-batches in order; close the iterator to end its workers.
 
     What a sample is depends on its position alone, so the number of workers changes nothing but the speed. At most
     `workers` × `PREFETCHED` micro-batches wait in memory.
@@ -55,14 +61,21 @@ def feed(batches: MicroBatches, workers: int) -> DataLoader:
     Args:
         batches: of this process.
         workers: processes that decode; 0 decodes when asked.
+
+    Raises:
+        BadInput: a sample cannot be made; its workers have ended then.
     """
     if workers:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    return DataLoader(
+    loader = DataLoader(
         batches, batch_size=None, shuffle=False, num_workers=workers,
         prefetch_factor=PREFETCHED if workers else None, worker_init_fn=_settle,
         generator=torch.Generator().manual_seed(batches.samples.seed),
     )  # fmt: skip
+    for micro in loader:
+        if isinstance(micro, BadInput):
+            raise micro
+        yield micro
 
 
 def _settle(worker: int) -> None:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from videomolmo.training.run_state import append_log
 
 SPAN = 20  # steps that the recent mean of the loss looks back
+LEAST = 0.1  # a loss below it is as good: what it is multiplied with says nothing
 METRICS = "metrics.jsonl"
 
 
@@ -28,22 +29,29 @@ class Watch:
 
     Args:
         limit: how many times the recent mean a loss may be.
-        mean, seen: from a checkpoint.
+        drift: how many times its lowest the recent mean may be: a loss that creeps up drags the mean along.
+        mean, seen, lowest: from a checkpoint.
     """
 
-    def __init__(self, limit: float, mean: float = 0.0, seen: int = 0) -> None:
-        self.limit, self.mean, self.seen = limit, mean, seen
+    def __init__(
+        self, limit: float, drift: float = math.inf, mean: float = 0.0, seen: int = 0, lowest: float | None = None
+    ) -> None:
+        self.limit, self.drift, self.mean, self.seen, self.lowest = limit, drift, mean, seen, lowest
 
     def runs_away(self, loss: float) -> bool:
         """Whether a step's loss is not finite or far above what it was; a fair one is remembered."""
-        if not math.isfinite(loss) or (self.seen >= SPAN and loss > self.limit * max(self.mean, 0.1)):
+        if not math.isfinite(loss) or (self.seen >= SPAN and loss > self.limit * max(self.mean, LEAST)):
             return True
-        self.seen += 1
-        self.mean += (loss - self.mean) / min(self.seen, SPAN)
+        mean = self.mean + (loss - self.mean) / min(self.seen + 1, SPAN)
+        if self.lowest is not None and mean > self.drift * max(self.lowest, LEAST):
+            return True
+        self.mean, self.seen = mean, self.seen + 1
+        if self.seen >= SPAN:
+            self.lowest = mean if self.lowest is None else min(self.lowest, mean)
         return False
 
-    def state(self) -> dict[str, float]:
-        return {"mean": self.mean, "seen": self.seen}
+    def state(self) -> dict[str, float | None]:
+        return {"mean": self.mean, "seen": self.seen, "lowest": self.lowest}
 
 
 class Monitor:
@@ -98,9 +106,7 @@ class Monitor:
             self._board.close()
 
 
-def keep_offending(
-    folder: Path, step: int, process: int, reason: str, passes: list[dict], tensors: dict | None
-) -> Path:
+def keep_offending(folder: Path, step: int, process: int, reason: str, passes: list[dict], tensors: dict) -> Path:
     """Write down the samples of a step that went wrong, and what the last pass of it was given.
 
     Args:
@@ -115,8 +121,7 @@ def keep_offending(
     place.mkdir(exist_ok=True)
     path = place / f"step_{step:08d}_process_{process}.json"
     path.write_text(json.dumps({"step": step, "reason": reason, "passes": passes}, indent=1) + "\n", encoding="utf-8")
-    if tensors is not None:
-        torch.save({name: value.cpu() for name, value in tensors.items()}, path.with_suffix(".pt"))
+    torch.save({name: value.cpu() for name, value in tensors.items()}, path.with_suffix(".pt"))
     return path
 
 

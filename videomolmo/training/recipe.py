@@ -7,6 +7,7 @@ read or written.
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
@@ -18,14 +19,16 @@ from videomolmo.errors import BadInput
 PARTS = ("vision", "temporal", "connector", "language")  # of a model; "lora" stands for adapters on the last
 PRECISIONS = ("float32", "mixed")
 QUANTIZE = (None, "4bit")
+_ANY = math.inf
 
 
 def _within(owner: object, least: float, most: float, *names: str) -> None:
     """BadInput where a field of `owner` lies outside a range."""
     for name in names:
         value = getattr(owner, name)
-        if value is not None and not least <= value <= most:
-            bound = f"at least {least}" if most == float("inf") else f"from {least} to {most}"
+        if value is not None and not (least <= value <= most and math.isfinite(value)):
+            bound = f"at least {least}" if most == _ANY else f"from {least} to {most}"
+            bound += " and finite" if value == _ANY else ""
             raise BadInput(f"{type(owner).__name__.lower()}.{name} is {value}, expected {bound}")
 
 
@@ -34,9 +37,6 @@ def _one_of(owner: object, name: str, allowed: tuple) -> None:
         raise BadInput(
             f"{type(owner).__name__.lower()}.{name} is {getattr(owner, name)!r}, expected one of {list(allowed)}"
         )
-
-
-_ANY = float("inf")
 
 
 @dataclass(frozen=True)
@@ -203,6 +203,7 @@ class Run:
         checkpoint_every, keep: steps between checkpoints, and how many of them stay.
         log_every: steps between lines of the log.
         diverged: a loss this many times the recent mean stops the run.
+        drifted: so does a recent mean this many times the lowest that it has been.
         peak_tflops: of one device, to tell the share used; None takes a known GPU's, or measures a product on a CPU;
             0 leaves arithmetic uncounted.
         deterministic: ask torch for kernels that give the same bits each time (a GPU is slower with them).
@@ -218,15 +219,17 @@ class Run:
     keep: int = 2
     log_every: int = 1
     diverged: float = 20.0
+    drifted: float = 4.0
     peak_tflops: float | None = None
     deterministic: bool = False
     cpu: bool = False
 
     def __post_init__(self) -> None:
         _one_of(self, "precision", PRECISIONS)
-        _within(self, 0, _ANY, "seed", "workers")
+        _within(self, 0, 2**32 - 1, "seed")
+        _within(self, 0, _ANY, "workers")
         _within(self, 1, _ANY, "checkpoint_every", "keep", "log_every")
-        _within(self, 1.5, _ANY, "diverged")
+        _within(self, 1.5, _ANY, "diverged", "drifted")
         _within(self, 0, _ANY, "peak_tflops")
 
 
@@ -253,9 +256,13 @@ class Recipe:
             raise BadInput("run.shard and model.quantize exclude each other: four-bit weights cannot be divided")
 
     def decisive(self) -> dict[str, Any]:
-        """The settings that decide the weights; a run goes on only with the same ones."""
+        """The settings that decide the weights; a run goes on only with the same ones.
+
+        What to do about clips that cannot be read is not among them: whoever is stopped by one may choose to go on.
+        """
         values = asdict(self)
-        values["optimiser"].pop("micro_batch")
+        for part, name in (("optimiser", "micro_batch"), ("data", "broken"), ("model", "offline")):
+            values[part].pop(name)
         values["run"] = {name: values["run"][name] for name in ("seed", "precision")}
         values.pop("out")
         return json.loads(json.dumps(values))

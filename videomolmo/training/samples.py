@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from videomolmo.cache import key_of
 from videomolmo.datasets import Record, Records, read_dataset
 from videomolmo.errors import BadInput
 from videomolmo.training.order import Order
@@ -54,6 +55,7 @@ class Samples:
         self.data, self.context, self.seed = data, context, seed
         self.sets = [_read(source) for source in data.sets]
         self.units: list[tuple[int, tuple[int, ...]]] = []
+        self._names: list[tuple[int, str, int]] = []
         for number, (source, records) in enumerate(zip(data.sets, self.sets, strict=True)):
             clips: dict[str, list[int]] = {}
             for place, record in enumerate(records):
@@ -62,6 +64,7 @@ class Samples:
             if not clips:
                 raise BadInput(f"{source.name} {source.split}: no expression with known objects; train on another set")
             self.units += [(number, tuple(places)) for places in clips.values()] * source.repeat
+            self._names += [(number, clip, len(places)) for clip, places in clips.items()]
         self.order = Order(len(self.units), seed)
 
     def __reduce__(self):
@@ -70,6 +73,10 @@ class Samples:
     def __len__(self) -> int:
         """Samples of one epoch."""
         return len(self.units)
+
+    def mark(self) -> str:
+        """A hash of which clips there are, in which order, with how many records: it changes when data come or go."""
+        return key_of({"clips": self._names})
 
     def __getitem__(self, position: int) -> Sample:
         """The sample at a position from 0 on.

@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,9 @@ from videomolmo.errors import BadInput
 from videomolmo.model import PointingProcessor
 from videomolmo.model.sequence import PADDING
 from videomolmo.model.tokenizer import load_tokenizer
+from videomolmo.result_folder import check_folder
 from videomolmo.training.assemble import Learner, accelerator_for, assemble, weight_of
-from videomolmo.training.checkpoints import Checkpoints, read_state, restore
+from videomolmo.training.checkpoints import Checkpoints, locked, read_state, restore
 from videomolmo.training.export import export, write_run
 from videomolmo.training.feed import MicroBatch, MicroBatches, feed
 from videomolmo.training.monitor import Diverged, Monitor, Watch, keep_offending
@@ -75,6 +76,7 @@ class Totals:
     operations: float = 0.0
     waited_s: float = 0.0
     passes: list[dict] = field(default_factory=list)
+    last: dict[str, Tensor] = field(default_factory=dict)  # what the last pass was given
 
     def numbers(self) -> list[float]:
         return [self.loss, self.weight, self.answers, self.tokens, self.samples, self.operations, self.waited_s]
@@ -96,9 +98,11 @@ def train(recipe: Recipe, resume: str | Path | None = None, progress: bool = Tru
         What was done; the trained model lies in {out}/model.
 
     Raises:
-        BadInput: data, model, settings or folder do not fit; before anything is written.
+        BadInput: data, model, settings or folder do not fit; before anything is written. Later, a clip that cannot be
+            read, where the recipe does not replace it.
         Diverged: the loss is not finite or runs away; the samples that did it lie in {out}/offending.
     """
+    check_folder(recipe.out, overwrite=True)  # before a large model is loaded
     accelerator = accelerator_for(recipe)
     slices = Slices(
         recipe.optimiser.batch, recipe.optimiser.micro_batch, accelerator.num_processes, accelerator.process_index
@@ -131,18 +135,45 @@ class _Run:
         self.slices, self.total, self.progress = slices, total, progress
         self.accelerator, self.folder = learner.accelerator, Path(recipe.out)
         self.arithmetic = Arithmetic(learner.model.config, recipe.learn)
-        self.watch = Watch(recipe.run.diverged)
+        self.watch = self._watch()
+        self.resumed_from: str | None = None
         self.signal: int | None = None
 
     def go(self, resume: Path | None) -> Outcome:
         """Claim the folder, go on where it stopped, and train."""
-        settings = self.recipe.decisive() | {"weights": hub.hashes(self.learner.folder)}
+        settings = self.recipe.decisive()
+        settings |= {"weights": hub.hashes(self.learner.folder), "samples": self.samples.mark()}
         checkpoints = Checkpoints(self.folder / "checkpoints", key_of(settings), self.recipe.run.keep)
         if resume is not None:
-            read_state(resume)
-        if self.accelerator.is_main_process:
-            provenance.claim(self.folder, settings, "a training run")
-        self.accelerator.wait_for_everyone()
+            self._check_resume(checkpoints, resume)
+        with ExitStack() as until_done:
+            if self.accelerator.is_main_process:
+                provenance.claim(self.folder, settings, "a training run")
+                until_done.enter_context(locked(self.folder))
+            self.accelerator.wait_for_everyone()
+            return self._go_on(checkpoints, resume)
+
+    def _watch(self, **state: Any) -> Watch:
+        return Watch(self.recipe.run.diverged, self.recipe.run.drifted, **state)
+
+    def _check_resume(self, checkpoints: Checkpoints, resume: Path) -> None:
+        """Whether the run can go on from a checkpoint that was named.
+
+        Raises:
+            BadInput: it is none, lies beyond the end, or the run went on from it already, which would be thrown away.
+        """
+        step = read_state(resume)["step"]
+        if step > self.total:
+            raise BadInput(f"{resume} is after step {step}, this run has {self.total}; give an earlier checkpoint")
+        newest = checkpoints.latest()
+        known = read_state(newest) if newest is not None else {"step": 0}
+        if known.get("resumed_from") == str(resume.resolve()) and known["step"] > step:
+            raise BadInput(
+                f"{self.folder} already went on from {resume} to step {known['step']}; leave --resume away to go on "
+                "from there, or give a new folder to begin at it again"
+            )
+
+    def _go_on(self, checkpoints: Checkpoints, resume: Path | None) -> Outcome:
         start = self._restore(checkpoints, resume)
         if self.accelerator.is_main_process:
             write_run(self.folder, self.recipe, self.accelerator.num_processes, start, self.total, len(self.samples))
@@ -163,12 +194,18 @@ class _Run:
         state = restore(self.learner, path)
         if resume is not None and self.accelerator.is_main_process:
             checkpoints.drop_after(state["step"])
-        self.watch = Watch(self.recipe.run.diverged, **state["watch"])
+        self.resumed_from = state.get("resumed_from") if resume is None else str(resume.resolve())
+        self.watch = self._watch(**state["watch"])
         return state["step"]
 
     def _steps(self, start: int, checkpoints: Checkpoints, monitor: Monitor) -> Outcome:
         batches = MicroBatches(self.samples, self.processor, self.slices, start, self.total)
-        source = iter(feed(batches, self.recipe.run.workers))
+        with closing(feed(batches, self.recipe.run.workers)) as source:
+            return self._until_done(start, source, checkpoints, monitor)
+
+    def _until_done(
+        self, start: int, source: Iterator[MicroBatch], checkpoints: Checkpoints, monitor: Monitor
+    ) -> Outcome:
         peak = peak_tflops(self.accelerator.device, self.recipe.run.precision, self.recipe.run.peak_tflops)
         step, saved = start, None
         monitor.lap()
@@ -185,8 +222,10 @@ class _Run:
         if step == self.total:
             model = export(self.learner, self.recipe, self.folder / "model")
             return Outcome(step, self.total, model, saved or checkpoints.latest())
-        saved = saved or checkpoints.save(self.learner, self._state(step))
-        return Outcome(step, self.total, None, saved, self.signal)
+        self.learner.optimiser.zero_grad(set_to_none=True)  # of the step that was broken off
+        if saved is None and step > start:  # an optimiser that has not stepped yet has no state to keep
+            saved = checkpoints.save(self.learner, self._state(step))
+        return Outcome(step, self.total, None, saved or checkpoints.latest(), self.signal)
 
     def _passes(self, step: int, source: Iterator[MicroBatch]) -> Totals | None:
         """All forward and backward passes of a step; None when a signal asks to stop: nothing has changed then."""
@@ -196,14 +235,14 @@ class _Run:
             waiting = time.perf_counter()
             micro = next(source)
             totals.waited_s += time.perf_counter() - waiting
-            batch = {name: value.to(self.accelerator.device) for name, value in micro.tensors.items()}
+            totals.last = batch = {name: value.to(self.accelerator.device) for name, value in micro.tensors.items()}
             with self._gathering(last=turn == turns - 1):
                 with self._precision():
                     loss = self.learner.objective(batch)
                 self._count(totals, batch, loss, micro)
                 told = self._agree(math.isfinite(totals.loss))
                 if told == NOT_FINITE:
-                    self._give_up(step, "the loss is not finite", totals, None if math.isfinite(totals.loss) else batch)
+                    self._give_up(step, "the loss is not finite", totals)
                 if told == ASKED_TO_STOP:
                     return None
                 loss.backward()
@@ -255,7 +294,8 @@ class _Run:
         return {
             "step": step, "total": self.total, "position": step * self.slices.batch, "rates": rates,
             "seed": self.recipe.run.seed, "random": "each step begins with states made from seed, step and process",
-            "watch": self.watch.state(), "processes": self.accelerator.num_processes, "sharded": self.learner.sharded,
+            "watch": self.watch.state(), "resumed_from": self.resumed_from,
+            "processes": self.accelerator.num_processes, "sharded": self.learner.sharded,
             "versions": provenance.versions(),
         }  # fmt: skip
 
@@ -268,8 +308,8 @@ class _Run:
         torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
         return told.item()
 
-    def _give_up(self, step: int, reason: str, totals: Totals, batch: dict[str, Tensor] | None = None) -> None:
-        path = keep_offending(self.folder, step, self.accelerator.process_index, reason, totals.passes, batch)
+    def _give_up(self, step: int, reason: str, totals: Totals) -> None:
+        path = keep_offending(self.folder, step, self.accelerator.process_index, reason, totals.passes, totals.last)
         raise Diverged(
             f"step {step + 1} of {self.total}: {reason}; its samples are in {path}. Look at them, or start "
             "another run with lower rates; this one goes on from its last checkpoint and meets the same samples"
