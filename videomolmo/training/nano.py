@@ -73,6 +73,7 @@ LARGER_STAGES = (  # what was learnt at 96 pixels goes on at 144: small objects 
     pointing.Stage("look larger", 400, 16, 1, 1.5e-3, False, True, 1.0, 0.0, facts=0.03, moves=1.0, distinct=150),
     pointing.Stage("settle larger", 700, 16, 1, 1e-3, False, True, 1.0, 0.0, facts=0.3, moves=1.0, distinct=200),
     pointing.Stage("follow larger", 1800, peak=1.2e-3, motion_share=0.45, distinct=330, **_FOLLOW),
+    pointing.Stage("follow on larger", 3000, peak=1e-3, motion_share=0.4, distinct=450, lists=0.15, **_FOLLOW),
 )
 VOCABULARY = 512
 

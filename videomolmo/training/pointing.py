@@ -33,6 +33,7 @@ from videomolmo.training.run_state import (
     save_checkpoint,
     save_progress,
 )  # fmt: skip
+from videomolmo.training.shelf import Shelf
 
 WARMUP = 60  # steps of a stage
 AVERAGE = 0.998  # decay of the moving average of weights
@@ -76,6 +77,7 @@ def batches(
     key = sum(ord(letter) for letter in stage.name)
     wanted = {"questions": stage.questions, "motion_share": stage.motion_share, "lists": stage.lists}
     kept: dict[int, tuple[list[Example], dict[str, Tensor]]] = {}
+    shelf = Shelf(stage.distinct)
     for step in range(start, stage.steps):
         number = step % stage.distinct if stage.distinct else step
         rng = np.random.default_rng([seed, key, number])
@@ -88,7 +90,7 @@ def batches(
                 _cut_off(seen, stage, processor.config, seed, number)
             seen = encode(seen)
             if stage.distinct:
-                kept[number] = examples, seen
+                kept[number] = examples, shelf.put(number, seen)
         if stage.language and step != number:
             again = np.random.default_rng([seed, key, step])
             examples = [asked(again, one, **wanted) for one in examples]
