@@ -32,6 +32,17 @@ def test_a_damaged_file_is_made_again(tmp_path, broken):
     assert cached(tmp_path, {"a": 1}, lambda: 1 / 0)["v"].tolist() == [1, 1]
 
 
+def test_a_bit_flipped_anywhere_changes_no_result(tmp_path):
+    made_by, arrays = {"a": 1}, {"v": np.arange(40, dtype=np.int32).reshape(4, 10), "w": np.array([True, False])}
+    path = tmp_path / (key_of(made_by) + ".npz")
+    cached(tmp_path, made_by, lambda: arrays)
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
+        found = cached(tmp_path, made_by, lambda: arrays)
+        assert {name: value.tolist() for name, value in found.items()} == {n: v.tolist() for n, v in arrays.items()}, at
+
+
 def test_a_failing_maker_leaves_nothing(tmp_path):
     with pytest.raises(ZeroDivisionError):
         cached(tmp_path / "cache", {"a": 1}, lambda: 1 / 0)

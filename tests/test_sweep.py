@@ -9,22 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import psutil
 import pytest
-from distributed import KilledWorker
 from small_notebooks import write_notebook
 
 from videomolmo.cli import main
-from videomolmo.sweep.cell import Job
-from videomolmo.sweep.grid import read_grid
-from videomolmo.sweep.notebook import read_notebook
-from videomolmo.sweep.run import Summary, _state
-from videomolmo.sweep.store import Store
 
 WITHIN_S = 300  # whatever should happen soon, on however crowded a machine
 
@@ -41,9 +34,10 @@ def command(tmp_path, signs) -> Callable[..., list[str]]:
     """`command("--workers", 2, rule=["hold"], seeds=2)`: arguments of a sweep into tmp_path/out."""
     notebook = write_notebook(tmp_path / "small.ipynb")
 
-    def write(*options: object, rule: list[str], seeds: int = 1) -> list[str]:
+    def write(*options: object, rule: list[str], seeds: int = 1, rest: str = "") -> list[str]:
         grid = tmp_path / "grid.toml"
-        grid.write_text(f"[fixed]\nsigns_folder = '{signs}'\n[grid]\nrule = {rule}\n[repeats]\nseed = {seeds}\n")
+        text = f"[fixed]\nsigns_folder = '{signs}'\n[grid]\nrule = {rule}\n[repeats]\nseed = {seeds}\n"
+        grid.write_text(text + rest)
         where = ["--grid", grid, "--out", tmp_path / "out"]
         return ["sweep", *map(str, (notebook, *where, *options))]
 
@@ -172,24 +166,6 @@ def test_a_sweep_that_was_killed_itself_goes_on(command, start, signs, tmp_path)
     assert len(marks(out, "done")) == 1 and not (out / "running").exists()
 
 
-def test_a_cell_that_kills_its_workers_fails_and_other_trouble_leaves_it_to_be_run(command, tmp_path):
-    command(rule=["good"])
-    notebook, store, summary = read_notebook(tmp_path / "small.ipynb"), Store(tmp_path / "out"), Summary()
-    (cell,) = read_grid(tmp_path / "grid.toml", notebook).cells
-    job = Job(str(store.out), "token", cell.name, cell.key, dict(cell.given), dict(cell.parameters), (), "", "0" * 64)
-    future: Future = Future()
-    future.set_exception(OSError("the cluster went away"))
-    with store.locked():
-        assert _state(future, job, store, summary) == "stopped" and not store.records()
-    assert summary.lost == {cell.name: "OSError: the cluster went away"}
-    killed: Future = Future()
-    killed.set_exception(KilledWorker("a cell", SimpleNamespace(address="tcp://node:1"), 3))
-    with store.locked():
-        assert _state(killed, job, store, summary) == "failed"
-    facts = store.records()[cell.key].facts
-    assert "its worker died again and again" in facts["error"] and "tcp://node:1" in facts["traceback"]
-
-
 def free_address(folder: Path) -> str:
     """What a Dask scheduler wrote about itself."""
     path = folder / "scheduler.json"
@@ -231,3 +207,56 @@ def test_a_dask_cluster_runs_the_cell_of_a_killed_worker_again(cluster, command,
     assert process.returncode == 0, errors
     assert "2 cells done, 0 failed, 0 missing" in output and len(marks(out, "done")) == 2
     assert len(pd.read_csv(out / "results.csv")) == 4 and not (out / "running").exists()
+
+
+SBATCH = """#!{python}
+import pathlib, subprocess, sys
+script = pathlib.Path(sys.argv[1]).read_text()  # is deleted when we return
+log = open("{jobs}/log", "a")
+job = subprocess.Popen(["bash", "-c", script], start_new_session=True, stdout=log, stderr=log)
+pathlib.Path(f"{jobs}/{{job.pid}}.sh").write_text(script)
+print("Submitted batch job", job.pid)
+"""
+SCANCEL = """#!{python}
+import os, signal, sys
+os.killpg(int(sys.argv[1]), signal.SIGKILL)
+"""
+CLUSTER = """[cluster]
+cores = 1
+memory = "1 GB"
+queue = "short"
+scheduler_options = {host = "127.0.0.1", dashboard_address = ":0"}
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch) -> Iterator[Path]:
+    """Slurm's commands, which start jobs as processes of this machine; the folder where each job's script is kept."""
+    commands, jobs = tmp_path / "commands", tmp_path / "jobs"
+    for folder in (commands, jobs):
+        folder.mkdir()
+    for name, source in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+        (commands / name).write_text(source.format(python=sys.executable, jobs=jobs))
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+    yield jobs
+    for path in jobs.glob("*.sh"):
+        with suppress(ProcessLookupError):  # only what a failing test leaves
+            os.killpg(int(path.stem), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_cells_run_in_jobs_of_a_batch_system_which_end_with_the_sweep(slurm, command, start, signs, tmp_path):
+    pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is missing: pip install 'videomolmo[cluster]'")
+    process = start(command("--cluster", "slurm", "--workers", 2, rule=["hold"], seeds=2, rest=CLUSTER))
+    kernels = [until(lambda seed=seed: running(signs, seed)) for seed in (0, 1)]
+    above = [{parent.pid for parent in psutil.Process(kernel).parents()} for kernel in kernels]
+    jobs = {int(path.stem): path.read_text() for path in slurm.glob("*.sh")}
+    assert [len(pids & jobs.keys()) for pids in above] == [1, 1] and not above[0] & above[1] & jobs.keys()
+    assert all("#SBATCH -p short\n" in script and "--cpus-per-task=1\n" in script for script in jobs.values())
+    for seed in (0, 1):
+        (signs / f"go{seed}").touch()
+    output, errors = process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 0, errors
+    assert "2 cells done, 0 failed, 0 missing" in output and len(pd.read_csv(tmp_path / "out" / "results.csv")) == 4
+    until(lambda: gone(*kernels, *jobs))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from small_notebooks import BODY, PARAMETERS, write_notebook
 
@@ -98,10 +101,14 @@ def test_names_of_folders_hold_what_every_system_can_write(cells):
         ("cells = 3", "cells is no list of tables"),
         ("grid = 3", "grid is 3, expected a table"),
         ("[grid", "not TOML"),
+        ("[fixed]\nrule = 'ü'", "not UTF-8 (byte 16)"),
+        ("seconds_per_run = 'long'", "seconds_per_run is 'long', expected seconds"),
+        ("seconds_per_run = 0", "seconds_per_run is 0, expected seconds"),
+        ("seconds_per_run = inf", "seconds_per_run is inf, expected seconds"),
     ],
 )  # fmt: skip
 def test_what_a_grid_may_not_say(tmp_path, notebook, capsys, text, told):
-    (tmp_path / "grid.toml").write_text(text)
+    (tmp_path / "grid.toml").write_text(text, encoding="latin-1")
     before = sorted(tmp_path.iterdir())
     assert main(["sweep", str(notebook), "--grid", str(tmp_path / "grid.toml"), "--out", str(tmp_path / "out")]) == 2
     errors = capsys.readouterr().err
@@ -157,6 +164,20 @@ def test_shipped_grids_fit_the_notebooks_they_name(path):
     assert command, f"{path} does not say which notebook it is for"
     assert ROOT / command[2] == path
     assert len(read_grid(path, read_notebook(ROOT / command[1])).cells) > 1
+
+
+def test_shipped_grids_state_the_seconds_that_were_measured():
+    shipped = {path.stem: tomllib.loads(path.read_text(encoding="utf-8")) for path in SHIPPED}
+    cost = json.loads((ROOT / "data" / "ablations" / "fusion.json").read_text())["cost"]
+    fusion, temporal = shipped["fusion"], pd.read_csv(ROOT / "data" / "ablations" / "temporal.csv")
+    cells = len(fusion["grid"]["noise"]) * len(fusion["grid"]["every"])
+    measured = {
+        "fusion": cost["grid_s"] * fusion["fixed"]["clips"] / cost["clips"] / cells,
+        "temporal": temporal.drop_duplicates(["variant", "context", "seed"])["seconds"].mean(),
+    }
+    assert measured.keys() == shipped.keys()
+    for name, seconds in measured.items():
+        assert seconds < shipped[name]["seconds_per_run"] < seconds + 30, name  # the notebook around the work
 
 
 def test_only_what_decides_a_run_changes_the_hash_of_a_notebook(tmp_path, notebook):
@@ -223,7 +244,10 @@ def test_the_cost_is_guessed_from_what_is_known_best(cells):
     assert estimate(plan, 2, None, 5).startswith("2 cells to run × 20.0 s (mean of 2 finished) = 40.0 s of work, ab")
     assert "about 20.0 s with 2 at once" in estimate(plan, 2, None, None)
     assert "× 3.0 s (as you say)" in estimate(plan, None, 3, 5) and "at once" not in estimate(plan, None, 3, 5)
-    assert "metadata" in estimate(make_plan(grid, {}), 2, None, 5)
+    assert "× 5.0 s (the notebook's metadata say so of its defaults)" in estimate(make_plan(grid, {}), 2, None, 5)
+    assert "× 7.0 s (seconds_per_run of the grid)" in estimate(make_plan(grid, {}), 2, None, 5, 7)
+    assert "(mean of 2 finished)" in estimate(plan, 2, None, 5, 7) and "(as you say)" in estimate(plan, 2, 3, 5, 7)
+    assert "; an estimate: " in estimate(make_plan(grid, {}), 2, None, 5)
     assert "not known" in estimate(make_plan(grid, {}), 2, None, None)
     assert estimate(make_plan(cells(""), {cells("").cells[0].key: records[keys[0]]}), 2, 3, 5) == "nothing to run"
     assert as_time(3599.7) == "1 h 0 min"
@@ -237,5 +261,18 @@ def test_a_dry_run_lists_and_writes_nothing(tmp_path, capsys):
     assert main([*arguments, "--dry-run", "--workers", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "small.ipynb: 2 cells" and [line.split()[:2] for line in lines[1:3]] == [["run", "missing"]] * 2
-    assert "2 cells to run × 1 min 30 s (the notebook's metadata say so) = 3 min 0 s of work" in lines[3]
+    assert "2 cells to run × 1 min 30 s (the notebook's metadata say so of its defaults) = 3 min 0 s of" in lines[3]
+    (tmp_path / "grid.toml").write_text("seconds_per_run = 600\n[grid]\nfactor = [1, 2]")
+    assert main([*arguments, "--dry-run", "--workers", "2"]) == 0
+    assert "2 cells to run × 10 min 0 s (seconds_per_run of the grid) = 20 min 0 s of work" in capsys.readouterr().out
+    for seconds in ("0", "nan"):
+        assert main([*arguments, "--dry-run", "--seconds-per-cell", seconds]) == 2
+        assert "--seconds-per-cell is" in capsys.readouterr().err
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_notebook_that_says_it_takes_no_number_of_seconds_is_refused(tmp_path):
+    for seconds in ("a minute", -1, True):
+        with pytest.raises(BadInput, match="seconds_per_run in its metadata is"):
+            read_notebook(write_notebook(tmp_path / "a.ipynb", videomolmo={"seconds_per_run": seconds}))
+    assert read_notebook(write_notebook(tmp_path / "a.ipynb", videomolmo="fast")).seconds is None

@@ -50,6 +50,7 @@ def swept(tmp_path) -> Callable[..., Store]:
                 facts |= {"parameters": dict(cell.parameters), "given": dict(cell.given)}
                 if cell.parameters["rule"] == "bad":
                     facts |= {"error": "ValueError: <bad>", "traceback": "line 1\nline <2>"}
+                    facts |= {"log": "no <memory>"} if cell.parameters["seed"] == 0 else {}
                     store.publish(attempt, cell.name, "failed", facts)
                     continue
                 if (text := table(cell.parameters)) is not None:
@@ -97,6 +98,65 @@ def test_cells_without_a_table_have_one_row_and_mixed_kinds_become_text(swept):
     found = collect(store)
     assert found["what"].tolist() == ["a", "1"] and found["seconds"].tolist() == [2, 2]
     assert pd.read_parquet(store.out / "results.parquet")["what"].tolist() == ["a", "1"]
+
+
+@pytest.mark.parametrize("digits", ["01" * 250, "0101", "1" * 20])
+def test_a_column_of_digits_stays_as_it_was_written(swept, digits):
+    def table(parameters: dict) -> str:
+        first = digits if parameters["rule"] == "a" else "11"  # one cell decides for all
+        return f"right,whole,half,said,gap\n{first},1,0.50,True,\n10,-2,1e-3,False,3"
+
+    store = swept('[grid]\nrule = ["a", "b", "c"]', table)
+    found, wanted = collect(store), [digits, "10", "11", "10"]
+    assert found["right"].tolist() == wanted
+    assert pd.read_parquet(store.out / "results.parquet")["right"].tolist() == wanted
+    assert pd.read_csv(store.out / "results.csv", dtype=str)["right"].tolist() == wanted
+    kinds = {name: found[name].dtype.kind for name in ("whole", "half", "said", "gap")}
+    assert kinds == {"whole": "i", "half": "f", "said": "b", "gap": "f"}
+    assert found["half"].tolist() == [0.5, 0.001] * 2 and found["gap"].dropna().tolist() == [3, 3]
+
+
+def test_whole_numbers_of_a_column_with_gaps_keep_their_last_digit(swept):
+    large = 2**53 + 1  # the first that a float does not hold
+    store = swept('[fixed]\nrule = "a"', lambda _: f"id,seed\n{large},0\n,0\n7,0")
+    assert collect(store)["id"].dropna().tolist() == [str(large), "7"]
+    (store.out / "cells" / next(iter(store.records().values())).folder.name / "results" / "results.csv").write_text(
+        f"id,seed\n{large},0\n7,0"
+    )
+    assert collect(store)["id"].tolist() == [large, 7] and "cell_seed" not in collect(store)
+
+
+BAD_TABLES = {
+    "empty": ("", "No columns to parse"), "ragged": ("a,b\n1,2\n1,2,3", "Expected 2 fields in line 3, saw 3"),
+    "too many": ("a,b\n1,2,3\n4,5,6", "more values than the header has names"), "bytes": (b"a\n\xff", "utf-8"),
+    "gone": (None, "No such file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content, told", BAD_TABLES.values(), ids=BAD_TABLES)
+def test_a_table_that_went_bad_is_named_and_keeps_nothing_else_away(swept, capsys, content, told):
+    store = swept('[grid]\nrule = ["a", "b", "c"]', lambda p: rows({"rule": "a"} | {n: p[n] for n in ("tau", "seed")}))
+    (_, lost), (_, kept) = sorted(store.records().items(), key=lambda pair: pair[1].facts["parameters"]["rule"])
+    path = lost.folder / "results" / "results.csv"
+    path.unlink() if content is None else path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    table = collect(store)
+    assert table["value"].notna().sum() == 4 and set(table.dropna(subset="value")["cell"]) == {kept.folder.name}
+    (bare,) = table[table["cell"] == lost.folder.name].to_dict("records")
+    assert told in bare["table_error"] and bare["rule"] == "a" and "\n" not in bare["table_error"]
+    assert main(["sweep", "report", str(store.out), "--where", "rule=b"]) == 0
+    page = (store.out / "report.html").read_text()
+    assert "their tables cannot be read" in page and f"<li>{lost.folder.name}: results.csv is no table" in page
+
+
+def test_a_sweep_says_which_cells_left_no_rows(swept, tmp_path, capsys):
+    out = swept('[fixed]\nrule = "a"').out
+    (cell,) = (out / "cells").iterdir()
+    sweep = ["sweep", str(tmp_path / "small.ipynb"), "--grid", str(tmp_path / "grid.toml"), "--out", str(out)]
+    assert main(sweep) == 0 and not capsys.readouterr().err
+    (cell / "results" / "results.csv").write_text("")
+    assert main(sweep) == 1
+    told = capsys.readouterr().err
+    assert f"without its rows: {cell.name}: results.csv is no table" in told and f"remove cells/{cell.name}" in told
 
 
 def test_a_cell_is_published_once_and_a_failed_one_replaced(swept):
@@ -160,6 +220,7 @@ def test_the_report_shows_the_numbers_and_what_is_not_there(swept, capsys):
     assert numbers(trace["x"]) == [0.5, 0.7] and numbers(trace["y"]) == pytest.approx([0.76, 0.78])
     assert numbers(trace["error_y"]["array"]) == pytest.approx([stats.t.ppf(0.975, 2) * 0.01 / 3**0.5] * 2)
     assert page.count("ValueError: &lt;bad&gt;") == 5 and "line &lt;2&gt;" in page
+    assert page.count("log ends:</p><pre>no &lt;memory&gt;</pre>") == 2
     assert "Missing cells" in page and "<li>rule=bad,tau=0.7,seed=2," in page
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page)  # nothing is fetched
     for link in re.findall(r'href="(cells/[^"]+)/notebook\.ipynb"', page):
@@ -188,6 +249,37 @@ def test_the_report_draws_what_is_asked_for(swept, tmp_path, capsys):
         (["--html", str(tmp_path / "grid.toml")], "no report of a sweep"),
     ):  # fmt: skip
         assert main(["sweep", "report", str(out), *wrong]) == 2 and told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong, told",
+    [
+        (["--x", "tau", "--colour", "tau"], "--colour is 'tau', which is --x already"),
+        (["--colour", "rule", "--facet", "rule"], "--facet is 'rule', which is --colour already"),
+        (["--x", "tau", "--y", "tau"], "--y is 'tau', which is --x already"),
+        (["--x", "seed"], "--x is 'seed', which repeats the settings already"),
+        (["--y", "seed"], "--y is 'seed', which repeats the settings already"),
+        (["--over", "tau", "--facet", "tau"], "--facet is 'tau', which repeats the settings already"),
+        (["--x", "mean"], "a column 'mean' cannot be shown"),
+    ],
+)  # fmt: skip
+def test_a_column_has_one_place_in_a_figure(swept, capsys, wrong, told):
+    def table(parameters: dict) -> str:
+        head, *lines = rows(parameters).split()
+        return "\n".join([f"{head},mean", *(f"{line},2" for line in lines)])
+
+    out = swept('[grid]\nrule = ["a", "b"]\ntau = [0.5, 0.7]\n[repeats]\nseed = 2', table).out
+    assert main(["sweep", "report", str(out), *wrong]) == 2
+    errors = capsys.readouterr().err
+    assert told in errors and errors.count("\n") == 1
+
+
+def test_a_measure_is_no_axis_and_any_column_of_the_notebook_may_be_one(swept):
+    out = swept().out
+    assert main(["sweep", "report", str(out), "--y", "tau"]) == 0  # the axis that would be chosen
+    assert main(["sweep", "report", str(out), "--x", "value", "--y", "seconds"]) == 0
+    (trace, *_) = drawn((out / "report.html").read_text())
+    assert len(numbers(trace["x"])) > 2 and set(numbers(trace["y"])) == {2}
 
 
 def test_a_sweep_with_nothing_done_has_no_report(swept, capsys):

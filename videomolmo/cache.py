@@ -61,10 +61,21 @@ def cached(
 
 def _read(path: Path) -> dict[str, np.ndarray] | None:
     try:
-        with np.load(path, allow_pickle=False) as found:
-            return {name: found[name] for name in found.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        return None  # not there, or cut short by a full disk
+        with open(path, "rb") as file, zipfile.ZipFile(file) as found:
+            file.seek(-12, os.SEEK_END)  # where a zip file says how many it holds; zipfile does not ask
+            if len(found.namelist()) != int.from_bytes(file.read(2), "little"):
+                return None
+            return {name.removesuffix(".npy"): _array(found, name) for name in found.namelist()}
+    except Exception:  # zip, zlib and NumPy have no common class for what damage makes them raise
+        return None  # not there, cut short by a full disk, or changed since
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with archive.open(name) as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+        if file.read(1):  # a file's checksum is looked at where it ends, which np.load may never reach
+            raise ValueError(f"{name} holds more than its header says")
+    return array
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

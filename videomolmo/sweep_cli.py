@@ -20,13 +20,14 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Register `sweep`."""
     sweep = commands.add_parser(
         "sweep", help="a notebook over a grid of settings, in parallel; resumes where it stopped", usage=USAGE,
-        description="Exit code: 0 when every cell is done, 1 when some failed, 130 when it was stopped.",
+        description="Exit code: 0 when every cell is done, 1 when some failed or lost their table, 130 when stopped.",
         argument_default=argparse.SUPPRESS,
     )  # fmt: skip
     sweep.add_argument("notebook", metavar="NOTEBOOK", help="with a cell tagged 'parameters'; or the word report")
     sweep.add_argument("folder", nargs="?", type=Path, default=None, metavar="DIR", help="of the sweep to report on")
     run = sweep.add_argument_group("running")
-    run.add_argument("--grid", type=Path, metavar="FILE", help="TOML: [fixed], [grid], [[cells]], [repeats], [cluster]")
+    tables = "TOML: seconds_per_run, [fixed], [grid], [[cells]], [repeats], [cluster]"
+    run.add_argument("--grid", type=Path, metavar="FILE", help=tables)
     run.add_argument("--out", type=Path, metavar="DIR", help="folder to write, or to go on in")
     run.add_argument("--workers", type=int, metavar="N", help="cells at once (default: one for each core)")
     run.add_argument("--scheduler", metavar="ADDRESS", help="a running Dask scheduler, for example tcp://node1:8786")
@@ -78,13 +79,15 @@ def _report(given: dict) -> int:
 
 
 def _dry_run(given: dict) -> int:
+    from videomolmo.sweep.notebook import as_seconds
     from videomolmo.sweep.plan import estimate, listing, make_plan
     from videomolmo.sweep.run import prepare
 
+    told = as_seconds(given.get("seconds_per_cell"), "--seconds-per-cell")
     notebook, grid, store = prepare(Path(given["notebook"]), given["grid"], given["out"])
     plan = make_plan(grid, store.records(), retry_failed=given.get("retry_failed", False))
     print(f"{notebook.path.name}: {len(plan.cells)} cells\n{listing(plan)}")
-    print(estimate(plan, _place(given).at_once, given.get("seconds_per_cell"), notebook.seconds))
+    print(estimate(plan, _place(given).at_once, told, notebook.seconds, grid.seconds))
     return 0
 
 
@@ -101,12 +104,14 @@ def _run(given: dict) -> int:
         print(f"{summary.bare} cells left no table: it is results.csv in `results_folder`, or the only CSV there")
     for name, reason in summary.lost.items():
         print(f"not run: {name}: {reason}", file=sys.stderr)
+    for name, reason in summary.unread.items():
+        print(f"without its rows: {name}: {reason}; remove cells/{name} to have it run again", file=sys.stderr)
     if summary.interrupted:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
     if summary.failed:
         print("tracebacks: failed.json in each cell's folder; --retry-failed runs them again", file=sys.stderr)
-    return 1 if summary.failed or summary.missing else 0
+    return 1 if summary.failed or summary.missing or summary.unread else 0
 
 
 def _place(given: dict) -> "Place":

@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from videomolmo import provenance
+from videomolmo.errors import BadInput
 from videomolmo.sweep.notebook import CACHE, RESULTS
 from videomolmo.sweep.store import DONE, FAILED, Store, now
+from videomolmo.sweep.table import read_rows
 
 TRIES = 3  # of a cell whose kernel dies
 STOPPED, DIED = "stopped", "died"
 LOOK_EVERY_S = 0.5
 START_WITHIN_S = 180
 LOG = "kernel.log"  # what the kernel writes past the notebook, such as why it crashed
+LAST = 4000  # bytes of it in the record
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -55,7 +58,10 @@ class Job:
 
 @dataclass(frozen=True)
 class End:
-    """How a run of a notebook ended: DONE, FAILED, STOPPED (somebody asked for it) or DIED (its kernel was killed)."""
+    """How a run of a notebook ended: DONE, FAILED, STOPPED (somebody asked for it) or DIED (its kernel was killed).
+
+    What died may do better when it is run again; what failed, or was never given a kernel, will not.
+    """
 
     state: str
     error: str = ""
@@ -91,14 +97,33 @@ def run_cell(job: Job) -> str:
 def _keep(store: Store, job: Job, attempt: Path, end: End, facts: dict[str, Any]) -> str:
     _tidy_metadata(attempt / "notebook.ipynb")
     if end.state == DONE:
-        (attempt / LOG).unlink()
         facts["table"] = _table(attempt)
+        end = _judged(attempt, facts["table"])
+    if end.state == DONE:
+        (attempt / LOG).unlink()
         store.publish(attempt, job.name, DONE, facts)
         return DONE
-    error = end.error or f"the kernel died {TRIES} times: killed from outside, often for want of memory"
-    facts |= {"error": error, "traceback": end.traceback, "host": socket.gethostname()}
-    store.publish(attempt, job.name, FAILED, facts)
+    error = f"the kernel died {TRIES} times, {end.error}" if end.state == DIED else end.error
+    told = {"error": error, "traceback": end.traceback, "log": _tail(attempt / LOG), "host": socket.gethostname()}
+    store.publish(attempt, job.name, FAILED, facts | told)
     return FAILED
+
+
+def _judged(attempt: Path, table: str | None) -> End:
+    """DONE, unless the notebook left a table that nobody could collect."""
+    try:
+        if table:
+            read_rows(attempt / table)
+    except BadInput as error:
+        return End(FAILED, f"the notebook ran to its end, but {error}", traceback.format_exc())
+    return End(DONE)
+
+
+def _tail(log: Path) -> str:
+    """The last of what the kernel wrote past the notebook."""
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - LAST))
+        return COLOURS.sub("", file.read().decode(errors="replace")).strip()
 
 
 def facts_of(job: Job) -> dict[str, Any]:
@@ -144,9 +169,13 @@ def _run(job: Job, store: Store, folder: Path) -> End:
         except Exception as error:
             if kernel.ended:
                 return End(STOPPED)
-            if isinstance(error, DeadKernelError) or not kernel.ready:
-                return End(DIED)  # before it is ready: another process may have taken one of its ports
-            return End(FAILED, f"{type(error).__name__}: {error}", traceback.format_exc())
+            told = f"{type(error).__name__}: {error}"
+            if kernel.ready and isinstance(error, DeadKernelError):
+                return End(DIED, f"killed from outside, often for want of memory ({told})", traceback.format_exc())
+            if kernel.pid and not kernel.ready and isinstance(error, RuntimeError):
+                # another process may have taken one of its ports
+                return End(DIED, f"before it was ready ({told})", traceback.format_exc())
+            return End(FAILED, told, traceback.format_exc())
     return End(DONE)
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 MOST_VALUES = 12  # a column of texts with more of them is a sample, such as clips, and is averaged over
 LEVEL = 0.95
 MEASURES = ("measure", "metric")
+POINT = ("mean", "spread", "half", "repetitions", "rows")  # what `means` adds to the columns that are shown
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def choose_view(
     x: str | None = None,
     colour: str | None = None,
     facet: str | None = None,
+    y: str | None = None,
 ) -> View:
     """Places for the columns of a table; what is not asked for is chosen.
 
@@ -52,17 +54,22 @@ def choose_view(
         varied: parameters of the sweep that differ between settings.
         own: columns of the notebooks' tables.
         repeats: see `View`.
+        y: the measure, which has a place of its own, see `measures`.
 
     Raises:
-        BadInput: a column that the table does not have.
+        BadInput: a column that the table does not have, that is asked for in two places, or that has a name which
+            figures need themselves.
     """
     for name in (x, colour, facet, *repeats):
         if name is not None and name not in table:
             raise BadInput(f"the table has no column {name!r}; it has {', '.join(table.columns)}")
-    asked = {x, colour, facet}
+        if name in POINT:
+            raise BadInput(f"a column {name!r} cannot be shown: figures have one of that name; rename yours")
+    _check_places({"--x": x, "--colour": colour, "--facet": facet, "--y": y}, repeats)
+    taken = {x, colour, facet, y, *POINT}
     texts = [name for name in own if not _is_number(table[name]) and table[name].nunique() <= MOST_VALUES]
     differing = [name for name in dict.fromkeys((*varied, *texts)) if table[name].nunique(dropna=False) > 1]
-    free = [name for name in differing if name not in asked and name not in repeats]
+    free = [name for name in differing if name not in taken and name not in repeats]
     if x is None:
         numbers = [name for name in free if _is_number(table[name])]
         x = max(numbers, key=lambda name: table[name].nunique()) if numbers else free[0] if free else "cell"
@@ -75,6 +82,15 @@ def choose_view(
     if facet is None and free:
         facet = free.pop(0)
     return View(x, colour, facet, tuple(repeats), tuple(free))
+
+
+def _check_places(asked: Mapping[str, str | None], repeats: Sequence[str]) -> None:
+    uses = dict.fromkeys(repeats, "repeats the settings")
+    for option, name in asked.items():
+        if name in uses:
+            raise BadInput(f"{option} is {name!r}, which {uses[name]} already; name another column, or leave one out")
+        if name is not None:
+            uses[name] = f"is {option}"
 
 
 def select(table: "pd.DataFrame", wanted: Mapping[str, str]) -> "pd.DataFrame":
@@ -118,9 +134,9 @@ def means(table: "pd.DataFrame", view: View, measure: str) -> "pd.DataFrame":
     from scipy import stats
 
     each = table.dropna(subset=[measure]).groupby([*view.shown, *view.repeats], dropna=False, sort=False)[measure]
-    groups = each.agg(value="mean", rows="size").reset_index().groupby(view.shown, dropna=False, sort=False)
+    groups = each.agg(mean="mean", rows="size").reset_index().groupby(view.shown, dropna=False, sort=False)
     found = groups.agg(
-        mean=("value", "mean"), spread=("value", "std"), repetitions=("value", "size"), rows=("rows", "sum")
+        mean=("mean", "mean"), spread=("mean", "std"), repetitions=("mean", "size"), rows=("rows", "sum")
     ).reset_index()  # fmt: skip
     count = found["repetitions"].where(found["repetitions"] > 1)
     found["half"] = stats.t.ppf((1 + LEVEL) / 2, count - 1) * found.pop("spread") / np.sqrt(count)

@@ -12,7 +12,7 @@ from typing import Any
 
 from videomolmo.cache import key_of
 from videomolmo.errors import BadInput
-from videomolmo.sweep.notebook import Notebook
+from videomolmo.sweep.notebook import SECONDS, Notebook, as_seconds
 
 TABLES = {"fixed", "grid", "cells", "repeats", "cluster"}
 JSON_TYPES = (bool, int, float, str, list, dict)
@@ -53,12 +53,14 @@ class Grid:
         varied: names of the parameters that differ between settings.
         repeats: names of those that only repeat a setting, such as a seed: results are averaged over them.
         cluster: options for `--cluster`, from the table of this name.
+        seconds: of one run, where the file says so: with its sizes, not the notebook's own.
     """
 
     cells: tuple[Cell, ...]
     varied: tuple[str, ...]
     repeats: tuple[str, ...]
     cluster: Mapping[str, Any]
+    seconds: float | None = None
 
 
 def read_grid(path: Path, notebook: Notebook) -> Grid:
@@ -66,6 +68,7 @@ def read_grid(path: Path, notebook: Notebook) -> Grid:
 
     The file is TOML with any of these tables; the names are parameters of the notebook:
 
+        seconds_per_run = 90  # about, for the estimate of --dry-run; stands above the tables
         [fixed]        # the same in every cell
         clips = 20
         [grid]         # every combination of these lists
@@ -79,10 +82,12 @@ def read_grid(path: Path, notebook: Notebook) -> Grid:
         cores = 1
 
     Raises:
-        BadInput: the file cannot be read, or holds a name or a type that the notebook does not have.
+        BadInput: the file cannot be read, or holds a name or a type that the notebook does not have, or seconds that
+            are none.
     """
     content = _read(path)
     try:
+        seconds = as_seconds(content.get(SECONDS), SECONDS)
         fixed = _accept(notebook, _table(content, "fixed"))
         settings = [*_product(notebook, fixed, content), *_listed(notebook, fixed, content)]
         repeats = _repeats(notebook, _table(content, "repeats"))
@@ -93,7 +98,7 @@ def read_grid(path: Path, notebook: Notebook) -> Grid:
         raise BadInput(f"{path}: {error}; nothing was run") from None
     given = [setting | again for again in _combinations(repeats) for setting in settings]
     cells = _named(notebook, given)
-    return Grid(cells, _varied(settings, notebook), tuple(repeats), _table(content, "cluster"))
+    return Grid(cells, _varied(settings, notebook), tuple(repeats), _table(content, "cluster"), seconds)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -102,10 +107,13 @@ def _read(path: Path) -> dict[str, Any]:
             content = tomllib.load(file)
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror}); --grid wants a TOML file") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 (byte {error.start}), which TOML is written in; save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{path}: not TOML ({error})") from None
-    if unknown := sorted(set(content) - TABLES):
-        raise BadInput(f"{path}: {unknown[0]!r} is no part of a grid; expected [{'], ['.join(sorted(TABLES))}]")
+    if unknown := sorted(set(content) - TABLES - {SECONDS}):
+        expected = f"[{'], ['.join(sorted(TABLES))}] or {SECONDS}"
+        raise BadInput(f"{path}: {unknown[0]!r} is no part of a grid; expected {expected}")
     return content
 
 

@@ -3,6 +3,7 @@
 import ast
 import difflib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from videomolmo.cache import key_of
 from videomolmo.errors import BadInput
 
 RESULTS, CACHE = "results_folder", "cache_folder"  # parameters that the sweep itself sets
+SECONDS = "seconds_per_run"  # in a notebook's metadata, and in a grid
 KINDS = {
     bool: "true or false",
     int: "a whole number",
@@ -59,7 +61,7 @@ class Notebook:
         path: where it lies.
         sha256: hash of what decides a run: the cells' kinds, sources and tags, not outputs or editor's metadata.
         parameters: of its parameters cell, by name.
-        seconds: of one run, where its metadata say so (videomolmo.seconds_per_run).
+        seconds: of one run with its defaults, where its metadata say so (videomolmo.seconds_per_run).
     """
 
     path: Path
@@ -92,7 +94,7 @@ def read_notebook(path: Path) -> Notebook:
     """What a sweep has to know of a notebook.
 
     Raises:
-        BadInput: no such file, no notebook, or not exactly one cell tagged "parameters".
+        BadInput: no such file, no notebook, not exactly one cell tagged "parameters", or seconds that are none.
 
     Differs: papermill's own `inspect_notebook` reads the cell line by line with a regular expression and misses
         annotations such as `int | None`; here Python's parser reads it.
@@ -109,8 +111,24 @@ def read_notebook(path: Path) -> Notebook:
     if len(tagged) != 1:
         raise BadInput(f"{path}: {len(tagged)} cells are tagged 'parameters', expected one; tag the cell in JupyterLab")
     deciding = [[cell.cell_type, cell.source, sorted(cell.metadata.get("tags", []))] for cell in content.cells]
-    seconds = content.metadata.get("videomolmo", {}).get("seconds_per_run")
+    noted = content.metadata.get("videomolmo")
+    value = noted.get(SECONDS) if isinstance(noted, dict) else None
+    seconds = as_seconds(value, f"{path}: {SECONDS} in its metadata")
     return Notebook(Path(path), key_of({"cells": deciding}), _parameters(tagged[0].source, path), seconds)
+
+
+def as_seconds(value: Any, said: str) -> float | None:
+    """What somebody says a run takes; None stays None.
+
+    Args:
+        said: where it stands, for the message.
+
+    Raises:
+        BadInput: no number, or none above 0.
+    """
+    if value is not None and (type(value) not in (int, float) or not 0 < value < math.inf):
+        raise BadInput(f"{said} is {value!r}, expected seconds: a number above 0, or leave it out")
+    return value
 
 
 def _parameters(source: str, path: Path) -> dict[str, Parameter]:

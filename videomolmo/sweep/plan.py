@@ -53,13 +53,16 @@ def listing(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def estimate(plan: Plan, at_once: int | None, told: float | None, noted: float | None) -> str:
+def estimate(
+    plan: Plan, at_once: int | None, told: float | None, noted: float | None, stated: float | None = None
+) -> str:
     """What the cells to run may take, and where that number comes from.
 
     Args:
         at_once: cells at once; None: unknown.
-        told: seconds of a cell, from the user.
-        noted: the same, from the notebook's metadata.
+        told: seconds of a cell, from the user; goes before what finished cells took.
+        noted: from the notebook's metadata, which speak of its defaults; only where nothing else is known.
+        stated: from the grid, which knows its sizes; goes before `noted`.
     """
     count = len(plan.to_run)
     if not count:
@@ -69,15 +72,17 @@ def estimate(plan: Plan, at_once: int | None, told: float | None, noted: float |
         each, source = told, "as you say"
     elif took:
         each, source = statistics.fmean(took), f"mean of {len(took)} finished"
+    elif stated is not None:
+        each, source = stated, "seconds_per_run of the grid"
     elif noted is not None:
-        each, source = noted, "the notebook's metadata say so"
+        each, source = noted, "the notebook's metadata say so of its defaults"
     else:
         return f"{count} cells to run; what they take is not known: finish one first, or give --seconds-per-cell"
     text = f"{count} cells to run × {as_time(each)} ({source}) = {as_time(count * each)} of work"
     if at_once is not None:
         rounds = -(-count // at_once)
         text += f", about {as_time(rounds * each)} with {at_once} at once if they do not slow each other down"
-    return text + "; a guess: settings differ in cost, and the first cells fill the cache for the others"
+    return text + "; an estimate: settings differ in cost, and the first cells fill the cache for the others"
 
 
 def as_time(seconds: float) -> str:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from videomolmo.errors import BadInput
 from videomolmo.sweep.figures import View, choose_view, figure, means, measures, select
 from videomolmo.sweep.store import DONE, FAILED, Record, Store, write_text
-from videomolmo.sweep.table import PROVENANCE, collect
+from videomolmo.sweep.table import PROVENANCE, UNREAD, collect, unread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +45,7 @@ def report(
         path: where to write. A page that a report wrote before is replaced.
 
     Raises:
-        BadInput: no sweep there, no cell done, an unknown column, or a path that cannot be written.
+        BadInput: no sweep there, no cell done, columns that `choose_view` refuses, or a path that cannot be written.
     """
     store = Store(out)
     facts, path = store.facts(), Path(path or Path(out) / "report.html")
@@ -57,25 +57,27 @@ def report(
     if not len(table):
         raise BadInput(f"{out}: no cell is done yet; run the sweep first")
     own = [name for name in table.columns if name not in _ours(facts, table)]
+    without = unread(table)
     table = select(table, where or {})
     repeats = [over] if over else [name for name in facts["repeats"] if name in table]
-    view = choose_view(table, facts["varied"], own, repeats, x=x, colour=colour, facet=facet)
+    view = choose_view(table, facts["varied"], own, repeats, x=x, colour=colour, facet=facet, y=y)
     drawn = [(name, means(table, view, name)) for name in measures(table, own, view, y)]
     reading = " ".join((_reading(view), *(f"Only {name} = {value}." for name, value in (where or {}).items())))
-    write_text(path, _page(store, facts, table, reading, view, drawn))
+    write_text(path, _page(store, facts, table, reading, view, drawn, without))
     return path
 
 
 def _ours(facts: dict[str, Any], table: "pd.DataFrame") -> set[str]:
     """Columns of the collected table that no notebook wrote."""
     parameters = {name for cell in facts["cells"].values() for name in cell["parameters"]}
-    names = {"cell", *parameters, *PROVENANCE}
+    names = {"cell", *parameters, *PROVENANCE, UNREAD}
     return {f"cell_{name}" if f"cell_{name}" in table else name for name in names}
 
 
 def _page(
-    store: Store, facts: dict[str, Any], table: "pd.DataFrame", reading: str, view: View, drawn: list[tuple]
-) -> str:
+    store: Store, facts: dict[str, Any], table: "pd.DataFrame", reading: str, view: View, drawn: list[tuple],
+    without: Mapping[str, str],
+) -> str:  # fmt: skip
     records = store.records()
     states = {key: records[key].state if key in records else None for key in facts["cells"]}
     done, failed = (sum(state == wanted for state in states.values()) for wanted in (DONE, FAILED))
@@ -91,7 +93,9 @@ def _page(
         few, many = points["rows"].min(), points["rows"].max()
         behind = f"<p>Rows of the table behind a point: {few if few == many else f'{few} to {many}'}.</p>"
         parts.append(f"<h2>{escape(name)}</h2>{behind}{html}<details><summary>numbers</summary>{numbers}</details>")
-    parts += [*_failures(record for record in records.values() if record.state == FAILED), *_missing(missing)]
+    parts += _failures(record for record in records.values() if record.state == FAILED)
+    parts += _list("Missing cells", missing)
+    parts += _list("Done, but their tables cannot be read", (f"{name}: {why}" for name, why in without.items()))
     parts.append(_provenance(table, facts))
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
     return f"<!DOCTYPE html><html><head>{head}</head><body>{''.join(parts)}</body></html>\n"
@@ -111,14 +115,17 @@ def _failures(records: Iterable[Record]) -> list[str]:
     parts = []
     for record in records:
         link = f'<a href="cells/{quote(record.folder.name)}/notebook.ipynb">{escape(record.folder.name)}</a>'
+        log = record.facts.get("log")
         trace = f"<pre>{escape(record.facts['traceback'])}</pre>"
+        trace += f"<p>The kernel's own log ends:</p><pre>{escape(log)}</pre>" if log else ""
         error = escape(record.facts["error"])
         parts.append(f"<details><summary>{link}: <span class=bad>{error}</span></summary>{trace}</details>")
     return ["<h2>Failed cells</h2>", *parts] if parts else []
 
 
-def _missing(names: list[str]) -> list[str]:
-    return ["<h2>Missing cells</h2><ul>", *(f"<li>{escape(name)}</li>" for name in names), "</ul>"] if names else []
+def _list(title: str, texts: Iterable[str]) -> list[str]:
+    lines = [f"<li>{escape(text)}</li>" for text in texts]
+    return [f"<h2>{title}</h2><ul>", *lines, "</ul>"] if lines else []
 
 
 def _provenance(table: "pd.DataFrame", facts: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from videomolmo.sweep.grid import Cell, Grid, read_grid
 from videomolmo.sweep.notebook import CACHE, RESULTS, Notebook, read_notebook
 from videomolmo.sweep.plan import Plan, make_plan
 from videomolmo.sweep.store import DONE, FAILED, Store, now
-from videomolmo.sweep.table import collect
+from videomolmo.sweep.table import collect, unread
 
 STOP_WITHIN_S = 20
 
@@ -29,6 +29,7 @@ class Summary:
         done, failed, missing: cells of the grid in each state.
         bare: cells that are done and left no table, see `collect`.
         lost: cell → what kept it from being run at all, such as a cluster that went away.
+        unread: cell that is done → why its table can no longer be read.
         interrupted: stopped by Ctrl-C or SIGTERM.
     """
 
@@ -37,6 +38,7 @@ class Summary:
     missing: int = 0
     bare: int = 0
     lost: dict[str, str] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
 
 
@@ -87,7 +89,7 @@ def sweep(
         jobs = [_job(cell, content, store, token, cache, place) for cell in plan.to_run]
         with tqdm(total=len(jobs), unit="cell", disable=not (progress and jobs)) as bar:
             summary = _run_all(jobs, store, executor, bar) if jobs else Summary()
-        collect(store)
+        summary.unread = unread(collect(store))
         return _counted(summary, make_plan(cells, store.records()))
 
 

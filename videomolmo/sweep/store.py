@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from videomolmo.errors import BadInput
-from videomolmo.results import check_folder
+from videomolmo.result_folder import check_folder
 from videomolmo.sweep.grid import Grid
 from videomolmo.sweep.notebook import Notebook
 

@@ -1,16 +1,25 @@
 """All cells of a sweep as one tidy table: what each notebook wrote, its parameters, and what made it."""
 
 import json
+import math
 import os
+import re
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videomolmo.errors import BadInput
 from videomolmo.sweep.store import DONE, Record, Store
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PROVENANCE = ("seconds", "commit", "versions", "machine", "notebook")
+UNREAD = "table_error"  # why a cell that is done has none of its own rows; a column only where there is such a cell
+INTEGER = re.compile(r"0|-?[1-9][0-9]*")
+DECIMAL = re.compile(r"[+-]?(?=\.?[0-9])(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")
+INFINITE = ("inf", "-inf")
+TRUTH = {"True": True, "False": False}
 
 
 def collect(store: Store) -> "pd.DataFrame":
@@ -20,7 +29,9 @@ def collect(store: Store) -> "pd.DataFrame":
         The rows of every cell's own table (results.csv in its `results_folder`, or the only CSV there), and beside
         them the columns `cell`, one for each parameter, `seconds`, `commit`, `versions`, `machine` and `notebook`
         (hash). A cell without a table has one row. Where a notebook's table already has a column of such a name, and
-        says something else, ours is called cell_NAME. Lists and tables are JSON text.
+        says something else, ours is called cell_NAME. Lists and tables are JSON text. Columns are numbers only where
+        that keeps every digit of every cell. A cell whose table cannot be read any more has one row, and says why in
+        the column `table_error`.
     """
     import pandas as pd
 
@@ -29,11 +40,38 @@ def collect(store: Store) -> "pd.DataFrame":
     parts = [_Part(record) for _, record in records if record.state == DONE]
     renamed = {name: f"cell_{name}" for part in parts for name in part.contradicted()}
     table = pd.concat([part.table(renamed) for part in parts], ignore_index=True) if parts else pd.DataFrame()
-    last = [renamed.get(name, name) for name in PROVENANCE]
+    for name in table.columns.difference([name for part in parts for name in part.ours(renamed)]):
+        table[name] = _typed(table[name])
+    last = [renamed.get(name, name) for name in (*PROVENANCE, UNREAD)]
     first = [name for name in table.columns if name not in last]  # whichever cell brought a column first
     table = _uniform(table[first + [name for name in last if name in table]])
     _write(table, store.out)
     return table
+
+
+def unread(table: "pd.DataFrame") -> dict[str, str]:
+    """Cells of a collected table whose own rows are not in it because they cannot be read, and why."""
+    if UNREAD not in table:
+        return {}
+    return dict(table[["cell", UNREAD]].dropna().itertuples(index=False))
+
+
+def read_rows(path: Path) -> "pd.DataFrame":
+    """A cell's own table, each value as the text that stands there; NaN where there is none.
+
+    Raises:
+        BadInput: it is not there, or no CSV file with a header and rows that fit it.
+    """
+    import pandas as pd
+
+    try:
+        rows = pd.read_csv(path, dtype=str)
+        if not isinstance(rows.index, pd.RangeIndex):  # pandas takes what is too much on the left for names of rows
+            raise ValueError("rows have more values than the header has names")
+    except (OSError, ValueError) as error:  # pandas' own errors are of the second kind
+        why = " ".join(str(error).split())
+        raise BadInput(f"{path.name} is no table ({why}); expected CSV with a header and rows that fit it") from error
+    return rows
 
 
 class _Part:
@@ -42,30 +80,71 @@ class _Part:
     def __init__(self, record: Record) -> None:
         import pandas as pd
 
-        facts, path = record.facts, record.facts.get("table")
+        facts, path, bad = record.facts, record.facts.get("table"), {}
         versions = " ".join(f"{name}={number}" for name, number in facts["versions"].items())
         made_by = (facts["seconds"], facts["commit"], versions, facts["machine"], facts["notebook_sha256"])
-        self.own = pd.read_csv(record.folder / path) if path else pd.DataFrame(index=[0])
+        self.own = pd.DataFrame(index=[0])
+        if path:
+            try:
+                self.own = read_rows(record.folder / path)
+            except BadInput as error:
+                bad = {UNREAD: str(error)}
         self.before = {"cell": record.folder.name} | {name: _flat(value) for name, value in facts["parameters"].items()}
-        self.after = dict(zip(PROVENANCE, made_by, strict=True))
+        self.after = dict(zip(PROVENANCE, made_by, strict=True)) | bad
 
     def contradicted(self) -> set[str]:
         """Names of ours that the notebook uses for something else."""
         ours = self.before | self.after
-        return {name for name in ours.keys() & set(self.own.columns) if not (self.own[name] == ours[name]).all()}
+        both = ours.keys() & set(self.own.columns)
+        return {name for name in both if not (_typed(self.own[name]) == ours[name]).all()}
+
+    def ours(self, renamed: dict[str, str]) -> list[str]:
+        """Columns that no notebook wrote."""
+        return [renamed.get(name, name) for name in (*self.before, *self.after)]
 
     def table(self, renamed: dict[str, str]) -> "pd.DataFrame":
         import pandas as pd
 
         before, after = ({renamed.get(name, name): value for name, value in side.items()}
                          for side in (self.before, self.after))  # fmt: skip
-        kept = self.own.drop(columns=self.own.columns.intersection([*before, *after]))
+        kept = self.own.drop(columns=self.own.columns.intersection(self.ours(renamed)))
         left, right = (pd.DataFrame([side] * len(self.own), index=self.own.index) for side in (before, after))
         return pd.concat([left, kept, right], axis=1)
 
 
 def _flat(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, (list, dict)) else value
+
+
+def _typed(column: "pd.Series") -> "pd.Series":
+    """A column of texts as numbers, or true and false, where no value loses a digit by that; else as it is.
+
+    pandas' own guess makes a number of every row of digits: leading zeros are lost, and the end of a long one.
+    """
+    bare = column.map(str.strip, na_action="ignore")
+    texts = bare.dropna().unique()
+    if len(texts) and all(text in TRUTH for text in texts):
+        return bare.map(TRUTH, na_action="ignore")
+    if len(texts) and not bare.hasnans and all(_is_whole(text, 2**63 - 1) for text in texts):
+        return bare.map(int).astype("int64")
+    return bare.astype("float64") if all(map(_is_kept, texts)) else column
+
+
+def _is_whole(text: str, largest: int) -> bool:
+    """Whether it is a whole number up to this one, as Python would write it."""
+    return INTEGER.fullmatch(text) is not None and len(text) <= 20 and abs(int(text)) <= largest
+
+
+def _is_kept(text: str) -> bool:
+    """Whether the number of this text, written with as many digits, has the same ones."""
+    if text in INFINITE:
+        return True
+    if INTEGER.fullmatch(text):
+        return _is_whole(text, 2**53)
+    if not DECIMAL.fullmatch(text) or not math.isfinite(number := float(text)):
+        return False
+    digits = re.split("[eE]", text)[0].replace(".", "").lstrip("+-0")
+    return Decimal(f"{number:.{max(len(digits) - 1, 0)}e}") == Decimal(text)
 
 
 def _uniform(table: "pd.DataFrame") -> "pd.DataFrame":
