@@ -8,34 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from inspector_corrected import InstantTracker, changed, everything, same
 from inspector_results import made_result
 
 from videomolmo.datasets import read_dataset
 from videomolmo.errors import BadInput
+from videomolmo.inspector.correction_log import LOG
 from videomolmo.inspector.corrections import Cancelled, Corrections, ask
-from videomolmo.inspector.edits import LOG, History
+from videomolmo.inspector.edits import History
 from videomolmo.inspector.inspection import Inspection
-
-LAYERS = ("forward", "backward", "fused")
-
-
-def everything(inspection: Inspection) -> dict[str, np.ndarray]:
-    """All layers, of as many objects as there are."""
-    return {layer: np.stack([inspection.mask(layer, t) for t in range(inspection.frames)]) for layer in LAYERS}
-
-
-def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
-    return all(np.array_equal(a[layer], b[layer]) for layer in LAYERS)
-
-
-def changed(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> set[tuple[int, int]]:
-    """(frame, object from 1) wherever any layer differs; an object that one of them has not is empty there."""
-    found = set()
-    for layer in LAYERS:
-        most = max(a[layer].shape[1], b[layer].shape[1])
-        one, other = (np.pad(m[layer], ((0, 0), (0, most - m[layer].shape[1]), (0, 0), (0, 0))) for m in (a, b))
-        found |= {(int(t), int(n) + 1) for t, n in np.argwhere((one != other).any(axis=(2, 3)))}
-    return found
 
 
 @pytest.fixture
@@ -131,7 +112,8 @@ def test_a_dropped_answer_is_filled_by_its_neighbours(opened):
     before = everything(inspection)
     change = corrections.drop_answer(5)
     touched = changed(before, everything(inspection))
-    assert touched <= {(t, n) for t in range(1, 10) for n in (1, 2)} and change.frames == (0, 10)
+    assert (5, 1) in touched and touched <= {(t, n) for t in range(1, 10) for n in (1, 2)}
+    assert change.frames == (0, 10)
     assert inspection.outcomes()[5] == "dropped" and inspection.key_frames == [0, 10]
     assert "key" not in inspection.decisions()[5]
     assert np.isfinite(inspection.agreement[5]).all()  # object 2, which the answer had missed, is reached again
@@ -140,13 +122,19 @@ def test_a_dropped_answer_is_filled_by_its_neighbours(opened):
 
 
 @pytest.mark.parametrize("frame, span", [(0, range(0, 5)), (10, range(6, 12))])
-def test_dropping_the_first_or_the_last_answer(opened, frame, span):
-    inspection, corrections = opened
+def test_dropping_the_first_or_the_last_answer(folder, frame, span):
+    inspection = Inspection(folder, video=made_result()._video)
+    corrections = Corrections(inspection, InstantTracker())
     before = everything(inspection)
-    corrections.drop_answer(frame)
-    assert {t for t, _ in changed(before, everything(inspection))} <= set(span)
-    reach = np.isfinite(inspection.series(1).x)
-    assert reach.shape == (12,)
+    change = corrections.drop_answer(frame)
+    after = everything(inspection)
+    touched = {t for t, _ in changed(before, after)}
+    assert frame in touched and touched <= set(span) and change.frames == (span[0] - (frame > 0), span[-1] + 1)
+    gone, left = ("forward", "backward") if frame == 0 else ("backward", "forward")
+    between = list(span)[1:] if frame == 0 else list(span)[:4]
+    assert before[gone][between, 0].any(axis=(1, 2)).all() and not after[gone][between, 0].any()
+    assert set(inspection.decisions()[list(span), 0]) == {"one side"}
+    assert np.array_equal(after["fused"][list(span), 0], after[left][list(span), 0])
     corrections.undo()
     assert same(everything(inspection), before)
 
@@ -156,18 +144,21 @@ def test_removing_the_last_point_takes_the_object_from_the_key_frame(opened):
     before = everything(inspection)
     corrections.remove_point(5, 1, 0)
     assert inspection.points(5) == [] and inspection.decisions()[5, 0] == "none"
-    assert changed(before, everything(inspection)) <= {(t, 1) for t in range(1, 10)}
+    touched = changed(before, everything(inspection))
+    assert (5, 1) in touched and touched <= {(t, 1) for t in range(1, 10)}
     assert np.array_equal(before["forward"][1:5], everything(inspection)["forward"][1:5])
     with pytest.raises(BadInput, match="has 0 points"):
         corrections.remove_point(5, 1, 0)
 
 
-def test_a_new_object_begins_with_a_positive_point(opened):
-    inspection, corrections = opened
+def test_a_new_object_begins_with_a_positive_point(folder):
+    inspection = Inspection(folder, video=made_result()._video)
+    corrections = Corrections(inspection, InstantTracker())
     before = everything(inspection)
     change = corrections.add_point(3, 30, 30)
     assert change.object == 3 == inspection.objects
-    assert changed(before, everything(inspection)) <= {(t, 3) for t in range(1, 5)}
+    assert changed(before, everything(inspection)) == {(t, 3) for t in range(1, 5)}
+    assert inspection.decisions()[:, 2].tolist() == ["none", *["one side"] * 2, "key", "one side", *["none"] * 7]
     corrections.undo()
     assert inspection.objects == 2 and same(everything(inspection), before)
     with pytest.raises(BadInput, match="a new object begins"):
@@ -291,7 +282,7 @@ def test_correcting_a_real_run_keeps_what_it_does_not_touch(truthful, tiny_groun
     before = everything(inspection)
     Corrections(inspection, tiny_grounder).add_point(2, 40, 30, 1)
     touched = changed(before, everything(inspection))
-    assert touched <= {(t, 1) for t in range(1, 5)}
+    assert (2, 1) in touched and touched <= {(t, 1) for t in range(1, 5)}
 
 
 ACTIONS = st.one_of(
@@ -300,28 +291,6 @@ ACTIONS = st.one_of(
     st.tuples(st.just("remove"), st.integers(0, 11), st.integers(1, 2)),
     st.tuples(st.sampled_from(["undo", "redo"])),
 )
-
-
-class InstantTracker:
-    """In place of SAM 2: a mask is a square around the mean of its positive clicks; it drifts by a pixel a frame."""
-
-    def encode(self, frame):
-        return frame
-
-    def start(self, at, frame, points_px, labels=None, *, frames, reverse=False):
-        return _InstantTrack(at, frame, points_px, labels)
-
-
-class _InstantTrack:
-    def __init__(self, at, frame, points, labels):
-        self.at = at
-        self.centres = [p[label > 0].mean(axis=0) for p, label in zip(points, labels, strict=True)]
-        self.first_masks = self.step(at, frame)
-
-    def step(self, at, frame):
-        y, x = np.mgrid[: frame.shape[0], : frame.shape[1]]
-        drift = at - self.at
-        return np.array([(abs(x - cx - drift) < 4) & (abs(y - cy) < 4) for cx, cy in self.centres])
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))

@@ -205,6 +205,23 @@ def test_the_static_page_of_two(seen):
     assert both.shape[0] > 1.4 * alone.shape[0] and both.shape[1] == alone.shape[1]
 
 
+def test_the_static_page_shows_what_is_ticked_then_the_other_layers_and_the_present_frame(seen, monkeypatch):
+    from videomolmo.inspector import static
+
+    left_out = next(t for t in range(12) if t not in static.chosen_frames([seen]))
+    drawn = []
+    monkeypatch.setattr(static, "paint", lambda one, t, look: drawn.append((t, look)) or paint(one, t, look))
+    pages = []
+    for look, frame in ((Look(), 0), (Look(("forward", "truth")), 0), (Look(objects=(2,)), 0), (Look(), left_out)):
+        pages.append(static_picture(seen, None, [look], frame))
+        assert frame in {t for t, _ in drawn} and drawn[0][1].layers == look.layers
+        assert {layer for _, one in drawn for layer in one.layers} == set(LAYERS)
+        assert {one.objects for _, one in drawn} == {look.objects}
+        drawn.clear()
+    assert len(set(pages)) == len(pages)
+    assert all(t in static.chosen_frames([seen], also=t) for t in range(12))
+
+
 # two results
 
 
@@ -304,7 +321,7 @@ def test_an_export_that_fails_leaves_nothing(seen, tmp_path, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("disk full")
 
-    monkeypatch.setattr("videomolmo.inspector.exports.paint", broken)
+    monkeypatch.setattr("videomolmo.inspector.exports.paint_beside", broken)
     monkeypatch.setattr("videomolmo.inspector.exports._labels", broken)
     for export in (lambda: export_video(seen, tmp_path / "a.mp4"), lambda: export_davis(seen, tmp_path / "d")):
         with pytest.raises(RuntimeError):

@@ -5,88 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from functools import partial
 
 import numpy as np
 import pytest
+from inspector_bench import FRAMES, HEIGHT, WIDTH, made_result, opened
 
 import videomolmo
 from videomolmo.errors import BadInput
 from videomolmo.inspector.panel_files import EXPORTS, free_path
 from videomolmo.inspector.widget_work import Later, Work
-from videomolmo.results import GroundingResult, KeyAnswer
-from videomolmo.spool import MaskSpool
-
-HEIGHT, WIDTH, FRAMES, EVERY = 48, 64, 12, 4
-
-
-def made_result(objects: int = 2, frames: int = FRAMES, text: str = "<b>there</b>", shift: int = 2) -> GroundingResult:
-    """Squares that walk to the right; the backward masks lie `shift` pixels beside the forward ones."""
-    spool, shape = MaskSpool(), (frames, max(1, objects), HEIGHT, WIDTH)
-    there, back = np.zeros(shape, bool), np.zeros(shape, bool)
-    for at in range(frames):
-        for n in range(objects):
-            top, left = (5 * n) % 36, 4 + 2 * at
-            there[at, n, top : top + 12, left : left + 12] = True
-            back[at, n, top : top + 12, left + shift : left + shift + 12] = True
-    answers = []
-    for start in range(0, frames, EVERY):
-        window = slice(start, min(frames, start + EVERY))
-        ids = tuple(range(1, objects + 1))
-        layers = {
-            "fused": there[window, :objects],
-            "forward": there[window, :objects],
-            "backward": back[window, :objects],
-        }
-        known = np.ones(layers["fused"].shape[:2], bool)
-        spool.write(start, ids, layers, {"forward": known, "backward": known})
-        points = [(10.0 + 2 * start, 5.0 * n % 36 + 6) for n in range(objects)]
-        outcome = "found" if objects else "absent"
-        answers.append(KeyAnswer(start, start / 10, text, outcome, points, [True] * objects))
-    config = {"model": {"every": EVERY, "fusion": "iou", "tau": 0.7}}
-    video = np.random.default_rng(0).integers(0, 255, (max(1, frames), HEIGHT, WIDTH, 3), np.uint8)
-    return GroundingResult(
-        sentence="the <i>square</i>", answers=answers, objects=objects, height=HEIGHT, width=WIDTH,
-        times_s=np.arange(frames) / 10, fps=10.0, spool=spool, config=config, source=None,
-        _video=videomolmo.open_video(video),
-    )  # fmt: skip
-
-
-class Browser:
-    """In place of a browser: looks at an inspector, presses, and keeps what it was sent."""
-
-    def __init__(self, inspector, width: int = 400) -> None:
-        self.canvas, self.sent = inspector.desk.canvas, []
-        self.canvas.send = lambda content, buffers=None: self.sent.append((content, buffers))
-        self.tell(kind="ready", width=width, dark=False)
-
-    def tell(self, **content) -> None:
-        self.canvas._receive(self.canvas, {"view": "me", **content}, [])
-
-    def go(self, frame: int) -> None:
-        self.tell(kind="go", frame=frame, pictures=[self.canvas.frames and min(max(0, frame), self.canvas.frames - 1)])
-
-    @property
-    def picture(self) -> np.ndarray:
-        import cv2
-
-        _, buffers = self.sent[-1]
-        return cv2.imdecode(np.frombuffer(buffers[0], np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-
-    @property
-    def frame(self) -> int:
-        return self.sent[-1][0]["frame"]
 
 
 @pytest.fixture
 def look(tmp_path):
-    """`look(result, …)` opens an inspector in a browser's place: gives both."""
-
-    def open_(result: GroundingResult | None = None, *args, **options):
-        options.setdefault("folder", tmp_path / "exports")
-        inspector = videomolmo.inspect(made_result() if result is None else result, *args, **options)
-        return inspector, Browser(inspector)
-
-    return open_
+    return partial(opened, tmp_path / "exports")
 
 
 def test_nothing_is_painted_until_somebody_looks(monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+from inspector_results import made_result
 
 import videomolmo
 from videomolmo import exercises_workshop as workshop
@@ -96,6 +97,16 @@ def test_a_repair_by_mouse_counts_where_the_code_does_nothing(opened):
     assert check_repair(fault, inspector, lambda look, corrections: None).startswith("right")
     inspector.corrections.undo()
     assert check_repair(fault, inspector, lambda look, corrections: None).startswith("not yet")
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_after_another_sentence_a_checker_says_in_one_line_what_to_do(name):
+    fault = FAULTS[name][0]()
+    for sentence in (fault.sentence, "the green star"):  # asked again nothing is planted, and there is no truth
+        asked = made_result(frames=31)
+        asked.sentence = sentence
+        said = check_repair(fault, videomolmo.inspect(asked), lambda look, corrections: None)
+        assert said.startswith("not yet: ") and f"choose “{fault.sentence}”" in said and "\n" not in said
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 from videomolmo.ablation.hard_clips import click, hard_clip
 from videomolmo.annotation.candidates import middle_of
 from videomolmo.drawing import draw_masks, draw_points, side_by_side
+from videomolmo.errors import BadInput
 from videomolmo.grounding import VideoGrounder
 from videomolmo.inspector.corrections import Corrections
 from videomolmo.inspector.inspection import Inspection
@@ -58,8 +59,13 @@ class Fault:
         planted = _Planted(grounder.pointing, grounder.processor, grounder.tracker, grounder.weights)
         planted.texts = self.texts
         result = planted(self.video, self.sentence, every=EVERY)
-        result.config["planted"] = {str(frame): text for frame, text in self.texts.items()}
+        result.config["planted"] = self.planted
         return result
+
+    @property
+    def planted(self) -> dict[str, str]:
+        """`texts` as results record them."""
+        return {str(frame): text for frame, text in self.texts.items()}
 
     def score(self, look: Inspection) -> Float[np.ndarray, " frames"]:
         """J&F per frame: of each object against its own partner, or of all objects as one area."""
@@ -149,8 +155,14 @@ def repaired(fault: Fault, inspector: "TrackInspector", repair: Repair | None) -
         repair: called with an inspection that nobody has touched, and its corrections; None shows the fault as found.
 
     Raises:
+        BadInput: the inspector shows another result, of a sentence that was asked since.
         Whatever the repair does.
     """
+    if inspector.inspection.result.config.get("planted") != fault.planted:
+        raise BadInput(
+            f"the inspector shows what was found for “{inspector.inspection.sentence}”, asked since; below its field "
+            f"for a sentence choose “{fault.sentence}” again, the first in the list"
+        )
     look = Inspection(inspector.inspection.result, fault.truth)
     if repair is None:
         return look
@@ -164,7 +176,10 @@ def check_repair(fault: Fault, inspector: "TrackInspector", repair: Repair) -> s
 
     Seen in: notebooks/08_workshop.ipynb
     """
-    before = float(fault.score(repaired(fault, inspector, None)).mean())
+    try:
+        before = float(fault.score(repaired(fault, inspector, None)).mean())
+    except BadInput as error:
+        return f"not yet: {error}"
     try:
         look = repaired(fault, inspector, repair)
     except Exception as error:  # a learner's code may do anything

@@ -15,6 +15,7 @@ from videomolmo.inspector.strips import NOWHERE, Strip, in_pixels
 
 MOST_BYTES = 256 << 20
 MASK_LAYERS = ("forward", "backward", "fused", "disagreement")
+_REACHING = ("forward", "backward", "disagreement")  # layers that may show nothing at all
 
 
 class Source(Protocol):
@@ -45,7 +46,7 @@ class Tables(NamedTuple):
 
 
 class Belief:
-    """What is believed under one rule.
+    """What is believed under one rule. Safe from any thread.
 
     Args:
         store: its windows.
@@ -60,6 +61,8 @@ class Belief:
         self._bytes = 0
         self._rows: dict[int, tuple[np.ndarray, ...]] = {}
         self._tables: Tables | None = None
+        self._reach: dict[int, tuple[bool, bool, bool]] = {}
+        self._lock = store.lock  # one for both: they call each other
 
     @property
     def objects(self) -> int:
@@ -67,25 +70,28 @@ class Belief:
 
     def replace_source(self, source: Source, windows: Iterable[int]) -> None:
         """Other segments in some windows."""
-        grown = source.objects != self.source.objects
-        self.source, self._tables = source, None
-        for window in list(self._rows) if grown else windows:
-            self._rows.pop(window, None)
-        for window in windows:
-            self._bytes -= _size(self._kept.pop(window, []))
+        with self._lock:
+            grown = source.objects != self.source.objects
+            self.source, self._tables = source, None
+            for window in list(self._rows) if grown else windows:
+                self._rows.pop(window, None)
+            for window in windows:
+                self._bytes -= _size(self._kept.pop(window, []))
+                self._reach.pop(window, None)
 
     def fused(self, window: int) -> list[Fused]:
         """Objects of a window after the rule."""
-        if window in self._kept:
-            self._kept.move_to_end(window)
-            return self._kept[window]
-        found = [fuse_segment(s, self.rule, self.tau, self.keep_stored) for s in self.source.segments(window)]
-        self._kept[window] = found
-        self._bytes += _size(found)
-        while self._bytes > MOST_BYTES and len(self._kept) > 1:
-            self._bytes -= _size(self._kept.popitem(last=False)[1])
-        self._rows.setdefault(window, self._row(window, found))
-        return found
+        with self._lock:
+            if window in self._kept:
+                self._kept.move_to_end(window)
+                return self._kept[window]
+            found = [fuse_segment(s, self.rule, self.tau, self.keep_stored) for s in self.source.segments(window)]
+            self._kept[window] = found
+            self._bytes += _size(found)
+            while self._bytes > MOST_BYTES and len(self._kept) > 1:
+                self._bytes -= _size(self._kept.popitem(last=False)[1])
+            self._rows.setdefault(window, self._row(window, found))
+            return found
 
     def _row(self, window: int, found: list[Fused]) -> tuple[np.ndarray, ...]:
         start, stop = self.store.span(window)
@@ -101,16 +107,17 @@ class Belief:
 
     def tables(self) -> Tables:
         """Of the whole clip; every window is read once."""
-        if self._tables is None:
-            windows = range(len(self.store.starts))
-            for window in windows:
-                if window not in self._rows:
-                    self._bytes -= _size(self._kept.pop(window, []))
-                    self.fused(window)
-            rows = [self._rows[window] for window in windows]
-            nothing = self._row_of_nothing()
-            self._tables = Tables(*(np.concatenate(column) for column in zip(*rows, strict=True))) if rows else nothing
-        return self._tables
+        with self._lock:
+            if self._tables is None:
+                windows = range(len(self.store.starts))
+                for window in windows:
+                    if window not in self._rows:
+                        self._bytes -= _size(self._kept.pop(window, []))
+                        self.fused(window)
+                rows = [self._rows[window] for window in windows]
+                columns = zip(*rows, strict=True)
+                self._tables = Tables(*map(np.concatenate, columns)) if rows else self._row_of_nothing()
+            return self._tables
 
     def _row_of_nothing(self) -> Tables:
         empty = np.zeros((0, self.objects))
@@ -121,16 +128,24 @@ class Belief:
         gone = {name: f"no {name} masks were stored" for name in ("forward", "backward")}
         gone["disagreement"] = "no frame has masks of both directions"
         for window in range(len(self.store.starts)):
-            for segment in self.source.segments(window):
-                if segment.reach_forward.any():
-                    gone.pop("forward", None)
-                if segment.reach_backward[segment.on_key :].any():
-                    gone.pop("backward", None)
-                if (segment.reach_forward & segment.reach_backward)[segment.on_key :].any():
-                    gone.pop("disagreement", None)
+            for name, reaches in zip(_REACHING, self._reaching(window), strict=True):
+                if reaches:
+                    gone.pop(name, None)
             if not gone:
                 break
         return gone
+
+    def _reaching(self, window: int) -> tuple[bool, bool, bool]:
+        """Whether anything of a window is in the layers of `_REACHING`; kept, as it is asked after every change."""
+        with self._lock:
+            if window not in self._reach:
+                found = np.zeros(3, bool)
+                for segment in self.source.segments(window):
+                    forward, backward = segment.reach_forward, segment.reach_backward
+                    after = slice(int(segment.on_key), None)  # a key frame's own mask came in neither direction
+                    found |= (forward.any(), backward[after].any(), (forward & backward)[after].any())
+                self._reach[window] = tuple(found.tolist())
+            return self._reach[window]
 
     def patches(self, layer: str, t: int) -> list[Patch]:
         """Objects that a layer shows on frame `t`, in the order of their ids."""

@@ -1,4 +1,4 @@
-// Frames (one picture, or two side by side), their time line, keys and clicks.
+// Frames (one picture, or two side by side), keys and clicks; time_line.js comes before this in the same module.
 // The kernel paints. This asks for frames, keeps and shows them, and tells what was pressed. Frames that come next on
 // the way are asked for beforehand, several at once: a message costs more than a picture.
 const REQUESTS = 2; // on their way at a time; one more for a frame that is waited for
@@ -7,14 +7,6 @@ const KEPT_PIXELS = 40e6; // of pictures, the longest unseen dropped first
 const PAUSE_MS = 60; // between two tellings of where the user is, while no picture is missing
 const GAP = 6; // pixels between two pictures
 const STEPS = { ArrowLeft: -1, ArrowRight: 1 };
-const MARKS = { found: "▲", absent: "△", malformed: "✕", dropped: "–", corrected: "◆" };
-
-function element(tag, name, parent, properties = {}) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.className = name;
-  parent.append(made);
-  return made;
-}
 
 function isDark() {
   return document.body.dataset.jpThemeLight === "false";
@@ -48,10 +40,10 @@ class View {
     this.root.dataset.lmSuppressShortcuts = "true"; // arrows and space are ours, not the notebook's
     this.titles = element("div", "vm-titles", this.root);
     this.canvas = element("canvas", "vm-picture", this.root, { width: 1, height: 1 });
-    const track = element("div", "vm-track", this.root);
-    this.line = element("canvas", "vm-line", track, { height: 34 });
-    this.passed = element("div", "vm-passed", track);
-    this.knob = element("div", "vm-knob", track);
+    this.line = new TimeLine(this.model, this.root, (frame) => {
+      this.root.focus({ preventScroll: true });
+      this.want(frame);
+    });
     const bar = element("div", "vm-bar", this.root);
     const button = (text, label, act) => {
       const made = element("button", "vm-button", bar, { textContent: text, title: label, type: "button" });
@@ -78,19 +70,16 @@ class View {
     on(this.canvas, "pointerdown", (event) => this.clicked(event));
     on(this.canvas, "pointermove", (event) => this.pointed(event));
     on(this.canvas, "pointerleave", () => { this.where.textContent = ""; });
-    on(this.line, "pointerdown", (event) => { this.line.setPointerCapture(event.pointerId); this.scrub(event); });
-    on(this.line, "pointermove", (event) => { if (event.buttons & 1) this.scrub(event); });
     this.onMessage = (content, buffers) => this.receive(content, buffers);
     this.onTraits = () => {
       this.wanted = Math.max(0, Math.min(this.wanted, this.model.get("frames") - 1)); // of another result, perhaps
       this.describe();
-      this.drawLine();
+      this.line.draw();
     };
     this.model.on("msg:custom", this.onMessage);
     this.model.on("change", this.onTraits);
     this.sizes = new ResizeObserver(() => this.resized());
     this.sizes.observe(this.root);
-    on(this.line, "transitionend", () => this.drawLine()); // of its colour: another theme
     this.theme = new MutationObserver(() => this.tell({ kind: "theme", dark: isDark() }));
     this.theme.observe(document.body, { attributeFilter: ["data-jp-theme-light"] });
     this.stop = stop;
@@ -118,7 +107,7 @@ class View {
     if (wanted !== this.wanted) this.step = wanted > this.wanted ? 1 : -1;
     this.near = Math.abs(wanted - this.wanted) <= 2; // stepping or playing, not leaping
     this.wanted = wanted;
-    this.moveKnob();
+    this.line.go(wanted);
     this.paint();
     this.ask();
   }
@@ -150,7 +139,7 @@ class View {
     if (content.age !== this.age) this.forget(content.age);
     if (!mine && (content.moved || this.shown < 0)) { // moved by somebody else
       this.wanted = this.told = content.frame;
-      this.moveKnob();
+      this.line.go(this.wanted);
     }
     const each = content.frames.length ? buffers.length / content.frames.length : 0;
     content.frames.forEach((frame, n) => {
@@ -240,7 +229,8 @@ class View {
   }
 
   toKey(step) {
-    const keys = this.model.get("marks").map((mark) => mark[0]);
+    const marks = ["marks", "marks_beside"].flatMap((name) => this.model.get(name));
+    const keys = marks.map(([at]) => at).sort((a, b) => a - b);
     const next = step > 0 ? keys.find((at) => at > this.wanted) : keys.filter((at) => at < this.wanted).pop();
     if (next !== undefined) this.want(next);
   }
@@ -286,18 +276,12 @@ class View {
     this.where.textContent = at ? `x ${Math.floor(at.x)}  y ${Math.floor(at.y)} px` : "";
   }
 
-  scrub(event) {
-    this.root.focus({ preventScroll: true });
-    const box = this.line.getBoundingClientRect();
-    this.want(Math.round((event.clientX - box.left - 8) / (box.width - 16) * (this.model.get("frames") - 1)));
-  }
-
   // ---- what is around the picture -----------------------------------------------------------------------------------
   resized() {
     clearTimeout(this.resizing);
     this.resizing = setTimeout(() => {
       if (this.root.clientWidth) this.tell({ kind: "size", width: this.root.clientWidth });
-      this.drawLine();
+      this.line.draw();
     }, 150);
   }
 
@@ -307,37 +291,6 @@ class View {
     this.root.dataset.mode = this.model.get("mode");
     this.titles.replaceChildren();
     for (const text of this.model.get("titles")) element("span", "", this.titles, { textContent: text });
-  }
-
-  along(frame) { // of the time line's width, pixels
-    return 8 + frame / Math.max(1, this.model.get("frames") - 1) * (this.lineWidth - 16);
-  }
-
-  drawLine() { // what stays while frames change
-    const dense = window.devicePixelRatio || 1, width = this.lineWidth = this.line.clientWidth, height = 34;
-    if (!width) return;
-    Object.assign(this.line, { width: width * dense, height: height * dense });
-    const context = this.line.getContext("2d"), style = getComputedStyle(this.root);
-    const colour = (name) => style.getPropertyValue(name).trim();
-    context.scale(dense, dense);
-    context.fillStyle = colour("--vm-faint");
-    context.fillRect(8, 11, width - 16, 4);
-    context.fillStyle = colour("--vm-text");
-    context.font = "11px sans-serif";
-    context.textAlign = "center";
-    const marks = this.model.get("marks"), room = (width - 16) / Math.max(1, marks.length);
-    for (const [frame, outcome] of marks) {
-      const x = this.along(frame);
-      context.fillRect(x - 0.5, 8, 1, 10);
-      if (room >= 9) context.fillText(MARKS[outcome] ?? "▲", x, 30);
-    }
-    this.moveKnob();
-  }
-
-  moveKnob() { // without a layout or a canvas drawn anew: this is done for every frame
-    const x = this.along(this.wanted);
-    this.knob.style.transform = `translateX(${x - 9}px)`;
-    this.passed.style.transform = `scaleX(${x - 8})`;
   }
 }
 

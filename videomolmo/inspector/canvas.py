@@ -1,4 +1,4 @@
-"""The picture with its time line: frames on request, keys, clicks; the browser's half is canvas.js."""
+"""The picture with its time line: frames on request, keys, clicks; the browser's half is time_line.js and canvas.js."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ class FrameCanvas(anywidget.AnyWidget):
 
     Attributes:
         frames, fps: of the clip.
-        marks: key frames, each with its outcome.
+        marks, marks_beside: key frames of the first and of the second picture, each with its outcome.
         sizes: height and width of each picture's video, pixels.
         mode: what a click means; only "look" keeps the ordinary pointer.
         titles: above the pictures.
@@ -34,11 +34,12 @@ class FrameCanvas(anywidget.AnyWidget):
         asked_at: `time.monotonic()` when a browser asked last; 0 before that.
     """
 
-    _esm = Path(__file__).parent / "canvas.js"
+    _esm = "\n".join(Path(__file__).with_name(name).read_text("utf-8") for name in ("time_line.js", "canvas.js"))
     _css = Path(__file__).parent / "canvas.css"
     frames = traitlets.Int(0).tag(sync=True)
     fps = traitlets.Float(30.0).tag(sync=True)
     marks = traitlets.List().tag(sync=True)
+    marks_beside = traitlets.List().tag(sync=True)
     sizes = traitlets.List().tag(sync=True)
     mode = traitlets.Unicode("look").tag(sync=True)
     titles = traitlets.List(traitlets.Unicode()).tag(sync=True)

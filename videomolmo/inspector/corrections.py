@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from videomolmo.errors import BadInput
 from videomolmo.inspector.corrected import Corrected, Need, middle_of_strip
-from videomolmo.inspector.edits import Click, append_log
+from videomolmo.inspector.edits import Click
 from videomolmo.inspector.inspection import Inspection
 from videomolmo.inspector.propagation import Cancelled, Progress, Propagation
-from videomolmo.inspector.strips import pack
+from videomolmo.inspector.runs import Run
+from videomolmo.inspector.strips import Strip, pack
 from videomolmo.results import GroundingResult
 
 __all__ = ["Cancelled", "Change", "Corrections", "Progress", "ask"]
@@ -43,7 +44,8 @@ class Corrections:
     Each object has key frames of its own, so that a correction changes the masks of no other object.
 
     Args:
-        inspection: opened from a folder, or in memory (then nothing is written).
+        inspection: opened from a folder, or in memory. In memory, and where the folder cannot be written, corrections
+            live as long as the inspection.
         tracker: a `MaskTracker`, a `VideoGrounder`, or None: then corrections made before can be seen and undone, and
             new ones that need propagation are refused.
 
@@ -76,14 +78,16 @@ class Corrections:
         Args:
             frame: number of the frame.
             x, y: pixels of the frame.
-            thing: id of the object; None begins a new one.
+            thing: id of the object; None begins a new one, which is followed to the neighbouring key frames of the run
+                and not beyond: their answers do not name it. Click it there too where it goes on.
             positive: on the object, or off it. A negative click on a frame without positive ones comes with an anchor:
                 the middle of what remains of the object's mask; where nothing remains, the object is not there.
             progress: called with frames done and frames in all.
             cancel: asked before each frame; True stops.
 
         Raises:
-            BadInput: a point outside the frame, an object that is not there, no tracker, or no video.
+            BadInput: a point outside the frame, an object that is not there, no tracker, no video, or another inspector
+                of the same folder made corrections meanwhile (which are then shown).
             Cancelled: `cancel` said so; nothing has changed.
         """
         look = self.inspection
@@ -195,20 +199,39 @@ class Corrections:
         look = self.inspection
         if look.matching not in (None, "stored"):
             raise BadInput("objects are matched anew; set matching back to None before correcting")
+        self._check_step()
         after = look.corrected_by(look.history.after(record))
         needs = after.missing()
+        look.log.check_room()
         made = self._propagator(needs).run(needs, progress, cancel) if needs else {}
-        for run, strip in made.items():
-            look.runs.put(run, strip)
+        self._check_step()
+        self._keep(made)
         record = {**record, "number": len(self.records) + 1, "time": datetime.now(UTC).isoformat(timespec="seconds")}
+        record["result"] = look.log.result
         if made:
             record["made_by"] = self._made_by()
-        if look.folder is not None:
-            append_log(look.folder, record)
+        look.log.append(record)
         changed = _frames_changed(look.corrected_by(look.history.state), after)
         look.history.add(record)
         look.show_corrections()
         return Change(record, record.get("object"), changed, sum(need.stop - need.start for need in needs))
+
+    def _check_step(self) -> None:
+        """Another inspector of this folder may have corrected meanwhile: its records are shown, ours is not made."""
+        if not self.inspection.log.in_step():
+            self.inspection.read_corrections()
+            raise BadInput(
+                f"{self.inspection.folder}: the corrections were changed elsewhere meanwhile, and are shown as they "
+                "are now; look again, and repeat yours if it is still wanted"
+            )
+
+    def _keep(self, made: Mapping[Run, Strip]) -> None:
+        look = self.inspection
+        for run, strip in made.items():
+            try:
+                look.runs.put(run, strip, write=look.log.unkept is None)
+            except OSError as error:
+                look.log.give_up(error)
 
     def _made_by(self) -> Mapping[str, Any]:
         from videomolmo import provenance
@@ -236,13 +259,16 @@ def _frames_changed(before: Corrected, after: Corrected) -> tuple[int, int]:
 
 
 def ask(inspection: Inspection, sentence: str, grounder: Any, **settings: Any) -> GroundingResult:
-    """A new sentence about the same video, with the settings of the run where none are given.
+    """A new sentence about the same frames, with the settings of the run where none are given.
+
+    A video file or folder is opened anew, so that the inspection can be looked through meanwhile.
 
     Args:
         inspection: whose video is asked about.
         sentence: see `VideoGrounder`.
         grounder: a `VideoGrounder`.
-        settings: of `VideoGrounder.__call__`; `every`, `fusion`, `tau`, `context` come from the run.
+        settings: of `VideoGrounder.__call__`; `every`, `fusion`, `tau`, `context`, `reader` come from the run, and
+            `max_frames` is its length.
 
     Raises:
         BadInput: there is no video, or what the grounder refuses.
@@ -250,7 +276,8 @@ def ask(inspection: Inspection, sentence: str, grounder: Any, **settings: Any) -
     if inspection.video() is None:
         raise BadInput("there is no video to ask about; give Inspection(…, video=…)")
     run = inspection.result.config.get("model", {})
-    kept = {name: run[name] for name in ("every", "fusion", "tau", "context") if name in run}
-    source = inspection.result.source
-    video = source if isinstance(source, (str, Path)) else inspection.video()
-    return grounder(video, sentence, **kept | settings)
+    kept = {name: run[name] for name in ("every", "fusion", "tau", "context", "reader") if run.get(name) is not None}
+    source = inspection.result.source if inspection.given_video is None else inspection.given_video
+    if isinstance(source, (str, Path)):
+        return grounder(source, sentence, **kept | {"max_frames": inspection.frames} | settings)
+    return grounder(inspection.video(), sentence, **kept | settings)

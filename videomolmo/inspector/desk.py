@@ -14,6 +14,7 @@ from videomolmo.inspector.corrections import Corrections
 from videomolmo.inspector.differences import Differences
 from videomolmo.inspector.inspection import Inspection
 from videomolmo.inspector.painting import EncodedCache, Look
+from videomolmo.inspector.score_work import ScoreWork
 from videomolmo.inspector.widget_work import Work
 
 TALLEST_PX = 480
@@ -37,6 +38,7 @@ class Desk:
         words: the line below the picture.
         theme: "light" or "dark"; None until a browser says.
         work: the one long job that may run.
+        scores: J&F of what is shown.
         moved, changed, themed: functions called after the frame, what is believed, or the theme changed.
         clicked: called with frame, x and y of a click in the first picture.
     """
@@ -50,7 +52,7 @@ class Desk:
         self.themed: list[Callable[[], None]] = []
         self.clicked: Callable[[int, float, float], None] | None = None
         self.theme: str | None = None
-        self.work, self.words = Work(), HTML()
+        self.work, self.scores, self.words = Work(), ScoreWork(), HTML()
         self.words.add_class("vm-words")
         self._cache = EncodedCache()
         self.canvas = FrameCanvas(
@@ -79,6 +81,19 @@ class Desk:
         """What is shown, from left to right."""
         return [self.inspection] + ([self.other] if self.other is not None else [])
 
+    @property
+    def looks(self) -> list[Look]:
+        """How each of `shown` is: the other result's objects have numbers of their own, and follow their partners."""
+        looks = [self.look] * len(self.shown)
+        if self.differences is not None:
+            looks[1] = replace(self.look, objects=self.differences.partners(self.look.objects))
+        return looks
+
+    @property
+    def beside(self) -> tuple[Inspection, Look] | None:
+        """The other result and how it is shown, as exports take it; None where nothing is compared."""
+        return None if self.other is None else (self.other, self.looks[1])
+
     def go(self, frame: int) -> None:
         """Show a frame."""
         if int(frame) != self.frame:
@@ -94,13 +109,11 @@ class Desk:
 
     def changed_data(self) -> None:
         """Tell all parts that masks, points, names or results changed."""
-        outcomes = self.inspection.outcomes()
         with self.canvas.hold_sync():
             self.canvas.frames = max(one.frames for one in self.shown)
             self.canvas.frame = min(self.canvas.frame, max(0, self.canvas.frames - 1))
-            self.canvas.marks = [
-                [at, outcomes.get(at, "corrected")] for at in sorted({*outcomes, *self.inspection.key_frames})
-            ]
+            self.canvas.marks = _marks(self.inspection)
+            self.canvas.marks_beside = _marks(self.other) if self.other is not None else []
             self.canvas.sizes = [[one.height, one.width] for one in self.shown]
             self.canvas.titles = [self._title(one) for one in self.shown] if self.other is not None else []
         self.canvas.show()
@@ -119,34 +132,37 @@ class Desk:
         """Do something the user asked for; what is wrong with it is said, not raised."""
         try:
             return act(*args, **options)
-        except BadInput as error:
+        except (BadInput, OSError) as error:  # a folder that cannot be written to is the user's to mend
             self.regret(error)
             return None
+
+    def is_free(self) -> bool:
+        """Whether no long job runs; where one does, the user is told to wait."""
+        if self.work.busy:
+            self.say("wait until the present work is done, or cancel it", error=True)
+        return not self.work.busy
 
     def _pictures(self, frame: int) -> tuple[list[Picture], str]:
         """The encoded pictures of a frame, and the line below them."""
         pictures = [
-            self._cache.picture(one, min(frame, one.frames - 1), self._look_at(one)) for one in self.shown if one.frames
+            self._cache.picture(one, frame, look)
+            for one, look in zip(self.shown, self.looks, strict=True)
+            if one.frames
         ]
         return pictures, self._caption(frame)
 
-    def _look_at(self, one: Inspection) -> Look:
-        """The other result's objects have numbers of their own: those are shown whose partners are."""
-        if one is self.inspection or self.look.objects is None or self.differences is None:
-            return self.look
-        partners = [
-            right for left, right in self.differences.pairs if right and (left is None or left in self.look.objects)
-        ]
-        return replace(self.look, objects=tuple(partners))
-
     def _caption(self, frame: int) -> str:
-        one = self.inspection
-        if not one.frames:
+        longest = max(self.shown, key=lambda one: one.frames)
+        if not longest.frames:
             return "this result has no frames"
-        time = f" · {one.times_s[frame]:.2f} s" if frame < one.frames else " · after the end of the first"
-        outcome = one.outcomes().get(frame)
-        key = f" · key frame: {outcome}" if outcome else " · corrected here" if frame in one.key_frames else ""
-        return f"frame {frame} of 0–{self.canvas.frames - 1}{time}{key}"
+        words = [f"frame {frame} of 0–{self.canvas.frames - 1}", f"{longest.times_s[frame]:.2f} s"]
+        for one, side in zip(self.shown, ("left: ", "right: ") if self.other is not None else ("",), strict=True):
+            outcome = one.outcomes().get(frame)
+            if frame >= one.frames:
+                words.append(f"{side}ended at frame {one.frames - 1}" if one.frames else f"{side}no frames")
+            elif outcome or frame in one.key_frames:
+                words.append(f"{side}key frame: {outcome}" if outcome else f"{side}corrected here")
+        return " · ".join(words)
 
     def _title(self, one: Inspection) -> str:
         tau = f", τ = {one.tau:g}" if one.rule == "iou" else ""
@@ -175,3 +191,9 @@ class Desk:
             self.theme = theme
             for tell in self.themed:
                 tell()
+
+
+def _marks(one: Inspection) -> list[list[Any]]:
+    """Key frames, each with its outcome."""
+    outcomes = one.outcomes()
+    return [[at, outcomes.get(at, "corrected")] for at in sorted({*outcomes, *one.key_frames})]

@@ -64,6 +64,12 @@ class Differences:
         """J, F and J&F of both, where truth is given."""
         return self.first.scores(), self.second.scores()
 
+    def partners(self, shown: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        """Ids in the second result that belong to `shown`, ids in the first, and those of its own; None for all."""
+        if shown is None:
+            return None
+        return tuple(right for left, right in self.pairs if right and (left is None or left in shown))
+
     def missing(self) -> list[str]:
         """What cannot be compared, a sentence each."""
         a, b, found = self.first, self.second, []

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from videomolmo.errors import BadInput
 
-LOG = "corrections.jsonl"
 Click = tuple[float, float, int]  # x and y in pixels, 1 on the object or 0 off it
 Clicks = tuple[Click, ...]
 BaseClicks = Callable[[int, int], Clicks]
@@ -156,42 +152,3 @@ class History:
             self._at += 1
         self.records.append(record)
         return state
-
-
-def read_log(folder: Path) -> tuple[History, list[str]]:
-    """The history in a result's folder, and what of it could not be read, a sentence each."""
-    history, problems = History(), []
-    try:
-        lines = (folder / LOG).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return history, []
-    except (OSError, ValueError) as error:
-        return history, [f"{LOG} cannot be read ({error}); the corrections in it are not shown"]
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            if not isinstance(record, dict):
-                raise ValueError("expected an object")
-            history.add(record)
-        except ValueError as error:  # BadInput is one too
-            problems.append(f"{LOG}, line {number}: not a correction ({error}); it and what follows are not shown")
-            break
-    return history, problems
-
-
-def append_log(folder: Path, record: Mapping[str, Any]) -> None:
-    """Add a record to the log in one write, so that a reader sees it whole or not at all."""
-    path = folder / LOG
-    line = json.dumps(record, ensure_ascii=False) + "\n"
-    if path.exists() and path.stat().st_size and not _ends_with_newline(path):
-        line = "\n" + line  # an earlier write was cut short; its line stays as it is, and is reported
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with open(path, "rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"

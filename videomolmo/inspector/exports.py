@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ import numpy as np
 from videomolmo.drawing import palette, png_bytes
 from videomolmo.errors import BadInput
 from videomolmo.inspector.inspection import Inspection
-from videomolmo.inspector.painting import Look, paint
+from videomolmo.inspector.painting import Look, paint_beside
 
 Progress = Callable[[int, int], None]
+Beside = tuple[Inspection, Look]  # a result, and how it is shown
 SMALLEST_SIDE = 360  # of videos, so that players show small clips well
 GIF_SIDE = 360
 
@@ -113,7 +115,11 @@ def export_tracks(inspection: Inspection, path: str | Path) -> Path:
 
 
 def export_video(
-    inspection: Inspection, path: str | Path, look: Look | None = None, progress: Progress | None = None
+    inspection: Inspection,
+    path: str | Path,
+    look: Look | None = None,
+    progress: Progress | None = None,
+    beside: Beside | None = None,
 ) -> Path:
     """The chosen layers over the clip, as .mp4 (H.264) or .gif.
 
@@ -122,6 +128,7 @@ def export_video(
         path: of the new file.
         look: how; without a size small clips are enlarged.
         progress: called with frames done and frames in all.
+        beside: another result to the right of it, and how it is shown.
 
     Raises:
         BadInput: the file exists, another suffix, or a clip without frames.
@@ -129,36 +136,53 @@ def export_video(
     look, suffix = look or Look(), Path(path).suffix.lower()
     if suffix not in (".mp4", ".gif"):
         raise BadInput(f"{path}: expected a name that ends in .mp4 or .gif")
-    if not inspection.frames or not inspection.height:
+    smallest = GIF_SIDE if suffix == ".gif" else SMALLEST_SIDE
+    sides = [(one, _enlarged(one, its_look, smallest)) for one, its_look in _sides(inspection, look, beside)]
+    if not sides:
         raise BadInput("the clip has no frames to write")
-    if look.size is None:
-        side = GIF_SIDE if suffix == ".gif" else SMALLEST_SIDE
-        scale = max(1, -(-side // min(inspection.height, inspection.width)))
-        look = Look(**vars(look) | {"size": (inspection.height * scale, inspection.width * scale)})
     with new_file(path, suffix) as unfinished:
-        pictures = _pictures(inspection, look, progress)
+        pictures = _pictures(sides, progress)
         (_write_gif if suffix == ".gif" else _write_mp4)(unfinished, pictures, inspection.fps)
     return Path(path)
 
 
-def export_view(inspection: Inspection, path: str | Path, t: int, look: Look | None = None) -> Path:
-    """One painted frame as a PNG.
+def export_view(
+    inspection: Inspection, path: str | Path, t: int, look: Look | None = None, beside: Beside | None = None
+) -> Path:
+    """One painted frame as a PNG; `beside`: another result to the right of it, and how it is shown.
 
     Raises:
         BadInput: the file exists, or there is no frame `t`.
     """
-    if not 0 <= t < inspection.frames:
-        raise BadInput(f"frame {t} is not in the clip of {inspection.frames} frames")
+    sides = _sides(inspection, look or Look(), beside)
+    frames = max((one.frames for one, _ in sides), default=0)
+    if not 0 <= t < frames:
+        raise BadInput(f"frame {t} is not in the clip of {frames} frames")
     with new_file(path, ".png") as unfinished:
-        unfinished.write_bytes(png_bytes(paint(inspection, t, look)))
+        unfinished.write_bytes(png_bytes(paint_beside(sides, t)))
     return Path(path)
 
 
-def _pictures(inspection: Inspection, look: Look, progress: Progress | None) -> Iterator[np.ndarray]:
-    for t in range(inspection.frames):
-        yield paint(inspection, t, look)
+def _sides(inspection: Inspection, look: Look, beside: Beside | None) -> list[Beside]:
+    """What there is to paint, from left to right."""
+    both = [(inspection, look)] + ([] if beside is None else [beside])
+    return [(one, its_look) for one, its_look in both if one.frames and one.height]
+
+
+def _enlarged(inspection: Inspection, look: Look, smallest: int) -> Look:
+    """With a size: without one a small clip is enlarged."""
+    if look.size is not None:
+        return look
+    scale = max(1, -(-smallest // min(inspection.height, inspection.width)))
+    return replace(look, size=(inspection.height * scale, inspection.width * scale))
+
+
+def _pictures(sides: list[Beside], progress: Progress | None) -> Iterator[np.ndarray]:
+    frames = max(one.frames for one, _ in sides)
+    for t in range(frames):
+        yield paint_beside(sides, t)
         if progress is not None:
-            progress(t + 1, inspection.frames)
+            progress(t + 1, frames)
 
 
 def _write_mp4(path: Path, pictures: Iterator[np.ndarray], fps: float) -> None:

@@ -11,7 +11,7 @@ from videomolmo.fusion import RULES
 from videomolmo.inspector.differences import Differences
 from videomolmo.inspector.inspection import Inspection
 from videomolmo.inspector.plot_style import DECISION_STYLES, PLOTLY_DASHES, Style, hex_of
-from videomolmo.inspector.static import static_picture
+from videomolmo.inspector.static import Scoring, static_picture
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -93,29 +93,36 @@ def track_figure(inspection: Inspection, t: int | None = None, theme: str = "lig
 
 
 def scores_figure(
-    inspection: Inspection, other: Inspection | None = None, t: int | None = None, theme: str = "light"
+    inspection: Inspection,
+    other: Inspection | None = None,
+    t: int | None = None,
+    theme: str = "light",
+    scores: Scoring = Inspection.scores,
 ) -> Figure:
-    """J&F per frame against truth, of one or of two results, each with its mean; says so where there is no truth."""
+    """J&F per frame against truth, of one or of two results, each with its mean; says so where there is no truth.
+
+    `scores` gives those of a result, or None while they are computed, which the figure says.
+    """
     from plotly.graph_objects import Figure
 
     figure = Figure()
     both = [("first", inspection)] + ([] if other is None else [("second", other)])
     for number, (name, one) in enumerate(both, start=1):
-        scores = one.scores()
-        if scores is None or not np.isfinite(scores.per_frame).any():
+        found = scores(one)
+        if found is None or not np.isfinite(found.per_frame).any():
             continue
         label = "J&F" if other is None else f"J&F {name}"
         figure.add_scatter(
-            **_line(scores.per_frame), meta={"result": name},
-            name=f"{label}, mean {np.nanmean(scores.per_frame):.2f}", marker={"size": 5},
+            **_line(found.per_frame), meta={"result": name},
+            name=f"{label}, mean {np.nanmean(found.per_frame):.2f}", marker={"size": 5},
             line={"color": hex_of(number, theme), "dash": _dash(number), "width": 2.5},
             hovertemplate="frame %{x} · J&F %{y:.2f}",
         )  # fmt: skip
     _finish(figure, inspection, t, theme, height=270)
-    if not figure.data:
-        figure.add_annotation(
-            text="no truth was given: nothing to score", showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper"
-        )
+    waiting = any(one.truth is not None and scores(one) is None for _, one in both)
+    if waiting or not figure.data:
+        text = "J&F is being computed …" if waiting else "no truth was given: nothing to score"
+        figure.add_annotation(text=text, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
     figure.update_yaxes(range=[-0.04, 1.06], title="J&F")
     figure.update_xaxes(title="frame")
     return figure

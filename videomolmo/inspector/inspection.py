@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -12,7 +12,8 @@ from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES, check_rule
 from videomolmo.inspector.belief import MASK_LAYERS, Belief, Patch, Source
 from videomolmo.inspector.corrected import Corrected, clicks_on_key_frame
-from videomolmo.inspector.edits import Clicks, History, State, read_log
+from videomolmo.inspector.correction_log import CorrectionLog, result_key
+from videomolmo.inspector.edits import Clicks, History, State
 from videomolmo.inspector.frame_cache import FrameCache
 from videomolmo.inspector.matching import Matching
 from videomolmo.inspector.missing import find_missing
@@ -20,6 +21,7 @@ from videomolmo.inspector.opening import open_result
 from videomolmo.inspector.runs import Runs
 from videomolmo.inspector.scoring import Scores, score
 from videomolmo.inspector.segments import DECISIONS, SETTINGS
+from videomolmo.inspector.shown import Point, Series
 from videomolmo.inspector.store import MaskStore
 from videomolmo.inspector.truth import open_truth
 from videomolmo.results import GroundingResult, KeyAnswer
@@ -28,33 +30,6 @@ from videomolmo.video import Frames, open_video
 __all__ = ["DECISIONS", "LAYERS", "Inspection", "Point", "Scores", "Series"]
 
 LAYERS = ("forward", "backward", "fused", "truth", "disagreement")
-
-
-class Point(NamedTuple):
-    """A point on a frame: where the model pointed, or where a person clicked.
-
-    Attributes:
-        x, y: pixels of the frame.
-        object: id from 1; None where the point is followed by no object (outside the frame).
-        positive: on the object, or off it.
-        corrected: whether a person put it there.
-        index: among the points of this object on this frame, as `Corrections.remove_point` takes it.
-    """
-
-    x: float
-    y: float
-    object: int | None
-    positive: bool = True
-    corrected: bool = False
-    index: int = 0
-
-
-class Series(NamedTuple):
-    """An object over time, a number per frame: centre of mass (NaN where it is not seen) and area, in pixels."""
-
-    x: Float[np.ndarray, " frames"]
-    y: Float[np.ndarray, " frames"]
-    area: Float[np.ndarray, " frames"]
 
 
 class Inspection:
@@ -68,15 +43,16 @@ class Inspection:
         truth: None; bool (frames, objects, height, width) or (frames, height, width); a folder of index PNGs; or a .npz
             with such an array. Truth of another size is rescaled, and `missing` says so.
         video: replaces the recorded source: a path, an array, or `Frames`.
-        corrected: show the corrections that lie in the folder.
+        corrected: show the corrections that lie in the folder; otherwise whoever corrects is shown them first.
 
     Attributes:
         result: as given, or as loaded.
-        folder: where the result lies, None if only in memory.
+        given_video: as given, None for the recorded one.
+        folder: where the result was saved, None if only in memory.
         sentence, frames, height, width, fps, times_s: of the clip.
         names: object id to the name shown, where the user gave one.
         truth: masks that are right, None if there are none.
-        history, runs: corrections, see `Corrections`.
+        history, log, runs: corrections, see `Corrections`.
         problems: what was damaged when it was opened.
         rule, tau, matching: in force for the fused layer.
         version: counts up whenever masks or points change, so that caches know.
@@ -89,30 +65,28 @@ class Inspection:
         self, result: GroundingResult | str | Path, truth: Any = None, *, video: Any = None, corrected: bool = True
     ) -> None:
         self.result, self.folder, self.problems = open_result(result, video)
-        kept = self.result
+        self.given_video, kept = video, self.result
         self.sentence, self.height, self.width, self.fps = kept.sentence, kept.height, kept.width, kept.fps
         self.frames, self.times_s = kept.frames, kept.times_s
         size = (self.height, self.width)
         self.truth = open_truth(truth, self.frames, size)
-        self._frames = FrameCache(lambda: self._open_video(video), self.frames, size)
+        self._frames = FrameCache(self._open_video, self.frames, size)
         self._store = MaskStore(kept.spool, self.frames, kept.objects, size)
         self._answers = {answer.frame: answer for answer in kept.answers}
         self._run_keys = {*self._answers, *self._store.key_frames}
         self._base: dict[int, tuple[list[int | None], dict[int, Clicks]]] = {}
         settings = kept.config.get("model", {})
-        self.rule, self.tau, self.matching = settings.get("fusion", "iou"), float(settings.get("tau", 0.7)), None
-        self._run_with = (self.rule, self.tau)
+        rule, tau = self._run_with = settings.get("fusion", "iou"), settings.get("tau", 0.7)  # None: it makes no sense
+        self.rule, self.tau, self.matching = rule or "iou", 0.7 if tau is None else float(tau), None
         self.names: dict[int, str] = {}
         self.version = 0
-        self.history, self.runs = History(), Runs(self.folder)
-        if self.folder is not None and corrected:
-            self.history, problems = read_log(self.folder)
-            self.problems += problems
+        self.log, self.history = CorrectionLog(self.folder, result_key(kept), self.frames), History()
+        self.runs = Runs(self.folder, self.log.result)
         self._scores: tuple[int, Scores] | None = None
         self._source: Source = self._store
         self._belief = Belief(self._store, self._store, self.rule, self.tau, keep_stored=True)
-        if self.history.records:
-            self.show_corrections()
+        if corrected:
+            self.read_corrections()
 
     @property
     def objects(self) -> int:
@@ -156,8 +130,10 @@ class Inspection:
             return None if self.truth is None else self.truth.masks(t)
         if not 0 <= t < self.frames:
             return None
-        masks = np.zeros((self.objects, self.height, self.width), bool)
-        for thing, top, left, mask in self.patches(layer, t):
+        patches = self.patches(layer, t)
+        objects = max([self.objects, *(patch.thing for patch in patches)])  # one may begin or end in another thread
+        masks = np.zeros((objects, self.height, self.width), bool)
+        for thing, top, left, mask in patches:
             masks[thing - 1, top : top + mask.shape[0], left : left + mask.shape[1]] = mask
         return masks
 
@@ -328,6 +304,25 @@ class Inspection:
         """What another state of corrections would make of the masks; shows nothing of it."""
         return Corrected(self._store, sorted(self._run_keys), state, self.runs, self._model_clicks)
 
+    def save(self, folder: Path) -> None:
+        """Save a result that is only in memory, and the corrections made so far; later ones are written there too.
+
+        Raises:
+            BadInput: as `GroundingResult.save`.
+        """
+        self.folder = self.result.save(folder, overlay=False)
+        self.runs.move(self.folder)
+        self.log = CorrectionLog(self.folder, self.log.result, self.frames)
+        for record in self.history.records:
+            self.log.append(record)
+
+    def read_corrections(self) -> None:
+        """Show the corrections that lie in the folder now."""
+        self.history = self.log.read()
+        unnamed = any("result" not in record for record in self.history.records)
+        self.runs = Runs(self.folder, self.log.result, unnamed)
+        self.show_corrections()
+
     def show_corrections(self) -> None:
         """Show the state that `history` is in."""
         before = self._source
@@ -337,7 +332,8 @@ class Inspection:
         self._belief.replace_source(after, set().union(*changed))
         self.version += 1
 
-    def _open_video(self, video: Any) -> Frames:
-        if video is None or (self.folder is not None and not isinstance(video, Frames)):
+    def _open_video(self) -> Frames:
+        video = self.given_video
+        if video is None:
             return self.result.video()
-        return video if isinstance(video, Frames) else open_video(video)
+        return video if isinstance(video, Frames) else open_video(video, max_frames=self.frames)

@@ -20,12 +20,13 @@ def find_missing(
         damaged: files of masks that could not be read.
         lost_corrections: stretches that were corrected, but whose masks are gone.
     """
-    found = [*inspection.problems, *_of_clip(inspection, video), *_of_answers(inspection)]
+    damage = [*inspection.problems, *inspection.log.problems, inspection.log.unkept or ""]
+    found = [*damage, *_of_clip(inspection, video), *_of_answers(inspection)]
     if inspection.frames:
         found += _of_masks(inspection)
     if lost_corrections:
         found.append(f"masks of {lost_corrections} corrected stretches are gone; they are shown as the run left them")
-    found += damaged.values()
+    found += list(damaged.values())  # another thread may read more of them
     if inspection.truth is not None:
         found += inspection.truth.notes
     return [sentence[0].upper() + sentence[1:].rstrip(".") + "." for sentence in dict.fromkeys(found) if sentence]

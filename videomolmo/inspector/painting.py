@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,11 @@ from videomolmo.inspector import strokes
 from videomolmo.inspector.belief import Patch
 from videomolmo.inspector.inspection import LAYERS, Inspection
 
+# ∖ is a letter of its own: a description of a widget takes \\ for the beginning of a formula
+LAYER_SIGNS = {"forward": "forward ///", "backward": "backward ∖∖∖", "fused": "fused ■", "truth": "truth ◎",
+               "disagreement": "disagreement ▦"}  # fmt: skip
 HATCHES = {"forward": "///", "backward": "\\\\\\"}
+GAP = 6  # pixels between two pictures
 JPEG_QUALITY = 85
 _PALETTE = [tuple(int(value) for value in row) for row in palette(256)]
 
@@ -87,6 +91,31 @@ def paint(inspection: Inspection, t: int, look: Look | None = None) -> UInt8[np.
     if look.ids:
         _paint_ids(picture, boxes, look, scale)
     return picture
+
+
+def paint_past(
+    inspection: Inspection, t: int, look: Look | None = None
+) -> UInt8[np.ndarray, "view_height view_width 3"]:
+    """As `paint`; after the end of the clip its last frame, darkened, with a note: another clip may be longer."""
+    if t < inspection.frames:
+        return paint(inspection, t, look)
+    picture = paint(inspection, inspection.frames - 1, look) // 2
+    strokes.badge(picture, f"ended at frame {inspection.frames - 1}", 4, picture.shape[0] - 4, strokes.WHITE, [])
+    return picture
+
+
+def paint_beside(sides: Sequence[tuple[Inspection, Look]], t: int) -> UInt8[np.ndarray, "view_height view_width 3"]:
+    """Frame `t` of results that have frames, from left to right, as `paint_past`."""
+    pictures = [paint_past(one, t, look) for one, look in sides]
+    if len(pictures) == 1:
+        return pictures[0]
+    widths = [picture.shape[1] for picture in pictures]
+    height, width = max(picture.shape[0] for picture in pictures), sum(widths) + GAP * (len(widths) - 1)
+    joined = np.full((height, width, 3), 255, np.uint8)
+    for n, picture in enumerate(pictures):
+        left = sum(widths[:n]) + GAP * n
+        joined[: picture.shape[0], left : left + widths[n]] = picture
+    return joined
 
 
 def _paint_layer(picture: np.ndarray, inspection: Inspection, t: int, layer: str, look: Look, scale: float) -> None:
@@ -183,13 +212,14 @@ class EncodedCache:
         self._lock = threading.RLock()
 
     def picture(self, inspection: Inspection, t: int, look: Look) -> tuple[bytes, str]:
-        """`encode(paint(…))`, kept until masks change or room is needed."""
+        """`encode(paint_past(…))`, kept until masks change or room is needed."""
+        t = min(t, inspection.frames)  # all frames after the end are alike
         key = (id(inspection), inspection.version, t, look)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-            made = encode(paint(inspection, t, look))
+            made = encode(paint_past(inspection, t, look))
             self._kept[key] = made
             self.bytes += len(made[0])
             while self.bytes > self.most_bytes and len(self._kept) > 1:

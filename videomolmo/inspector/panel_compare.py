@@ -24,6 +24,7 @@ class ComparePanel:
         soon = Later(self.refresh)
         desk.moved.append(soon)
         desk.changed.append(soon)
+        desk.scores.told.append(soon)
         self.refresh()
 
     def next(self) -> None:
@@ -42,7 +43,10 @@ class ComparePanel:
             self.line.value = "nothing to compare on this frame"
             return
         words = [f"difference {differences.per_frame[frame]:.2f}"]
-        for side, scores in zip(("left", "right"), differences.scores(), strict=True):
+        for side, one in zip(("left", "right"), self._desk.shown, strict=True):
+            scores = self._desk.scores.of(one)
             if scores is not None and np.isfinite(scores.per_frame[frame]):
                 words.append(f"J&amp;F {side} {scores.per_frame[frame]:.2f}")
+            elif scores is None and one.truth is not None:
+                words.append(f"J&amp;F {side} is being computed …")
         self.line.value = " · ".join(words)

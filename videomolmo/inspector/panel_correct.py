@@ -47,6 +47,7 @@ class CorrectPanel:
         desk.clicked = self.click
         desk.changed.append(self.refresh)
         desk.moved.append(self._enable)
+        desk.work.turned.append(self._enable)
         self.refresh()
 
     def _button(self, text: str, icon: str, act: Callable[[], Any], why: str) -> widgets.Button:
@@ -56,12 +57,13 @@ class CorrectPanel:
 
     def refresh(self) -> None:
         """Offer the objects there are, and what can be done."""
-        inspection, chosen = self._desk.inspection, self.thing.value
+        inspection, chosen, before = self._desk.inspection, self.thing.value, self.thing.options
         numbers = range(1, inspection.objects + 1)
         options = [(f"{n} · {name_of(inspection, n)}"[:24], n) for n in numbers] + [(NEW, None)]
-        if list(self.thing.options) != options:
+        if list(before) != options:
             self.thing.options = options
-            self.thing.value = chosen if chosen in numbers else options[0][1]
+            asked_for_new = chosen is None and len(before) > 1  # else nothing else could be chosen
+            self.thing.value = chosen if chosen in numbers or asked_for_new else options[0][1]
         self._enable()
 
     def _enable(self) -> None:
@@ -111,17 +113,16 @@ class CorrectPanel:
         self._run("drop", lambda **news: drop(frame, **news))
 
     def _at_once(self, act: Callable[[], Change]) -> None:
-        self._done(act(), None)
+        if self._desk.is_free():
+            self._done(act(), None)
 
     def _run(self, what: str, act: Callable[..., Change]) -> None:
-        if self._desk.work.busy:
-            self._desk.say("one correction after the other: wait, or cancel the one that runs", error=True)
+        if not self._desk.is_free():
             return
         self.running.layout.display = ""
         self.bar.value = 0
         self._desk.say(f"{what}: masks are made again between the neighbouring key frames …")
         self._desk.work.start(lambda progress, cancel: act(progress=progress, cancel=cancel), self._news, self._done)
-        self._enable()
 
     def _news(self, steps: int, of: int) -> None:
         self.bar.max, self.bar.value = max(1, of), steps
@@ -133,10 +134,11 @@ class CorrectPanel:
                 self._desk.say("cancelled: nothing was changed")
             else:
                 self._desk.regret(error)
-            self._enable()
             return
         self._desk.recompare()
         self._desk.changed_data()
+        if change.record["action"] == "add_point":
+            self.thing.value = change.object  # a new object, too, is what the next points belong to
         first, end = change.frames
         self._desk.say(f"{change.record['action'].replace('_', ' ')}: frames {first}–{end - 1} changed, "
                        f"SAM 2 went through {change.propagated}")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Take away: files for others; and a new sentence about the same video."""
+"""Take away: files for others; and a new sentence about the same video, whose result can be saved."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +17,19 @@ EXPORTS: dict[str, tuple[str, Export]] = {  # what the user reads: ending of the
     "DAVIS pictures": ("", lambda desk, path: exports.export_davis(desk.inspection, path)),
     "COCO masks (JSON)": (".json", lambda desk, path: exports.export_coco(desk.inspection, path)),
     "tracks (CSV)": (".csv", lambda desk, path: exports.export_tracks(desk.inspection, path)),
-    "video (MP4)": (".mp4", lambda desk, path: exports.export_video(desk.inspection, path, desk.look)),
-    "video (GIF)": (".gif", lambda desk, path: exports.export_video(desk.inspection, path, desk.look)),
-    "this view (PNG)": (".png", lambda desk, path: exports.export_view(desk.inspection, path, desk.frame, desk.look)),
+    "video (MP4)": (".mp4", lambda desk, path: _video(desk, path)),
+    "video (GIF)": (".gif", lambda desk, path: _video(desk, path)),
+    "this view (PNG)": (".png", lambda desk, path: _view(desk, path)),
     "training records": (".jsonl", lambda desk, path: desk.corrections.export_training(path)),
 }
+
+
+def _video(desk: Desk, path: Path) -> None:
+    exports.export_video(desk.inspection, path, desk.look, beside=desk.beside)
+
+
+def _view(desk: Desk, path: Path) -> None:
+    exports.export_view(desk.inspection, path, desk.frame, desk.look, beside=desk.beside)
 
 
 def free_path(folder: Path, stem: str, ending: str) -> Path:
@@ -76,12 +84,13 @@ class ExportPanel:
 
 
 class AskPanel:
-    """A field for another sentence; the results so far can be had back.
+    """A field for another sentence; the results so far can be had back, and one that is only in memory saved.
 
     Attributes:
         text: the sentence.
         button: asks it.
         history: sentences asked so far.
+        keep: saves the result shown, with its corrections, where it lies in no folder yet.
     """
 
     def __init__(self, desk: Desk) -> None:
@@ -94,9 +103,35 @@ class AskPanel:
         self.button.tooltip = "run both models" if desk.grounder is not None else "give inspect(result, grounder=…)"
         self.button.on_click(lambda _: self.ask())
         self.history.observe(self._back, "value")
+        self.keep = widgets.Button(description="save this result", icon="save", layout=widgets.Layout(width="auto"))
+        self.keep.tooltip = f"it is in memory only; write it and its corrections below {desk.folder}"
+        self.keep.on_click(lambda _: self.save())
         self.box = widgets.VBox([
-            section("Ask something else"), widgets.HBox([self.text, self.button]), self.history,
+            section("Ask something else"), widgets.HBox([self.text, self.button]), self.history, self.keep,
         ])  # fmt: skip
+        desk.changed.append(self._offer)
+        self._offer()
+
+    def _offer(self) -> None:
+        in_memory = self._desk.inspection.folder is None
+        self.keep.layout.display = "" if in_memory else "none"
+
+    def save(self) -> None:
+        """Write the result that is shown to a folder of its own."""
+        desk = self._desk
+        if desk.work.busy:
+            desk.say("wait until the present work is done", error=True)
+            return
+        inspection, path = desk.inspection, free_path(desk.folder, "result", "")
+        desk.say(f"saving {path} …")
+        desk.work.start(lambda *_: inspection.save(path), lambda *_: None, lambda _, error: self._saved(path, error))
+
+    def _saved(self, path: Path, error: BaseException | None) -> None:
+        if error is not None:
+            self._desk.regret(error)
+            return
+        self._offer()
+        self._desk.say(f"saved {path}; corrections are written there from now on")
 
     def ask(self) -> None:
         """Run the sentence in the field over the same video."""
@@ -119,7 +154,12 @@ class AskPanel:
         self.history.value = len(self._asked) - 1
 
     def _back(self, change: dict[str, Any]) -> None:
-        if change["new"] is not None and self._asked[change["new"]] is not self._desk.inspection:
-            chosen = self._desk.inspection = self._asked[change["new"]]
-            self._desk.opened()
-            self._desk.say(f"“{chosen.sentence}”: {chosen.objects} object{'s' * (chosen.objects != 1)}")
+        if change["new"] is None or self._asked[change["new"]] is self._desk.inspection:
+            return
+        if self._desk.work.busy:  # it works on what is shown
+            self._desk.say("wait until the present work is done", error=True)
+            self.history.value = change["old"]
+            return
+        chosen = self._desk.inspection = self._asked[change["new"]]
+        self._desk.opened()
+        self._desk.say(f"“{chosen.sentence}”: {chosen.objects} object{'s' * (chosen.objects != 1)}")

@@ -39,6 +39,7 @@ class FusionPanel:
         self.box = widgets.VBox([part for part in parts if part is not None])
         self.refresh()
         desk.changed.append(self.refresh)
+        desk.work.turned.append(self.refresh)
 
     @property
     def _target(self) -> Inspection:
@@ -56,24 +57,23 @@ class FusionPanel:
         if chosen not in [value for _, value in self.matching.options]:
             self.matching.options = [*self.matching.options, (f"overlap ≥ {chosen:g}", chosen)]
         self.matching.value = chosen
-        self.tau.disabled = target.rule != "iou"
+        self.rule.disabled = self.matching.disabled = self._desk.work.busy
+        self.tau.disabled = self._desk.work.busy or target.rule != "iou"
         self.rule.tooltip = RULES[target.rule].description if target.rule in RULES else ""
         self._setting = False
 
     def _apply(self, change: dict[str, Any]) -> None:
         if self._setting:
             return
-        if self._desk.work.busy:
-            self._desk.say("wait until the present work is done, or cancel it", error=True)
-            self.refresh()
-            return
         names = {self.rule: "rule", self.tau: "tau", self.matching: "matching"}
-        self._desk.attempt(self._fuse, names[change["owner"]], change["new"])
+        if self._desk.is_free():
+            self._desk.attempt(self._fuse, names[change["owner"]], change["new"])
         self.refresh()
 
     def _fuse(self, name: str, value: Any) -> None:
         begun = time.perf_counter()
-        self._target.refuse(**{name: value})
+        kept = {"matching": self._target.matching}  # which is "as stored" unless it is said again
+        self._target.refuse(**kept | {name: value})
         self._desk.recompare()
         self._desk.changed_data()
         rule = RULES[self._target.rule].description if self._target.rule in RULES else self._target.rule

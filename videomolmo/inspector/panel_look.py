@@ -7,11 +7,8 @@ import ipywidgets as widgets
 from videomolmo.inspector.desk import Desk
 from videomolmo.inspector.figures import name_of
 from videomolmo.inspector.inspection import LAYERS
-from videomolmo.inspector.painting import colour_of
+from videomolmo.inspector.painting import LAYER_SIGNS, colour_of
 
-# ∖ is a letter of its own: a description takes \\ for the beginning of a formula
-SIGNS = {"forward": "forward ///", "backward": "backward ∖∖∖", "fused": "fused ■", "truth": "truth ◎",
-         "disagreement": "disagreement ▦"}  # fmt: skip
 MARKS = {"points": "points", "ids": "numbers", "boxes": "boxes", "patterns": "patterns"}
 TRAIL = 20
 
@@ -39,7 +36,7 @@ class LookPanel:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self.layers = {name: tick(SIGNS[name], name in desk.look.layers, self._layer) for name in LAYERS}
+        self.layers = {name: tick(LAYER_SIGNS[name], name in desk.look.layers, self._layer) for name in LAYERS}
         self.opacity = widgets.FloatSlider(
             desk.look.opacity, min=0, max=1, step=0.05, description="opacity", readout_format=".2f",
             style={"description_width": "60px"}, layout=widgets.Layout(width="auto"),
@@ -96,6 +93,7 @@ class ObjectPanel:
         for number in numbers:
             lines.append(self._row(number, number not in hidden))
         self._list.children = lines or [widgets.HTML("<i>no object was found</i>")]
+        self._show(None)
 
     def _row(self, number: int, shown: bool) -> widgets.HBox:
         red, green, blue = colour_of(number)

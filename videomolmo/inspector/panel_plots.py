@@ -41,6 +41,7 @@ class PlotPanel:
         soon = Later(self.refresh, 0.15)
         desk.changed.append(soon)
         desk.themed.append(soon)
+        desk.scores.told.append(soon)
 
     def refresh(self) -> None:
         """Draw what is believed now."""
@@ -54,7 +55,7 @@ class PlotPanel:
         desk = self._desk
         made = {"agreement": agreement_figure(desk.inspection, **now)}
         if desk.inspection.layers()["truth"] is None:  # no reason why not
-            made["scores"] = scores_figure(desk.inspection, desk.other, **now)
+            made["scores"] = scores_figure(desk.inspection, desk.other, scores=desk.scores.of, **now)
         if desk.differences is not None:
             made["difference"] = difference_figure(desk.differences, **now)
         return made | {"track": track_figure(desk.inspection, **now)}

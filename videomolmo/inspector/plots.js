@@ -4,38 +4,63 @@
 // plotly's own notebook widget brings the whole library with every figure and may show before its data is there; here
 // the library is fetched once a page, and only from the kernel, so that nothing needs a network.
 const LIBRARY = "videomolmoPlotly";
+const PATIENCE_MS = 5000, LOOK_MS = 50; // until the library is asked for again; between two looks whether it is there
 const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
 
-function library(model) {
-  globalThis[LIBRARY] ??= new Promise((resolve) => {
-    const receive = (content, buffers) => {
-      if (content.kind !== "library") return;
-      model.off("msg:custom", receive);
-      const before = globalThis.Plotly, script = document.createElement("script");
-      script.src = URL.createObjectURL(new Blob([buffers[0]], { type: "text/javascript" }));
-      script.onload = () => {
-        const ours = globalThis.Plotly;
-        if (before) globalThis.Plotly = before; // what others loaded stays theirs
-        URL.revokeObjectURL(script.src);
-        resolve(ours);
-      };
-      document.head.append(script);
+// Gives the library, once it is in the page. One view asks for all of them; where no answer comes, or one that is no
+// library, the next one asks, ever more rarely: the kernel that was asked may be busy, or gone.
+function library(model, closed) {
+  const page = (globalThis[LIBRARY] ??= { Plotly: null, asked: -Infinity, waiting: [] });
+  page.patience = PATIENCE_MS;
+  page.waiting.unshift(model); // its kernel is the newest
+  return new Promise((resolve) => {
+    const receive = (content, buffers) => { if (content.kind === "library") load(page, buffers[0]); };
+    const look = () => {
+      if (page.Plotly || closed.aborted) {
+        page.waiting.splice(page.waiting.indexOf(model), 1);
+        model.off("msg:custom", receive);
+        if (!closed.aborted) resolve(page.Plotly);
+        return;
+      }
+      setTimeout(look, LOOK_MS);
+      if (page.waiting[0] === model && performance.now() - page.asked > page.patience) ask();
+    };
+    const ask = () => {
+      page.waiting.push(page.waiting.shift());
+      try {
+        model.send({ kind: "library" });
+      } catch { return; } // its line to a kernel is closed: the next one's turn
+      if (page.asked > -Infinity) page.patience *= 2;
+      page.asked = performance.now();
     };
     model.on("msg:custom", receive);
-    model.send({ kind: "library" });
+    look();
   });
-  return globalThis[LIBRARY];
+}
+
+function load(page, file) {
+  if (page.Plotly) return;
+  const before = globalThis.Plotly, script = document.createElement("script");
+  script.src = URL.createObjectURL(new Blob([file], { type: "text/javascript" }));
+  script.onload = () => {
+    if (globalThis.Plotly !== before) page.Plotly = globalThis.Plotly;
+    if (before) globalThis.Plotly = before; // what others loaded stays theirs
+    URL.revokeObjectURL(script.src);
+  };
+  document.head.append(script);
 }
 
 async function render({ model, el }) {
   el.classList.add("vm-stack");
-  const plots = [];
+  const plots = [], open = new AbortController();
   let Plotly = null, frame = 0, told = null, drawing = Promise.resolve();
 
-  const pick = (event) => {
-    const x = event.points?.[0]?.x;
+  const pick = (plot, { points, event }) => {
+    const point = points?.[0], bar = point?.data.meta?.decision && point.data.mode === "lines";
+    const x = bar ? Math.round(under(plot, event, point.xaxis)) : point?.x; // of a bar plotly knows only the ends
     if (Number.isFinite(x) && x !== told) model.send({ kind: "go", frame: (told = x) });
   };
+  const under = (plot, event, axis) => axis.p2d(event.clientX - plot.getBoundingClientRect().left - axis._offset);
   const draw = async () => {
     const figures = model.get("figures").map((text) => JSON.parse(text));
     while (plots.length > figures.length) { Plotly.purge(plots.at(-1)); plots.pop().remove(); }
@@ -50,8 +75,8 @@ async function render({ model, el }) {
         plots[n] = plot;
         el.append(plot);
         await Plotly.newPlot(plot, data, wide, CONFIG);
-        plot.on("plotly_hover", pick);
-        plot.on("plotly_click", pick);
+        plot.on("plotly_hover", (event) => pick(plot, event));
+        plot.on("plotly_click", (event) => pick(plot, event));
         plot.on("plotly_afterplot", () => place(plot));
         plot.now = Object.assign(document.createElement("div"), { className: "vm-now" });
         plot.append(plot.now);
@@ -75,7 +100,7 @@ async function render({ model, el }) {
   };
   const resized = new ResizeObserver(() => plots.forEach((plot) => plot.layout && Plotly.Plots.resize(plot)));
 
-  library(model).then(async (loaded) => {
+  library(model, open.signal).then(async (loaded) => {
     Plotly = loaded;
     while (!el.isConnected) await new Promise(requestAnimationFrame); // it is put into the page after this function
     const inspector = el.closest(".vm-inspector") ?? el;
@@ -85,6 +110,7 @@ async function render({ model, el }) {
     redraw().then(() => resized.observe(el));
   });
   return () => {
+    open.abort();
     resized.disconnect();
     model.off("change:figures", redraw);
     plots.forEach((plot) => Plotly.purge(plot));

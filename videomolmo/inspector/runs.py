@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from videomolmo.inspector.correction_log import FOLDER
 from videomolmo.inspector.edits import Clicks
 from videomolmo.inspector.strips import Strip
-
-FOLDER = "corrections"
 
 
 class Run(NamedTuple):
@@ -25,10 +24,10 @@ class Run(NamedTuple):
     frame: int
     clicks: Clicks
 
-    @property
-    def name(self) -> str:
-        """Of its file."""
-        return hashlib.sha256(json.dumps(self).encode()).hexdigest()[:16] + ".npz"
+    def name(self, result: str | None) -> str:
+        """Of its file, for a result (see `result_key`); None: as files were named that do not tell of which result."""
+        told = self if result is None else (result, self)
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16] + ".npz"
 
 
 class Runs:
@@ -36,44 +35,68 @@ class Runs:
 
     Args:
         folder: of the result; None keeps them in memory only.
+        result: see `result_key`; the same clicks on another result lead to other masks.
+        unnamed: take files, too, that do not tell of which result they are.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, result: str, unnamed: bool = False) -> None:
         self.folder = None if folder is None else folder / FOLDER
+        self._results = (result, None) if unnamed else (result,)
         self._kept: dict[Run, Strip] = {}
 
     def get(self, run: Run, start: int, stop: int) -> Strip | None:
         """Its masks on frames `start` … `stop - 1`, None where they were not made or cannot be read."""
         strip = self._kept.get(run)
         if not _covers(strip, start, stop):
-            strip = self._read(run)
-            if not _covers(strip, start, stop):
+            strip = self._read(run, start, stop)
+            if strip is None:
                 return None
             self._kept[run] = strip
         return strip.cut(start, stop)
 
-    def put(self, run: Run, strip: Strip) -> None:
-        """Keep a run; its file is written whole or not at all."""
+    def put(self, run: Run, strip: Strip, *, write: bool = True) -> None:
+        """Keep a run; its file is written whole or not at all.
+
+        Args:
+            run, strip: what was made, and its masks.
+            write: to the folder too, if there is one.
+
+        Raises:
+            OSError: the file cannot be written; the masks are kept in memory.
+        """
         self._kept[run] = strip
-        if self.folder is None:
+        if self.folder is None or not write:
             return
         self.folder.mkdir(exist_ok=True)
-        target = self.folder / run.name
+        target = self.folder / run.name(self._results[0])
         unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-        with open(unfinished, "wb") as file:
-            np.savez_compressed(
-                file, bits=strip.bits, start=strip.start, box=np.array(strip.box), made_from=json.dumps(run)
-            )
-        os.replace(unfinished, target)
-
-    def _read(self, run: Run) -> Strip | None:
-        if self.folder is None:
-            return None
         try:
-            with np.load(self.folder / run.name, allow_pickle=False) as data:
-                return Strip(int(data["start"]), tuple(int(edge) for edge in data["box"]), data["bits"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return None
+            with open(unfinished, "wb") as file:
+                np.savez_compressed(
+                    file, bits=strip.bits, start=strip.start, box=np.array(strip.box), made_from=json.dumps(run)
+                )
+            os.replace(unfinished, target)
+        except OSError:
+            unfinished.unlink(missing_ok=True)
+            raise
+
+    def move(self, folder: Path) -> None:
+        """From memory to the folder of a result."""
+        self.folder = folder / FOLDER
+        for run, strip in self._kept.items():
+            self.put(run, strip)
+
+    def _read(self, run: Run, start: int, stop: int) -> Strip | None:
+        """From the first of its files that reaches far enough."""
+        for result in self._results if self.folder is not None else ():
+            try:
+                with np.load(self.folder / run.name(result), allow_pickle=False) as data:
+                    strip = Strip(int(data["start"]), tuple(int(edge) for edge in data["box"]), data["bits"])
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+                continue
+            if _covers(strip, start, stop):
+                return strip
+        return None
 
 
 def _covers(strip: Strip | None, start: int, stop: int) -> bool:

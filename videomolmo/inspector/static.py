@@ -6,14 +6,17 @@ import io
 import itertools
 import textwrap
 import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from videomolmo.fusion import RULES
 from videomolmo.inspector.differences import Differences
-from videomolmo.inspector.inspection import Inspection
-from videomolmo.inspector.painting import Look, paint
+from videomolmo.inspector.inspection import Inspection, Scores
+from videomolmo.inspector.painting import LAYER_SIGNS, Look, paint
 from videomolmo.inspector.plot_style import DECISION_STYLES, MATPLOTLIB_DASHES, hex_of
 
 if TYPE_CHECKING:
@@ -24,26 +27,43 @@ WIDTH_IN, DPI = 13.0, 100
 VIEW = (260, 260)
 GAP = 8  # pixels between two frames
 MOST_ANSWERS, MOST_LETTERS = 12, 110
+Scoring = Callable[[Inspection], Scores | None]  # J&F of a result; None where there is none, or none yet
+Row = tuple[float, Callable[[Any], None]]  # height in inches, and what draws it into its area
 
 
-def static_picture(inspection: Inspection, other: Inspection | None = None) -> bytes:
-    """The inspector on one page, as a PNG: frames, plots, answers, and what is missing; of two results, both."""
+def static_picture(
+    inspection: Inspection,
+    other: Inspection | None = None,
+    looks: Sequence[Look] = (),
+    frame: int | None = None,
+    scores: Scoring = Inspection.scores,
+) -> bytes:
+    """The inspector on one page, as a PNG: frames, plots, answers, and what is missing; of two results, both.
+
+    Frames are shown twice: as they are looked at, and with the layers that are left out there, for nobody can tick
+    them on paper.
+
+    Args:
+        inspection, other: what is shown.
+        looks: how each of them is, whatever the size; as `Look()` by default.
+        frame: is among those shown.
+        scores: gives J&F of a result.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     shown = [inspection] + ([] if other is None else [other])
     text = _text(shown)
-    plots = _plots(shown)
-    heights = [*(_tile_height(one) for one in shown), *(height for height, _ in plots), 0.165 * text.count("\n") + 0.4]
+    plots = _plots(shown, scores)
+    frames = chosen_frames(shown, also=frame)
+    sheets = _sheets(shown, looks or [Look()] * len(shown), frames)
+    heights = [*(height for height, _ in sheets + plots), 0.165 * text.count("\n") + 0.4]
     total = sum(heights) + 0.35 * len(heights)
     figure = Figure(figsize=(WIDTH_IN, total), dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     areas = figure.subfigures(len(heights), 1, height_ratios=heights)
     areas = list(np.atleast_1d(areas))
-    frames = chosen_frames(shown)
-    for area, one, name in zip(areas, shown, ("first", "second"), strict=False):
-        _contact_sheet(area, one, [t for t in frames if t < one.frames], name if other is not None else None)
-    for area, (_, draw) in zip(areas[len(shown) :], plots, strict=False):
+    for area, (_, draw) in zip(areas, sheets + plots, strict=False):
         draw(area)
     areas[-1].text(0.012, 0.98, text, va="top", ha="left", fontsize=9.5, family="monospace", parse_math=False)
     content = io.BytesIO()
@@ -53,16 +73,34 @@ def static_picture(inspection: Inspection, other: Inspection | None = None) -> b
     return content.getvalue()
 
 
-def _tile_height(inspection: Inspection) -> float:
-    """Inches of a row of frames with its title."""
-    if not inspection.frames or not inspection.height:
-        return 0.5
-    width = WIDTH_IN / FRAMES
-    return min(4.0, width * inspection.height / inspection.width) + 0.55
+def _sheets(shown: list[Inspection], looks: Sequence[Look], frames: list[int]) -> list[Row]:
+    """Rows of frames: of each result as it is looked at, then with the other layers that it has."""
+    rows = []
+    for one, look, name in zip(shown, looks, ("first: ", "second: ") if len(shown) > 1 else ("",), strict=True):
+        model = one.result.config.get("model", {})
+        settings = f"rule {one.rule} · τ {one.tau:g}" + (f" · k {model['every']}" if "every" in model else "")
+        title = f"{name}“{one.sentence}” · {one.frames} frames · {one.objects} objects · {settings}"
+        there = [t for t in frames if t < one.frames]
+        if not there or not one.height:
+            rows.append((0.5, partial(_no_frames, title=title)))
+            continue
+        height = min(4.0, WIDTH_IN / FRAMES * one.height / one.width) + 0.25
+        rest = [layer for layer, reason in one.layers().items() if reason is None and layer not in look.layers]
+        rows.append((height + 0.5, partial(_contact_sheet, one=one, look=look, frames=there, title=title)))
+        if rest:
+            bare = replace(look, layers=tuple(rest), points=False, trail=0)
+            rows.append((height, partial(_contact_sheet, one=one, look=bare, frames=there)))
+    return rows
 
 
-def chosen_frames(shown: list[Inspection], most: int = FRAMES) -> list[int]:
-    """Frames that tell most: one of each stretch of the clip, where the directions, or the two results, agree least."""
+def chosen_frames(shown: list[Inspection], most: int = FRAMES, also: int | None = None) -> list[int]:
+    """Frames that tell most: one of each stretch of the clip, where the directions, or the two results, agree least.
+
+    Args:
+        shown: one result or two.
+        most: so many at most.
+        also: the frame that is taken of its stretch whatever there is.
+    """
     first, frames = shown[0], max(one.frames for one in shown)
     if frames <= most:
         return list(range(frames))
@@ -74,31 +112,41 @@ def chosen_frames(shown: list[Inspection], most: int = FRAMES) -> list[int]:
         values = np.where(agreement < first.tau, 1 - agreement, 0).max(axis=1, initial=0)
     doubt[: len(values)] = values
     edges = np.linspace(0, frames, most + 1).astype(int)
+    if also is not None and 0 <= also < frames:
+        doubt[also] = np.inf
     return [int(start + doubt[start:stop].argmax()) for start, stop in itertools.pairwise(edges)]
 
 
-def _contact_sheet(area: Any, inspection: Inspection, frames: list[int], name: str | None) -> None:
-    model = inspection.result.config.get("model", {})
-    settings = f"rule {inspection.rule} · τ {inspection.tau:g}" + (f" · k {model['every']}" if "every" in model else "")
-    title = f"“{inspection.sentence}” · {inspection.frames} frames · {inspection.objects} objects · {settings}"
-    top = 1 - 0.1 * DPI / area.bbox.height
-    area.suptitle(f"{name}: {title}" if name else title, y=top, fontsize=12, fontweight="bold", parse_math=False)
-    if not frames or not inspection.height:
-        area.text(0.5, 0.3, "no frames", ha="center", fontsize=12)
-        return
-    layers = ("fused", "truth") if inspection.truth is not None else ("fused",)
-    outcomes, decisions = inspection.outcomes(), inspection.decisions()
-    pictures = [paint(inspection, t, Look(layers, size=VIEW)) for t in frames]
+def _no_frames(area: Any, title: str) -> None:
+    _title(area, title)
+    area.text(0.5, 0.3, "no frames", ha="center", fontsize=12)
+
+
+def _title(area: Any, title: str) -> None:
+    y = 1 - 0.1 * DPI / area.bbox.height
+    area.suptitle(title, y=y, fontsize=12, fontweight="bold", parse_math=False)
+
+
+def _contact_sheet(area: Any, one: Inspection, look: Look, frames: list[int], title: str = "") -> None:
+    """Frames in a row, the names of their layers below; under a title each has its number and what was decided."""
+    if title:
+        _title(area, title)
+    outcomes, decisions = one.outcomes(), one.decisions()
+    pictures = [paint(one, t, replace(look, size=VIEW)) for t in frames]
     height, width = pictures[0].shape[:2]
     step = width + GAP
     sheet = np.full((height, FRAMES * step - GAP, 3), 255, np.uint8)
-    axes = area.add_axes(_inside(area, left=0.1, right=0.1, bottom=0.05, top=0.5))
+    axes = area.add_axes(_inside(area, left=0.1, right=0.1, bottom=0.25, top=0.5 if title else 0.02))
     axes.set_axis_off()
     for n, (t, picture) in enumerate(zip(frames, pictures, strict=True)):
         sheet[:, n * step : n * step + width] = picture
         said = f"key: {outcomes[t]}" if t in outcomes else ", ".join(sorted({d for d in decisions[t] if d != "none"}))
-        axes.text(n * step + width / 2, -4, f"{t} · {said or 'nothing there'}", ha="center", va="bottom", fontsize=9)
+        if title:
+            text = f"{t} · {said or 'nothing there'}"
+            axes.text(n * step + width / 2, -4, text, ha="center", va="bottom", fontsize=9)
     axes.imshow(sheet)
+    layers = " · ".join(LAYER_SIGNS[layer] for layer in look.layers) or "no layer"
+    axes.text(0, height + 5, layers, va="top", fontsize=9, parse_math=False)
 
 
 def _inside(area: Any, left: float, right: float, bottom: float, top: float) -> tuple[float, float, float, float]:
@@ -114,8 +162,8 @@ def _axes(area: Any, rows: int, columns: int, legend: bool, **options: Any) -> n
     return area.subplots(rows, columns, squeeze=False, gridspec_kw=edges | options.pop("grid", {}), **options)
 
 
-def _plots(shown: list[Inspection]) -> list[tuple[float, Any]]:
-    """Height and drawing of every row of plots."""
+def _plots(shown: list[Inspection], scores: Scoring) -> list[Row]:
+    """Rows of plots."""
     rows = []
     for number, one in enumerate(shown):
         if one.frames:
@@ -124,7 +172,7 @@ def _plots(shown: list[Inspection]) -> list[tuple[float, Any]]:
             rows.append((height, lambda area, one=one, name=name: _agreement(area, one, name)))
             rows.append((2.2, lambda area, one=one, name=name: _tracks(area, one, name)))
     if any(one.truth is not None for one in shown) or len(shown) > 1:
-        rows.append((2.2, lambda area: _scores(area, shown)))
+        rows.append((2.2, lambda area: _scores(area, shown, scores)))
     return rows
 
 
@@ -170,11 +218,11 @@ def _tracks(area: Any, inspection: Inspection, name: str) -> None:
             axes.invert_yaxis()
 
 
-def _scores(area: Any, shown: list[Inspection]) -> None:
+def _scores(area: Any, shown: list[Inspection], scores_of: Scoring) -> None:
     both = len(shown) > 1
     every: list[Axes] = list(_axes(area, 1, 1 + both, legend=False)[0])
     for number, one in enumerate(shown, start=1):
-        scores = one.scores()
+        scores = scores_of(one)
         if scores is not None and np.isfinite(scores.per_frame).any():
             label = f"{('', 'first ', 'second ')[number * both]}mean {np.nanmean(scores.per_frame):.2f}"
             every[0].plot(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import zipfile
 from bisect import bisect_right
 from collections import OrderedDict
@@ -19,7 +20,7 @@ EMPTY_WINDOW = 64  # frames told of together where nothing was stored
 
 
 class MaskStore:
-    """The stored masks of a clip.
+    """The stored masks of a clip. Safe from any thread.
 
     Windows cover the clip without gaps: those of the files, each from one key frame to the next, and empty ones where
     no file is.
@@ -31,6 +32,7 @@ class MaskStore:
     Attributes:
         starts: first frame of each window.
         key_frames: first frames of those that a file is there for.
+        lock: of what is kept in memory.
         problems: what could not be read, a sentence each.
     """
 
@@ -42,7 +44,7 @@ class MaskStore:
         self.starts = sorted({*self._files, *self._gaps()})
         self.problems: dict[int, str] = {}
         self._kept: OrderedDict[int, list[Segment]] = OrderedDict()
-        self._bytes = 0
+        self._bytes, self.lock = 0, threading.RLock()
 
     def _gaps(self) -> set[int]:
         first = min(self._files, default=self.frames)
@@ -67,16 +69,17 @@ class MaskStore:
 
     def segments(self, window: int) -> list[Segment]:
         """Objects of a window that any direction reaches."""
-        if window in self._kept:
-            self._kept.move_to_end(window)
-            return self._kept[window]
-        found = self._read(window) if self.starts[window] in self._files else []
-        self._kept[window] = found
-        self._bytes += sum(segment.bytes for segment in found)
-        while self._bytes > MOST_BYTES and len(self._kept) > 1:
-            _, old = self._kept.popitem(last=False)
-            self._bytes -= sum(segment.bytes for segment in old)
-        return found
+        with self.lock:
+            if window in self._kept:
+                self._kept.move_to_end(window)
+                return self._kept[window]
+            found = self._read(window) if self.starts[window] in self._files else []
+            self._kept[window] = found
+            self._bytes += sum(segment.bytes for segment in found)
+            while self._bytes > MOST_BYTES and len(self._kept) > 1:
+                _, old = self._kept.popitem(last=False)
+                self._bytes -= sum(segment.bytes for segment in old)
+            return found
 
     def _read(self, window: int) -> list[Segment]:
         start, stop = self.span(window)
@@ -93,6 +96,8 @@ class MaskStore:
         count, _, height, width = (int(value) for value in data["shape"])
         if (height, width) != self.size:
             raise ValueError(f"they are {height}×{width}, expected {self.size[0]}×{self.size[1]}")
+        if (most := int(data["ids"].max(initial=0))) > self.objects:
+            raise ValueError(f"they hold object {most}, the result has {self.objects}")
         frames = min(count, stop - start)
         right = stop if stop < self.frames and stop in self._files else None
         wanted = {name for rule in RULES.values() for name in rule.options} - set(SETTINGS)

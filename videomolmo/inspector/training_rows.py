@@ -23,8 +23,9 @@ JPEG_QUALITY = 95
 def write_rows(inspection: Inspection, path: Path) -> int:
     """Write one row with the points on all key frames, corrective ones included, and those frames beside it.
 
-    On the corrective key frame of one object, the others have the middle of their masks. The frames go to
-    `<name of the clip>_corrected/00000.jpg …` in the same folder, where the reader `videomolmo` looks for them.
+    On the corrective key frame of one object, the others have the middle of their masks. Key frames of which neither
+    the model nor a person said where something is, or that nothing is there, are left out. The frames go to
+    `<name of the clip>_<name of the file>/00000.jpg …` beside it, where the reader `videomolmo` looks for them.
 
     Args:
         inspection: with corrections.
@@ -34,7 +35,8 @@ def write_rows(inspection: Inspection, path: Path) -> int:
         The number of rows: 1.
 
     Raises:
-        BadInput: the file or the folder of frames exists, nothing was corrected, or there is no video.
+        BadInput: the file or the folder of frames exists, nothing was corrected, no key frame is left, or there is no
+            video.
     """
     from PIL import Image
 
@@ -43,11 +45,13 @@ def write_rows(inspection: Inspection, path: Path) -> int:
         raise BadInput("nothing was corrected in this clip; correct it first, or use the run's own answers")
     if inspection.video() is None:
         raise BadInput("the video is needed to write training frames, and it cannot be opened")
-    clip = _clip_name(inspection)
+    clip = re.sub(r"[^\w-]+", "_", f"{_clip_name(inspection)}_{path.stem}")
     folder = path.parent / clip
     if folder.exists():
-        raise BadInput(f"{folder} exists; choose another folder for the rows")
+        raise BadInput(f"{folder} exists; choose another name for the rows")
     row = training_row(inspection, clip)
+    if not row["frame_idxs"]:
+        raise BadInput("no key frame has an answer that can be learned from; add a point to one")
     with new_file(path, ".jsonl") as unfinished:
         unfinished.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
         frames = Path(tempfile.mkdtemp(prefix=f".{clip}.", dir=path.parent))
@@ -73,6 +77,8 @@ def training_row(inspection: Inspection, clip: str) -> dict:
     negative: dict[str, list[dict]] = {}
     for t in inspection.key_frames:
         clicks = _clicks_on(inspection, t)
+        if not _is_known(inspection, t, clicks):
+            continue
         there = dict.fromkeys(click for click in clicks if click[2])  # two objects may share a mask
         points[str(t)] = [_percent(inspection, click) for click in there] or [ABSENT]
         if off := [_percent(inspection, click) for click in clicks if not click[2]]:
@@ -90,13 +96,27 @@ def training_row(inspection: Inspection, clip: str) -> dict:
     return row | ({"negative_points": negative} if negative else {})
 
 
+def _is_known(inspection: Inspection, t: int, clicks: list[Click]) -> bool:
+    """Whether a key frame can be learned from: an answer without a point inside the frame is not one of absence."""
+    corrected = any(frame == t and own for (_, frame), own in inspection.history.state.clicks.items())
+    lost = t not in inspection.outcomes()  # the file of answers is damaged; masks tell where objects were
+    return corrected or _is_answered(inspection, t) or (lost and bool(clicks))
+
+
+def _is_answered(inspection: Inspection, t: int) -> bool:
+    """Whether the model's answer on a key frame counts and says where objects are, or that none is there."""
+    answers = {answer.frame: answer for answer in inspection.result.answers}
+    if t not in answers or t in inspection.history.state.dropped:
+        return False
+    return answers[t].outcome == "absent" or (answers[t].outcome == "found" and any(answers[t].inside))
+
+
 def _clicks_on(inspection: Inspection, t: int) -> list[Click]:
     """Clicks of all objects on a key frame; where only some were clicked on, the middles of the others' masks."""
-    state, found = inspection.history.state, []
-    asked = t in inspection.outcomes() and t not in state.dropped
+    found, answered = [], _is_answered(inspection, t)
     for thing in range(1, inspection.objects + 1):
         clicks = inspection.clicks(thing, t)
-        if not clicks and not asked:
+        if not clicks and not answered and (thing, t) not in inspection.history.state.clicks:
             for patch in inspection.patches("fused", t):
                 if patch.thing == thing:
                     x, y = middle_of_strip(pack(t, patch.mask[None]), t)
@@ -110,7 +130,7 @@ def _percent(inspection: Inspection, click: Click) -> dict[str, float]:
 
 
 def _clip_name(inspection: Inspection) -> str:
-    """A name for the folder of frames, from that of the video or of the result."""
+    """That of the video or of the result."""
     source = inspection.result.source
     stem = Path(source).stem if isinstance(source, (str, Path)) else inspection.folder and inspection.folder.name
-    return re.sub(r"[^\w-]+", "_", stem or "clip") + "_corrected"
+    return stem or "clip"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from jaxtyping import Bool
 from videomolmo.errors import BadInput
 
 VOID = 255
-SAMPLED = 32  # pictures that are read at opening to learn how many objects there are
 Masks = Bool[np.ndarray, "objects height width"]
 
 
@@ -118,14 +118,33 @@ def _of_folder(folder: Path, size: tuple[int, int]) -> Truth:
         raise BadInput(f"truth {folder}: no PNG in this folder; expected index pictures, one a frame")
     numbered = all(path.stem.isdecimal() for path in paths)
     by_frame = {int(path.stem) if numbered else number: path for number, path in enumerate(paths)}
-    chosen = paths if len(paths) <= SAMPLED else [paths[n] for n in np.linspace(0, len(paths) - 1, SAMPLED).astype(int)]
-    labels = [_labels(path) for path in chosen]
-    objects = max(int(one[one != VOID].max(initial=0)) for one in labels)
+    levels, own_size = _levels(paths)
+    black_and_white = levels == {VOID} or levels == {0, VOID}  # one object; in a folder with others 255 is void
+    objects = 1 if black_and_white else max(levels - {VOID}, default=0)
 
     def read(t: int) -> Masks | None:
-        return None if t not in by_frame else _labels(by_frame[t])[None] == np.arange(1, objects + 1)[:, None, None]
+        if t not in by_frame:
+            return None
+        labels = _labels(by_frame[t])
+        return labels[None] == VOID if black_and_white else labels[None] == np.arange(1, objects + 1)[:, None, None]
 
-    return Truth(read, objects, max(by_frame) + 1, size, labels[0].shape)
+    return Truth(read, objects, max(by_frame) + 1, size, own_size)
+
+
+def _levels(paths: list[Path]) -> tuple[set[int], tuple[int, int]]:
+    """All numbers that stand in any of the pictures, and the size of the first one, (height, width)."""
+    with ThreadPoolExecutor() as pool:  # decoding holds no lock of the interpreter
+        found = list(pool.map(_levels_of, paths))
+    return set().union(*(levels for levels, _ in found)), found[0][1]
+
+
+def _levels_of(path: Path) -> tuple[set[int], tuple[int, int]]:
+    from PIL import Image
+
+    labels = _labels(path)
+    if labels.dtype == np.uint8:
+        return {level for level, count in enumerate(Image.fromarray(labels).histogram()) if count}, labels.shape
+    return {int(level) for level in np.unique(labels)}, labels.shape
 
 
 def _labels(path: Path) -> np.ndarray:
@@ -138,9 +157,7 @@ def _labels(path: Path) -> np.ndarray:
         raise BadInput(f"truth {path}: the picture cannot be read ({error})") from None
     if labels.ndim != 2:
         raise BadInput(f"truth {path}: mode {image.mode}, expected index colours or greys, one number an object")
-    if labels.dtype != bool and set(np.unique(labels)) == {0, VOID}:
-        return labels == VOID  # black and white: one object
-    return labels
+    return labels.astype(np.uint8) if labels.dtype == bool else labels
 
 
 def _resize(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

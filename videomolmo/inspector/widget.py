@@ -84,8 +84,8 @@ class TrackInspector:
         self.desk.go(value)
 
     def picture(self) -> bytes:
-        """The inspector on one page, as a PNG."""
-        return static_picture(self.inspection, self.other)
+        """The inspector on one page, as a PNG: what is ticked, and the present frame among others."""
+        return static_picture(self.inspection, self.other, self.desk.looks, self.frame, scores=self.desk.scores.now)
 
     def save(self, path: str | Path) -> Path:
         """Write `picture` to a file that does not exist yet.
@@ -113,7 +113,9 @@ class TrackInspector:
             return
         still = display({"text/plain": repr(self)}, raw=True, display_id=True)
         display(self.box)
-        when_quiet(lambda: still.update(self._repr_mimebundle_(), raw=True), lambda: self.desk.canvas.asked_at)
+        desk = self.desk
+        update = lambda: still.update(self._repr_mimebundle_(), raw=True)  # noqa: E731
+        when_quiet(update, lambda: desk.canvas.asked_at, desk.scores.waits)
 
     def __repr__(self) -> str:
         lines = [

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 
@@ -35,6 +36,30 @@ class Later:
         self._work()
 
 
+def on_the_loop(act: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that a thread may call: `act` is done between two of the kernel's messages, and its value comes back.
+
+    Made where the messages arrive; in a script, where there is no loop, it is `act` itself.
+    """
+    loop = _loop()
+    if loop is None:
+        return act
+
+    def call(*args: Any) -> Any:
+        outcome: Future = Future()
+
+        def do() -> None:
+            try:
+                outcome.set_result(act(*args))
+            except Exception as error:  # it belongs to the thread
+                outcome.set_exception(error)
+
+        loop.call_soon_threadsafe(do)
+        return outcome.result()
+
+    return call
+
+
 def somebody_watches() -> bool:
     """Whether a person runs this cell: programs that run notebooks can answer no question, and tell the kernel so."""
     from IPython import get_ipython
@@ -46,13 +71,18 @@ def somebody_watches() -> bool:
 
 
 def when_quiet(
-    work: Callable[[], None], asked_at: Callable[[], float], quiet_s: float = 1.5, latest_s: float = 60.0
+    work: Callable[[], None],
+    asked_at: Callable[[], float],
+    waits: Callable[[], bool] = lambda: False,
+    quiet_s: float = 1.5,
+    latest_s: float = 60.0,
 ) -> None:
     """Do something once, when the user did nothing for a while, or never came; at once where there is no loop.
 
     Args:
         work: what to do.
         asked_at: `time.monotonic()` of what the user did last; 0 before that.
+        waits: whether something is under way that `work` needs.
         quiet_s: how long nothing happened.
         latest_s: after so long it is done whatever happens.
     """
@@ -60,7 +90,7 @@ def when_quiet(
 
     def look() -> None:
         now = time.monotonic()
-        if now - begun > latest_s or (asked_at() and now - asked_at() > quiet_s):
+        if now - begun > latest_s or (asked_at() and now - asked_at() > quiet_s and not waits()):
             work()
         else:
             loop.call_later(quiet_s / 4, look)
@@ -73,10 +103,12 @@ class Work:
 
     Attributes:
         busy: whether a job runs.
+        turned: functions called after a job began, and after one ended and its outcome was taken up.
     """
 
     def __init__(self) -> None:
         self.busy = False
+        self.turned: list[Callable[[], None]] = []
         self._stop = threading.Event()
 
     def cancel(self) -> None:
@@ -99,11 +131,15 @@ class Work:
         loop = _loop()
         self.busy = True
         self._stop.clear()
+        self._tell()
         back = (lambda act, *args: act(*args)) if loop is None else loop.call_soon_threadsafe
 
         def end(value: Any, error: BaseException | None) -> None:
             self.busy = False
-            done(value, error)
+            try:
+                done(value, error)
+            finally:
+                self._tell()
 
         def run() -> None:
             try:
@@ -117,3 +153,7 @@ class Work:
             run()
         else:
             threading.Thread(target=run, name="videomolmo inspector", daemon=True).start()
+
+    def _tell(self) -> None:
+        for tell in self.turned:
+            tell()

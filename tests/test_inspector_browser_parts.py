@@ -1,0 +1,160 @@
+"""The inspector's scripts in a page of their own, with a stand-in for the kernel: a browser, but no server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from inspector_results import made_result
+
+import videomolmo.inspector
+import videomolmo.inspector.canvas
+from videomolmo.benchmarks.lab import chromium, why_not
+from videomolmo.inspector.figures import agreement_figure
+from videomolmo.inspector.inspection import Inspection
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(why_not() is not None, reason=f"no browser to try it in: {why_not()}"),
+]
+SCRIPTS = Path(videomolmo.inspector.__file__).parent
+KERNEL = """
+// In place of a kernel: keeps what a widget sends, and lets a test answer.
+globalThis.kernel = (traits) => {
+    const heard = {}, said = [];
+    return {
+        said, traits,
+        get: (name) => traits[name],
+        on: (name, act) => (heard[name] ??= new Set()).add(act),
+        off: (name, act) => heard[name]?.delete(act),
+        send: (content) => said.push(content),
+        answer: (content, ...buffers) => [...heard["msg:custom"] ?? []].forEach((act) => act(content, buffers)),
+    };
+};
+globalThis.show = async (source, model) => {
+    const address = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+    const { default: widget } = await import(address);
+    const el = document.body.appendChild(document.createElement("div"));
+    el.style.width = "600px";
+    return { el, model, close: await widget.render({ model, el }) };
+};
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    with chromium() as one:
+        yield one
+
+
+@pytest.fixture
+def page(browser) -> Iterator:
+    made = browser.new_page()
+    made.errors = []
+    made.on("pageerror", lambda error: made.errors.append(str(error)))
+    made.add_script_tag(content=KERNEL)
+    yield made
+    assert made.errors == []
+    made.close()
+
+
+LIBRARY = """globalThis.Plotly = {
+    newPlot: async (plot, data, layout) => Object.assign(plot, { layout, data, on() {} }),
+    react: async () => {}, purge() {}, Plots: { resize() {} },
+};"""
+FIGURE = '{"data": [], "layout": {"height": 100, "shapes": []}}'
+OPEN_PLOTS = "async ([name, source, figure]) => { globalThis[name] = await show(source, kernel({figures: [figure]})); }"
+ASKED = "one => one.model.said.filter(({kind}) => kind === 'library').length"
+
+
+def test_plots_appear_although_the_kernel_was_restarted_before_it_sent_the_library(page):
+    page.clock.install()
+    source = (SCRIPTS / "plots.js").read_text()
+    page.evaluate(OPEN_PLOTS, ["before", source, FIGURE])
+    assert page.evaluate(f"({ASKED})(before)") == 1  # and no answer: this kernel is gone
+    page.evaluate(OPEN_PLOTS, ["torn", source, FIGURE])
+    page.evaluate("() => { torn.model.send = () => { throw new Error('closed'); }; }")
+    page.evaluate(OPEN_PLOTS, ["after", source, FIGURE])
+    page.evaluate(OPEN_PLOTS, ["beside", source, FIGURE])
+    page.clock.run_for(30_000)
+    asked = [page.evaluate(f"({ASKED})({name})") for name in ("after", "beside")]
+    assert 1 <= sum(asked) <= 4, "one library for the page, without a storm of questions"
+    answer = "([name, text]) => globalThis[name].model.answer({kind: 'library'}, new TextEncoder().encode(text))"
+    page.evaluate(answer, ["after" if asked[0] else "beside", "throw new Error('torn');"])
+    page.clock.run_for(60_000)
+    assert [page.errors.pop()] == ["torn"]  # what came was no library
+    assert sum(page.evaluate(f"({ASKED})({name})") for name in ("after", "beside")) > sum(asked)
+    page.evaluate(answer, ["after", LIBRARY])
+    page.clock.run_for(1000)
+    for name in ("after", "beside"):
+        page.wait_for_function("one => one.el.dataset.drawn === '1'", arg=page.evaluate_handle(name))
+    number = page.evaluate(f"({ASKED})(after)")
+    page.evaluate(OPEN_PLOTS, ["late", source, FIGURE])
+    page.clock.run_for(60_000)
+    page.wait_for_function("late.el.dataset.drawn === '1'")
+    assert page.evaluate(f"({ASKED})(late)") == 0 and page.evaluate(f"({ASKED})(after)") == number
+
+
+CANVAS = "async ([source, traits]) => { globalThis.shown = await show(source, kernel(traits)); }"
+INK = """([top, bottom]) => { // columns of the time line in which anything is drawn between two heights
+    const line = document.querySelector(".vm-line"), dense = line.width / line.clientWidth;
+    const height = Math.round((bottom - top) * dense);
+    const { data, width } = line.getContext("2d").getImageData(0, Math.round(top * dense), line.width, height);
+    const inked = new Set();
+    for (let at = 0; at < data.length; at += 4) if (data[at + 3] > 60) inked.add(Math.round(at / 4 % width / dense));
+    return { inked: [...inked].sort((a, b) => a - b), width: line.clientWidth, height: line.clientHeight };
+}"""
+TRAITS = {"frames": 101, "fps": 10, "marks": [[0, "found"], [50, "found"]], "marks_beside": [], "sizes": [[48, 64]],
+          "mode": "look", "titles": []}  # fmt: skip
+
+
+def open_canvas(page, **traits) -> None:
+    page.add_style_tag(content=(SCRIPTS / "canvas.css").read_text())
+    page.evaluate(CANVAS, [videomolmo.inspector.canvas.FrameCanvas._esm, TRAITS | traits])
+    page.evaluate("shown.el.querySelector('.vm-view').style.width = '600px'")
+    page.wait_for_function("document.querySelector('.vm-line').width > 300")
+
+
+def test_key_frames_of_the_second_result_stand_below_those_of_the_first(page):
+    open_canvas(page, marks_beside=[[25, "absent"]])
+    below = page.evaluate(INK, [34, 48])
+    middle = 8 + 0.25 * (below["width"] - 16)
+    assert below["height"] == 48 and below["inked"] and all(abs(x - middle) < 9 for x in below["inked"])
+    above = page.evaluate(INK, [20, 31])["inked"]
+    assert above and not any(abs(x - middle) < 9 for x in above)
+    page.locator(".vm-view").focus()
+    page.keyboard.press("]")
+    assert page.evaluate("shown.model.said.filter(({kind}) => kind === 'go').at(-1).frame") == 25
+    page.keyboard.press("]")
+    page.wait_for_function("shown.model.said.filter(({kind}) => kind === 'go').at(-1).frame === 50")
+
+
+def test_the_time_line_of_one_result_has_one_row_and_is_dragged_along(page):
+    open_canvas(page)
+    assert page.evaluate(INK, [20, 33])["height"] == 34
+    box = page.locator(".vm-line").bounding_box()
+    page.mouse.click(box["x"] + 8 + 0.8 * (box["width"] - 16), box["y"] + 12)
+    page.wait_for_function("shown.model.said.filter(({kind}) => kind === 'go').at(-1)?.frame === 80")
+
+
+def test_a_click_on_a_run_of_decisions_goes_to_the_frame_under_the_mouse(page):
+    from plotly.offline import get_plotlyjs
+
+    inspection = Inspection(made_result(frames=400, every=200, width=500))
+    figure = agreement_figure(inspection)
+    bar = next(trace for trace in figure.data if (trace.meta or {}).get("decision") == "one side")
+    assert bar.mode == "lines" and bar.x[0] < 240 and bar.x[1] > 380  # one long run
+    page.evaluate(OPEN_PLOTS, ["shown", (SCRIPTS / "plots.js").read_text(), figure.to_json()])
+    page.evaluate("text => shown.model.answer({kind: 'library'}, new TextEncoder().encode(text))", get_plotlyjs())
+    page.wait_for_function("shown.el.dataset.drawn === '1'")
+    area = page.locator(".nsewdrag").nth(1).bounding_box()
+    y = area["y"] + area["height"] / 2
+    for frame in (300, 250):
+        x = area["x"] + area["width"] * (frame + 0.5) / 400
+        page.mouse.move(x, y)
+        page.mouse.click(x, y)
+        page.wait_for_function(
+            "frame => Math.abs((shown.model.said.findLast(({kind}) => kind === 'go')?.frame ?? -99) - frame) <= 1",
+            arg=frame,
+        )
