@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import miniature_datasets as mini
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,10 +18,12 @@ from hypothesis import strategies as st
 
 from videomolmo.annotation.candidates import depth, middle_of, parts_of, sample_candidates
 from videomolmo.annotation.choose import choose_point
-from videomolmo.annotation.records import Settings, annotate_clip
+from videomolmo.annotation.records import Settings, annotate_clip, image_numbers
 from videomolmo.annotation.run import annotate_dataset
 from videomolmo.cli import main
 from videomolmo.datasets import read_dataset
+from videomolmo.datasets.annotations import LabelPNGs
+from videomolmo.datasets.record import Expression, Record, pictures
 from videomolmo.errors import BadInput
 
 ROWS, COLUMNS = np.mgrid[:40, :60]
@@ -208,3 +211,69 @@ def test_other_settings_need_another_folder(annotated: Path, tmp_path: Path, cap
     (tmp_path / "mine.txt").write_text("keep", encoding="utf-8")
     assert main(["annotate", "--benchmark", "generated", "--out", str(tmp_path)]) == 2
     assert "holds no annotations" in capsys.readouterr().err and (tmp_path / "mine.txt").read_text() == "keep"
+
+
+def every_fifth(root: Path) -> Path:
+    """Eleven frames in the only clip of Ref-YouTube-VOS in miniature, every fifth image of a video as in the set."""
+    names = [f"{5 * number:05d}" for number in range(11)]
+    meta = root / "meta_expressions" / "train" / "meta_expressions.json"
+    videos = json.loads(meta.read_text())
+    videos["videos"]["003234408d"]["frames"] = names
+    mini.write_json(meta, videos)
+    mini.write_frames(root / "train" / "JPEGImages" / "003234408d", names)
+    for number, name in enumerate(names):
+        mini.write_labels(root / "train" / "Annotations" / "003234408d" / f"{name}.png", mini.two_objects(number))
+    return root
+
+
+class Knows(Stamp):
+    """Understands every point as the first object of the miniature, wherever that is."""
+
+    def encode(self, frame):
+        return round((int(frame.mean()) - 10) / 20)  # the miniatures' frames get brighter by this
+
+    def masks_of(self, frame, points, labels=None):
+        return np.array([mini.two_objects(frame) == 1] * len(points))
+
+
+def test_training_rows_name_the_pictures_they_were_made_from(tmp_path: Path) -> None:
+    record = read_dataset("ref_youtube_vos", every_fifth(mini.ref_youtube_vos(tmp_path / "set")), "train")[0]
+    rows, quality = annotate_clip(record, Knows(), Settings(every=5))
+    assert [row["frame_idxs"] for row in rows][:2] == [[0, 25, 50]] * 2 and "digits" not in rows[0]
+    assert {line["frame"] for line in quality} == {0, 5, 10}
+    mini.write_lines(tmp_path / "annotations.jsonl", rows)
+    images = tmp_path / "set" / "train" / "JPEGImages"
+    back = read_dataset("videomolmo", tmp_path, "annotations", images=images)[0]
+    with record.frames() as made_from, back.frames() as read:
+        for place, at in enumerate((0, 5, 10)):
+            assert np.array_equal(read[place], made_from[at])
+            x, y = back.points_of("1", place)[0]
+            assert record.mask_of("1", at)[int(y), int(x)]
+
+
+def test_training_rows_say_how_many_digits_their_pictures_have(tmp_path: Path) -> None:
+    names = [f"{number:08d}" for number in range(1, 7)]
+    mini.write_frames(tmp_path / "clip", names)
+    masks = [tmp_path / "masks" / f"{name}.png" for name in names]
+    for number, path in enumerate(masks):
+        mini.write_labels(path, mini.two_objects(number))
+    record = Record(
+        "mine", "all", "clip", pictures(tmp_path / "clip", names), (Expression("0", "the dog", ("1",)),),
+        {"1": None}, LabelPNGs(masks),
+    )  # fmt: skip
+    (row,), _ = annotate_clip(record, Knows(), Settings(every=5))
+    assert row["frame_idxs"] == [1, 6] and row["digits"] == 8
+    mini.write_lines(tmp_path / "rows.jsonl", [row, {**row, "digits": "8"}])
+    rows = read_dataset("videomolmo", tmp_path, "rows")
+    with record.frames() as made_from, rows[0].frames() as read:
+        assert np.array_equal(read[1], made_from[5])
+    with pytest.raises(BadInput, match="digits '8'"):
+        rows[1]
+
+
+def test_pictures_without_numbers_are_counted(tmp_path: Path) -> None:
+    for names in (["a", "b"], ["1", "02"]):  # or numbered in no one way
+        record = Record("mine", "all", "clip", pictures(tmp_path, names), (), {})
+        assert image_numbers(record) == (range(2), 5)
+    made = read_dataset("generated", clips=1, frames=3, height=48, width=48)[0]
+    assert image_numbers(made) == ([0, 1, 2], 5)

@@ -22,7 +22,7 @@ ROWS = {
     "points": 1, "fusion": 1, "metrics": 1, "video": 1, "video_read": 1, "video_write": 1, "spool": 1, "synth": 1,
     "hub": 1, "cache": 1,
     # 2 numpy: what a result is, and pictures of it
-    "results": 2, "drawing": 2, "exercises": 2, "datasets": 2,
+    "result_folder": 2, "results": 2, "drawing": 2, "exercises": 2, "datasets": 2,
     # 3 torch: the two backbones
     "model": 3, "masks": 3,
     # 4 whole

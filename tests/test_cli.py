@@ -19,7 +19,9 @@ from safetensors.torch import load_file, save_file
 
 from videomolmo.cli import main
 from videomolmo.errors import BadInput
+from videomolmo.grounding import rounded
 from videomolmo.model import PointingModel
+from videomolmo.points import read_points
 from videomolmo.results import GroundingResult
 from videomolmo.synth.clips import Clip
 from videomolmo.video import VideoWriter, open_video
@@ -257,6 +259,47 @@ def test_a_folder_that_may_not_be_written_is_refused(ground, movie, tmp_path):
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o500)
     assert_refused(ground(movie, "the cat", "--out", locked / "out"), "choose another folder", locked / "out")
+
+
+def test_names_too_long_for_the_disk_are_one_line(ground, movie, tmp_path):
+    for arguments in (("x" * 300, "the cat", "--out", tmp_path / "out"), (movie, "the cat", "--out", "y" * 300)):
+        assert_refused(ground(*arguments), "too long", tmp_path / "out")
+
+
+def test_a_reader_that_went_away_is_no_bad_input(ground, movie, monkeypatch):
+    def gone(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("videomolmo.video.open_video", gone)
+    with pytest.raises(BrokenPipeError):
+        ground(movie, "the cat")
+
+
+def test_results_do_not_replace_their_video(ground, movie, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    shutil.copyfile(movie, out / "overlay.mp4")
+    before = tree(out)
+    code, _, errors = ground(out / "overlay.mp4", "the cat", "--out", out, "--overwrite")
+    assert code == 2 and "would be replaced by results" in errors and errors.count("\n") == 1
+    assert tree(out) == before
+
+
+def test_a_sentence_longer_than_the_model_reads_is_refused(ground, movie, tmp_path):
+    outcome = ground(movie, "the red circle " * 1000, "--out", tmp_path / "out")
+    assert_refused(outcome, "tokens, and this model reads at most 1024", tmp_path / "out")
+
+
+def test_an_open_video_was_told_before_what_to_read(tiny_grounder, clip):
+    for told in ({"max_frames": 2}, {"reader": "decord"}):
+        with pytest.raises(BadInput, match="is open already; give them to open_video"):
+            tiny_grounder(open_video(clip.frames), "the cat", **told)
+
+
+def test_points_at_the_far_border_stay_inside():
+    answer = read_points('<points x1="99.9999" y1="50" x2="120" y2="99.9999" alt="a">a</points>', 360, 640)
+    assert answer.inside.tolist() == [True, False]
+    assert rounded(answer.points_px, [True, False], 640, 360) == [(639.99, 180.0), (768.0, 360.0)]
 
 
 def test_earlier_results_outlive_a_refused_run(ground, movie, truthful, clip, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 from importlib import import_module
 
 import miniature_datasets as mini
@@ -74,6 +75,14 @@ def test_ref_davis17(tmp_path):
     assert only("ref_davis17", tmp_path, "train").clip == "bear"
 
 
+@pytest.mark.parametrize("odd", ["\x85", "\u2028", "\x0c"])
+def test_ref_davis17_lines_end_where_lines_end(tmp_path, odd):
+    root = mini.ref_davis17(tmp_path)
+    path = root / "davis_text_annotations" / "Davis17_annot1.txt"
+    path.write_text(path.read_text(encoding="utf-8").replace("’", odd), encoding="utf-8")
+    assert only("ref_davis17", root).expressions[0].text == f"a man{odd}s bike, annot1"
+
+
 def test_ref_davis17_converted(tmp_path):
     record = only("ref_davis17", mini.ref_davis17_converted(tmp_path))
     assert [(sentence.annotator, sentence.objects) for sentence in record.expressions][3:5] == [
@@ -112,6 +121,18 @@ def test_reason_vos(tmp_path, as_list):
     assert record.mask_of("5", 1) is None and record.masks(1) is None  # no PNG: not scored
 
 
+def test_reason_vos_where_every_object_counts_its_own_sentences(tmp_path):
+    root = mini.reason_vos(tmp_path)
+    meta = root / "meta_expressions.json"
+    videos = json.loads(meta.read_text())
+    more = {"obj_id": 7, "exp_id": 0, "exp_text": "the other one", "is_sent": False}
+    videos["videos"]["ab12"]["expressions"].append(more)
+    mini.write_json(meta, videos)
+    record = only("reason_vos", root)
+    assert [sentence.id for sentence in record.expressions] == ["5_0", "5_1", "7_0"]
+    assert list(record.objects) == ["5", "7"] and record.expressions[2].objects == ("7",)
+
+
 def test_lasot(tmp_path):
     root = mini.lasot(tmp_path)
     assert [record.clip for record in read_dataset("lasot", root, "all")] == ["airplane-2", "airplane-10"]
@@ -141,7 +162,9 @@ def test_groot(tmp_path):
 def test_vicas(tmp_path):
     record = only("vicas", mini.vicas(tmp_path))
     assert said(record) == [("0", ("1",), "referring"), ("1", ("1", "2"), "referring")]
-    assert record.frame_names == ("00000.jpg", "00001.jpg", "00002.jpg") and record.more["human"] == [True, False, True]
+    # without .jpg: predictions are called FRAME.png, as those of every other set
+    assert record.frame_names == ("00000", "00001", "00002") and brightness(record) == [0, 1, 2]
+    assert record.more["human"] == [True, False, True]
     assert same(record.truth(record.expressions[1], 0), box_mask(2), box_mask(20))
     assert not record.mask_of("2", 1).any() and not record.masks(2).any()
     assert len(only("vicas", tmp_path, human_only=True).frame_names) == 2

@@ -87,6 +87,16 @@ def test_counts_and_what_is_published(tmp_path):
     assert check_dataset("mevis", tmp_path).absent == ["test"]
 
 
+def test_expressions_of_one_name_are_reported(tmp_path):
+    root = mini.reason_vos(tmp_path)
+    meta = json.loads((root / "meta_expressions.json").read_text())
+    listed = meta["videos"]["ab12"]["expressions"]
+    listed.append(listed[0] | {"exp_text": "another one"})
+    mini.write_json(root / "meta_expressions.json", meta)
+    report = check_dataset("reason_vos", root)
+    assert not report.ok and "2 expressions are called 5_0; expected ids that differ" in report.text()
+
+
 def broken(kind: str, root) -> tuple[str, str]:
     """A broken download: its name, and what its report must name."""
     if kind == "missing frame":

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
+import miniature_datasets as mini
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +23,7 @@ from videomolmo.evaluation.predictions import Predictions, write_submission
 from videomolmo.evaluation.published import comparison
 from videomolmo.evaluation.run import ALL, evaluate
 from videomolmo.evaluation.score import score_count, score_masks, score_points
+from videomolmo.prompts import as_question
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +106,9 @@ def test_masks_of_another_size_and_colour_are_read(records, tmp_path: Path) -> N
         (["--every", "0"], "every is 0"),
         (["--tau", "2"], "tau=2"),
         (["--fusion", "best"], "'best' is unknown"),
+        (["--context", "0"], "context is 0"),
+        (["--layout", "{video}/{frame}.png"], "has fields"),
+        (["--layout", "{clip.name}/{frame}.png"], "has fields"),
         (["--masks", "nowhere/at-all"], "nowhere"),
         (["--benchmark", "imagenet"], "'imagenet' is not known"),
         (["--benchmark", "mevis", "--path", "nowhere"], "nowhere"),
@@ -166,6 +173,97 @@ def test_archives_for_servers(truths: Path, records, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="masks are missing"):
         write_submission(iter(records), Predictions(tmp_path / "none"), "mevis", tmp_path / "none.zip")
     assert not list(tmp_path.glob("*none*"))
+
+
+def test_a_split_without_public_truth_still_gives_the_archive_for_its_server(tmp_path: Path, capsys) -> None:
+    root = mini.ref_youtube_vos(tmp_path / "set")
+    predictions = Predictions(tmp_path / "masks")
+    for record in read_dataset("ref_youtube_vos", root):
+        for expression in record.expressions:
+            for frame in range(len(record.frame_names)):
+                predictions.write(record, expression, frame, mini.box_mask(4))
+    options = ["--path", str(root), "--out", str(tmp_path / "out"), "--predictions", str(tmp_path / "masks")]
+    options += ["--compare", "--submission", str(tmp_path / "valid.zip")]
+    assert main(["evaluate", "--benchmark", "ref_youtube_vos", *options]) == 0
+    shown = capsys.readouterr().out
+    assert "no public truth: nothing scored" in shown and "valid.zip: 6 masks" in shown
+    with zipfile.ZipFile(tmp_path / "valid.zip") as archive:
+        assert len(archive.namelist()) == 6
+    kept = pd.read_parquet(tmp_path / "out" / "results.parquet")
+    assert kept.empty and {"benchmark", "clip", "metric", "value", "commit"} <= set(kept.columns)
+
+
+def test_revos_weighs_both_types_alike(tmp_path: Path) -> None:
+    root = mini.revos(tmp_path / "set")
+    meta = root / "meta_expressions_valid_.json"
+    index = json.loads(meta.read_text())
+    (entry,) = index["videos"].values()
+    entry["expressions"]["2"] = entry["expressions"]["0"] | {"exp": "the car nobody predicted"}
+    mini.write_json(meta, index)
+    (record,) = read_dataset("revos", root)
+    right, shifted, _ = record.expressions  # "referring" the first and the last, "reasoning" the second
+    predictions = Predictions(tmp_path / "masks")
+    for frame in range(2):
+        predictions.write(record, right, frame, record.truth(right, frame))
+        predictions.write(record, shifted, frame, record.truth(shifted, frame) | mini.box_mask(20))  # all in the front
+    table = evaluate("revos", tmp_path / "out", path=root, foreign=tmp_path / "masks")
+    rows = table[(table["clip"] != ALL) & (table["expression"] == "1")].set_index("metric")["value"]
+    wrong = mini.box_mask(20).sum()
+    assert rows["J"] == pytest.approx(0.5) and rows["A"] == pytest.approx(1 - wrong / mini.box_mask(20).size)
+    assert rows["R"] == pytest.approx(1 - wrong / (2 * wrong + 1e-6))
+    of_type = table[table["clip"] == ALL].set_index(["kind", "metric"])["value"]
+    for metric in ("J", "F", "J&F", "A", "R"):
+        assert of_type["referring", metric] == pytest.approx(0.5)  # one whole, one missing
+        assert of_type["reasoning", metric] == pytest.approx(rows[metric])
+        assert of_type[ALL, metric] == pytest.approx((0.5 + rows[metric]) / 2)
+    assert len(of_type[ALL]) == 5
+
+
+class Sees:
+    """In place of `VideoGrounder`: the right object of MeViS in miniature, whatever is asked."""
+
+    weights: ClassVar[dict] = {}
+
+    def __call__(self, video, sentence: str, **settings: object) -> SimpleNamespace:
+        as_question(sentence)
+        masks = np.array([[mini.box_mask(2)] for _ in video])
+        return SimpleNamespace(masks=masks, objects=1, answers=[])
+
+
+@pytest.fixture
+def sees(monkeypatch) -> None:
+    monkeypatch.setattr("videomolmo.grounding.VideoGrounder.from_pretrained", lambda *_: Sees())
+
+
+def evaluate_mevis(root: Path, out: Path) -> int:
+    return main(["evaluate", "--benchmark", "mevis", "--path", str(root), "--out", str(out)])
+
+
+def test_a_blank_sentence_stops_nothing_but_itself(tmp_path: Path, sees, capsys) -> None:
+    root = mini.mevis(tmp_path / "set")
+    meta = root / "valid_u" / "meta_expressions.json"
+    whole = meta.read_text()
+    meta.write_text(whole.replace("both birds", " "))
+    assert evaluate_mevis(root, tmp_path / "out") == 0
+    assert "1 expressions have no prediction and count 0" in capsys.readouterr().out
+    lost = json.loads((tmp_path / "out" / "missing.json").read_text())
+    assert lost["missing"] == ["0ab4afe7fb46/1"] and "sentence is empty" in lost["reasons"]["0ab4afe7fb46/1"]
+    table = pd.read_csv(tmp_path / "out" / "results.csv").query("metric == 'J'").set_index("expression")["value"]
+    assert table["0"] > 0 and table["1"] == 0
+    meta.write_text(whole)
+    assert evaluate_mevis(root, tmp_path / "out") == 0  # mended, it goes on
+    assert json.loads((tmp_path / "out" / "missing.json").read_text()) == {"missing": [], "count": 0, "reasons": {}}
+
+
+def test_a_clip_that_cannot_be_read_counts_zero(tmp_path: Path, sees) -> None:
+    root = mini.mevis(tmp_path / "set")
+    for path in (root / "valid_u" / "JPEGImages").rglob("*.jpg"):
+        path.write_text("not a picture")
+    assert evaluate_mevis(root, tmp_path / "out") == 0
+    table = pd.read_csv(tmp_path / "out" / "results.csv")
+    assert set(table["metric"]) == {"J", "F", "J&F"} and (table["value"] == 0).all()
+    lost = json.loads((tmp_path / "out" / "missing.json").read_text())
+    assert lost["count"] == 3 and all("00000.jpg" in reason for reason in lost["reasons"].values())
 
 
 def test_paths_stay_inside(records, tmp_path: Path) -> None:

@@ -414,6 +414,24 @@ def test_counts_by_hand():
         ('The total number of "dogs" is: 5.', 5),
         ("-5", None),
         ("5.0", None),
+        ("There are twenty-one dogs.", 21),
+        ("Ninety nine", 99),
+        ("thirty", 30),
+        ("I see a total of forty-two cups", 42),
+        ("There are 1,200 dogs", 1200),
+        ("a total of 1,200", 1200),
+        ("12,34", None),
+        ("There are 1.5 dogs", None),
+        ("There are three hundred dogs", None),
+        ("There are twenty-one hundred dogs", None),
+        ("There are three dogs, one of them red.", 3),
+        ("There are 5, and more behind them", 5),
+        ("three dogs", None),
+        ("There are no dogs.", 0),
+        ("There is no one in the video.", 0),
+        ("There are no more than 5 dogs.", None),
+        ("9" * 5000, None),
+        ("a total of " + "9" * 5000, None),
         ("Sorry, I can't count dogs.", None),
         ("", None),
     ],
@@ -429,6 +447,8 @@ def test_reference_counters_differ():
     assert molmo1_image_count(6, "a total of 5 and a total of 6 dogs").correct
     assert molmo2_video_count(40, "43").close and not molmo1_image_count(40, "43").close
     assert molmo2_image_count(5, 4) == (False, True, True)
+    for count in (molmo1_image_count, molmo2_video_count):  # as published: 1,200 is 1
+        assert count(1, "a total of 1,200").correct and not count(5, "a total of " + "9" * 5000).valid
 
 
 # Tracks

@@ -33,6 +33,11 @@ def test_a_sentence_without_words_is_refused(sentence):
         as_question(sentence)
 
 
+def test_half_a_character_is_refused():
+    with pytest.raises(BadInput, match=r"half a character at place 5 .*\\udcff"):
+        as_question("a cat\udcff")
+
+
 @pytest.mark.parametrize("template", [template for template in TEMPLATES if template != "{p}"])
 def test_what_was_trained_on_is_left_as_it_is(template):
     question = template.format(p="the red circle")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import fields, replace
+from pathlib import Path
 
 import av
 import numpy as np
@@ -12,7 +15,8 @@ from PIL import Image
 
 from videomolmo.drawing import contact_sheet, draw_masks, palette, png_bytes
 from videomolmo.errors import BadInput
-from videomolmo.results import GroundingResult, KeyAnswer, prepare_folder
+from videomolmo.result_folder import new_results
+from videomolmo.results import GroundingResult, KeyAnswer
 from videomolmo.spool import MaskSpool
 from videomolmo.video import open_video
 
@@ -163,6 +167,20 @@ def test_overlay_plays_in_a_browser(result, tmp_path):
     assert frames[0].shape[0] >= 360 and frames[0].shape[1] / frames[0].shape[0] == pytest.approx(WIDTH / HEIGHT)
 
 
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [((8, 1000), (8, 1000)), ((900, 4), (1800, 8)), ((100, 150), (400, 600)), ((16, 640), (48, 1920))],
+)
+def test_flat_and_tall_frames_have_an_overlay(tmp_path, size, shown):
+    video = np.zeros((2, *size, 3), np.uint8)
+    result = GroundingResult(
+        sentence="a unicorn", answers=[], objects=0, height=size[0], width=size[1], times_s=np.arange(2) / 10, fps=10.0,
+        spool=MaskSpool(), config={}, _video=open_video(video),
+    )  # fmt: skip
+    with open_video(result.save(tmp_path / "out") / "overlay.mp4") as overlay:
+        assert (overlay.height, overlay.width) == shown
+
+
 def test_contact_sheet_is_a_png(result):
     sheet = contact_sheet(result, most=6)
     assert sheet.dtype == np.uint8 and sheet.ndim == 3
@@ -204,10 +222,13 @@ def test_overwrite_replaces_results_and_nothing_else(result, tmp_path):
 
 def test_a_file_in_place_of_a_folder_is_refused(tmp_path):
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(BadInput, match="is a file"):
-        prepare_folder(tmp_path / "out", overwrite=True)
-    with pytest.raises(BadInput, match=r"write.*choose another folder"):
-        prepare_folder(tmp_path / "out" / "below", overwrite=False)
+    with pytest.raises(BadInput, match="is a file"), new_results(tmp_path / "out", overwrite=True):
+        raise AssertionError("the block must not begin")
+    with (
+        pytest.raises(BadInput, match=r"write.*choose another folder"),
+        new_results(tmp_path / "out" / "below", overwrite=False),
+    ):
+        raise AssertionError("the block must not begin")
     assert (tmp_path / "out").read_text() == "mine"
 
 
@@ -221,7 +242,108 @@ def test_a_file_in_place_of_the_masks_folder_is_refused(result, tmp_path):
         result.save(folder, overwrite=True, overlay=False)
 
 
-@pytest.mark.parametrize("damage", ["nothing there", "no answers", "cut run.json", "key missing", "strange answer"])
+def everything(folder: Path) -> dict[str, bytes | None]:
+    """What lies in a folder, files with their content."""
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def test_a_save_that_fails_changes_nothing(result, tmp_path):
+    """The video is gone when the overlay is to be made, or the encoder gives up in the middle of it."""
+    folder = result.save(tmp_path / "out", overlay=False)
+    (folder / "overlay.mp4").write_text("old")
+    before = everything(folder)
+    loaded = GroundingResult.load(folder)
+    with pytest.raises(BadInput, match="made from an array"):
+        loaded.save(folder, overwrite=True)
+    assert everything(folder) == before
+    loaded.source = tmp_path / "gone.mp4"
+    with pytest.raises(BadInput, match=r"gone\.mp4"):
+        loaded.save(tmp_path / "new" / "below")
+    assert not (tmp_path / "new").exists()
+    result.overlay = lambda path: (path.write_text("half"), 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        result.save(folder, overwrite=True)
+    assert everything(folder) == before and np.asarray(GroundingResult.load(folder).masks).any()
+
+
+@pytest.mark.parametrize("name", ["run.json", "answers.jsonl", "masks/00003.png", "propagation/00000.npz"])
+def test_a_folder_in_place_of_a_file_is_refused_before_anything_is_touched(result, tmp_path, name):
+    folder = result.save(tmp_path / "out", overlay=False)
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    before = everything(folder)
+    with pytest.raises(BadInput, match="is a folder, expected a file of results"):
+        result.save(folder, overwrite=True, overlay=False)
+    assert everything(folder) == before
+
+
+@pytest.mark.parametrize("source", ["masks", "masks/sub", "overlay.mp4", "elsewhere"])
+def test_results_never_replace_the_video_they_are_about(result, tmp_path, source):
+    folder = result.save(tmp_path / "out")
+    (folder / "masks" / "sub").mkdir()
+    (tmp_path / "elsewhere").symlink_to(folder / "masks")
+    before = everything(folder)
+    result.source = tmp_path / source if source == "elsewhere" else folder / source
+    with pytest.raises(BadInput, match="would be replaced by results"):
+        result.save(folder, overwrite=True)
+    assert everything(folder) == before
+
+
+@pytest.mark.parametrize("name", ["masks", "propagation"])
+def test_results_are_not_written_through_links(result, tmp_path, name):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "00000.png").write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).symlink_to(tmp_path / "mine")
+    with pytest.raises(BadInput, match=f"{name} is a link"):
+        result.save(tmp_path / "out", overwrite=True, overlay=False)
+    assert (tmp_path / "mine" / "00000.png").read_text() == "mine"
+
+
+def test_corrections_of_an_earlier_result_are_set_aside(result, tmp_path):
+    folder = result.save(tmp_path / "out", overlay=False)
+    for work in ("first", "second"):
+        (folder / "corrections").mkdir()
+        (folder / "corrections" / "a.npz").write_text(work)
+        (folder / "corrections.jsonl").write_text(work)
+        result.save(folder, overwrite=True, overlay=False)
+        assert not (folder / "corrections").exists() and not (folder / "corrections.jsonl").exists()
+    for number, work in ((1, "first"), (2, "second")):
+        assert (folder / f"corrections.{number}.old.jsonl").read_text() == work
+        assert (folder / f"corrections.{number}.old" / "a.npz").read_text() == work
+    result.save(folder, overwrite=True, overlay=False)
+    assert not (folder / "corrections.3.old.jsonl").exists()
+
+
+def test_a_result_knows_its_folder(result, tmp_path):
+    assert result.folder is None
+    assert result.save(tmp_path / "out", overlay=False) == result.folder == tmp_path / "out"
+    loaded = GroundingResult.load(tmp_path / "out")
+    assert loaded.folder == tmp_path / "out" and loaded.save(tmp_path / "two", overlay=False) == loaded.folder
+    assert "out" not in (tmp_path / "two" / "run.json").read_text()
+    assert {field.name for field in fields(GroundingResult) if not field.compare} == {"folder"}
+
+
+def test_answers_keep_the_line_breaks_of_unicode(result, tmp_path):
+    odd = "one\u2028two\u2029three\u0085four\x0bfive\nsix"
+    result.answers[0] = replace(result.answers[0], text=odd)
+    loaded = GroundingResult.load(result.save(tmp_path / "out", overlay=False))
+    assert loaded.answers == result.answers and len(loaded.answers) == 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "nothing there",
+        "no answers",
+        "cut run.json",
+        "key missing",
+        "strange answer",
+        "no masks",
+        "masks end early",
+        "cut masks",
+    ],
+)
 def test_what_is_no_result_is_refused(result, tmp_path, damage):
     folder = result.save(tmp_path / "out", overlay=False)
     run = folder / "run.json"
@@ -233,6 +355,13 @@ def test_what_is_no_result_is_refused(result, tmp_path, damage):
         run.write_text(run.read_text()[:50])
     elif damage == "key missing":
         run.write_text(json.dumps({key: value for key, value in json.loads(run.read_text()).items() if key != "fps"}))
+    elif damage == "no masks":
+        shutil.rmtree(folder / "propagation")
+    elif damage == "masks end early":
+        (folder / "propagation" / "00004.npz").unlink()
+    elif damage == "cut masks":
+        window = folder / "propagation" / "00004.npz"
+        window.write_bytes(window.read_bytes()[:200])
     else:
         (folder / "answers.jsonl").write_text('{"frame": 1}\n')
     with pytest.raises(BadInput, match="not a saved result"):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -143,6 +146,13 @@ def test_reading_in_order_decodes_once(tmp_path, monkeypatch):
             assert number_of(frames[number]) == number
             assert number_of(frames[max(0, number - 2)]) == max(0, number - 2)  # from the small cache
         assert starts == []
+
+
+def test_threads_may_read_one_video(tmp_path):
+    with open_video(encode(tmp_path / "a.mp4", options=CLOSED)) as frames, ThreadPoolExecutor(8) as pool:
+        order = list(range(60)) * 4
+        random.Random(0).shuffle(order)
+        assert [number_of(frame) for frame in pool.map(frames.__getitem__, order)] == order
 
 
 def test_sequence_manners(tmp_path):
@@ -284,6 +294,16 @@ def test_folders_that_do_not_serve(tmp_path):
         frames[1]
 
 
+def test_images_that_would_fill_the_memory(tmp_path, monkeypatch):
+    Image.new("RGB", (60, 50)).save(tmp_path / "0.png")
+    frames = open_video(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow refuses from twice as many
+    with pytest.raises(BadInput, match=r"0\.png: the image is too large"):
+        open_video(tmp_path)
+    with pytest.raises(BadInput, match=r"0\.png: the image cannot be read"):
+        frames[0]
+
+
 def test_arrays():
     clip = np.stack([picture(number) for number in range(4)])
     frames = open_video(clip)
@@ -307,6 +327,24 @@ def test_decord_where_it_is_right_and_not_where_it_is_wrong(tmp_path):
     ]:
         with pytest.raises(BadInput, match=message):
             open_video(encode(tmp_path / name, count=30, **arguments), reader="decord")
+
+
+def test_decord_says_where_it_fails(tmp_path, monkeypatch):
+    class Breaks:
+        def __len__(self) -> int:
+            return 5
+
+        def __getitem__(self, number: int) -> SimpleNamespace:
+            if number >= 3:
+                raise RuntimeError("bad packet")
+            return SimpleNamespace(asnumpy=lambda: picture(number))
+
+    decord = SimpleNamespace(VideoReader=lambda *_, **__: Breaks(), DECORDError=RuntimeError)
+    monkeypatch.setitem(sys.modules, "decord", decord)
+    frames = open_video(encode(tmp_path / "a.mp4", count=5, options=CLOSED), reader="decord")
+    assert frames.warning is None
+    assert [number_of(frame) for frame in frames] == [0, 1, 2]
+    assert frames.warning == "decoded 3 of 5 frames, then: bad packet"
 
 
 def test_decord_absent(tmp_path, monkeypatch):

@@ -61,3 +61,13 @@ def test_writer_refuses(tmp_path):
     ]:
         with pytest.raises(BadInput, match=message):
             VideoWriter(tmp_path / arguments[0], *arguments[1:])
+
+
+def test_frames_that_the_encoder_does_not_take(tmp_path):
+    path = tmp_path / "long.mp4"
+    path.write_text("as it was")
+    refused = pytest.raises(BadInput, match=r"long\.mp4: frames of 40000x16 cannot be written")
+    with refused, VideoWriter(path, 10, 16, 40000) as video:
+        for _ in range(2):
+            video.write(np.zeros((16, 40000, 3), np.uint8))
+    assert path.read_text() == "as it was" and [each.name for each in tmp_path.iterdir()] == ["long.mp4"]

@@ -17,6 +17,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BadInput as error:
         print(f"videomolmo: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        raise  # whoever read the output went away: nothing is wrong with the input
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"videomolmo: {place}{error.strerror or error}; check the path and who may use it", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("videomolmo: interrupted", file=sys.stderr)
         return 130
@@ -99,7 +105,7 @@ def _ground(options: argparse.Namespace) -> int:
     from videomolmo import shipped
     from videomolmo.fusion import check_rule
     from videomolmo.prompts import as_question
-    from videomolmo.results import check_folder
+    from videomolmo.result_folder import check_folder
     from videomolmo.video import open_video
 
     video, sentence = options.video, options.sentence
@@ -116,7 +122,7 @@ def _ground(options: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise BadInput(f"{name} is {value}, expected at least 1")
     check_rule(options.fusion, options.tau)
-    folder = check_folder(options.out, overwrite=options.overwrite)
+    folder = check_folder(options.out, overwrite=options.overwrite, source=video)
     with open_video(video, reader=options.reader, max_frames=options.max_frames) as frames:
         print(f"{Path(video).name}: {len(frames)} frames, {frames.width}×{frames.height}, {frames.fps:g} fps")
     from videomolmo.grounding import VideoGrounder

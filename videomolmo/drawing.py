@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 BASE = np.array([(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167),
                  (0, 114, 178), (150, 150, 150)], np.uint8)  # fmt: skip
 OPACITY = 0.5
+SHOWN_WELL, ENLARGED_TO = 360, 1920  # pixels: small frames grow to the first on the short side, not past the second
 
 
 def palette(count: int) -> UInt8[np.ndarray, "count 3"]:
@@ -87,7 +88,8 @@ def write_overlay(result: "GroundingResult", path: Path) -> Path:
 
     from videomolmo.video import VideoWriter
 
-    enlarge = max(1, -(-360 // min(result.height, result.width)))
+    short, long = sorted((result.height, result.width))
+    enlarge = max(1, min(-(-SHOWN_WELL // short), ENLARGED_TO // long))
     with VideoWriter(path, result.fps, result.height * enlarge, result.width * enlarge) as writer:
         for at, frame in enumerate(result.video().iterate(stop=result.frames)):
             picture = result_frame(result, at, frame)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from videomolmo import hub, provenance
 from videomolmo.errors import BadInput
@@ -90,14 +91,14 @@ class VideoGrounder:
         """Find what the sentence names: points on key frames, masks on every frame.
 
         Args:
-            video: a video file, a folder of images, or uint8 (frames, height, width, 3).
+            video: a video file, a folder of images, uint8 (frames, height, width, 3), or what `open_video` gives.
             sentence: a noun phrase ("the red circle") or a question.
             every: key frames lie this many frames apart (k).
             fusion: a name in `videomolmo.fusion.RULES`.
             tau: IoU from which the two directions count as agreeing (τ).
             context: past frames the model looks at (l); None takes the model's own.
-            max_frames: read only so many frames.
-            reader: "pyav" or "decord".
+            max_frames: read only so many frames; said to `open_video` where that was called before.
+            reader: "pyav" or "decord"; idem.
             progress: show bars.
             on_text: called while answers are written, with a key frame's number and its text so far; for example
                 `lambda frame, text: print(f"\\r{frame}: {text}", end="")`.
@@ -108,9 +109,9 @@ class VideoGrounder:
         Source: paper, section 3.
         """
         question = as_question(sentence)
-        check_settings(every, fusion, tau)
-        context = self._context(context)
-        frames = video if isinstance(video, Frames) else open_video(video, reader=reader, max_frames=max_frames)
+        check_settings(every, fusion, tau, context)
+        context = self.pointing.config.context if context is None else int(context)
+        frames = _opened(video, reader, max_frames)
         clock = Stopwatch()
         answers, count = self._point(frames, question, int(every), context, progress, on_text, clock)
         spool, objects = self._track(frames, count, answers, fusion, tau, progress, clock)
@@ -128,16 +129,6 @@ class VideoGrounder:
             source=None if isinstance(video, (np.ndarray, Frames)) else video, warning=frames.warning, _video=frames,
         )  # fmt: skip
 
-    def _context(self, context: int | None) -> int:
-        own = self.pointing.config.context
-        if context is None:
-            return own
-        if isinstance(context, bool) or not isinstance(context, (int, np.integer)) or context < 1:
-            raise BadInput(
-                f"context is {context!r}, expected a whole number of past frames from 1; {own} is this model's"
-            )
-        return int(context)
-
     def _point(
         self,
         frames: Frames,
@@ -154,13 +145,14 @@ class VideoGrounder:
         from videomolmo.pointer import Pointer
 
         pointer = Pointer(self.pointing, self.processor, context, on_text, clock)
+        found = pointer.answers(frames, question, every)
         answers, count = [], 0
         bar = tqdm(total=-(-len(frames) // every), desc="point", unit=" key frames", disable=not progress)
-        for decoded, at, answer in pointer.answers(frames, question, every):
+        for decoded, at, answer in found:
             count = decoded
             if answer is not None:
-                points = [(round(float(x), 2), round(float(y), 2)) for x, y in answer.points_px]
                 inside = [bool(flag) for flag in answer.inside]
+                points = rounded(answer.points_px, inside, frames.width, frames.height)
                 when = round(float(frames.times_s[at]), 4)
                 answers.append(KeyAnswer(at, when, answer.text, answer.outcome, points, inside, answer.problem))
                 bar.update()
@@ -199,15 +191,41 @@ class VideoGrounder:
         return spool, objects
 
 
-def check_settings(every: int, fusion: str, tau: float) -> None:
+def check_settings(every: int, fusion: str, tau: float, context: int | None = None) -> None:
     """Nothing for settings that a video can be grounded with.
 
     Raises:
-        BadInput: `every` is no whole number from 1, or what `check_rule` refuses.
+        BadInput: `every` or `context` is no whole number from 1, or what `check_rule` refuses.
     """
-    if isinstance(every, bool) or not isinstance(every, (int, np.integer)) or every < 1:
+    if not _is_count(every):
         raise BadInput(f"every is {every!r}, expected a whole number of frames from 1; 5 is usual")
+    if context is not None and not _is_count(context):
+        raise BadInput(f"context is {context!r}, expected a whole number of past frames from 1, or None: the model's")
     check_rule(fusion, tau)
+
+
+def _opened(video: str | Path | np.ndarray | Frames, reader: str, max_frames: int | None) -> Frames:
+    if not isinstance(video, Frames):
+        return open_video(video, reader=reader, max_frames=max_frames)
+    if max_frames is not None or reader != "pyav":
+        raise BadInput(
+            f"max_frames={max_frames}, reader={reader!r} for {video!r}, which is open already; "
+            "give them to open_video instead"
+        )
+    return video
+
+
+def rounded(
+    points_px: Float[np.ndarray, "points 2"], inside: list[bool], width: int, height: int
+) -> list[tuple[float, float]]:
+    """Points to a hundredth of a pixel; those inside the frame stay so."""
+    last = np.array([width, height]) - 0.01
+    kept = [np.minimum(point, last) if within else point for point, within in zip(points_px, inside, strict=True)]
+    return [(round(float(x), 2), round(float(y), 2)) for x, y in kept]
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 1
 
 
 def clicks_of(answer: KeyAnswer) -> list[np.ndarray]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from videomolmo.errors import BadInput
 from videomolmo.model import PointingModel, PointingProcessor, collate
 from videomolmo.points import Answer, read_points
 from videomolmo.stopwatch import Stopwatch
@@ -46,13 +47,20 @@ class Pointer:
         self.device = next(model.parameters()).device
         self._black: dict[tuple[int, int], torch.Tensor] = {}
 
-    @torch.inference_mode()
     def answers(self, video: Frames, question: str, every: int) -> Iterator[tuple[int, int, Answer | None]]:
         """Decode the whole video once; yields (frames decoded so far, key frame, answer), answers in order.
 
         Frames that are neither key frame nor past frame of one are not encoded. Ends where the video breaks; the last
         item has no answer and tells how many frames there are.
+
+        Raises:
+            BadInput: the question is longer than the model reads; at once, before any frame is decoded.
         """
+        self._check_length(question, (video.height, video.width))
+        return self._answers(video, question, every)
+
+    @torch.inference_mode()
+    def _answers(self, video: Frames, question: str, every: int) -> Iterator[tuple[int, int, Answer | None]]:
         recent: dict[int, torch.Tensor] = {}
         waiting: list[_Waiting] = []
         count = 0
@@ -75,6 +83,15 @@ class Pointer:
         for key, answer in zip(waiting, self._ask(waiting, question), strict=True):
             yield count, key.at, answer
         yield count, count, None
+
+    def _check_length(self, question: str, size: tuple[int, int]) -> None:
+        most = self.model.config.language.max_positions
+        length = len(self.processor.tokens(size, [[question]])["input_ids"])
+        if length > most:
+            raise BadInput(
+                f"the sentence and a frame make {length} tokens, and this model reads at most {most}; "
+                f"use fewer words than '{question[:40]}…'"
+            )
 
     def _encode(self, frame: np.ndarray) -> torch.Tensor:
         pixels = self.processor.image.pixels_only(frame[None])

@@ -31,7 +31,7 @@ def as_question(sentence: str) -> str:
     """A question for the model: noun phrases are asked for, whole sentences stay as they are.
 
     Raises:
-        BadInput: the sentence is empty.
+        BadInput: the sentence is empty, or holds half a character (a lone surrogate).
 
     Example:
         >>> as_question("the red circle")
@@ -42,6 +42,12 @@ def as_question(sentence: str) -> str:
     text = " ".join(sentence.split())
     if not text.strip(".,;:!? "):
         raise BadInput("the sentence is empty; name what to look for, for example 'the red circle'")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadInput(
+            f"the sentence holds half a character at place {error.start} ({text!a:.80}); type it anew"
+        ) from None
     if _ASKING.match(text):
         return text
     return f"Point to {text.rstrip('.!?')}."

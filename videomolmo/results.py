@@ -1,9 +1,8 @@
 """What the system believes about one video and one sentence: answers, masks and tracks, saved to a folder and read."""
 
 import json
-import os
-import re
 import shutil
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,14 +14,12 @@ from jaxtyping import Float
 
 from videomolmo.errors import BadInput
 from videomolmo.fusion import iou
-from videomolmo.spool import WINDOW_FILE, LazyMasks, MaskSpool
+from videomolmo.result_folder import new_results
+from videomolmo.spool import LazyMasks, MaskSpool
 from videomolmo.video import Frames, open_video
 
 if TYPE_CHECKING:
     import pandas as pd
-
-FILES = ("answers.jsonl", "tracks.csv", "overlay.mp4", "run.json")
-FOLDERS = {"masks": re.compile(r"\d{5,}\.png"), "propagation": WINDOW_FILE}
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class GroundingResult:
     """Answers on key frames, and masks of every object on every frame.
 
     Masks are read from disk when indexed: `masks`, `forward`, `backward` are bool (frames, objects, height, width).
-    Object n of `tracks` is row n - 1 of the masks.
+    Object n of `tracks` is row n - 1 of the masks. `folder` is where the result was last saved to or loaded from.
     """
 
     sentence: str
@@ -67,6 +64,7 @@ class GroundingResult:
     config: dict[str, Any]
     source: Any = None
     warning: str | None = None
+    folder: Path | None = field(default=None, compare=False)
     _video: Frames | None = field(default=None, repr=False)
 
     @property
@@ -182,28 +180,36 @@ class GroundingResult:
     def save(self, folder: str | Path, *, overwrite: bool = False, overlay: bool = True) -> Path:
         """Write answers.jsonl, tracks.csv, masks/, propagation/, overlay.mp4 and run.json below `folder`.
 
+        All of it is made beside what is there and takes its place at the end. Corrections of an earlier result are
+        renamed, for example to corrections.1.old.jsonl.
+
         Raises:
             BadInput: the folder holds something and `overwrite` is False (True replaces files of these names only), or
-                cannot be written.
+                cannot be written, or the frames cannot be opened and `overlay` is True; nothing has changed then.
         """
-        if self.spool.folder.resolve() == (Path(folder) / "propagation").resolve():
-            self.spool = self.spool.copy()  # saving a loaded result over itself must not delete what it reads from
-        folder = prepare_folder(folder, overwrite=overwrite)
-        with open(folder / "answers.jsonl", "w", encoding="utf-8") as file:
+        with new_results(folder, overwrite=overwrite, source=self.source) as place:
+            if overlay:
+                self.video()  # where it is gone, this is known before the work
+            self._write(place)
+            if overlay:
+                self.overlay(place / "overlay.mp4")
+        self.folder = Path(folder)
+        return self.folder
+
+    def _write(self, place: Path) -> None:
+        """Everything but the overlay."""
+        with open(place / "answers.jsonl", "w", encoding="utf-8") as file:
             file.writelines(json.dumps(vars(answer), ensure_ascii=False) + "\n" for answer in self.answers)
-        self.tracks.to_csv(folder / "tracks.csv", index=False)
-        _write_palette_masks(self, folder / "masks")
+        self.tracks.to_csv(place / "tracks.csv", index=False)
+        _write_palette_masks(self, place / "masks")
         for path in self.spool.files():
-            shutil.copyfile(path, folder / "propagation" / path.name)
-        if overlay:
-            self.overlay(folder / "overlay.mp4")
+            shutil.copyfile(path, place / "propagation" / path.name)
         facts = {
             "sentence": self.sentence, "video": _plain_source(self.source), "frames": self.frames,
             "objects": self.objects, "height": self.height, "width": self.width, "fps": self.fps,
             "times_s": self.times_s.round(6).tolist(), "warning": self.warning, **self.config,
         }  # fmt: skip
-        (folder / "run.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        return folder
+        (place / "run.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path, video: Any = None) -> "GroundingResult":
@@ -215,20 +221,22 @@ class GroundingResult:
         folder = Path(folder)
         try:
             facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-            lines = (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()
-            answers = [_answer(json.loads(line)) for line in lines]
+            lines = (folder / "answers.jsonl").read_text(encoding="utf-8").split("\n")  # JSON leaves U+2028 as it is
+            answers = [_answer(json.loads(line)) for line in lines if line.strip()]
             known = {name: facts.pop(name) for name in ("sentence", "objects", "height", "width", "fps", "warning")}
             times, source = np.array(facts.pop("times_s")), facts.pop("video")
             facts.pop("frames")
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            spool = MaskSpool(folder / "propagation")
+            if known["objects"]:
+                _check_windows(spool, len(times))
+        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise BadInput(
                 f"{folder}: not a saved result ({error}); give a folder that `save` or `ground` wrote"
             ) from error
-        result = cls(
-            answers=answers, times_s=times, spool=MaskSpool(folder / "propagation"), config=facts,
+        return cls(
+            answers=answers, times_s=times, spool=spool, config=facts, folder=folder,
             source=video if video is not None else source, **known,
         )  # fmt: skip
-        return result
 
 
 def _answer(row: dict[str, Any]) -> KeyAnswer:
@@ -236,45 +244,20 @@ def _answer(row: dict[str, Any]) -> KeyAnswer:
     return KeyAnswer(**row | {"points_px": [tuple(point) for point in row["points_px"]]})
 
 
-def check_folder(folder: str | Path, *, overwrite: bool) -> Path:
-    """Whether results can go to `folder`; touches nothing, so that it can be asked before any work is done.
+def _check_windows(spool: MaskSpool, frames: int) -> None:
+    """Nothing where the files of masks follow each other up to the last frame.
 
     Raises:
-        BadInput: it holds something and `overwrite` is False, is no folder, or cannot be written.
+        ValueError: some are missing, and their masks would look empty.
     """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise BadInput(f"{folder} is a file; give a folder for the results")
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise BadInput(f"{folder}: no permission to write in {nearest}; choose another folder")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise BadInput(f"{folder} is not empty; choose another folder, or --overwrite to replace the results in it")
-    for name in FOLDERS:
-        if (folder / name).exists() and not (folder / name).is_dir():
-            raise BadInput(f"{folder / name} is a file, expected a folder of results; move it or choose another folder")
-    return folder
-
-
-def prepare_folder(folder: str | Path, *, overwrite: bool) -> Path:
-    """`folder`, made where it is missing, and cleared of earlier results: files of their names only.
-
-    Raises:
-        BadInput: as `check_folder`.
-    """
-    folder = check_folder(folder, overwrite=overwrite)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            (folder / name).unlink(missing_ok=True)
-        for name, pattern in FOLDERS.items():
-            (folder / name).mkdir(exist_ok=True)
-            for path in (folder / name).iterdir():
-                if pattern.fullmatch(path.name):
-                    path.unlink()
-    except OSError as error:
-        raise BadInput(f"{folder}: cannot write there ({error.strerror}); choose another folder") from error
-    return folder
+    reached = 0
+    for path in spool.files():
+        if int(path.stem) > reached:
+            break
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
+            reached = int(path.stem) + int(data["shape"][0])
+    if reached < frames:
+        raise ValueError(f"propagation/ has no masks of frame {reached}")
 
 
 def _plain_source(source: Any) -> str | None:

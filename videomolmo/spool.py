@@ -40,14 +40,6 @@ class MaskSpool:
         self._starts = sorted({*self._starts, start})
         self._cache.pop(start, None)
 
-    def copy(self) -> "MaskSpool":
-        """The same masks in a temporary folder of their own."""
-        other = MaskSpool()
-        for path in self.files():
-            shutil.copyfile(path, other.folder / path.name)
-        other._starts = list(self._starts)
-        return other
-
     def files(self) -> list[Path]:
         """The files of all windows, in order."""
         return [self.folder / f"{start:05d}.npz" for start in self._starts]

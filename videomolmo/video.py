@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
@@ -44,7 +45,7 @@ class Frames(Sequence):
     """A lazy, read-only sequence of RGB frames; make one with `open_video`.
 
     Frames are numbered in the order in which a player shows them. Reading them in order decodes each once; reading
-    them at random seeks. Each frame handed out is the caller's own copy.
+    them at random seeks. Each frame handed out is the caller's own copy. Several threads may read at a time.
 
     Attributes:
         name: of the file or folder, or 'array'.
@@ -57,6 +58,7 @@ class Frames(Sequence):
 
     def __init__(self, reader: _Reader, name: str, max_frames: int | None = None):
         self._reader, self.name = reader, name
+        self._lock = threading.RLock()  # a decoder serves one thread at a time
         self._length = len(reader) if max_frames is None else min(len(reader), max_frames)
         self.height, self.width, self.fps = reader.height, reader.width, reader.fps
         self.times_s = np.array(reader.times_s[: self._length], dtype=np.float64)
@@ -78,7 +80,8 @@ class Frames(Sequence):
         number = operator.index(number)
         if not -self._length <= number < self._length:
             raise IndexError(f"frame {number} of {self.name}: expected 0 to {self._length - 1}")
-        return self._reader.read(number % self._length)
+        with self._lock:
+            return self._reader.read(number % self._length)
 
     def iterate(self, start: int = 0, stop: int | None = None) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
         """Frames `start` to before `stop` in order, each decoded once; ends where the video breaks (see `warning`)."""
@@ -208,7 +211,8 @@ class _DecordReader:
         try:
             return self._video[number].asnumpy()
         except Exception as error:  # decord's own errors have no common base
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            self.warning = self.warning or f"decoded {number} of {len(self)} frames, then: {reason}"
             raise BrokenVideo(f"{self.path}: reader 'decord' fails at frame {number} ({reason}); use 'pyav'") from None
 
     def close(self) -> None:
@@ -273,7 +277,7 @@ class _FolderReader:
         try:
             with Image.open(path) as image:
                 return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise BadInput(f"{path}: the image cannot be read ({error}); replace or remove it") from None
 
     def close(self) -> None:
@@ -301,6 +305,8 @@ def _header_size(path: Path) -> tuple[int, int]:
             sideways = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
     except (OSError, SyntaxError, ValueError):
         raise BadInput(f"{path}: not an image that can be read; replace or remove it") from None
+    except Image.DecompressionBombError as error:
+        raise BadInput(f"{path}: the image is too large ({error}); replace it by a smaller one") from None
     if mode.startswith(("I", "F")):
         raise BadInput(f"{path}: has more than 8 bits a channel (mode {mode}); convert it to an 8-bit image")
     return size[::-1] if sideways else size

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -28,7 +30,8 @@ class VideoWriter:
         width: of each frame, pixels. An odd size is made even in the file by repeating the last row or column.
 
     Raises:
-        BadInput: a suffix that is no mp4, a folder that is not there, a size or rate that is not positive.
+        BadInput: a suffix that is no mp4, a folder that is not there, a size or rate that is not positive, or, at the
+            first frame, that the encoder does not take.
 
     Example:
         >>> import tempfile
@@ -98,7 +101,8 @@ class VideoWriter:
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
         picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
         picture.pts, picture.time_base = self.frames, 1 / self._rate
-        self._container.mux(self._stream.encode(picture))
+        with self._refusal_in_one_line():
+            self._container.mux(self._stream.encode(picture))
         self.frames += 1
 
     def close(self) -> None:
@@ -113,8 +117,9 @@ class VideoWriter:
             self.abandon()
             raise BadInput(f"{self.path}: no frame was written; write at least one before closing")
         try:
-            self._container.mux(self._stream.encode(None))
-            self._container.close()
+            with self._refusal_in_one_line():
+                self._container.mux(self._stream.encode(None))
+                self._container.close()
             os.replace(self._temporary, self.path)
         except BaseException:
             self.abandon()
@@ -123,14 +128,29 @@ class VideoWriter:
 
     def abandon(self) -> None:
         """Stop and remove what was written; the file of that name, if any, stays as it was."""
+        import av
+
         container, self._container = self._container, None
         try:
             if container is not None:
                 container.close()
-        except OSError:
+        except (OSError, av.FFmpegError):
             pass  # nobody needs the end of this file
         finally:
             self._temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def _refusal_in_one_line(self) -> Iterator[None]:
+        """What the encoder or the disk refuses, as bad input."""
+        import av
+
+        try:
+            yield
+        except av.FFmpegError as error:
+            raise BadInput(
+                f"{self.path}: frames of {self.width}x{self.height} cannot be written ({error.strerror}); give smaller "
+                "ones, or another folder where the disk is full"
+            ) from error
 
     def __enter__(self) -> VideoWriter:
         return self

@@ -1,6 +1,7 @@
 """Commands on whole data sets: `annotate` makes training points, `evaluate` makes a table of results."""
 
 import argparse
+import json
 from pathlib import Path
 
 
@@ -68,8 +69,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     from videomolmo.evaluation.published import comparison
     from videomolmo.evaluation.run import ALL, evaluate
 
+    benchmark = known(options.benchmark)[0]
     if options.submission:
-        check_submission(known(options.benchmark)[0], options.submission)
+        check_submission(benchmark, options.submission)
     layout = options.layout or LAYOUT
     table = evaluate(
         options.benchmark, options.out, path=options.path, split=options.split, model=options.model,
@@ -77,13 +79,19 @@ def _evaluate(options: argparse.Namespace) -> int:
         device=options.device, limit=options.limit, foreign=options.predictions, layout=layout,
     )  # fmt: skip
     means = table[table["clip"] == ALL]
-    print(means[["kind", "metric", "value", "n"]].to_string(index=False, float_format="{:.4f}".format))
+    if table.empty:  # the set keeps its truth to itself, and a server scores it
+        print("no public truth: nothing scored")
+    else:
+        print(means[["kind", "metric", "value", "n"]].to_string(index=False, float_format="{:.4f}".format))
+    lost = json.loads((options.out / "missing.json").read_text(encoding="utf-8"))["count"]
+    if lost:
+        print(f"{lost} expressions have no prediction and count 0: see {options.out / 'missing.json'}")
     if options.compare:
         ours = means[(means["metric"] == "J&F") & (means["kind"] == ALL)]["value"]
-        print(comparison(table["benchmark"].iloc[0], float(ours.iloc[0]) if len(ours) else None))
+        print(comparison(benchmark, float(ours.iloc[0]) if len(ours) else None))
     if options.submission:
         records = read_dataset(options.benchmark, options.path, options.split)
         predictions = Predictions(options.predictions or options.out / "predictions", layout)
-        count = write_submission(records, predictions, table["benchmark"].iloc[0], options.submission)
+        count = write_submission(records, predictions, benchmark, options.submission)
         print(f"{options.submission}: {count} masks")
     return 0

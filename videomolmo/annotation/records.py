@@ -6,12 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from videomolmo.annotation.choose import Choice, choose_point
+from videomolmo.datasets.media import Pictures
 from videomolmo.datasets.record import Expression, Record
 from videomolmo.errors import BadInput
 from videomolmo.masks.tracker import MaskTracker
 
 ABSENT = {"x": -1, "y": -1}  # how a training row says that the object is not on this frame
 SMALLEST = 16  # pixels of a mask
+DIGITS = 5  # of the number that a training row's image is called by, where the row does not say
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ def annotate_clip(record: Record, tracker: MaskTracker, settings: Settings) -> t
     """Training rows (one per expression that names objects) and quality rows (one per object and frame) of a clip.
 
     Frames without annotation are left out. The rows have the later of VideoMolmo's two known shapes, points in
-    percent; negative points, where there are any, stand in a field of their own.
+    percent; negative points, where there are any, stand in a field of their own. Rows name frames by the numbers of
+    their images (see `image_numbers`), quality rows by their place in the clip.
     """
     named = sorted({thing for expression in record.expressions for thing in expression.objects or ()})
     chosen: dict[int, dict[str, Choice | None]] = {}
@@ -75,10 +78,28 @@ def annotate_clip(record: Record, tracker: MaskTracker, settings: Settings) -> t
                     chosen[at][thing] = choice
                 elif not mask.any():
                     chosen[at][thing] = None
+    numbered = image_numbers(record)
     rows = [
-        _row(record, expression, chosen, (width, height)) for expression in record.expressions if expression.objects
+        _row(record, expression, chosen, (width, height), *numbered)
+        for expression in record.expressions
+        if expression.objects
     ]
     return [row for row in rows if row["frame_idxs"]], quality
+
+
+def image_numbers(record: Record) -> tuple[list[int] | range, int]:
+    """The number that each frame's image is called by, and how many digits it is written with.
+
+    Readers of training rows open images by number, and sets such as Ref-YouTube-VOS have every fifth one only. Frames
+    whose images are not numbered, or that have none, are counted from 0.
+    """
+    media = record.media
+    names = [path.stem for path in media.files] if isinstance(media, Pictures) else list(record.frame_names)
+    if names and all(name.isdecimal() and name.isascii() for name in names):
+        numbers, digits = [int(name) for name in names], min(map(len, names))
+        if names == [f"{number:0{digits}d}" for number in numbers]:
+            return numbers, digits if isinstance(media, Pictures) else DIGITS
+    return range(len(names)), DIGITS
 
 
 def _number(name: str) -> int:
@@ -100,7 +121,12 @@ def _quality(clip: str, thing: str, at: int, mask: np.ndarray, choice: Choice | 
 
 
 def _row(
-    record: Record, expression: Expression, chosen: dict[int, dict[str, Choice | None]], size: tuple[int, int]
+    record: Record,
+    expression: Expression,
+    chosen: dict[int, dict[str, Choice | None]],
+    size: tuple[int, int],
+    numbers: list[int] | range,
+    digits: int,
 ) -> dict:
     """One training row: the frames on which all objects of the expression are settled."""
     points: dict[str, list[dict]] = {}
@@ -109,18 +135,20 @@ def _row(
         if any(thing not in choices for thing in expression.objects):
             continue
         found = [choices[thing] for thing in expression.objects if choices[thing] is not None]
-        points[str(at)] = [point for choice in found for point in _percent(choice, 1, size)] or [ABSENT]
+        number = str(numbers[at] if numbers else at)
+        points[number] = [point for choice in found for point in _percent(choice, 1, size)] or [ABSENT]
         if off := [point for choice in found for point in _percent(choice, 0, size)]:
-            negative[str(at)] = off
+            negative[number] = off
     row = {
         "video": record.clip,
-        "frame_idxs": [int(at) for at in points],
+        "frame_idxs": [int(number) for number in points],
         "points": points,
         "caption": expression.text,
         "expression": expression.id,
         "objects": list(expression.objects),
     }
     row |= {"fps": record.fps} if record.fps else {}
+    row |= {"digits": digits} if digits != DIGITS else {}
     return row | ({"negative_points": negative} if negative else {})
 
 

@@ -54,7 +54,15 @@ def annotate_dataset(
     from videomolmo.grounding import load_masks
 
     weights = load_masks(masks, "cpu")[1]  # a wrong name is found here, before any process starts
-    made_by = {"dataset": name, "split": split, "masks": masks, "clips": count, "weights": weights, **asdict(settings)}
+    made_by = {
+        "frame_numbers": "of images",
+        "dataset": name,
+        "split": split,
+        "masks": masks,
+        "clips": count,
+        "weights": weights,
+        **asdict(settings),
+    }
     provenance.claim(out, made_by, "annotations")
     parts = out / "parts"
     parts.mkdir(exist_ok=True)

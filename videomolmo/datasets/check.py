@@ -144,6 +144,9 @@ def _problems(record: Record, counts: Counter) -> Iterator[Exception]:
     counts["expressions"] += len(record.expressions)
     counts["objects"] += len(record.objects)
     yield from record.media.check()
+    for id_, count in Counter(sentence.id for sentence in record.expressions).items():
+        if count > 1:
+            yield BadInput(f"{record}: {count} expressions are called {id_}; expected ids that differ")
     for sentence in record.expressions:
         if not isinstance(sentence.text, str) or not sentence.text.strip():
             yield BadInput(f"{record}: expression {sentence.id} has no text")

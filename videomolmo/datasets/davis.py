@@ -25,7 +25,7 @@ def read(root: Path, split: str = "valid") -> Records:
     videos: dict[str, dict[str, Expression]] = {}
     for annotator, which in enumerate(ANNOTATORS):
         path = root / "davis_text_annotations" / f"Davis17_{which}.txt"
-        for number, line in enumerate(read_text(path, "one expression a line").splitlines(), 1):
+        for number, line in enumerate(read_text(path, "one expression a line").split("\n"), 1):
             if not line.strip():
                 continue
             match = _LINE.match(line)

@@ -7,7 +7,8 @@ from typing import Any
 
 from videomolmo.datasets.annotations import RLEs
 from videomolmo.datasets.files import LazyJson, MissingFile, Unreadable, inside, read_json
-from videomolmo.datasets.record import Expression, Record, Records, in_order, pictures
+from videomolmo.datasets.media import Pictures
+from videomolmo.datasets.record import Expression, Record, Records, in_order
 
 NAME = "vicas"
 SPLITS = ("train", "val", "test")
@@ -45,7 +46,7 @@ def _annotation(folder: Path, number: int) -> Path:
 
 def _record(root: Path, split: str, path: Path, number: int, human_only: bool) -> Record:
     entry = read_json(path, "the annotations of a clip")
-    names = [Path(item["filename"]).name for item in _kept(entry, human_only)]
+    images = [Path(item["filename"]).name for item in _kept(entry, human_only)]
     things = in_order(entry["all_track_ids"])
     expressions = tuple(
         Expression(str(id_), sentence["prompt"], tuple(map(str, sentence["track_ids"])))
@@ -62,11 +63,12 @@ def _record(root: Path, split: str, path: Path, number: int, human_only: bool) -
                 runs.setdefault(str(thing), {})[frame] = run
         return runs
 
-    frames = pictures(root / "video_frames" / f"{number:06d}", names, "")
+    folder = root / "video_frames" / f"{number:06d}"
+    frames = Pictures(tuple(inside(folder, image) for image in images), tuple(Path(image).stem for image in images))
     more = {key: entry[key] for key in ("src_dataset", "filename", "caption_parsed_en") if key in entry}
     more["human"] = [bool(item["is_gt"]) for item in _kept(entry, human_only)]
     size = tuple(map(int, entry["image_size"]))
-    masks = _Masks(load, len(names), path, size)
+    masks = _Masks(load, len(images), path, size)
     return Record(NAME, split, f"{number:06d}", frames, expressions, dict.fromkeys(things), masks, more=more)
 
 

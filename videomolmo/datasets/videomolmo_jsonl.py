@@ -34,7 +34,7 @@ def read(root: Path, split: str = "train", images: str | Path | None = None) -> 
 
     def build(number: int) -> Record:
         row = rows[number]
-        return record(NAME, split, number, row, inside(base, row["video"]))
+        return record(NAME, split, number, row, inside(base, row["video"]), digits=_digits(row))
 
     return Records(NAME, split, root, range(len(rows)), build)
 
@@ -65,6 +65,17 @@ def record(
         dataset, split, str(row["video"]), frames, (expression,), {THING: None},
         Points({THING: known}, in_percent=True, masks=masks), row.get("fps"),
     )  # fmt: skip
+
+
+def _digits(row: dict[str, Any]) -> int:
+    """How many digits the images are called by: `digits` of the row, which our own annotations add where it is not 5.
+
+    Source: ours; the known shapes have no such field.
+    """
+    digits = row.get("digits", 5)
+    if isinstance(digits, bool) or not isinstance(digits, int) or not 1 <= digits <= 20:
+        raise Unreadable(f"digits {digits!r} of a row: expected a whole number from 1 to 20, such as 5")
+    return digits
 
 
 def clean(caption: str) -> str:

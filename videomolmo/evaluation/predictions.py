@@ -25,25 +25,33 @@ class Predictions:
     Args:
         root: of all PNGs; any nonzero pixel is foreground.
         layout: path of a PNG below `root`, with {clip}, {expression} and {frame}.
+
+    Raises:
+        BadInput: a layout with unknown fields.
     """
 
     root: Path
     layout: str = LAYOUT
 
+    def __post_init__(self) -> None:
+        self._filled(clip="clip", expression="0", frame="00000")
+
     def path(self, record: Record, expression: Expression, frame: int) -> Path:
         """The file of one mask.
 
         Raises:
-            BadInput: a layout with unknown fields, or a name that leads out of `root`.
+            BadInput: a name that leads out of `root`.
         """
-        names = {"clip": record.clip, "expression": expression.id, "frame": frame_name(record, frame)}
-        try:
-            path = self.root / self.layout.format(**names)
-        except (KeyError, IndexError, ValueError) as error:
-            raise BadInput(f"layout {self.layout!r} has fields that are not {', '.join(names)}") from error
+        path = self._filled(clip=record.clip, expression=expression.id, frame=frame_name(record, frame))
         if not path.is_relative_to(self.root) or ".." in path.relative_to(self.root).parts:
             raise BadInput(f"{path} leads out of {self.root}; rename the clip or the expression")
         return path
+
+    def _filled(self, **names: str) -> Path:
+        try:
+            return self.root / self.layout.format(**names)
+        except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
+            raise BadInput(f"layout {self.layout!r} has fields that are not {', '.join(names)}") from error
 
     def has(self, record: Record, expression: Expression) -> bool:
         """Whether there is any mask of an expression."""

@@ -9,18 +9,29 @@ from tqdm import tqdm
 
 from videomolmo import provenance
 from videomolmo.datasets import first_records, read_dataset
+from videomolmo.datasets.mevis import REVOS_NAME
 from videomolmo.datasets.record import Expression, Record, Records
 from videomolmo.datasets.registry import known
 from videomolmo.errors import BadInput
 from videomolmo.evaluation.predict import predict, read_answer
 from videomolmo.evaluation.predictions import LAYOUT, Predictions, write_json
-from videomolmo.evaluation.score import Score, label_maps, score_count, score_masks, score_points
-from videomolmo.metrics import ref_davis17
+from videomolmo.evaluation.score import (
+    Score,
+    label_maps,
+    revos_row,
+    score_count,
+    score_masks,
+    score_points,
+    score_revos,
+)
+from videomolmo.metrics import mean_over_revos, ref_davis17
+from videomolmo.metrics.expressions import RevosScore
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ALL = "(all)"
+COLUMNS = ("clip", "expression", "kind", "text", "metric", "value", "n", "seconds")
 MEANS = {"count exact": "EMA", "count error": "MAE"}
 
 
@@ -53,11 +64,13 @@ def evaluate(
         layout: see `Predictions`.
 
     Returns:
-        One row for each clip, expression and metric, and rows with clip "(all)" for their means over expressions.
-        A missing prediction counts 0 and is listed in missing.json.
+        One row for each clip, expression and metric, and rows with clip "(all)" for their means over expressions; no
+        row, but all columns, where the set keeps its truth to itself. For ReVOS those means are over its two types.
+        A missing prediction counts 0 and is listed in missing.json, with the reason where a clip or a sentence was
+        refused.
 
     Raises:
-        BadInput: `out` holds results of other settings, or what the parts refuse.
+        BadInput: `out` holds results of other settings, or what the parts refuse of settings and truth.
     """
     benchmark, _ = known(benchmark)
     settings = {"every": every, "fusion": fusion, "tau": tau, "context": context}
@@ -66,17 +79,18 @@ def evaluate(
     )
     records = first_records(read_dataset(benchmark, path, split), limit)
     predictions = Predictions(foreign or out / "predictions", layout)
+    refused: dict[str, str] = {}
     if foreign is None:
-        weights = _predict(records, predictions, out, model, masks, device, settings, made_by)
+        weights, refused = _predict(records, predictions, out, model, masks, device, settings, made_by)
     else:
         weights = _claim_foreign(foreign, out, made_by)
-    rows, missing = _scores(records, predictions, out)
-    rows += _means(rows)
+    rows, missing = _scores(records, predictions, out, refused)
+    rows += _means(rows) if benchmark != REVOS_NAME else _revos_means(rows)
     if benchmark == "ref_davis17":
         rows += _ref_davis17(records, predictions)
-    write_json(out / "missing.json", {"missing": missing, "count": len(missing)})
+    write_json(out / "missing.json", {"missing": missing, "count": len(missing), "reasons": refused})
     facts = made_by | {"commit": provenance.commit(), "weights": " ".join(sorted(weights.values()))}
-    return _write(out, [{**facts, **row} for row in rows])
+    return _write(out, facts, rows)
 
 
 def _predict(
@@ -88,17 +102,24 @@ def _predict(
     device: str,
     settings: dict,
     made_by: dict,
-) -> dict[str, str]:
-    """Predict what is not there yet; the hashes of the weights. Nothing is written before everything is checked."""
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Predict what is not there yet; the hashes of the weights, and why expressions were refused.
+
+    Nothing is written before the settings are checked. A clip or a sentence that is refused stops none of the others.
+    """
     from videomolmo.grounding import VideoGrounder, check_settings
 
-    check_settings(settings["every"], settings["fusion"], settings["tau"])
+    check_settings(**settings)
     grounder = VideoGrounder.from_pretrained(model, masks, device)
     provenance.claim(out, made_by | {"weights": grounder.weights}, "an evaluation")
+    refused: dict[str, str] = {}
     todo = [pair for pair in _pairs(records) if read_answer(out, *pair) is None]
     for record, expression in tqdm(todo, desc="predict", unit="expression"):
-        predict(grounder, record, expression, out, predictions, settings)
-    return grounder.weights
+        try:
+            predict(grounder, record, expression, out, predictions, settings)
+        except BadInput as error:
+            refused[_name(record, expression)] = str(error)
+    return grounder.weights, refused
 
 
 def _claim_foreign(foreign: Path, out: Path, made_by: dict) -> dict[str, str]:
@@ -113,22 +134,47 @@ def _pairs(records: Records) -> Iterator[tuple[Record, Expression]]:
     return ((record, expression) for record in records for expression in record.expressions)
 
 
-def _scores(records: Records, predictions: Predictions, out: Path) -> tuple[list[dict], list[str]]:
+def _name(record: Record, expression: Expression) -> str:
+    return f"{record.clip}/{expression.id}"
+
+
+def _scores(
+    records: Records, predictions: Predictions, out: Path, refused: dict[str, str]
+) -> tuple[list[dict], list[str]]:
     """Rows of every expression, and the expressions that nothing was predicted for."""
     rows, missing = [], []
     for record, expression in tqdm(list(_pairs(records)), desc="score", unit="expression"):
         answer = read_answer(out, record, expression)
         if not predictions.has(record, expression):
-            missing.append(f"{record.clip}/{expression.id}")
-        scores = [
-            *score_masks(record, expression, predictions),
-            *score_points(record, expression, answer),
-            *score_count(expression, answer),
-        ]
+            missing.append(_name(record, expression))
+        try:
+            scores = _scores_of(record, expression, predictions, answer)
+        except BadInput:
+            if _name(record, expression) not in refused:
+                raise
+            scores = _scores_of_nothing(record, expression)
         about = {"clip": record.clip, "expression": expression.id, "kind": expression.kind, "text": expression.text}
         seconds = None if answer is None else answer["seconds"]
         rows += [{**about, **vars(score), "seconds": seconds} for score in scores]
     return rows, missing
+
+
+def _scores_of(record: Record, expression: Expression, predictions: Predictions, answer: dict | None) -> list[Score]:
+    of_masks = score_revos if record.dataset == REVOS_NAME else score_masks
+    return [
+        *of_masks(record, expression, predictions),
+        *score_points(record, expression, answer),
+        *score_count(expression, answer),
+    ]
+
+
+def _scores_of_nothing(record: Record, expression: Expression) -> list[Score]:
+    """Zeros where nothing was predicted because the clip cannot be read, and its truth needs the clip's size."""
+    if expression.objects is None:
+        return score_count(expression, None)
+    zeros = revos_row(RevosScore(0.0, 0.0, 0.0, 0.0), 0)
+    masks = zeros if record.dataset == REVOS_NAME else zeros[:3]  # J, F and J&F
+    return [*masks, *score_count(expression, None)]
 
 
 def _means(rows: list[dict]) -> list[dict]:
@@ -140,6 +186,24 @@ def _means(rows: list[dict]) -> list[dict]:
     return [
         _row(Score(MEANS.get(metric, metric), float(np.mean(values)), len(values)), kind)
         for (kind, metric), values in found.items()
+    ]
+
+
+def _revos_means(rows: list[dict]) -> list[dict]:
+    """As `_means`, but those of all expressions weigh both types alike, however many expressions each has.
+
+    Source: ReVOS's evaluation.
+    """
+    values: dict[tuple[str, str, str], dict[str, float]] = {}
+    for row in rows:
+        values.setdefault((row["kind"], row["clip"], row["expression"]), {})[row["metric"]] = row["value"]
+    kinds: dict[str, list[RevosScore]] = {}
+    for (kind, *_), found in values.items():
+        if "R" in found:  # its masks were scored
+            kinds.setdefault(kind, []).append(RevosScore(found["J"], found["F"], found["A"], found["R"]))
+    overall = {score.metric: score.value for score in revos_row(mean_over_revos(kinds)["overall"], 0)} if kinds else {}
+    return [
+        row | {"value": overall.get(row["metric"], row["value"])} if row["kind"] == ALL else row for row in _means(rows)
     ]
 
 
@@ -168,11 +232,11 @@ def _row(score: Score, kind: str) -> dict:
     return {"clip": ALL, "expression": ALL, "kind": kind, "text": "", **vars(score), "seconds": None}
 
 
-def _write(out: Path, rows: list[dict]) -> "pd.DataFrame":
-    """The table as Parquet and CSV."""
+def _write(out: Path, facts: dict, rows: list[dict]) -> "pd.DataFrame":
+    """The table as Parquet and CSV, the facts in every row."""
     import pandas as pd
 
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame([facts | row for row in rows], columns=[*facts, *COLUMNS])
     table.to_parquet(out / "results.parquet", index=False)
     table.to_csv(out / "results.csv", index=False)
     return table

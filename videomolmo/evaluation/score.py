@@ -8,7 +8,8 @@ import numpy as np
 from videomolmo.annotation.candidates import middle_of
 from videomolmo.datasets.record import Expression, Record
 from videomolmo.evaluation.predictions import Predictions
-from videomolmo.metrics import image_point_scores, j_and_f, mean_point_scores
+from videomolmo.metrics import image_point_scores, j_and_f, mean_point_scores, revos_score
+from videomolmo.metrics.expressions import RevosScore
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,26 @@ def score_masks(record: Record, expression: Expression, predictions: Predictions
         return []
     j, f = np.mean(values, axis=0)
     return [Score(name, float(value), len(values)) for name, value in (("J", j), ("F", f), ("J&F", (j + f) / 2))]
+
+
+def score_revos(record: Record, expression: Expression, predictions: Predictions) -> list[Score]:
+    """J, F and J&F as in `score_masks`, and ReVOS's accuracy A and robustness R."""
+    if expression.objects is None:
+        return []
+    count = frames_of(record)
+    if not predictions.has(record, expression):
+        return revos_row(RevosScore(0.0, 0.0, 0.0, 0.0), count)
+    truth = np.stack([record.truth(expression, frame) for frame in range(count)])
+    masks = [predictions.read(record, expression, frame, truth.shape[1:]) for frame in range(count)]
+    found = np.stack([np.zeros(truth.shape[1:], bool) if mask is None else mask for mask in masks])
+    foreground = np.stack([record.foreground(frame) for frame in range(count)])
+    return revos_row(revos_score(truth, found, foreground), count)
+
+
+def revos_row(score: RevosScore, n: int) -> list[Score]:
+    """The metrics of ReVOS under their names in the table."""
+    named = {"J": score.j, "F": score.f, "J&F": (score.j + score.f) / 2, "A": score.accuracy, "R": score.robustness}
+    return [Score(name, float(value), n) for name, value in named.items()]
 
 
 def score_points(record: Record, expression: Expression, answer: dict | None) -> list[Score]:

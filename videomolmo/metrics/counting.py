@@ -24,8 +24,15 @@ _WORDS = (
 NUMBER_WORDS = {word: number for number, word in enumerate(_WORDS.split())}
 _TOTAL = re.compile(r"a total of ([0-9]+)")
 _TOTAL_OR_NUMBER = re.compile(r"(?:a total of|the total number(?: of .*?)? is:) ([0-9]+)")
-_THERE_ARE = re.compile(r"there (?:is|are) (?:a total of )?([0-9]+|[a-z]+)\b")
-_NONE = re.compile(r"\bnone\b|\bisn'?t in (?:the|this) (?:image|video)")
+_TENS = dict(twenty=20, thirty=30, forty=40, fifty=50, sixty=60, seventy=70, eighty=80, ninety=90)
+_MOST_DIGITS = 15  # nobody counts further, and floats are exact so far
+_NUMBER = (  # never the beginning of a longer number, such as "three hundred" or "1.5"
+    rf"([0-9]+(?:,[0-9]{{3}})*(?![.,]?[0-9])|(?:{'|'.join(_TENS)})[- ](?:{'|'.join(_WORDS.split()[1:10])})|[a-z]+)"
+    r"(?![a-z0-9-])(?! (?:dozen|hundred|thousand|million)\b)"
+)
+_NAMED_TOTAL = re.compile(rf"(?:a total of|the total number(?: of .*?)? is:?) {_NUMBER}")
+_THERE_ARE = re.compile(rf"there (?:is|are) (?:a total of )?{_NUMBER}")
+_NONE = re.compile(r"\bnone\b|\bisn'?t in (?:the|this) (?:image|video)|\bthere (?:is|are) no (?!more\b|fewer\b|less\b)")
 
 
 class CountScores(NamedTuple):
@@ -94,15 +101,16 @@ def is_close(truth: int, count: int) -> bool:
 def read_count(text: str) -> int | None:
     """The number an answer names; None if there is none in it.
 
-    A bare number or number word, `a total of 5`, `the total number of dogs is: 5`, `There are five`, and 0 for
-    `There are none.` Points are not counted here: the length of what the point reader returns is the count.
+    A bare number or number word up to ninety-nine, `1,200`, `a total of 5`, `the total number of dogs is: 5`,
+    `There are five`, and 0 for `There are none.` and `There are no dogs.` Points are not counted here: the length of
+    what the point reader returns is the count.
 
     Example:
-        >>> [read_count(text) for text in ("5.", "There are none.", "There are three dogs.", "many")]
-        [5, 0, 3, None]
+        >>> [read_count(text) for text in ("5.", "There are none.", "There are twenty-one dogs.", "many")]
+        [5, 0, 21, None]
     """
     text = " ".join(text.lower().split()).rstrip(".!")
-    total, there_are = _TOTAL_OR_NUMBER.search(text), _THERE_ARE.search(text)
+    total, there_are = _NAMED_TOTAL.search(text), _THERE_ARE.search(text)
     for words in (text, total and total[1], there_are and there_are[1]):
         number = _whole_number(words or "")
         if number is not None:
@@ -118,7 +126,7 @@ def molmo2_video_count(truth: int, text: str) -> AnswerScore:
     text = text.strip().lower().rstrip(".")
     total = _TOTAL_OR_NUMBER.search(text)
     count = _integer(text)
-    count = int(total[1]) if count is None and total else count
+    count = _integer(total[1]) if count is None and total else count
     return _score(truth, count, count is not None and is_close(truth, count))
 
 
@@ -133,7 +141,7 @@ def molmo1_image_count(truth: int, text: str) -> AnswerScore:
     if count is None and words:
         count = NUMBER_WORDS.get(words[-1])
     if count is None and (totals := _TOTAL.findall(text.split("\n")[0])):
-        count = int(totals[-1])
+        count = _integer(totals[-1])
     return _score(truth, count, count is not None and abs(truth - count) <= 1)
 
 
@@ -147,12 +155,18 @@ def _score(truth: int, count: int | None, close: bool) -> AnswerScore:
 
 
 def _whole_number(words: str) -> int | None:
-    """Digits or a number word; nothing negative can be counted."""
-    return int(words) if words.isdecimal() and words.isascii() else NUMBER_WORDS.get(words)
+    """Digits, by thousands or not, or number words; nothing negative can be counted."""
+    if re.fullmatch(r"[0-9]{1,3}(,[0-9]{3})+|[0-9]+", words):
+        digits = words.replace(",", "")
+        return int(digits) if len(digits) <= _MOST_DIGITS else None
+    tens, _, ones = words.replace(" ", "-").partition("-")
+    if not ones:
+        return _TENS.get(tens, NUMBER_WORDS.get(tens))
+    return _TENS[tens] + NUMBER_WORDS[ones] if tens in _TENS and 1 <= NUMBER_WORDS.get(ones, 0) <= 9 else None
 
 
 def _integer(text: str) -> int | None:
-    """What Python reads as an integer, signs and underscores included, as the references do."""
+    """What Python reads as an integer, signs and underscores included, as the references do; never very many digits."""
     try:
         return int(text)
     except ValueError:

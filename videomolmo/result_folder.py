@@ -1,0 +1,131 @@
+"""Folders of results: what lies in them, whether one may be written, and how a new result takes an old one's place."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from videomolmo.errors import BadInput
+from videomolmo.spool import WINDOW_FILE
+
+FILES = ("answers.jsonl", "tracks.csv", "overlay.mp4", "run.json")  # run.json comes last: it makes a folder a result
+FOLDERS = {"masks": re.compile(r"\d{5,}\.png"), "propagation": WINDOW_FILE}
+CORRECTIONS = ("corrections.jsonl", "corrections")  # a person's work on the result beside them
+
+
+def check_folder(folder: str | Path, *, overwrite: bool, source: Any = None) -> Path:
+    """Whether results can go to `folder`; touches nothing, so that it can be asked before any work is done.
+
+    Args:
+        folder: for the results.
+        overwrite: whether earlier results in it may be replaced.
+        source: the video, where it is a path: it must not be among what is replaced.
+
+    Raises:
+        BadInput: it holds something and `overwrite` is False, is no folder, cannot be written, or holds other things
+            under the names of results.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder} is a file; give a folder for the results")
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise BadInput(f"{folder}: no permission to write in {nearest}; choose another folder")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise BadInput(f"{folder} is not empty; choose another folder, or --overwrite to replace the results in it")
+    for name in FILES:
+        if (folder / name).is_dir():
+            raise BadInput(f"{folder / name} is a folder, expected a file of results; move it or choose another folder")
+    for name, pattern in FOLDERS.items():
+        _check_inner(folder / name, pattern)
+    if isinstance(source, (str, Path)):
+        _check_source(folder, Path(source))
+    return folder
+
+
+def _check_inner(folder: Path, pattern: re.Pattern) -> None:
+    """Nothing where a folder of masks is not there, or holds files only under the names of masks."""
+    if folder.is_symlink():
+        raise BadInput(f"{folder} is a link, expected a folder of results; remove it or choose another folder")
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise BadInput(f"{folder} is a file, expected a folder of results; move it or choose another folder")
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise BadInput(f"{folder}: no permission to write there; choose another folder")
+    for path in folder.iterdir():
+        if pattern.fullmatch(path.name) and path.is_dir():
+            raise BadInput(f"{path} is a folder, expected a file of results; move it or choose another folder")
+
+
+def _check_source(folder: Path, source: Path) -> None:
+    """Nothing where the video is not replaced by its own results, whichever way its path leads."""
+    ways = {Path(os.path.abspath(source)), source.resolve()}
+    for place in (Path(os.path.abspath(folder)), folder.resolve()):
+        for written in (place / name for name in (*FILES, *FOLDERS)):
+            if any(way.is_relative_to(written) for way in ways):
+                raise BadInput(f"the video {source} would be replaced by results; choose another folder than {folder}")
+
+
+@contextmanager
+def new_results(folder: str | Path, *, overwrite: bool, source: Any = None) -> Iterator[Path]:
+    """A temporary folder, with those of `FOLDERS` in it, whose content becomes that of `folder` when the block ends.
+
+    Until then nothing in `folder` is touched, and nothing at all when the block ends in an exception. Of earlier
+    results files of their names are replaced; a person's corrections of them are set aside under new names.
+
+    Raises:
+        BadInput: as `check_folder`, or something cannot be written.
+    """
+    made: list[Path] = []
+    try:
+        folder = check_folder(folder, overwrite=overwrite, source=source)
+        made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".unfinished.", dir=folder) as place:
+            for name in FOLDERS:
+                (Path(place) / name).mkdir()
+            yield Path(place)
+            _take_place(Path(place), folder)
+            made = []
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot write there ({error.strerror or error}); choose another folder") from error
+    finally:
+        for path in made:  # empty again
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+
+
+def _take_place(place: Path, folder: Path) -> None:
+    """Move finished results from `place` to where they belong; without run.json in between, so no mixture is read."""
+    _set_corrections_aside(folder)
+    (folder / FILES[-1]).unlink(missing_ok=True)
+    for name, pattern in FOLDERS.items():
+        (folder / name).mkdir(exist_ok=True)
+        for path in (folder / name).iterdir():
+            if pattern.fullmatch(path.name):
+                path.unlink()
+        for path in (place / name).iterdir():
+            os.replace(path, folder / name / path.name)
+    for name in FILES:
+        if (place / name).exists():
+            os.replace(place / name, folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _set_corrections_aside(folder: Path) -> None:
+    """Rename corrections, which belong to the result that goes: corrections.1.old, or the first number not taken."""
+    there = [folder / name for name in CORRECTIONS if os.path.lexists(folder / name)]
+    number = 1
+    while there and any(os.path.lexists(_aside(folder / name, number)) for name in CORRECTIONS):
+        number += 1
+    for path in there:
+        path.rename(_aside(path, number))
+
+
+def _aside(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.stem}.{number}.old{path.suffix}")
