@@ -7,11 +7,10 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from videomolmo.ablation import temporal, temporal_data, temporal_language, temporal_report, temporal_table
+from videomolmo.ablation import temporal, temporal_data, temporal_language, temporal_table
 from videomolmo.ablation import temporal_train as cells
 from videomolmo.ablation import temporal_view as view
 from videomolmo.ablation.temporal_data import LONGEST, TEST, SeenClips
@@ -22,16 +21,14 @@ from videomolmo.model import PointingModel
 from videomolmo.model.config import TEMPORAL_KINDS
 from videomolmo.model.sequence import answer_loss
 from videomolmo.model.temporal import to_windows
-from videomolmo.shipped import data_folder, nano_pointing_96
-from videomolmo.training import nano, starts
+from videomolmo.shipped import nano_pointing_96
+from videomolmo.training import starts
 from videomolmo.training.pointing_data import COLOUR_CLASSES, MOTION_CLASSES, SHAPE_CLASSES
 from videomolmo.training.rendered import render_clip
 
 SMALL = replace(TEST, clips=14)
 TINY = cells.stages(look=2, settle=1)
 SIZE = temporal.Size(look=2, settle=1, train_clips=14, test_clips=14)
-README = Path(__file__).resolve().parents[1] / "README.md"
-MARKS = ("<!-- ablation:temporal -->", "<!-- /ablation:temporal -->")
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -146,6 +143,25 @@ def test_a_cell_is_a_function_of_its_seed(clips):
     assert torch.equal(one[name], again[name]) and not torch.equal(one[name], other[name])
 
 
+@pytest.mark.parametrize("empty", [0, 1])
+def test_a_stage_without_steps_is_left_out_and_the_other_is_trained_as_always(clips, monkeypatch, empty):
+    budget, seen = [replace(stage, steps=2) for stage in TINY], []
+    budget[empty] = replace(budget[empty], steps=0)
+
+    def watch(both, optimiser, average, batch, stage, step):
+        seen.append((stage.name, stage.peak, step, batch["features"].sum().item()))
+        return advance(both, optimiser, average, batch, stage, step)
+
+    advance = cells.advance
+    monkeypatch.setattr(cells, "advance", watch)
+    trained = cells.train("addition", 1, 1, clips, budget)
+    alone = list(seen)
+    cells.train("addition", 1, 1, clips, [replace(stage, steps=2) for stage in TINY])
+    assert alone == [one for one in seen[2:] if one[0] == TINY[1 - empty].name] and len(alone) == 2
+    start, name = starts.single_frame_start(), "model.connector.projector.down.weight"
+    assert not torch.equal(trained.state_dict()[name], start[name])
+
+
 def perfect(clips: SeenClips) -> Reading:
     """What a model would read that knows everything about objects that fill a window."""
 
@@ -198,7 +214,7 @@ def test_attention_maps_weigh_the_patches_of_the_past(clips):
     assert (pictures[past, row * 8 : row * 8 + 8, column * 8 : column * 8 + 8] == 200).all()
 
 
-# The table
+# Runs
 
 
 def test_a_stopped_run_goes_on_and_finished_cells_are_kept(cache, tmp_path):
@@ -211,132 +227,49 @@ def test_a_stopped_run_goes_on_and_finished_cells_are_kept(cache, tmp_path):
     assert temporal_table.missing(temporal_table.load(out), temporal.grid(["addition"], [3], [1])) == [
         "addition l = 3 seed 1"
     ]
-    with pytest.raises(BadInput, match="steps = \\[3\\], not 4"):
-        next(temporal.run(grid, out, cache, replace(SIZE, settle=2)))
+    for other in (replace(SIZE, settle=2), replace(SIZE, look=1, settle=2)):  # the same number of steps in all
+        with pytest.raises(BadInput, match=f"= \\[\\d\\], not {other.look if other.look == 1 else other.settle}"):
+            next(temporal.run(grid, out, cache, other))
+
+
+def test_a_cell_that_another_process_has_finished_meanwhile_is_not_run_again(cache, tmp_path):
+    out, grid = tmp_path / "temporal.csv", temporal.grid(["addition"], [0, 2], [1])
+    rows = temporal.run(grid, out, cache, SIZE)
+    assert next(rows)["variant"] == "none"
+    assert {row["variant"] for row in temporal.run(grid, out, cache, SIZE)} == {"addition"}
+    assert {row["variant"] for row in rows} == {"none"} and len(temporal_table.load(out)) == 8
 
 
 def test_a_cell_goes_on_to_language(cache, tmp_path):
     size, out = replace(SIZE, language=1, language_clips=6), tmp_path / "written.csv"
     rows = list(temporal.run([temporal.Cell("addition", 4, 1)], out, cache, size))
     assert [row["kind"] for row in rows] == list(dict.fromkeys(row["kind"] for row in rows))
-    assert {row["kind"] for row in rows} == set(temporal_data.KINDS) and {row["steps"] for row in rows} == {4}
+    assert {row["kind"] for row in rows} == set(temporal_data.KINDS) and {row["language"] for row in rows} == {1}
+    assert temporal_table.finished(temporal_table.load(out), size.settings)
+    with pytest.raises(BadInput, match="language_clips = \\[6\\], not 7"):
+        next(temporal.run([temporal.Cell("addition", 4, 1)], out, cache, replace(size, language_clips=7)))
     assert len(list((cache / "language").glob("addition-4-1-*/weights.pt"))) == 1
 
 
 def test_a_size_out_of_range_is_refused():
     with pytest.raises(BadInput, match="train_clips is 0, expected at least 1"):
         temporal.Size(train_clips=0)
+    with pytest.raises(BadInput, match="settle is -1, expected at least 0"):
+        temporal.Size(settle=-1)
+    with pytest.raises(BadInput, match="look and settle are both 0"):
+        temporal.Size(look=0, settle=0)
+    assert temporal.Size(look=0).settle and temporal.Size(settle=0).look
 
 
-def row(variant: str, context: int, seed: int, right: str, kind: str = "motion") -> dict:
-    value = right.count("1") / len(right)
-    facts = {"variant": variant, "context": context, "seed": seed, "kind": kind, "value": value, "n": len(right)}
-    return facts | {
-        "steps": 3,
-        "train_clips": 1,
-        "test_clips": 1,
-        "seconds": 0.1,
-        "commit": "",
-        "machine": "",
-        "right": right,
-    }
-
-
-@pytest.fixture
-def table(tmp_path) -> pd.DataFrame:
-    """Two seeds of three cells, forty questions: addition is right in half, attention in nine of ten."""
-    path, half, most = tmp_path / "table.csv", "0011" * 10, "0111111111" * 4
-    for seed in (1, 2):
-        temporal_table.append(path, [row("none", 0, seed, half), row("addition", 4, seed, half)])
-        temporal_table.append(path, [row("cross_attention", 4, seed, most), row("cross_attention", 1, seed, half)])
-    return temporal_table.load(path)
-
-
-def test_a_table_stays_whole_when_writing_fails(tmp_path, monkeypatch):
-    path = tmp_path / "table.csv"
-    temporal_table.append(path, [row("none", 0, 1, "01")])
-    before = path.read_bytes()
-    monkeypatch.setattr(temporal_table.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
-    with pytest.raises(OSError, match="full"):
-        temporal_table.append(path, [row("none", 0, 2, "01")])
-    assert path.read_bytes() == before
-
-
-def test_a_missing_or_foreign_table_is_refused(tmp_path):
-    with pytest.raises(BadInput, match="is not there"):
-        temporal_table.load(tmp_path / "none.csv")
-    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(BadInput, match=r"has columns \['a', 'b'\]"):
-        temporal_table.load(tmp_path / "other.csv")
-
-
-def test_bits_survive_the_file(tmp_path):
-    path, right = tmp_path / "table.csv", np.array([False, False, True, False])
-    temporal_table.append(path, [row("none", 0, 1, temporal_table.bits(right))])
-    assert temporal_table.answers(temporal_table.load(path), "addition", 0, "motion").tolist() == [right.tolist()]
-
-
-def test_intervals_hold_the_mean_and_narrow_with_more_questions():
-    rng = np.random.default_rng(1)
-    few, many = rng.random((3, 40)) < 0.7, rng.random((3, 4000)) < 0.7
-    (mean, low, high), (_, low_many, high_many) = temporal_table.interval(few), temporal_table.interval(many)
-    assert low < mean < high and mean == pytest.approx(few.mean())
-    assert 0.005 < high_many - low_many < (high - low) / 3 and low_many < 0.7 < high_many
-    apart = np.stack([np.ones(4000), np.zeros(4000)])  # two seeds that disagree on everything
-    assert temporal_table.interval(apart)[1:] == pytest.approx((0.0, 1.0), abs=1e-5)
-
-
-def test_differences_are_paired_and_shared_cells_stand_for_both(table):
-    mean, low, high = temporal_table.difference(table, ("cross_attention", 4), ("addition", 4), "motion")
-    assert mean == pytest.approx(0.4) and low > 0.15 and high < 0.65
-    same = temporal_table.difference(table, ("cross_attention_all", 1), ("cross_attention", 1), "motion")
-    assert same == (0.0, 0.0, 0.0)
-    assert temporal_table.difference(table, ("concatenation", 4), ("none", 0), "motion") is None
-
-
-def test_the_report_says_what_reproduces_and_marks_what_is_missing(table):
-    text = temporal_report.markdown(table, ["addition l = 3 seed 1"])
-    lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line.count("|") > 2}
-    assert lines["cross-attention beats addition (*72.45* to *69.55*)"].endswith("| reproduces |")
-    assert "cannot be told" in lines["addition beats a single frame, hardly (*69.55* to *69.32*)"]
-    assert "not run yet" in lines["concatenation lies below a single frame (*68.71*)"]
-    assert "| 0.90 (" in lines["cross-attention to the mean"] or "0.50 | 0.90 |" in lines["cross-attention to the mean"]
-    assert "Not run yet: 1 cells" in text and "*72.45*" in text
-
-
-def test_plots_of_an_unfinished_table_are_drawn(table, tmp_path):
-    files = temporal_report.draw(table, tmp_path)
-    assert {path.suffix for path in files} == {".png", ".svg"} and all(path.stat().st_size > 5000 for path in files)
-
-
-# What is shipped
-
-
-def test_the_shipped_table_is_whole_and_its_lesson_holds():
-    shipped = temporal_table.load(temporal.shipped_table())
-    assert not temporal_table.missing(shipped, temporal.grid())
-    assert len(shipped) == len(temporal.grid()) * len(temporal_table.KINDS)
-    for _, one in shipped.iterrows():
-        assert len(one["right"]) == one["n"] and one["value"] == pytest.approx(
-            one["right"].count("1") / one["n"], abs=1e-4
-        )
-    assert temporal_table.finished(shipped, temporal.SHIPPED.settings)
-    better = temporal_table.difference(shipped, ("cross_attention", 4), ("addition", 4), "motion")
-    assert better[1] > 0.1
-
-
-def test_the_readme_shows_this_table():
-    text = README.read_text(encoding="utf-8")
-    if MARKS[0] not in text:
-        pytest.skip("the README has no place for it")
-    shown = text.split(MARKS[0])[1].split(MARKS[1])[0]
-    assert shown.strip() == temporal.block(temporal.shipped_table(), temporal.grid()).strip()
-
-
-def test_the_curves_cover_the_recipe():
-    curves = pd.read_csv(data_folder() / "ablations" / "training_curves.csv")
-    ends = curves.groupby("stage", sort=False)["step"].max().to_dict()
-    assert list(ends.items()) == [(stage.name, stage.steps) for stage in nano.POINTING_STAGES]
+def test_the_command_runs_what_is_left_and_prints_the_block(capsys, cache, tmp_path):
+    out, few = tmp_path / "few.csv", ["--variants", "addition", "--contexts", "0", "4", "--seeds", "1"]
+    size = ["--look", "0", "--settle", "1", "--train-clips", "14", "--test-clips", "14"]
+    threads = torch.get_num_threads()
+    assert temporal.main(["run", *few, *size, "--threads", "1", "--out", str(out), "--cache", str(cache)]) == 0
+    torch.set_num_threads(threads)
+    printed = capsys.readouterr().out
+    assert "addition l = 4 seed 1: motion" in printed and "Not run yet" not in printed
+    assert len(temporal_table.load(out)) == 8 and (tmp_path / "few_context.png").is_file()
 
 
 # Where short trainings begin, and language

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pandas as pd
@@ -166,9 +167,43 @@ def my_loss(log_probabilities, targets, weights):
     results, out = run("03_training", solution, steps=4, batch=2, distinct=2, clips=8, test_clips=8)
     right = pd.read_csv(results / "results.csv")
     assert set(right["when"]) == {"before", "after"} and right["right"].between(0, 1).all()
-    log = [json.loads(line) for line in (results / "run_4_1" / "log.jsonl").read_text().splitlines()]
+    (log_file,) = results.glob("run_*/log.jsonl")
+    log = [json.loads(line) for line in log_file.read_text().splitlines()]
     assert log[-1]["step"] == 4 and 0 <= log[-1]["tens"] <= 1
     assert "".join(_printed(out, 2)).startswith("not yet") and "".join(_printed(out)).startswith("right")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"lost": ["connector"]}, {"lost": ["temporal"]}, {"steps": 151}, {"batch": 7}, {"distinct": 49}, {"clips": 399},
+     {"peak": 2e-3}, {"seed": 2}],
+    ids=str,
+)  # fmt: skip
+def test_a_training_of_other_settings_is_another_training(tmp_path, changes):
+    assert _training_folder(tmp_path, **changes) != _training_folder(tmp_path)
+    assert _training_folder(tmp_path) == _training_folder(tmp_path, test_clips=7)  # which no training sees
+
+
+def _training_folder(results: Path, **changes) -> Path:
+    """The folder that notebook 03 trains in, with some parameters changed."""
+    from videomolmo.ablation.temporal_language import language_stage
+
+    notebook = nbformat.read(next(path for path in NOTEBOOKS if path.stem == "03_training"), as_version=4)
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    told: list[Path] = []
+    stand_in = SimpleNamespace(
+        language_stage=language_stage, language_clips=lambda *_: None, written=lambda *_: [],
+        teach_language=lambda start, clips, stage, folder, seed: told.append(folder),
+    )  # fmt: skip
+    space: dict = {}
+    exec(code[0], space)
+    space |= changes
+    exec(code[1], space)
+    space |= {"temporal_language": stand_in, "starts": SimpleNamespace(assembled=lambda *_: None)}
+    space |= {"folder": results, "state": None, "config": SimpleNamespace(context=4)}
+    space |= {"test": [], "asked": [], "models": {}, "answers": {}}
+    exec(next(source for source in code if "teach_language" in source), space)
+    return told[0]
 
 
 @pytest.mark.slow
@@ -186,6 +221,16 @@ def my_windows(patches, grid):
     assert looks.groupby("windows that show")["weight"].mean().tolist() == pytest.approx([1, 1], abs=0.01)
     assert (results / "temporal_context.png").is_file()
     assert "".join(_printed(out, 2)).startswith("not yet") and "".join(_printed(out)).startswith("right")
+    # exercises 1 and 2, in the same folder
+    few = small | {"variants": ["none", "addition"], "show_attention": False}
+    before = (results / "attention.csv").read_bytes()
+    run("04_ablation_temporal", contexts=[0, 1, 6], **few)
+    table = pd.read_csv(results / "results.csv")
+    assert set(zip(table["variant"], table["context"], strict=True)) == {("none", 0), ("addition", 1), ("addition", 6)}
+    run("04_ablation_temporal", contexts=[0, 1], **few | {"look_steps": 0, "settle_steps": 3})
+    table = pd.read_csv(results / "results.csv")
+    assert table[["look", "settle"]].drop_duplicates().values.tolist() == [[0, 3]] and len(table) == 2 * 4
+    assert (results / "attention.csv").read_bytes() == before  # nothing was trained to be looked at
 
 
 def _printed(path: Path, back: int = 1) -> list[str]:

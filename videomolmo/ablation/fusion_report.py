@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from videomolmo import provenance
+from videomolmo.ablation.files import save_plots
 from videomolmo.ablation.fusion_scores import ORACLE, OURS, PAPER, TAUS, Setting, name_of
 from videomolmo.ablation.fusion_table import ALL, cell, read_table
 from videomolmo.ablation.hard_clips import POINTS
@@ -131,19 +131,10 @@ def _lines(heads: list[str], rows: list[list[str]]) -> list[str]:
 def draw(path: Path) -> list[Path]:
     """Two plots beside a table that `write_table` wrote, each as PNG and SVG; returns their paths.
 
-    One shows the differences to the paper's rule, one J&F by τ and by k. Each file carries the table's hash as its
-    description, so that a test can see whether it is of this table.
+    One shows the differences to the paper's rule, one J&F by τ and by k.
     """
-    import matplotlib as mpl
-
-    table, files = _headline(read_table(path)), []
-    note = {"Description": f"SHA-256 of {path.name}: {provenance.sha256(path)}"}
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fusion"}):
-        for name, figure in (("rules", _draw_rules(table)), ("tau_and_k", _draw_tau_and_every(table))):
-            for suffix, more in ((".png", {}), (".svg", {"Date": None})):
-                files.append(path.with_name(f"{path.stem}_{name}{suffix}"))
-                figure.savefig(files[-1], dpi=150, metadata=note | more)
-    return files
+    table = _headline(read_table(path))
+    return save_plots({"rules": _draw_rules(table), "tau_and_k": _draw_tau_and_every(table)}, path, path.parent)
 
 
 def _draw_rules(table: pd.DataFrame) -> "Figure":

@@ -1,6 +1,5 @@
 """The table of the fusion ablation: means over clips with 95 % bootstrap intervals, and paired differences."""
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from videomolmo.ablation.files import write_csv
 from videomolmo.ablation.fusion_scores import OURS, PAPER, Setting, name_of
 from videomolmo.ablation.hard_clips import KINDS
 from videomolmo.errors import BadInput
@@ -81,11 +81,7 @@ def _numbers(values: np.ndarray, differences: np.ndarray, ours: np.ndarray) -> d
 
 def write_table(table: pd.DataFrame, path: Path) -> Path:
     """The table as CSV, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    table.to_csv(temporary, index=False, float_format="%.5g")
-    os.replace(temporary, path)
-    return path
+    return write_csv(table, path, float_format="%.5g")
 
 
 def read_table(path: Path) -> pd.DataFrame:

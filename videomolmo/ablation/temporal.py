@@ -16,6 +16,7 @@ Differs: nano model, generated clips, answers read from tokens; the paper measur
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -87,7 +88,7 @@ class Size:
     """How much each cell gets; equal for all cells of a table.
 
     Args:
-        look, settle: steps, see `temporal_train.stages`.
+        look, settle: steps, see `temporal_train.stages`; 0 leaves a stage out, but not both.
         language: steps of language on top; 0 judges what is read from tokens, else what is written.
         train_clips, test_clips: to train on and to ask about.
         language_clips: to train language on.
@@ -102,15 +103,16 @@ class Size:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            least = 0 if field.name == "language" else 1
+            least = 1 if field.name.endswith("clips") else 0
             if getattr(self, field.name) < least:
                 raise BadInput(f"{field.name} is {getattr(self, field.name)}, expected at least {least}")
+        if not self.look + self.settle:
+            raise BadInput("look and settle are both 0, expected at least one step of either")
 
     @property
     def settings(self) -> dict[str, int]:
-        """As the table holds them."""
-        steps = self.look + self.settle + self.language
-        return {"steps": steps, "train_clips": self.train_clips, "test_clips": self.test_clips}
+        """As the table holds them; clips for language are 0 where no language is trained."""
+        return asdict(self) | ({} if self.language else {"language_clips": 0})
 
 
 SHIPPED = Size()
@@ -121,7 +123,7 @@ def run(cells: Sequence[Cell], out: Path, cache: Path, size: Size = SHIPPED) -> 
 
     Args:
         cells: see `grid`.
-        out: table (CSV) that gets the rows; whole at any moment.
+        out: table (CSV) that gets the rows; whole at any moment. Several processes may share it and the cells.
         cache: folder for what the frozen vision tower saw, filled once, and for unfinished language stages.
         size: of every cell.
 
@@ -130,15 +132,15 @@ def run(cells: Sequence[Cell], out: Path, cache: Path, size: Size = SHIPPED) -> 
     """
     from videomolmo.ablation.temporal_data import TEST, TRAIN, questions, see
 
-    done = finished(load(out), size.settings) if out.exists() else set()
-    left = [cell for cell in cells if (cell.variant, cell.context, cell.seed) not in done]
-    if not left:
+    if not (left := _left(cells, out, size)):
         return
     train_set = see(replace(TRAIN, clips=size.train_clips), cache)
     test_set = see(replace(TEST, clips=size.test_clips), cache)
     asked = (questions(train_set), questions(test_set))
     judge = _written if size.language else _read
     for cell in left:
+        if not _left([cell], out, size):
+            continue  # another process has finished it meanwhile
         begun = time.perf_counter()
         right = judge(cell, size, cache, train_set, test_set, asked)
         facts = asdict(cell) | size.settings | {"seconds": round(time.perf_counter() - begun, 1)}
@@ -149,6 +151,12 @@ def run(cells: Sequence[Cell], out: Path, cache: Path, size: Size = SHIPPED) -> 
         ]
         append(out, rows)
         yield from rows
+
+
+def _left(cells: Sequence[Cell], out: Path, size: Size) -> list[Cell]:
+    """Cells that the table does not hold yet."""
+    done = finished(load(out), size.settings) if out.exists() else set()
+    return [cell for cell in cells if (cell.variant, cell.context, cell.seed) not in done]
 
 
 def _read(
@@ -186,7 +194,7 @@ def block(out: Path, cells: Sequence[Cell]) -> str:
 
 def report(out: Path, cells: Sequence[Cell]) -> str:
     """Draw the plots beside the table `out` and return the README's block; cells that are not there are named."""
-    draw(load(out), out.parent)
+    draw(out, out.parent)
     return block(out, cells)
 
 
@@ -195,8 +203,8 @@ def shipped_table() -> Path:
     return data_folder() / "ablations" / "temporal.csv"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the grid, or report what is there."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the grid, or report what is there; returns the exit code, 2 for bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "write", "report"))
     parser.add_argument(
@@ -219,12 +227,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not writes:
             print(report(options.out, cells))
     except BadInput as error:
-        raise SystemExit(f"error: {error}") from None
+        print(f"temporal: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def _run_all(cells: list[Cell], options: argparse.Namespace) -> None:
     import torch
 
+    if options.threads < 1:
+        raise BadInput(f"threads is {options.threads}, expected at least 1")
     torch.set_num_threads(options.threads)
     given = {"language": LANGUAGE_STEPS} if options.what == "write" else {}
     given |= {field.name: value for field in fields(Size) if (value := getattr(options, field.name)) is not None}
@@ -235,4 +247,4 @@ def _run_all(cells: list[Cell], options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

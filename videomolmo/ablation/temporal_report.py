@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from videomolmo.ablation.temporal_table import KINDS, NAMES, PUBLISHED, SHOWN_CONTEXT, difference, summary
+from videomolmo.ablation.files import save_plots
+from videomolmo.ablation.temporal_table import KINDS, NAMES, PUBLISHED, SHOWN_CONTEXT, difference, load, summary
 
 
 class Claim(NamedTuple):
@@ -79,8 +80,8 @@ def _variants(means: pd.DataFrame) -> list[str]:
 
 def _in_language(written: pd.DataFrame) -> list[str]:
     means = summary(written).set_index(["variant", "context", "kind"])
-    kinds, steps = [kind for kind in KINDS if kind != "direction"], int(written["steps"].max())
-    seeds = int(means["seeds"].max())
+    kinds = [kind for kind in KINDS if kind != "direction"]
+    steps, seeds = int(written[["look", "settle", "language"]].sum(axis=1).max()), int(means["seeds"].max())
     lines = [f"| written in language, l = {SHOWN_CONTEXT}, {steps} steps, {seeds} seed | " + " | ".join(kinds) + " |"]
     lines.append("|" + "---|" * (len(kinds) + 1))
     for variant, name in NAMES.items():
@@ -129,20 +130,16 @@ def verdict(low: float, high: float, expected: int | None) -> str:
     return {expected: "reproduces", 0: "cannot be told"}.get(sign, "does not reproduce")
 
 
-def draw(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """Two plots, each as PNG and SVG: the variants at the paper's l, and the context length; returns the files."""
-    import matplotlib as mpl
+def draw(path: Path, folder: Path) -> list[Path]:
+    """Two plots of the table `path` in `folder`, each as PNG and SVG; returns the files.
+
+    One shows the variants at the paper's l, one the context length.
+    """
     from matplotlib.figure import Figure
 
-    means = summary(table)
-    figures = {"temporal_variants": _draw_variants(means, Figure), "temporal_context": _draw_contexts(means, Figure)}
-    files = []
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "temporal"}):  # drawn again, a file stays the same
-        for name, figure in figures.items():
-            for suffix, metadata in ((".png", None), (".svg", {"Date": None})):
-                files.append(Path(folder) / f"{name}{suffix}")
-                figure.savefig(files[-1], dpi=150, metadata=metadata)
-    return files
+    means = summary(load(path))
+    figures = {"variants": _draw_variants(means, Figure), "context": _draw_contexts(means, Figure)}
+    return save_plots(figures, path, folder)
 
 
 def _draw_variants(means: pd.DataFrame, figure_class: type) -> object:

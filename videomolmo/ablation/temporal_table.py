@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -10,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from videomolmo.ablation.files import write_csv
 from videomolmo.errors import BadInput
 
-COLUMNS = (
-    "variant", "context", "seed", "kind", "value", "n", "steps", "train_clips", "test_clips", "seconds", "commit",
-    "machine", "right",
-)  # fmt: skip
-SETTINGS = ("steps", "train_clips", "test_clips")
+CELL = ("variant", "context", "seed")  # what names a cell
+SETTINGS = ("look", "settle", "language", "train_clips", "test_clips", "language_clips")  # equal in all of a table
+COLUMNS = (*CELL, "kind", "value", "n", *SETTINGS, "seconds", "commit", "machine", "right")
 NAMES = {
     "none": "single frame",
     "addition": "addition",
@@ -58,7 +56,7 @@ def finished(table: pd.DataFrame, settings: Mapping[str, int]) -> set[tuple[str,
     """Variant, context and seed of all cells that are there.
 
     Raises:
-        BadInput: cells of other settings, which cannot stand in one table.
+        BadInput: cells of other settings (see `temporal.Size`), which cannot stand in one table.
     """
     for name in SETTINGS:
         other = set(table[name]) - {settings[name]}
@@ -66,19 +64,34 @@ def finished(table: pd.DataFrame, settings: Mapping[str, int]) -> set[tuple[str,
             raise BadInput(
                 f"the table holds cells with {name} = {sorted(other)}, not {settings[name]}; give a new file"
             )
-    return set(table[["variant", "context", "seed"]].itertuples(index=False, name=None))
+    return set(_cells(table))
+
+
+def _cells(table: pd.DataFrame) -> list[tuple[str, int, int]]:
+    """Variant, context and seed of every row."""
+    return list(table[list(CELL)].itertuples(index=False, name=None))
 
 
 def append(path: Path, rows: Sequence[Mapping]) -> None:
-    """Add rows to the table so that at any moment the old or the new one is whole."""
+    """Add the rows of a cell, so that at any moment the old or the new table is whole.
+
+    Several processes may write into one table: each waits for the other, and of a cell that two have run the rows that
+    came first stay.
+
+    Raises:
+        BadInput: the table holds cells of other settings.
+    """
+    from filelock import FileLock
+
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    if path.exists():
-        table = pd.concat([load(path), table])
-    temporary = path.with_name(f".{path.name}.part")
-    table.to_csv(temporary, index=False)
-    os.replace(temporary, path)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        table = pd.DataFrame(rows, columns=list(COLUMNS))
+        if path.exists():
+            before = load(path)
+            finished(before, rows[0])
+            table = pd.concat([before, table]).drop_duplicates([*CELL, "kind"])
+        write_csv(table, path)
 
 
 def answers(table: pd.DataFrame, variant: str, context: int, kind: str) -> np.ndarray:
@@ -145,6 +158,12 @@ def difference(
 
 def missing(table: pd.DataFrame, cells: Iterable) -> list[str]:
     """Cells (see `temporal.grid`) that the table does not hold, in words."""
-    there = set(table[["variant", "context", "seed"]].itertuples(index=False, name=None))
+    there = set(_cells(table))
     left = [cell for cell in cells if (cell.variant, cell.context, cell.seed) not in there]
     return [f"{cell.variant} l = {cell.context} seed {cell.seed}" for cell in left]
+
+
+def rows_of(table: pd.DataFrame, cells: Iterable) -> pd.DataFrame:
+    """The rows of these cells (see `temporal.grid`); a file may hold more, of earlier runs."""
+    wanted = {(cell.variant, cell.context, cell.seed) for cell in cells}
+    return table[[cell in wanted for cell in _cells(table)]]

@@ -26,9 +26,11 @@ def stages(look: int, settle: int) -> tuple[Stage, Stage]:
 
 
 def train(variant: str, context: int, seed: int, clips: SeenClips, budget: Sequence[Stage]) -> nn.ModuleDict:
-    """A trained cell, with averaged weights; `budget` as from `stages`."""
+    """A trained cell, with averaged weights; `budget` as from `stages`, of which one without steps does nothing."""
     both = assembled(single_frame_start(), shipped_config(temporal=variant, context=max(1, context)), seed).train()
-    for number, stage in enumerate(budget):
+    for number, stage in enumerate(budget):  # a stage's clips come in the same order, whether or not one came before
+        if not stage.steps:
+            continue
         optimiser, average = optimiser_of(both, stage), MovingAverage(both, AVERAGE)
         feed = collages(clips, stage.batch, stage.steps, seed + 1000 * number)
         for step, chosen in enumerate(tqdm(feed, total=stage.steps, desc=stage.name, leave=False)):

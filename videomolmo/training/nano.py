@@ -215,5 +215,5 @@ def export_masks(state: dict, config: Path, folder: Path, recipe: dict) -> None:
 
 
 def _write_recipe(folder: Path, recipe: dict) -> None:
-    facts = recipe | {"versions": provenance.versions(), "commit": provenance.commit()}
+    facts = recipe | {"versions": provenance.versions(), "commit": provenance.commit(), "machine": provenance.machine()}
     (folder / "recipe.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

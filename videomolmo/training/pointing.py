@@ -90,7 +90,8 @@ def batches(
                 _cut_off(seen, stage, processor.config, seed, number)
             seen = encode(seen)
             if stage.distinct:
-                kept[number] = examples, shelf.put(number, seen)
+                seen = shelf.put(number, seen)
+                kept[number] = examples, seen
         if stage.language and step != number:
             again = np.random.default_rng([seed, key, step])
             examples = [asked(again, one, **wanted) for one in examples]

@@ -1,0 +1,40 @@
+"""How the ablations leave tables and plots behind: whole or not at all, and every plot says which table it shows."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from videomolmo import provenance
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def write_csv(table: pd.DataFrame, path: Path, **options: Any) -> Path:
+    """The table as CSV without its index, whole or not at all; `options` are pandas' own. Returns `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    table.to_csv(temporary, index=False, **options)
+    os.replace(temporary, path)
+    return path
+
+
+def note_of(path: Path) -> str:
+    """What a plot of the table `path` carries as its description: a test can see whether it is of this table."""
+    return f"SHA-256 of {path.name}: {provenance.sha256(path)}"
+
+
+def save_plots(figures: "Mapping[str, Figure]", path: Path, folder: Path) -> list[Path]:
+    """Figures of the table `path`, each as PNG and SVG in `folder`; returns the files, named for table and figure."""
+    import matplotlib as mpl
+
+    files, note = [], {"Description": note_of(path)}
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):  # drawn again, a file stays the same
+        for name, figure in figures.items():
+            for suffix, more in ((".png", {}), (".svg", {"Date": None})):
+                files.append(folder / f"{path.stem}_{name}{suffix}")
+                figure.savefig(files[-1], dpi=150, metadata=note | more)
+    return files
