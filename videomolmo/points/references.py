@@ -126,9 +126,10 @@ def scaled_pixels(pattern: re.Pattern, text: str, scale: int, width: int, height
     return [[x / 100 * width, y / 100 * height] for x, y in percent if max(x, y) <= 100]
 
 
+# no group is possessive: Python 3.11.2 takes half of one for a match
 CLICK = re.compile(r"Click\(([0-9]++\.[0-9]), ?([0-9]++\.[0-9])\)")
 IN_PARENTHESES = re.compile(r"\(([0-9]++\.[0-9]),? ?([0-9]++\.[0-9])\)")
-ATTRIBUTES = re.compile(r'x\d*+="\s*+([0-9]++(?:\.[0-9]++)?+)"\s++y\d*+="\s*+([0-9]++(?:\.[0-9]++)?+)"')
+ATTRIBUTES = re.compile(r'x\d*+="\s*+([0-9]++(?:\.[0-9]++)?)"\s++y\d*+="\s*+([0-9]++(?:\.[0-9]++)?)"')
 PER_MILLE_PAIR = re.compile(r"(?:\d|p)\s*+=\s*+([0-9]{3})\s*+,\s*+([0-9]{3})")
 
 
@@ -172,7 +173,7 @@ def _repeated(pattern: re.Pattern, text: str, position: int, once: bool = False)
     return end
 
 
-_DECIMAL = r"\d++(?:\.\d++)?+"
+_DECIMAL = r"\d++(?:\.\d++)?"
 _LINE = re.compile(rf"\(\s*+-?{_DECIMAL}\s*+,\s*+-?{_DECIMAL}\s*+\)\n?")
 _TAG_SHAPES = (
     (re.compile(r"<point\s++"), re.compile(rf'x="\s*+{_DECIMAL}"\s++y="\s*+{_DECIMAL}"\s++'), "point"),

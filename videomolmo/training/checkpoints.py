@@ -63,8 +63,8 @@ class Checkpoints:
             self._sweep()
             temporary.mkdir(exist_ok=True)
         wait()
-        with _alone(learner) as alone:
-            sharded_files.save(_tensors(learner), checkpoint_id=temporary, no_dist=alone)
+        with _quiet_when_alone():
+            sharded_files.save(_tensors(learner), checkpoint_id=temporary)
         wait()
         if main:
             _write(temporary / STATE, state | {"run": self.run})
@@ -151,8 +151,8 @@ def restore(learner: Learner, path: Path) -> dict[str, Any]:
     """
     state, tensors = read_state(path), _tensors(learner)
     try:
-        with _alone(learner) as alone:
-            sharded_files.load(tensors, checkpoint_id=path, no_dist=alone)
+        with _quiet_when_alone():
+            sharded_files.load(tensors, checkpoint_id=path)
     except (Exception, CheckpointException) as error:  # torch's own kind is no Exception
         reason = str(error).strip().splitlines()[-1][:200]
         raise BadInput(f"{path} cannot be read ({reason}); resume from an earlier checkpoint beside it") from error
@@ -189,11 +189,11 @@ def _learning(learner: Learner, state: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _alone(learner: Learner) -> Iterator[bool]:
-    """Whether this is the only process, about which torch would warn."""
+def _quiet_when_alone() -> Iterator[None]:
+    """Without torch's warning that there is one process only."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is (disabled|unavailable)")
-        yield learner.accelerator.num_processes == 1
+        yield
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
