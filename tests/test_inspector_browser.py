@@ -87,12 +87,12 @@ class Inspector:
         self.picture.click(position={"x": x / width * box["width"], "y": y / height * box["height"]})
 
     def lines(self, plot: int) -> list[dict]:
-        """The traces of a plot as the browser has them."""
+        """The traces of a plot as the browser draws them; what it was given holds numbers as packed bytes."""
         return (
             self.box.locator(".js-plotly-plot")
             .nth(plot)
             .evaluate(
-                "plot => plot.data.map(({name, x, y}) => ({name, x: Array.from(x || []), y: Array.from(y || [])}))"
+                "plot => plot._fullData.map(({name, x, y}) => ({name, x: Array.from(x || []), y: Array.from(y || [])}))"
             )
         )
 
