@@ -190,9 +190,11 @@ def _learning(learner: Learner, state: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _quiet_when_alone() -> Iterator[None]:
-    """Without torch's warning that there is one process only."""
+    """Without torch's warnings that there is one process only, and, in older versions, of what it does itself."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is (disabled|unavailable)")
+        warnings.filterwarnings(
+            "ignore", message="torch.distributed is (disabled|unavailable)|TypedStorage is deprecated"
+        )
         yield
 
 
