@@ -162,7 +162,7 @@ def test_settings_that_a_kill_cut_off_are_named(tmp_path, content):
 
 
 def test_a_claim_that_was_killed_halfway_is_claimed_again(tmp_path):
-    (tmp_path / ".settings.json.unfinished").write_text('{"se', encoding="utf-8")
+    (tmp_path / ".settings.json.4711").write_text('{"se', encoding="utf-8")
     provenance.claim(Path(tmp_path), {"seed": 1}, "a run")
     assert json.loads((tmp_path / "settings.json").read_text(encoding="utf-8")) == {"seed": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]

@@ -8,9 +8,9 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from videomolmo.errors import BadInput
+from videomolmo.whole_files import write_json
 
 PACKAGES = ("videomolmo", "torch", "transformers", "sam2", "numpy", "av", "opencv-python-headless", "tokenizers")
 
@@ -60,25 +60,18 @@ def claim(out: Path, made_by: dict, what: str) -> None:
             if different:
                 raise BadInput(f"{out} holds {what} with other {', '.join(different)}; give a new folder")
             return
-        if out.exists() and (not out.is_dir() or any(path.name != _unfinished(known).name for path in out.iterdir())):
+        there = list(out.iterdir()) if out.is_dir() else []
+        left = [path for path in there if path.name.startswith(f".{known.name}.")]  # of a claim that was killed
+        if len(there) > len(left) or (out.exists() and not out.is_dir()):
             raise BadInput(f"{out} is not empty and holds no {what}; give a new folder")
         out.mkdir(parents=True, exist_ok=True)
+        for path in left:
+            path.unlink(missing_ok=True)
         write_json(known, made_by)
     except OSError as error:
         raise BadInput(f"{out} cannot be used ({error.strerror or error}); give another folder") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{known} cannot be read ({error}); give a new folder") from error
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a file that appears whole or not at all, whenever the process is killed."""
-    unfinished = _unfinished(path)
-    unfinished.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
-
-
-def _unfinished(path: Path) -> Path:
-    return path.with_name(f".{path.name}.unfinished")
 
 
 def sha256(path: Path) -> str:

@@ -25,7 +25,7 @@ from videomolmo.ablation.fusion_table import make_table, read_table, write_table
 from videomolmo.ablation.hard_clips import POINTS
 from videomolmo.ablation.propagations import EVERY, encoded
 from videomolmo.errors import BadInput
-from videomolmo.evaluation.predictions import write_json
+from videomolmo.whole_files import write_json
 
 HELD_OUT = 10_000_000  # first seed; rules and their constants are chosen on clips of seeds from 0
 CLIPS, COST_EVERY = 60, 10

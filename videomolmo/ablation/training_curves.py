@@ -19,8 +19,8 @@ import pandas as pd
 
 from videomolmo.ablation.files import write_csv
 from videomolmo.errors import BadInput
-from videomolmo.evaluation.predictions import write_json
 from videomolmo.provenance import sha256
+from videomolmo.whole_files import write_json
 
 TABLE = "training_curves.csv"
 MEASURES = ("shape", "place", "motion", "text", "first", "more", "tens")  # see `training.pointing` and `.guidance`

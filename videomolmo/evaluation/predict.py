@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videomolmo.datasets.record import Expression, Record
-from videomolmo.evaluation.predictions import Predictions, write_json
+from videomolmo.evaluation.predictions import Predictions
+from videomolmo.whole_files import write_json
 
 if TYPE_CHECKING:
     from videomolmo.grounding import VideoGrounder

@@ -1,6 +1,5 @@
 """Predicted masks on disk as public tools and servers take them: one PNG for each frame of each expression."""
 
-import json
 import os
 import zipfile
 from collections.abc import Iterator
@@ -82,14 +81,6 @@ class Predictions:
 def frame_name(record: Record, frame: int) -> str:
     """What the data set calls a frame; five digits where it has only a video file."""
     return record.frame_names[frame] if record.frame_names else f"{frame:05d}"
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    unfinished.replace(path)
 
 
 def check_submission(dataset: str, target: Path) -> None:

@@ -14,7 +14,7 @@ from videomolmo.datasets.record import Expression, Record, Records
 from videomolmo.datasets.registry import known
 from videomolmo.errors import BadInput
 from videomolmo.evaluation.predict import predict, read_answer
-from videomolmo.evaluation.predictions import LAYOUT, Predictions, write_json
+from videomolmo.evaluation.predictions import LAYOUT, Predictions
 from videomolmo.evaluation.score import (
     Score,
     label_maps,
@@ -26,6 +26,7 @@ from videomolmo.evaluation.score import (
 )
 from videomolmo.metrics import mean_over_revos, ref_davis17
 from videomolmo.metrics.expressions import RevosScore
+from videomolmo.whole_files import write_json
 
 if TYPE_CHECKING:
     import pandas as pd

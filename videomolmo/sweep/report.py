@@ -8,8 +8,9 @@ from urllib.parse import quote
 
 from videomolmo.errors import BadInput
 from videomolmo.sweep.figures import View, choose_view, figure, means, measures, select
-from videomolmo.sweep.store import DONE, FAILED, Record, Store, write_text
+from videomolmo.sweep.store import DONE, FAILED, Record, Store
 from videomolmo.sweep.table import PROVENANCE, UNREAD, collect, unread
+from videomolmo.whole_files import write_text
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,6 +18,7 @@ from videomolmo.errors import BadInput
 from videomolmo.result_folder import check_folder
 from videomolmo.sweep.grid import Grid
 from videomolmo.sweep.notebook import Notebook
+from videomolmo.whole_files import write_json, write_text
 
 FILE, NOTEBOOK = "sweep.json", "notebook.ipynb"
 DONE, FAILED, MISSING = "done", "failed", "missing"
@@ -205,16 +206,3 @@ def key_in(name: str) -> str:
 def now() -> str:
     """The time as text, UTC, in seconds."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a file whole or not at all."""
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)

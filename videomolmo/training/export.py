@@ -16,6 +16,7 @@ from videomolmo.training.adapters import merge
 from videomolmo.training.assemble import Learner
 from videomolmo.training.checkpoints import learnt
 from videomolmo.training.recipe import Recipe
+from videomolmo.whole_files import write_json
 
 
 def export(learner: Learner, recipe: Recipe, folder: Path) -> Path:
@@ -36,7 +37,7 @@ def export(learner: Learner, recipe: Recipe, folder: Path) -> Path:
         merge(model, state, recipe.learn)
         model.save_pretrained(folder)
         save_tokenizer(load_tokenizer(learner.folder), str(folder))
-        provenance.write_json(folder / "recipe.json", asdict(recipe) | _made_by())
+        write_json(folder / "recipe.json", asdict(recipe) | _made_by())
     learner.accelerator.wait_for_everyone()
     return folder
 
@@ -54,7 +55,7 @@ def write_run(folder: Path, recipe: Recipe, processes: int, start: int, total: i
     path = folder / "run.json"
     before = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.is_file() else []
     new = {"time": round(time.time(), 1), "step": start, "processes": processes, "recipe": asdict(recipe)} | _made_by()
-    provenance.write_json(path, {"total_steps": total, "samples_per_epoch": epoch, "starts": [*before, new]})
+    write_json(path, {"total_steps": total, "samples_per_epoch": epoch, "starts": [*before, new]})
 
 
 def _made_by() -> dict[str, Any]:
