@@ -131,7 +131,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(look, tiny_grounder, mon
 
 
 def test_scores_come_beside_the_notebook_and_those_of_an_earlier_tau_are_dropped(look, monkeypatch):
-    """The comparing is done in a thread; masks are read where everything else reads them."""
+    """Neither is a mask read for them nor anything compared where the kernel's messages arrive."""
     truth, readers = np.zeros((FRAMES, HEIGHT, WIDTH), bool), set()
     truth[:, :12, 8:24] = True
     go_on, begun = threading.Event(), []
@@ -160,6 +160,7 @@ def test_scores_come_beside_the_notebook_and_those_of_an_earlier_tau_are_dropped
         go_on.set()
         while len(inspector.plots.figures["scores"].data) < 2 or "computed" in inspector.compare.line.value:
             await asyncio.sleep(0.01)
+        assert readers and threading.main_thread() not in readers
         for trace, one in zip(inspector.plots.figures["scores"].data, inspector.desk.shown, strict=True):
             assert np.allclose(np.array(trace.y, float), one.scores().per_frame)
         assert not np.allclose(inspector.inspection.scores().per_frame, Inspection(result, truth).scores().per_frame)
@@ -167,4 +168,20 @@ def test_scores_come_beside_the_notebook_and_those_of_an_earlier_tau_are_dropped
 
     asyncio.run(asyncio.wait_for(scene(), 300))
     assert len(begun) == 3 and threading.main_thread() not in begun  # both, and the first again with the new τ
-    assert readers == {threading.main_thread()}
+
+
+def test_corrections_made_elsewhere_are_shown_when_ours_is_refused(tmp_path, tiny_grounder):
+    result = made_result()
+    folder = result.save(tmp_path / "result", overlay=False)
+    ours, browser = opened(tmp_path, folder, video=result.video(), grounder=tiny_grounder)
+    theirs, _ = opened(tmp_path, folder, video=result.video(), grounder=tiny_grounder)
+    theirs.corrections.drop_answer(4)
+    browser.go(8)
+    ours.correct.drop.click()
+    assert "changed elsewhere" in ours.desk.words.value and "vm-error" in ours.desk.words.value
+    assert browser.canvas.marks == [[0, "found"], [4, "dropped"], [8, "found"]]
+    theirs.corrections.undo()
+    ours.correct.undo.click()
+    assert "changed elsewhere" in ours.desk.words.value and browser.canvas.marks[1] == [4, "found"]
+    ours.correct.drop.click()
+    assert ours.inspection.outcomes()[8] == "dropped"

@@ -72,6 +72,11 @@ class Desk:
         both = self.other is not None and self.inspection.frames and self.other.frames
         self.differences = Differences(self.inspection, self.other) if both else None
 
+    def refresh(self) -> None:
+        """Show what masks and points are now, after corrections or changes from code."""
+        self.recompare()
+        self.changed_data()
+
     @property
     def frame(self) -> int:
         return self.canvas.frame

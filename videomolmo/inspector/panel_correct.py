@@ -114,7 +114,10 @@ class CorrectPanel:
 
     def _at_once(self, act: Callable[[], Change]) -> None:
         if self._desk.is_free():
-            self._done(act(), None)
+            try:
+                self._done(act(), None)
+            except BadInput as error:
+                self._done(None, error)
 
     def _run(self, what: str, act: Callable[..., Change]) -> None:
         if not self._desk.is_free():
@@ -133,10 +136,10 @@ class CorrectPanel:
             if isinstance(error, Cancelled):
                 self._desk.say("cancelled: nothing was changed")
             else:
+                self._desk.refresh()  # refused because of corrections made elsewhere, perhaps: they are shown now
                 self._desk.regret(error)
             return
-        self._desk.recompare()
-        self._desk.changed_data()
+        self._desk.refresh()
         if change.record["action"] == "add_point":
             self.thing.value = change.object  # a new object, too, is what the next points belong to
         first, end = change.frames

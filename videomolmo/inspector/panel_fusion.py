@@ -74,7 +74,6 @@ class FusionPanel:
         begun = time.perf_counter()
         kept = {"matching": self._target.matching}  # which is "as stored" unless it is said again
         self._target.refuse(**kept | {name: value})
-        self._desk.recompare()
-        self._desk.changed_data()
+        self._desk.refresh()
         rule = RULES[self._target.rule].description if self._target.rule in RULES else self._target.rule
         self.line.value = f"<small>{rule}<br>fused again in {1000 * (time.perf_counter() - begun):.0f} ms</small>"

@@ -10,7 +10,7 @@ import numpy as np
 
 from videomolmo.inspector.inspection import Inspection, Scores
 from videomolmo.inspector.scoring import score
-from videomolmo.inspector.widget_work import Work, on_the_loop
+from videomolmo.inspector.widget_work import Work
 
 
 class _Outdated(Exception):
@@ -18,9 +18,9 @@ class _Outdated(Exception):
 
 
 class ScoreWork:
-    """Scores when they are there, one result after the other.
+    """Scores when they are there, one result after the other, from a thread that reads masks and compares them.
 
-    Masks are read where everything else reads them, between two messages; only the comparing is done in a thread.
+    Where what is believed changes meanwhile, the thread ends and its scores are not told.
 
     Attributes:
         told: functions called when scores came, or must be asked for anew.
@@ -37,8 +37,7 @@ class ScoreWork:
             return None
         if not self._has(one) and not self._work.busy:
             version = one.version
-            mask = on_the_loop(partial(self._mask, one, version))
-            job = partial(self._score, one, one.objects, mask)
+            job = partial(self._score, one, one.objects, version)
             self._work.start(job, lambda *_: None, partial(self._done, one, version))
         return self._known[id(one)][2] if self._has(one) else None
 
@@ -61,9 +60,8 @@ class ScoreWork:
             raise _Outdated
         return one.mask("fused", t)
 
-    @staticmethod
-    def _score(one: Inspection, objects: int, mask: Callable[[int], np.ndarray | None], *_: Any) -> Scores:
-        return score(one.truth, mask, objects, one.frames)
+    def _score(self, one: Inspection, objects: int, version: int, *_: Any) -> Scores:
+        return score(one.truth, partial(self._mask, one, version), objects, one.frames)
 
     def _done(self, one: Inspection, version: int, scores: Scores | None, error: BaseException | None) -> None:
         outdated = isinstance(error, _Outdated)

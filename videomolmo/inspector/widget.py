@@ -71,8 +71,7 @@ class TrackInspector:
 
     def refresh(self) -> None:
         """Show what was changed from code."""
-        self.desk.recompare()
-        self.desk.changed_data()
+        self.desk.refresh()
 
     @property
     def frame(self) -> int:

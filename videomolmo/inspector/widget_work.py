@@ -4,7 +4,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 
@@ -34,30 +33,6 @@ class Later:
     def _do(self) -> None:
         self._waiting = False
         self._work()
-
-
-def on_the_loop(act: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that a thread may call: `act` is done between two of the kernel's messages, and its value comes back.
-
-    Made where the messages arrive; in a script, where there is no loop, it is `act` itself.
-    """
-    loop = _loop()
-    if loop is None:
-        return act
-
-    def call(*args: Any) -> Any:
-        outcome: Future = Future()
-
-        def do() -> None:
-            try:
-                outcome.set_result(act(*args))
-            except Exception as error:  # it belongs to the thread
-                outcome.set_exception(error)
-
-        loop.call_soon_threadsafe(do)
-        return outcome.result()
-
-    return call
 
 
 def somebody_watches() -> bool:
