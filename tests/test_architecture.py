@@ -26,8 +26,8 @@ ROWS = {
     # 3 torch: the two backbones
     "model": 3, "masks": 3,
     # 4 whole
-    "pointer": 4, "grounding": 4, "training": 4, "estimate": 4, "annotation": 4, "evaluation": 4, "sweep": 4,
-    "ablation": 4,
+    "pointer": 4, "grounding": 4, "baselines": 4, "training": 4, "estimate": 4, "annotation": 4, "evaluation": 4,
+    "sweep": 4, "ablation": 4,
     # 5 surface
     "cli": 5, "work_cli": 5, "benchmarks": 5, "data_cli": 5, "sweep_cli": 5, "train_cli": 5, "inspector": 5,
     "exercises_workshop": 5,

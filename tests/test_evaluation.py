@@ -232,7 +232,7 @@ class Sees:
 
 @pytest.fixture
 def sees(monkeypatch) -> None:
-    monkeypatch.setattr("videomolmo.grounding.VideoGrounder.from_pretrained", lambda *_: Sees())
+    monkeypatch.setattr("videomolmo.grounding.VideoGrounder.from_pretrained", lambda *_, **__: Sees())
 
 
 def evaluate_mevis(root: Path, out: Path) -> int:

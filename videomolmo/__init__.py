@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from videomolmo.baselines import load_grounder
     from videomolmo.errors import BadInput
     from videomolmo.grounding import VideoGrounder
     from videomolmo.inspector.widget import inspect
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
     from videomolmo.synth.clips import generate_clip
     from videomolmo.video import open_video
 
-__all__ = ["BadInput", "GroundingResult", "VideoGrounder", "generate_clip", "inspect", "open_video"]
+__all__ = ["BadInput", "GroundingResult", "VideoGrounder", "generate_clip", "inspect", "load_grounder", "open_video"]
 
 _HOMES = {
     "BadInput": "errors",
@@ -18,6 +19,7 @@ _HOMES = {
     "GroundingResult": "results",
     "generate_clip": "synth.clips",
     "inspect": "inspector.widget",
+    "load_grounder": "baselines",
     "open_video": "video",
 }
 

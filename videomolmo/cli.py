@@ -38,7 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     ground.add_argument("video", nargs="?", metavar="VIDEO", help="video file or folder of images")
     ground.add_argument("sentence", nargs="?", metavar="SENTENCE", help="for example 'the red circle'")
     ground.add_argument("--out", default="results/ground", metavar="DIR", help="where to write (default: %(default)s)")
-    ground.add_argument("--model", default="nano", help="'nano', 'nano-96', a folder, or a hub id[@revision]")
+    ground.add_argument(
+        "--model", default="nano", help="'nano', 'nano-96', a folder, or a hub id[@revision]; also of a Molmo 2"
+    )
     ground.add_argument("--masks", default="nano", help="SAM 2: 'nano', a folder, .pt, or hub id (default: nano)")
     ground.add_argument("--every", type=_whole, default=5, metavar="K", help="frames between key frames (default: 5)")
     ground.add_argument("--fusion", default="iou", metavar="RULE", help="how both directions are fused (default: iou)")
@@ -125,9 +127,9 @@ def _ground(options: argparse.Namespace) -> int:
     folder = check_folder(options.out, overwrite=options.overwrite, source=video)
     with open_video(video, reader=options.reader, max_frames=options.max_frames) as frames:
         print(f"{Path(video).name}: {len(frames)} frames, {frames.width}×{frames.height}, {frames.fps:g} fps")
-    from videomolmo.grounding import VideoGrounder
+    from videomolmo.baselines import load_grounder
 
-    grounder = VideoGrounder.from_pretrained(
+    grounder = load_grounder(
         options.model, options.masks, options.device, dtype=options.dtype, quantize=options.quantize,
         attention=options.attention, device_map=options.device_map, offline=options.offline,
     )  # fmt: skip

@@ -47,7 +47,7 @@ class VideoGrounder:
 
         Args:
             model: "nano" (shipped), a folder, or a hub id, in our own format or as VideoMolmo and Molmo-7B-D are
-                published; "id@revision" pins a revision.
+                published; "id@revision" pins a revision. For Molmo 2 see `videomolmo.load_grounder`.
             masks: "nano" (shipped), a published id such as "facebook/sam2.1-hiera-tiny", its checkpoint file under
                 its own name, or a folder like data/nano/masks.
             device: "auto" (a GPU if there is one), "cpu" or "cuda".
@@ -60,7 +60,7 @@ class VideoGrounder:
         Raises:
             BadInput: no such model, or weights that do not fit.
         """
-        device = _device(device)
+        device = device_named(device)
         folder = hub.pointing_folder(model, offline)
         from videomolmo.masks.tracker import MaskTracker
         from videomolmo.model import PointingProcessor
@@ -110,15 +110,14 @@ class VideoGrounder:
         """
         question = as_question(sentence)
         check_settings(every, fusion, tau, context)
-        context = self.pointing.config.context if context is None else int(context)
+        context = self._context(context)
         frames = _opened(video, reader, max_frames)
         clock = Stopwatch()
         answers, count = self._point(frames, question, int(every), context, progress, on_text, clock)
         spool, objects = self._track(frames, count, answers, fusion, tau, progress, clock)
         config = {
             "model": {"every": int(every), "fusion": fusion, "tau": float(tau), "context": context,
-                      "question": question, "reader": reader, "temporal": self.pointing.config.temporal,
-                      "device": str(self.tracker.device), "pointing": self.pointing.config.to_dict()},
+                      "question": question, "reader": reader, "device": str(self.tracker.device), **self._about()},
             "seed": None,  # greedy decoding and SAM 2 draw nothing at random
             "weights_sha256": self.weights, "versions": provenance.versions(), "commit": provenance.commit(),
             "seconds": dict.fromkeys(("io", "vision", "text", "masks"), 0.0) | clock.rounded(),
@@ -129,12 +128,26 @@ class VideoGrounder:
             source=None if isinstance(video, (np.ndarray, Frames)) else video, warning=frames.warning, _video=frames,
         )  # fmt: skip
 
+    def _context(self, context: int | None) -> int | None:
+        """Past frames to look at (l); other model families have no such thing."""
+        return self.pointing.config.context if context is None else int(context)
+
+    def _about(self) -> dict[str, Any]:
+        """What run.json says of the pointing model."""
+        return {"temporal": self.pointing.config.temporal, "pointing": self.pointing.config.to_dict()}
+
+    def _pointer(self, context: int | None, on_text: Callable[[int, str], None] | None, clock: Stopwatch) -> Any:
+        """Whoever answers for the key frames of a video."""
+        from videomolmo.pointer import Pointer
+
+        return Pointer(self.pointing, self.processor, context, on_text, clock)
+
     def _point(
         self,
         frames: Frames,
         question: str,
         every: int,
-        context: int,
+        context: int | None,
         progress: bool,
         on_text: Callable[[int, str], None] | None,
         clock: Stopwatch,
@@ -142,10 +155,7 @@ class VideoGrounder:
         """Answers on all key frames, and the number of frames that could be decoded."""
         from tqdm import tqdm
 
-        from videomolmo.pointer import Pointer
-
-        pointer = Pointer(self.pointing, self.processor, context, on_text, clock)
-        found = pointer.answers(frames, question, every)
+        found = self._pointer(context, on_text, clock).answers(frames, question, every)
         answers, count = [], 0
         bar = tqdm(total=-(-len(frames) // every), desc="point", unit=" key frames", disable=not progress)
         for decoded, at, answer in found:
@@ -237,7 +247,12 @@ def clicks_of(answer: KeyAnswer) -> list[np.ndarray]:
     return [np.array([point], np.float32) for point, inside in pairs if inside]
 
 
-def _device(name: str) -> str:
+def device_named(name: str) -> str:
+    """ "cpu" or "cuda", also for "auto".
+
+    Raises:
+        BadInput: another name, or a GPU that is not there.
+    """
     import torch
 
     if name not in ("auto", "cpu") and not name.startswith("cuda"):

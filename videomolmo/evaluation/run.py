@@ -58,7 +58,7 @@ def evaluate(
     Args:
         benchmark, path, split: see `read_dataset`.
         out: gets predictions/, answers/, results and missing.json.
-        model, masks, device: see `VideoGrounder.from_pretrained`.
+        model, masks, device: see `videomolmo.baselines.load_grounder`.
         every, fusion, tau, context: see `VideoGrounder.__call__`.
         limit: only so many clips.
         foreign: masks of another system, which are only scored; `layout` tells where they lie in that folder.
@@ -108,10 +108,11 @@ def _predict(
 
     Nothing is written before the settings are checked. A clip or a sentence that is refused stops none of the others.
     """
-    from videomolmo.grounding import VideoGrounder, check_settings
+    from videomolmo.baselines import load_grounder
+    from videomolmo.grounding import check_settings
 
     check_settings(**settings)
-    grounder = VideoGrounder.from_pretrained(model, masks, device)
+    grounder = load_grounder(model, masks, device)
     provenance.claim(out, made_by | {"weights": grounder.weights}, "an evaluation")
     refused: dict[str, str] = {}
     todo = [pair for pair in _pairs(records) if read_answer(out, *pair) is None]

@@ -1,0 +1,11 @@
+"""Neighbours of VideoMolmo in the same harness: other models' points, our masks, fusion, results and scores.
+
+    molmo2.py    Molmo 2 reads all key frames at once and writes tracks
+
+Example:
+    >>> grounder = load_grounder("allenai/Molmo2-4B", masks="nano")  # doctest: +SKIP
+"""
+
+from videomolmo.baselines.loading import load_grounder
+
+__all__ = ["load_grounder"]

@@ -1,0 +1,47 @@
+"""A grounder by its name, whichever model family it is of."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from videomolmo import hub
+from videomolmo.errors import BadInput
+
+if TYPE_CHECKING:
+    from videomolmo.grounding import VideoGrounder
+
+NOT_FOR_MOLMO2 = {"quantize": None, "device_map": None}  # options of our own loader, and when they ask for nothing
+
+
+def load_grounder(
+    model: str = "nano", masks: str = "nano", device: str = "auto", *, offline: bool = False, **options: Any
+) -> "VideoGrounder":
+    """As `VideoGrounder.from_pretrained`, for Molmo 2 as well: the model's config.json tells which it is.
+
+    Args:
+        model: what `VideoGrounder.from_pretrained` takes, or a folder or hub id of a Molmo 2.
+        masks, device, offline: idem.
+        options: `dtype` and `attention`; `quantize` and `device_map` for VideoMolmo alone.
+
+    Raises:
+        BadInput: no such model, weights that do not fit, or an option the model does not have.
+    """
+    if _family(hub.pointing_folder(model, offline)) != "molmo2":
+        from videomolmo.grounding import VideoGrounder
+
+        return VideoGrounder.from_pretrained(model, masks, device, offline=offline, **options)
+    from videomolmo.baselines.molmo2 import Molmo2Grounder
+
+    refused = [name for name, nothing in NOT_FOR_MOLMO2.items() if options.pop(name, nothing) != nothing]
+    if refused:
+        raise BadInput(f"{', '.join(refused)}: not for Molmo 2; leave it out")
+    return Molmo2Grounder.from_pretrained(model, masks, device, offline=offline, **options)
+
+
+def _family(folder: Path) -> str | None:
+    """`model_type` of a folder's configuration; what is wrong with it is said by whoever loads it."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return config.get("model_type") if isinstance(config, dict) else None
