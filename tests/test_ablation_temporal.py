@@ -25,6 +25,7 @@ from videomolmo.shipped import nano_pointing_96
 from videomolmo.training import starts
 from videomolmo.training.pointing_data import COLOUR_CLASSES, MOTION_CLASSES, SHAPE_CLASSES
 from videomolmo.training.rendered import render_clip
+from videomolmo.training.run_state import load_checkpoint
 
 SMALL = replace(TEST, clips=14)
 TINY = cells.stages(look=2, settle=1)
@@ -248,7 +249,11 @@ def test_a_cell_goes_on_to_language(cache, tmp_path):
     assert temporal_table.finished(temporal_table.load(out), size.settings)
     with pytest.raises(BadInput, match="language_clips = \\[6\\], not 7"):
         next(temporal.run([temporal.Cell("addition", 4, 1)], out, cache, replace(size, language_clips=7)))
-    assert len(list((cache / "language").glob("addition-4-1-*/weights.pt"))) == 1
+    (folder,) = (cache / "language").glob("addition-4-1-*")
+    begun, taught = load_checkpoint(folder / "begin.pt")["state"], starts.taught_start()
+    same = {name for name in taught if torch.equal(begun[name], taught[name])}
+    assert (folder / "weights.pt").is_file()
+    assert {name for name in taught if name.startswith(("model.vision.", "model.language."))} <= same
 
 
 def test_a_size_out_of_range_is_refused():
@@ -282,6 +287,12 @@ def test_a_crippled_model_has_lost_what_was_named_and_nothing_else():
     assert changed <= lost and {name for name in lost if name.endswith(("proj.weight", "wq.weight"))} <= changed
     with pytest.raises(BadInput, match=r"no weight's name begins with 'language\.layers\.9'"):
         starts.crippled(["language.layers.9"], 1)
+
+
+def test_a_taught_start_lacks_the_temporal_module_and_nothing_else():
+    whole, start = starts.crippled([], 1), starts.taught_start()
+    assert {name for name in whole if name not in start} == {n for n in whole if n.startswith("model.temporal.")}
+    assert all(torch.equal(start[name], whole[name]) for name in start)
 
 
 def test_the_shipped_model_answers_in_writing_and_a_crippled_one_does_not(clips):

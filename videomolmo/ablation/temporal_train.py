@@ -14,7 +14,7 @@ from videomolmo.ablation.temporal_data import Question, SeenClips, collages
 from videomolmo.training.pointing import AVERAGE, Stage, advance, optimiser_of, overheard
 from videomolmo.training.pointing_data import COLOUR_CLASSES, MOTION_CLASSES, SHAPE_CLASSES
 from videomolmo.training.run_state import MovingAverage
-from videomolmo.training.starts import assembled, shipped_config, single_frame_start
+from videomolmo.training.starts import State, assembled, shipped_config, single_frame_start
 
 _STAGE = Stage("look", 0, 8, 1, 1.5e-3, False, True, 0.0, 0.0, facts=0.03, moves=1.0)
 ANSWERED = 0.9  # share of answerable training questions above the threshold of refusal
@@ -25,9 +25,19 @@ def stages(look: int, settle: int) -> tuple[Stage, Stage]:
     return replace(_STAGE, steps=look), replace(_STAGE, name="settle", steps=settle, peak=1e-3, facts=0.3)
 
 
-def train(variant: str, context: int, seed: int, clips: SeenClips, budget: Sequence[Stage]) -> nn.ModuleDict:
-    """A trained cell, with averaged weights; `budget` as from `stages`, of which one without steps does nothing."""
-    both = assembled(single_frame_start(), shipped_config(temporal=variant, context=max(1, context)), seed).train()
+def train(
+    variant: str, context: int, seed: int, clips: SeenClips, budget: Sequence[Stage], start: State | None = None
+) -> nn.ModuleDict:
+    """A trained cell, with averaged weights.
+
+    Args:
+        variant, context, seed: of the temporal module, which is new.
+        clips: to train on.
+        budget: as from `stages`, of which one without steps does nothing.
+        start: all other weights; those of `single_frame_start` unless given.
+    """
+    config = shipped_config(temporal=variant, context=max(1, context))
+    both = assembled(single_frame_start() if start is None else start, config, seed).train()
     for number, stage in enumerate(budget):  # a stage's clips come in the same order, whether or not one came before
         if not stage.steps:
             continue

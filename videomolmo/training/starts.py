@@ -37,6 +37,15 @@ def single_frame_start() -> State:
     return {name: value.float() for name, value in state.items()}
 
 
+def taught_start() -> State:
+    """The shipped model without its temporal module, with the reading heads: its language knows words of motion.
+
+    It learnt them from tokens that cross-attention to the mean of four frames had made, which favours that variant.
+    """
+    kept = {f"model.{name}": value for name, value in _shipped().items() if not name.startswith("temporal.")}
+    return kept | _heads()
+
+
 def crippled(lost: Sequence[str], seed: int) -> State:
     """The shipped model with some parts as new, and reading heads for its training.
 
@@ -49,15 +58,22 @@ def crippled(lost: Sequence[str], seed: int) -> State:
     """
     torch.manual_seed(seed)
     new = PointingModel(shipped_config()).state_dict()
-    shipped = {name: value.float() for name, value in load_file(nano_pointing_96() / "model.safetensors").items()}
+    shipped = _shipped()
     for part in lost:
         chosen = {name: new[name] for name in shipped if name == part or name.startswith(f"{part}.")}
         if not chosen:
             parts = sorted({name.split(".")[0] for name in shipped})
             raise BadInput(f"no weight's name begins with {part!r}, expected parts of {', '.join(parts)}")
         shipped |= chosen
-    heads = {name: value for name, value in single_frame_start().items() if name.startswith("heads.")}
-    return {f"model.{name}": value for name, value in shipped.items()} | heads
+    return {f"model.{name}": value for name, value in shipped.items()} | _heads()
+
+
+def _shipped() -> State:
+    return {name: value.float() for name, value in load_file(nano_pointing_96() / "model.safetensors").items()}
+
+
+def _heads() -> State:
+    return {name: value for name, value in single_frame_start().items() if name.startswith("heads.")}
 
 
 def assembled(state: State, config: PointingConfig, seed: int = 0) -> nn.ModuleDict:
