@@ -224,6 +224,9 @@ class Sees:
 
     weights: ClassVar[dict] = {}
 
+    def context_of(self, context: int | None) -> int | None:
+        return context
+
     def __call__(self, video, sentence: str, **settings: object) -> SimpleNamespace:
         as_question(sentence)
         masks = np.array([[mini.box_mask(2)] for _ in video])

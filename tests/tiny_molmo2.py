@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from videomolmo.baselines.molmo2 import PROMPT, inputs_of
+from videomolmo.baselines.molmo2 import PROMPT, inputs_of, shrunk
 
 CHAT = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MEDIA = ["<im_start>", "<im_end>", "<im_patch>", "<im_col>", "<low_res_im_start>", "<|image|>", "<im_low>",
@@ -42,9 +42,8 @@ def processor_of(texts: Sequence[str]):
 
     size = {"height": SIDE_PX, "width": SIDE_PX}
     images = Molmo2ImageProcessor(size=size, overlap_margins=[1, 1], max_crops=4)
-    return Molmo2Processor(
-        image_processor=images, video_processor=Molmo2VideoProcessor(size=size), tokenizer=tokenizer_of(texts)
-    )
+    videos = Molmo2VideoProcessor(size=size, do_rescale=True, do_normalize=True)  # as the published ones
+    return Molmo2Processor(image_processor=images, video_processor=videos, tokenizer=tokenizer_of(texts))
 
 
 def model_of(tokenizer):
@@ -78,8 +77,8 @@ def taught(folder: Path, lessons: Sequence[tuple[np.ndarray, np.ndarray, str, st
     model = model_of(processor.tokenizer).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     examples = []
-    for frames, times, request, text in lessons:
-        prompt = PROMPT.format(request)
+    for shown, times, request, text in lessons:
+        prompt, frames = PROMPT.format(request), np.stack([shrunk(processor, frame) for frame in shown])
         asked = inputs_of(processor, frames, times, prompt)["input_ids"].shape[1]
         whole = inputs_of(processor, frames, times, prompt + text + "<|im_end|>")
         labels = whole["input_ids"].clone()

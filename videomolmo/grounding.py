@@ -110,7 +110,7 @@ class VideoGrounder:
         """
         question = as_question(sentence)
         check_settings(every, fusion, tau, context)
-        context = self._context(context)
+        context = self.context_of(context)
         frames = _opened(video, reader, max_frames)
         clock = Stopwatch()
         answers, count = self._point(frames, question, int(every), context, progress, on_text, clock)
@@ -128,8 +128,8 @@ class VideoGrounder:
             source=None if isinstance(video, (np.ndarray, Frames)) else video, warning=frames.warning, _video=frames,
         )  # fmt: skip
 
-    def _context(self, context: int | None) -> int | None:
-        """Past frames to look at (l); other model families have no such thing."""
+    def context_of(self, context: int | None) -> int | None:
+        """Past frames to look at (l) where so many are asked for; None asks for the model's own."""
         return self.pointing.config.context if context is None else int(context)
 
     def _about(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from videomolmo.errors import BadInput
 if TYPE_CHECKING:
     from videomolmo.grounding import VideoGrounder
 
-NOT_FOR_MOLMO2 = {"quantize": None, "device_map": None}  # options of our own loader, and when they ask for nothing
+OURS = ("quantize", "device_map")  # options of our own loader
 
 
 def load_grounder(
@@ -26,16 +26,18 @@ def load_grounder(
     Raises:
         BadInput: no such model, weights that do not fit, or an option the model does not have.
     """
-    if _family(hub.pointing_folder(model, offline)) != "molmo2":
-        from videomolmo.grounding import VideoGrounder
+    from videomolmo.grounding import VideoGrounder, device_named
 
+    device_named(device)  # before anything is downloaded
+    folder = hub.pointing_folder(model, offline)
+    if _family(folder) != "molmo2":
         return VideoGrounder.from_pretrained(model, masks, device, offline=offline, **options)
     from videomolmo.baselines.molmo2 import Molmo2Grounder
 
-    refused = [name for name, nothing in NOT_FOR_MOLMO2.items() if options.pop(name, nothing) != nothing]
-    if refused:
-        raise BadInput(f"{', '.join(refused)}: not for Molmo 2; leave it out")
-    return Molmo2Grounder.from_pretrained(model, masks, device, offline=offline, **options)
+    for name in OURS:
+        if (value := options.pop(name, None)) is not None:
+            raise BadInput(f"{name} is {value!r}, which is not for Molmo 2; leave it out")
+    return Molmo2Grounder.from_pretrained(str(folder), masks, device, offline=offline, **options)
 
 
 def _family(folder: Path) -> str | None:

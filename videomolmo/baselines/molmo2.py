@@ -2,7 +2,8 @@
 
 Source: Molmo 2 (Clark et al. 2026) and its released code; `Molmo2ForConditionalGeneration` of transformers.
 Differs: the paper asks for at most two frames a second; here the key frames are shown, as they are to VideoMolmo. Its
-    objects keep their numbers between key frames only through the overlap of their masks, as VideoMolmo's do.
+    objects keep their numbers between key frames only through the overlap of their masks, as VideoMolmo's do. A
+    question ("Which dog barks?") stays as it is: Molmo 2 then names each object at one time, and is absent elsewhere.
 """
 
 from __future__ import annotations
@@ -15,24 +16,31 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, UInt8
 
 from videomolmo import hub
+from videomolmo.baselines.timed_answers import by_time, check_times, in_milliseconds
 from videomolmo.errors import BadInput
 from videomolmo.grounding import VideoGrounder, device_named, load_masks
 from videomolmo.masks.tracker import MaskTracker
-from videomolmo.model.loading import dtype_of
+from videomolmo.model.loading import ATTENTION, dtype_of
 from videomolmo.points import Answer, read_points
 from videomolmo.stopwatch import Stopwatch
 from videomolmo.video import Frames
 
-MOST_FRAMES = 128  # shown at a time: so many it was fine-tuned with; a longer clip is asked about in parts
-TOKENS, TOKENS_PER_FRAME = 128, 48  # of an answer: three objects a frame and their time take about 40
+MOST_FRAMES = 128  # shown at a time, as in fine-tuning; a longer clip is asked about in parts
+TOKENS, TOKENS_PER_FRAME = 128, 128  # of an answer at most: a time takes about 5, a point about 10
 PROMPT = "<|video|><|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
-_OURS = re.compile(r"^Point to (.+)\.$", re.IGNORECASE)
+_REQUEST = re.compile(
+    r"^(?:point (?:to|at|out)|track|follow|locate|segment|mark|(?:find|show)(?: me)?) (.+?)[.!?\s]*$", re.IGNORECASE
+)
 
 
 class Molmo2Grounder(VideoGrounder):
-    """Molmo 2 and SAM 2, called as a `VideoGrounder`; there is no temporal module, and no `context` to choose."""
+    """Molmo 2 and SAM 2, called as a `VideoGrounder`; there is no temporal module, and no `context` to choose.
+
+    Each answer's text is that about all key frames shown together, and `on_text` gets it once it is whole.
+    """
 
     @classmethod
     def from_pretrained(
@@ -54,14 +62,20 @@ class Molmo2Grounder(VideoGrounder):
         Raises:
             BadInput: no such model, weights that do not fit, or a transformers without Molmo 2.
         """
-        folder, device = hub.pointing_folder(model, offline), device_named(device)
+        device = device_named(device)
+        folder = hub.pointing_folder(model, offline)
         precision = dtype_of("bfloat16" if dtype == "auto" and device != "cpu" else dtype)
         sam, sam_hashes = load_masks(masks, device, offline)
         pointing, processor = load_molmo2(folder, precision, attention)
         weights = {f"pointing:{folder.name}/{file}": value for file, value in hub.hashes(folder).items()}
         return cls(pointing.to(device), processor, MaskTracker(sam), weights | sam_hashes)
 
-    def _context(self, context: int | None) -> None:
+    def context_of(self, context: int | None) -> None:
+        """None: there are no past frames to choose.
+
+        Raises:
+            BadInput: a number was given.
+        """
         if context is not None:
             raise BadInput(f"context is {context}, but Molmo 2 sees all key frames at once; leave it out")
 
@@ -77,7 +91,7 @@ class Molmo2Pointer:
 
     Args:
         model, processor: of transformers.
-        on_text: called with each key frame's number and what was written about it, once it is.
+        on_text: called with each key frame's number and the text about all that were shown with it.
         clock: counts the time of "io" (decoding) and "text" (all of the model).
     """
 
@@ -91,14 +105,15 @@ class Molmo2Pointer:
         self.model, self.processor, self.on_text, self.clock = model, processor, on_text, clock or Stopwatch()
 
     def answers(self, video: Frames, question: str, every: int) -> Iterator[tuple[int, int, Answer | None]]:
-        """As `Pointer.answers`.
+        """As `Pointer.answers`; of the frames only what the model sees is kept, `MOST_FRAMES` at a time.
 
         Raises:
-            BadInput: key frames that lie so near each other that an answer could not tell them apart.
+            BadInput: key frames whose times are shown alike, or a question with the model's own signs in it.
         """
-        times = np.asarray(video.times_s, np.float64)[::every]
-        for first in range(0, len(times), MOST_FRAMES):
-            check_times(times[first : first + MOST_FRAMES], every)
+        signs = [sign for sign in self.processor.tokenizer.all_special_tokens if sign in question]
+        if signs:
+            raise BadInput(f"the sentence holds {signs[0]!r}, a sign of the model's own; leave it out")
+        check_times(np.asarray(video.times_s, np.float64), every, MOST_FRAMES)
         return self._answers(video, question, every)
 
     def _answers(self, video: Frames, question: str, every: int) -> Iterator[tuple[int, int, Answer | None]]:
@@ -110,7 +125,7 @@ class Molmo2Pointer:
             count = at + 1
             if at % every == 0:
                 keys.append(at)
-                frames.append(frame)
+                frames.append(shrunk(self.processor, frame))
             if len(keys) == MOST_FRAMES:
                 yield from self._asked(video, keys, frames, request, count)
                 keys, frames = [], []
@@ -124,126 +139,96 @@ class Molmo2Pointer:
         times = np.asarray(video.times_s, np.float64)[keys]
         times = times - times[0]
         with self.clock.measure("text"):
-            text = self._write(np.stack(frames), times, request)
+            text, cut = self._write(np.stack(frames), times, request)
         answer = read_points(text, video.height, video.width)
+        if cut and answer.outcome == "malformed":
+            answer = replace(answer, problem=f"{answer.problem} (the answer was longer than {cut} tokens)")
         for key, one in zip(keys, by_time(answer, times), strict=True):
             if self.on_text is not None:
                 self.on_text(key, text)
             yield count, key, one
 
     @torch.inference_mode()
-    def _write(self, frames: np.ndarray, times: np.ndarray, request: str) -> str:
-        """What the model writes about frames (n, height, width, 3) at `times`, seconds from 0 (greedy decoding)."""
+    def _write(
+        self, frames: UInt8[np.ndarray, "frames height width 3"], times: Float[np.ndarray, " frames"], request: str
+    ) -> tuple[str, int]:
+        """What the model writes about frames at `times`, seconds from 0 (greedy); after how many tokens it was cut.
+
+        Raises:
+            BadInput: the frames leave no room for an answer.
+        """
         inputs = inputs_of(self.processor, frames, times, PROMPT.format(request))
-        weight = next(self.model.parameters())
+        weight, length = next(self.model.parameters()), inputs["input_ids"].shape[1]
+        room = self.model.config.text_config.max_position_embeddings - length
+        if room < TOKENS:
+            raise BadInput(
+                f"{len(frames)} key frames and the sentence make {length} tokens, and this model reads at most "
+                f"{room + length}; use a larger every, or fewer words"
+            )
         placed = {
             name: value.to(weight.device, weight.dtype if value.is_floating_point() else None)
             for name, value in inputs.items()
         }
-        most = TOKENS + TOKENS_PER_FRAME * len(frames)
-        written = self.model.generate(**placed, max_new_tokens=most, do_sample=False)
-        return self.processor.tokenizer.decode(written[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        most = min(room, TOKENS + TOKENS_PER_FRAME * len(frames))
+        written = self.model.generate(**placed, max_new_tokens=most, do_sample=False)[0, length:]
+        cut = len(written) == most and written[-1].item() != self.processor.tokenizer.eos_token_id
+        return self.processor.tokenizer.decode(written, skip_special_tokens=True), most if cut else 0
 
 
 def as_tracking(question: str, fps: float) -> str:
-    """A question of `as_question` as Molmo 2 was taught to be asked for tracks; other requests stay as they are.
+    """A request as Molmo 2 was taught to be asked for tracks; questions stay as they are.
 
     Example:
         >>> as_tracking("Point to the red circle.", 2.0)
-        'Track the red circle at 2 FPS.'
+        'Track the red circle at 2 FPS'
     """
-    ours = _OURS.match(question)
-    return f"Track {ours[1]} at {fps:.3g} FPS." if ours else question
+    request = _REQUEST.match(question)
+    return f"Track {request[1]} at {fps:.3g} FPS" if request else question
 
 
-def inputs_of(processor: Any, frames: np.ndarray, times: np.ndarray, prompt: str) -> dict[str, torch.Tensor]:
-    """The model's inputs for frames (n, height, width, 3) at `times`; the prompt shows times in tenths of a second.
+def shrunk(processor: Any, frame: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "side side 3"]:
+    """A frame at the size the model sees, bit for bit as its processor would make it."""
+    from transformers.image_utils import SizeDict
+
+    video = processor.video_processor
+    size = SizeDict(height=video.size["height"], width=video.size["width"])
+    pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].float()
+    small = video.resize(pixels, size=size, resample=video.resample, antialias=False)
+    return small.round().clamp(0, 255).to(torch.uint8)[0].permute(1, 2, 0).numpy()
+
+
+def inputs_of(
+    processor: Any, frames: UInt8[np.ndarray, "frames height width 3"], times: Float[np.ndarray, " frames"], prompt: str
+) -> dict[str, torch.Tensor]:
+    """The model's inputs; the prompt shows times in tenths of a second.
 
     The processor takes the number of a frame over a rate for its time; milliseconds serve any clip, also those whose
-    frames do not come at one rate.
+    frames do not come at one rate. Pixels are scaled as the published processors are set to; a new one is not.
     """
     from transformers.video_utils import VideoMetadata
 
-    milliseconds = np.round(1000 * times).astype(int).tolist()
+    numbers = in_milliseconds(times)
     about = VideoMetadata(
-        total_num_frames=milliseconds[-1] + 1, fps=1000.0, duration=float(times[-1]),
-        frames_indices=milliseconds, height=frames.shape[1], width=frames.shape[2],
+        total_num_frames=numbers[-1] + 1, fps=1000.0, duration=float(times[-1]),
+        frames_indices=numbers, height=frames.shape[1], width=frames.shape[2],
     )  # fmt: skip
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
     found = processor(
-        text=[prompt], videos=[pixels], video_metadata=[about], do_sample_frames=False, return_tensors="pt"
-    )
+        text=[prompt], videos=[pixels], video_metadata=[about], do_sample_frames=False, do_rescale=True,
+        do_normalize=True, return_tensors="pt",
+    )  # fmt: skip
     return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
-
-
-def check_times(times: np.ndarray, every: int) -> None:
-    """Nothing for key frames whose times differ in tenths of a second, which is how they are shown and written.
-
-    Raises:
-        BadInput: two of them are written alike.
-    """
-    shown = [f"{time:.1f}" for time in times - times[0]]
-    alike = next((n for n in range(1, len(shown)) if shown[n] == shown[n - 1]), None)
-    if alike is not None:
-        apart = times[alike] - times[alike - 1]
-        raise BadInput(
-            f"every is {every}: key frames {apart:.3f} s apart, and Molmo 2 writes times in tenths of a second; "
-            f"use every={int(np.ceil(every * 0.1001 / max(apart, 1e-3)))} or more"
-        )
-
-
-def by_time(answer: Answer, times: np.ndarray) -> list[Answer]:
-    """What an answer about several frames says of each, by the nearest time that was shown.
-
-    Points of a frame come in the order of their ids. A frame that is not named has none: it is absent there. Where the
-    answer names a time at which nothing was shown, or points without any time, it is malformed for the nearest frame,
-    or for all.
-
-    Args:
-        answer: of all frames.
-        times: of the frames, seconds from 0.
-    """
-    if answer.outcome != "found":
-        return [answer] * len(times)
-    if answer.times is None:
-        if len(times) == 1:
-            return [answer]
-        return [_malformed(answer, f"points without times, and {len(times)} frames were shown")] * len(times)
-    shown = np.array([float(f"{time:.1f}") for time in times])
-    distance = np.abs(answer.times[:, None] - shown)
-    nearest = distance.argmin(axis=1)
-    reach = max(0.1, float(np.diff(shown).min(initial=0.1)) / 2 if len(shown) > 1 else 0.1)
-    found = []
-    for n in range(len(times)):
-        here = nearest == n
-        far = here & (distance[:, n] > reach + 1e-9)
-        if far.any():
-            found.append(_malformed(answer, f"points at {answer.times[far][0]:g} s, where no frame was shown"))
-        else:
-            rows = np.flatnonzero(here)
-            found.append(_part(answer, rows[np.argsort(answer.ids[rows], kind="stable")]))
-    return found
-
-
-def _part(answer: Answer, rows: np.ndarray) -> Answer:
-    """Some points of an answer; without any it is absent."""
-    parts = {name: getattr(answer, name)[rows] for name in ("points_px", "inside", "times", "ids")}
-    if len(rows):
-        return replace(answer, **parts)
-    return replace(answer, outcome="absent", label="", **parts | {"times": None, "ids": None})
-
-
-def _malformed(answer: Answer, problem: str) -> Answer:
-    nothing = {"points_px": answer.points_px[:0], "inside": answer.inside[:0], "times": None, "ids": None}
-    return replace(answer, outcome="malformed", label="", problem=problem, **nothing)
 
 
 def load_molmo2(folder: Path, dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> tuple[Any, Any]:
     """Model, ready to answer, and processor of a folder.
 
     Raises:
-        BadInput: a transformers without Molmo 2, files that cannot be read, or weights that do not fit.
+        BadInput: another attention, a transformers without Molmo 2, files that cannot be read, or weights that do not
+            fit.
     """
+    if attention not in ATTENTION:
+        raise BadInput(f"attention is {attention!r}, expected one of {', '.join(ATTENTION)}")
     try:
         from transformers import Molmo2ForConditionalGeneration, Molmo2Processor
     except ImportError as error:
@@ -254,9 +239,12 @@ def load_molmo2(folder: Path, dtype: torch.dtype = torch.float32, attention: str
             output_loading_info=True,
         )  # fmt: skip
         processor = Molmo2Processor.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises many kinds, all of which mean that these files are no Molmo 2
-        raise BadInput(f"{folder}: no Molmo 2 that can be loaded: {str(error).splitlines()[0][:200]}") from error
-    lost = sorted({*report["missing_keys"], *(str(name) for name in report["mismatched_keys"])})
-    if lost:
-        raise BadInput(f"{folder}: weights are missing or do not fit: {', '.join(lost[:3])}; download the model again")
+    except Exception as error:  # transformers raises many kinds; nearly all mean that these files are no Molmo 2
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise BadInput(f"{folder}: no Molmo 2 that can be loaded with attention {attention!r}: {reason}") from error
+    # the published vision towers have two layers more than are used
+    strange = [name for name in report["unexpected_keys"] if "vision" not in name and "image_vit" not in name]
+    wrong = sorted({*report["missing_keys"], *strange})
+    if wrong:
+        raise BadInput(f"{folder}: weights are missing or do not fit: {', '.join(wrong[:3])}; download the model again")
     return model.eval(), processor

@@ -113,6 +113,7 @@ def _predict(
 
     check_settings(**settings)
     grounder = load_grounder(model, masks, device)
+    grounder.context_of(settings["context"])
     provenance.claim(out, made_by | {"weights": grounder.weights}, "an evaluation")
     refused: dict[str, str] = {}
     todo = [pair for pair in _pairs(records) if read_answer(out, *pair) is None]

@@ -188,6 +188,7 @@ class View {
     this.kept.delete(frame); // to the end of the queue
     this.kept.set(frame, Object.assign(one, { fresh: false }));
     this.draw(one.images);
+    if (this.shown < 0) this.root.classList.add("vm-live"); // styles go by this: what changes with each frame is dear
     this.shown = frame;
     this.caption.textContent = one.caption;
     Object.assign(this.root.dataset, { frame, picture: ++this.drawn, kernelMs: one.ms });

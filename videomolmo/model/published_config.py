@@ -115,7 +115,7 @@ def config_from_hub(values: dict[str, Any], names: set[str]) -> PointingConfig:
     if values.get("model_type") != "molmo":
         raise BadInput(
             f"config.json is of model_type {values.get('model_type')!r}, expected 'molmo' (VideoMolmo, Molmo-7B-D) or "
-            "a model saved by this package"
+            "a model saved by this package; for Molmo 2 see videomolmo.load_grounder"
         )
     values = MOLMO_7B_D | values
     for name in HUB_FIXED:
