@@ -6,10 +6,13 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from videomolmo.cli import main
 from videomolmo.model import PointingModel
 from videomolmo.training import nano, pointing
+from videomolmo.training.run_state import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -41,6 +44,11 @@ def test_the_recipe_leads_from_nothing_to_both_models_and_is_not_done_twice(smal
         assert PointingModel.from_pretrained(tmp_path / folder).config.image.size_px == size
     recipe = json.loads((tmp_path / "pointing" / "recipe.json").read_text(encoding="utf-8"))
     assert [stage["name"] for stage in recipe["stages"]] == names and recipe["share"] == 0.0001
+    last = [load_checkpoint(tmp_path / f"{name}_cross_attention" / "weights.pt")["state"] for name in names[-2:]]
+    name = "language.layers.0.mlp.up_proj.weight"
+    mean = (last[0][f"model.{name}"] + last[1][f"model.{name}"]) / 2
+    shipped = load_file(tmp_path / "pointing" / "model.safetensors")[name]
+    assert recipe["averaged"] == 2 and torch.equal(shipped, mean.half())
 
     small.clear()
     (tmp_path / "follow larger_cross_attention" / "weights.pt").unlink()

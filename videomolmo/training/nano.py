@@ -1,6 +1,7 @@
 """The whole recipe of the shipped weights: render, train stage by stage, export; resumes wherever it was stopped."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -74,7 +75,9 @@ LARGER_STAGES = (  # what was learnt at 96 pixels goes on at 144: small objects 
     pointing.Stage("settle larger", 700, 16, 1, 1e-3, False, True, 1.0, 0.0, facts=0.3, moves=1.0, distinct=200),
     pointing.Stage("follow larger", 1800, peak=1.2e-3, motion_share=0.45, distinct=330, **_FOLLOW),
     pointing.Stage("follow on larger", 3000, peak=1e-3, motion_share=0.4, distinct=450, lists=0.15, **_FOLLOW),
+    pointing.Stage("write larger", 3600, peak=1e-3, motion_share=0.4, distinct=450, lists=0.3, **_FOLLOW),
 )
+AVERAGED = 2  # stages at the end of them whose weights are averaged: better at lists than either
 VOCABULARY = 512
 
 
@@ -147,15 +150,25 @@ def _train_pointing(out: Path, recipe: dict) -> None:
     if not begin.exists():
         save_checkpoint(begin, state=grown(state, config))
     weights = _run_stages(LARGER_STAGES, config, tokenizer, (LARGE_PICTURES, LARGE_CLIPS), out, recipe, (begin,))
-    state = load_checkpoint(weights[-1])["state"]
-    export_pointing(state, config, tokenizer, out / "pointing", recipe, POINTING_STAGES + LARGER_STAGES)
+    state = averaged([load_checkpoint(path)["state"] for path in weights[-AVERAGED:]])
+    export_pointing(
+        state, config, tokenizer, out / "pointing", recipe | {"averaged": AVERAGED}, POINTING_STAGES + LARGER_STAGES
+    )
+
+
+def averaged(states: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The mean of weights that came from one another.
+
+    Source: model soups (Wortsman et al. 2022).
+    """
+    return {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]}
 
 
 def _run_stages(
     stages: tuple[pointing.Stage, ...], config: PointingConfig, tokenizer, specs: tuple[RenderSpec, RenderSpec],
     out: Path, recipe: dict, begin: tuple[Path, ...] = (),
 ) -> tuple[Path, ...]:  # fmt: skip
-    """Stage after stage; returns the weights it began with, whose temporal module single frames keep, and the last."""
+    """Stage after stage; returns the weights of all of `begin` and of every stage, in order."""
     share, temporal, weights = recipe["share"], recipe["temporal"], begin
     pictures, clips = (_rendered(out, spec, share) for spec in specs)
     loaded = (None, None)
@@ -170,10 +183,11 @@ def _run_stages(
         folder = out / (f"{stage.name}_{temporal}" if stage.past else stage.name)
         stage = replace(stage, steps=_scaled(stage.steps, share))
         processor = PointingProcessor(tokenizer, own)
+        last = weights[len(begin) :][-1:]  # with `begin`, whose temporal module stages of single frames keep
         done = pointing.train_stage(
-            own, stage, processor, loaded[1], folder, begin=weights, seed=recipe["seed"], device=_device()
+            own, stage, processor, loaded[1], folder, begin=(*begin, *last), seed=recipe["seed"], device=_device()
         )  # fmt: skip
-        weights = (*begin, done)
+        weights = (*weights, done)
     return weights
 
 
