@@ -166,3 +166,11 @@ def test_a_claim_that_was_killed_halfway_is_claimed_again(tmp_path):
     provenance.claim(Path(tmp_path), {"seed": 1}, "a run")
     assert json.loads((tmp_path / "settings.json").read_text(encoding="utf-8")) == {"seed": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+
+
+@pytest.mark.parametrize("name", [".settings.json.swp", ".settings.json.4711.bak", "settings.json.4711"])
+def test_somebody_elses_file_is_never_taken_for_a_killed_claim(tmp_path, name):
+    (tmp_path / name).write_text("mine", encoding="utf-8")
+    with pytest.raises(BadInput, match="is not empty and holds no run"):
+        provenance.claim(tmp_path, {"seed": 1}, "run")
+    assert (tmp_path / name).read_text(encoding="utf-8") == "mine"

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from videomolmo.errors import BadInput
-from videomolmo.whole_files import write_json
+from videomolmo.whole_files import is_unfinished, write_json
 
 PACKAGES = ("videomolmo", "torch", "transformers", "sam2", "numpy", "av", "opencv-python-headless", "tokenizers")
 
@@ -61,7 +61,7 @@ def claim(out: Path, made_by: dict, what: str) -> None:
                 raise BadInput(f"{out} holds {what} with other {', '.join(different)}; give a new folder")
             return
         there = list(out.iterdir()) if out.is_dir() else []
-        left = [path for path in there if path.name.startswith(f".{known.name}.")]  # of a claim that was killed
+        left = [path for path in there if is_unfinished(path, known.name)]
         if len(there) > len(left) or (out.exists() and not out.is_dir()):
             raise BadInput(f"{out} is not empty and holds no {what}; give a new folder")
         out.mkdir(parents=True, exist_ok=True)

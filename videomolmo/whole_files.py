@@ -14,6 +14,11 @@ def write_text(path: Path, text: str) -> None:
     os.replace(unfinished, path)
 
 
+def is_unfinished(path: Path, name: str) -> bool:
+    """Whether a file is what `write_text` leaves of `name` when it is killed."""
+    return path.is_file() and path.name.startswith(f".{name}.") and path.name.rpartition(".")[2].isdecimal()
+
+
 def write_json(path: Path, content: Any) -> None:
     """`write_text` of plain JSON, indented."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
