@@ -1,5 +1,6 @@
 """The README's commands are real: they parse, name what exists, and CI runs the second one."""
 
+import json
 import re
 import shlex
 import tomllib
@@ -34,3 +35,29 @@ def test_ci_runs_the_test_command():
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)#:]+)\)", README))
 def test_links_lead_somewhere(target):
     assert (ROOT / target).exists(), f"README.md links to {target}, which does not exist"
+
+
+def rows_of_readme() -> dict[str, float]:
+    """The table of nano's figures: what was measured, and the value."""
+    return {what: float(value) for what, value in re.findall(r"^\| ([^|]+?) \| [^|]+ \| ([\d.]+) \|", README, re.M)}
+
+
+def test_the_card_of_the_pointing_model_says_what_the_readme_says():
+    card, known = (ROOT / "data/nano/pointing/README.md").read_text(encoding="utf-8"), rows_of_readme()
+    measured = " ".join(re.search(r"\*\*Measured\*\*(.+?)\n- ", card, re.S)[1].split())
+    for what in ("appearance", "colour", "absent object", "all", "motion", "absent motion"):
+        assert re.search(rf"(?<!absent ){what} (\.\d+)", measured)[1] == f"{known[what]:.3f}"[1:], what
+    assert float(re.search(r"J&F\s+(\.\d+)", measured)[1]) == pytest.approx(known["pipeline, k = 5, `iou`"], abs=0.005)
+
+
+def test_the_card_of_nano_sam_says_what_the_readme_says():
+    card, known = (ROOT / "data/nano/masks/README.md").read_text(encoding="utf-8"), rows_of_readme()
+    for name in ("clicked frame", "tracked over 20 frames"):
+        assert f"{name} J {known[f'nano SAM 2, {name}']:.2f}".replace(" 0.", " .") in " ".join(card.split())
+
+
+@pytest.mark.parametrize("name", ["pointing", "pointing_96", "masks"])
+def test_cards_name_the_commit_that_the_weights_are_of(name):
+    folder = ROOT / "data/nano" / name
+    commit = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))["commit"]
+    assert f"**Commit**: {commit}" in (folder / "README.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The nine colour names of the generated videos, and the plain colours of what is not an object."""
+"""The eight colour names of the generated videos, and the plain colours of what is not an object."""
 
 import colorsys
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 
 import torch
@@ -82,7 +83,7 @@ def start_adapters(name: str, like: Tensor, seed: int) -> Tensor:
     """First weights of an adapter: random into it, zero out of it, so that the model starts as it was."""
     if ".lora_B." in name:
         return torch.zeros(like.shape)
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + sum(map(ord, name)))
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + zlib.crc32(name.encode()))
     weight = torch.empty(like.shape)
     return nn.init.kaiming_uniform_(weight, a=5**0.5, generator=generator)
 

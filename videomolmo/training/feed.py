@@ -44,11 +44,12 @@ class MicroBatches(Dataset):
         step, turn = divmod(number, self.slices.passes)
         try:
             drawn = [self.samples[position] for position in self.slices.positions(self.start + step, turn)]
+            examples = [
+                self.processor.training_example(one.frame, [list(pair) for pair in one.branches], one.past)
+                for one in drawn
+            ]
         except BadInput as error:
             return BadInput(str(error))
-        examples = [
-            self.processor.training_example(one.frame, [list(pair) for pair in one.branches], one.past) for one in drawn
-        ]
         return MicroBatch(collate(examples), [one.about for one in drawn])
 
 

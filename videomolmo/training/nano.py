@@ -77,7 +77,12 @@ LARGER_STAGES = (  # what was learnt at 96 pixels goes on at 144: small objects 
     pointing.Stage("follow on larger", 3000, peak=1e-3, motion_share=0.4, distinct=450, lists=0.15, **_FOLLOW),
     pointing.Stage("write larger", 3600, peak=1e-3, motion_share=0.4, distinct=450, lists=0.3, **_FOLLOW),
 )
-AVERAGED = 2  # stages at the end of them whose weights are averaged: better at lists than either
+FINER_STAGES = (  # better eyes, which lists need for every object that they name or leave out; then language again
+    pointing.Stage("see on larger", 2100, 16, 1, 1e-3, False, True, 0.7, 1.0, facts=1.0, moves=0.5, stills=0.75),
+    pointing.Stage("write on larger", 900, peak=1e-3, motion_share=0.4, distinct=300, lists=0.3, **_FOLLOW),
+    pointing.Stage("write last larger", 600, peak=1e-3, motion_share=0.4, distinct=150, lists=0.3, **_FOLLOW),
+)
+AVERAGED = 2  # stages at the end of each of these two whose weights are averaged: better at lists than any alone
 VOCABULARY = 512
 
 
@@ -100,6 +105,8 @@ def train_nano(
     """
     if temporal not in TEMPORAL_KINDS:
         raise BadInput(f"temporal is {temporal!r}, expected one of {', '.join(TEMPORAL_KINDS)}")
+    if threads < 1:
+        raise BadInput(f"threads is {threads}, expected at least 1")
     if not 0 < share <= 1:
         raise BadInput(f"share is {share}, expected more than 0 and at most 1")
     torch.set_num_threads(threads)
@@ -146,14 +153,17 @@ def _train_pointing(out: Path, recipe: dict) -> None:
     state = load_checkpoint(weights[-1])["state"]
     export_pointing(state, config, tokenizer, out / "pointing_96", recipe, POINTING_STAGES)
     config = enlarged(config, LARGE_CLIPS.size)
-    begin = out / f"grown_{recipe['temporal']}.pt"
-    if not begin.exists():
-        save_checkpoint(begin, state=grown(state, config))
-    weights = _run_stages(LARGER_STAGES, config, tokenizer, (LARGE_PICTURES, LARGE_CLIPS), out, recipe, (begin,))
-    state = averaged([load_checkpoint(path)["state"] for path in weights[-AVERAGED:]])
-    export_pointing(
-        state, config, tokenizer, out / "pointing", recipe | {"averaged": AVERAGED}, POINTING_STAGES + LARGER_STAGES
-    )
+    state, means = grown(state, config), []
+    for name, stages in (("grown", LARGER_STAGES), ("mean", FINER_STAGES)):
+        begin = out / f"{name}_{recipe['temporal']}.pt"
+        if not begin.exists():
+            save_checkpoint(begin, state=state)
+        weights = _run_stages(stages, config, tokenizer, (LARGE_PICTURES, LARGE_CLIPS), out, recipe, (begin,))
+        state = averaged([load_checkpoint(path)["state"] for path in weights[-AVERAGED:]])
+        means.append(state)
+    stages = POINTING_STAGES + LARGER_STAGES + FINER_STAGES
+    about = recipe | {"averaged": [stage.name for one in (LARGER_STAGES, FINER_STAGES) for stage in one[-AVERAGED:]]}
+    export_pointing(averaged(means), config, tokenizer, out / "pointing", about, stages)
 
 
 def averaged(states: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -171,21 +181,24 @@ def _run_stages(
     """Stage after stage; returns the weights of all of `begin` and of every stage, in order."""
     share, temporal, weights = recipe["share"], recipe["temporal"], begin
     pictures, clips = (_rendered(out, spec, share) for spec in specs)
-    loaded = (None, None)
+    loaded, stills = (None, None), None
     for stage in stages:
         if temporal == "none":
-            if not stage.language and stage.past:
+            if stage.past and not stage.language and not stage.vision_rate:
                 continue  # no temporal module to warm up
             stage = replace(stage, moves=0.0)
         own = config if stage.past else pointing.single_frame(config)
         if loaded[0] != stage.past:
             loaded = (stage.past, RenderedClips(clips) if stage.past else RenderedClips(pictures, clips, last=True))
+        if stage.stills and stills is None:
+            stills = RenderedClips(pictures, clips, last=True)
         folder = out / (f"{stage.name}_{temporal}" if stage.past else stage.name)
         stage = replace(stage, steps=_scaled(stage.steps, share))
         processor = PointingProcessor(tokenizer, own)
         last = weights[len(begin) :][-1:]  # with `begin`, whose temporal module stages of single frames keep
         done = pointing.train_stage(
-            own, stage, processor, loaded[1], folder, begin=(*begin, *last), seed=recipe["seed"], device=_device()
+            own, stage, processor, loaded[1], folder, begin=(*begin, *last), seed=recipe["seed"], device=_device(),
+            pictures=stills,
         )  # fmt: skip
         weights = (*weights, done)
     return weights

@@ -9,12 +9,11 @@
 Source: paper, section 3 (a single-frame model first, then the temporal module, from scratch, on top of it).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,6 @@ from tqdm import tqdm
 
 from videomolmo.model import PointingConfig, PointingModel, PointingProcessor
 from videomolmo.training.guidance import FactHeads, attention_loss
-from videomolmo.training.pointing_data import Example, asked, pictured, sample_example, worded
 from videomolmo.training.rendered import RenderedClips
 from videomolmo.training.run_state import (
     MovingAverage,
@@ -33,94 +31,10 @@ from videomolmo.training.run_state import (
     save_checkpoint,
     save_progress,
 )  # fmt: skip
-from videomolmo.training.shelf import Shelf
+from videomolmo.training.stage import Stage, batches, encoder
 
 WARMUP = 60  # steps of a stage
 AVERAGE = 0.998  # decay of the moving average of weights
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage: `language` says whether text is trained; the vision tower is at `vision_rate` of the rate.
-
-    `facts` and `moves` weigh what windows should know of their objects and of their motion. `cutoff`: share of clips
-    that begin in mid-air, with 1 to l black frames in front, as at a video's start. `distinct`: this many batches are
-    encoded once by the frozen vision tower, most of a step's work, and gone through again and again; 0: all are new.
-    Where text is trained, each time with new questions: the same ones were learnt by heart. `lists`: see `asked`.
-    """
-
-    name: str
-    steps: int
-    batch: int
-    questions: int
-    peak: float
-    language: bool
-    past: bool
-    motion_share: float
-    vision_rate: float
-    facts: float
-    moves: float = 0.0
-    cutoff: float = 0.0
-    distinct: int = 0
-    lists: float = 0.0
-
-
-def batches(
-    processor: PointingProcessor,
-    clips: RenderedClips,
-    stage: Stage,
-    seed: int,
-    start: int,
-    encode: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda batch: batch,
-) -> Iterator[dict[str, Tensor]]:
-    """Batch after batch from step `start`; each a function of (seed, stage, step) alone, through `encode`."""
-    key = sum(ord(letter) for letter in stage.name)
-    wanted = {"questions": stage.questions, "motion_share": stage.motion_share, "lists": stage.lists}
-    kept: dict[int, tuple[list[Example], dict[str, Tensor]]] = {}
-    shelf = Shelf(stage.distinct)
-    for step in range(start, stage.steps):
-        number = step % stage.distinct if stage.distinct else step
-        rng = np.random.default_rng([seed, key, number])
-        if number in kept:
-            examples, seen = kept[number]
-        else:
-            examples = [sample_example(rng, clips, **wanted) for _ in range(stage.batch)]
-            seen = pictured(processor, examples, past=stage.past, patches=not stage.language)
-            if stage.cutoff:
-                _cut_off(seen, stage, processor.config, seed, number)
-            seen = encode(seen)
-            if stage.distinct:
-                seen = shelf.put(number, seen)
-                kept[number] = examples, seen
-        if stage.language and step != number:
-            again = np.random.default_rng([seed, key, step])
-            examples = [asked(again, one, **wanted) for one in examples]
-        texts = worded(processor, examples) if stage.language else {}
-        device = seen["facts_point"].device
-        yield {name: value.to(device) for name, value in texts.items()} | seen
-
-
-def _encoder(model: PointingModel, stage: Stage, device: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
-    """Puts a batch on the device; where batches are kept, with features in half precision instead of pixels.
-
-    Of the past only the mean is kept where the temporal module sees no more than that.
-    """
-
-    def encode(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        batch = {name: value.to(device) for name, value in batch.items()}
-        if not stage.distinct:
-            return batch
-        dropped = ("pixels", "past_pixels", "patch_mask")
-        kept = {name: value for name, value in batch.items() if name not in dropped}
-        with torch.no_grad():
-            kept["features"] = model.encode_frames(batch["pixels"]).half()
-        if stage.past and model.config.needs_past:
-            past = model.encode_past(batch["past_pixels"])
-            past = past if model.config.temporal == "cross_attention_all" else past.mean(1, keepdim=True)
-            kept["past"] = past.half()
-        return kept
-
-    return encode
 
 
 def step_loss(
@@ -132,7 +46,7 @@ def step_loss(
     else:
         with torch.set_grad_enabled(stage.vision_rate > 0):
             features = model.encode_frames(batch["pixels"])
-        past = model.encode_past(batch["past_pixels"]) if stage.past and model.config.needs_past else None
+        past = _past_of(model, batch, features) if stage.past and model.config.needs_past else None
     with overheard(model) as heard:
         if stage.language:
             return _language_loss(model, heads, batch, stage, features, past, heard)
@@ -143,6 +57,13 @@ def step_loss(
     right = heads.shape(tokens).argmax(-1) == batch["facts_shape"]
     log["shape"] = right[batch["facts_colour"] > 0].float().mean().item()
     return facts, log
+
+
+def _past_of(model: PointingModel, batch: dict[str, Tensor], features: Tensor) -> Tensor:
+    """Features of the past frames; a still is its own past."""
+    if "past_pixels" in batch:
+        return model.encode_past(batch["past_pixels"])
+    return features.detach()[:, None].expand(-1, model.config.context, *(-1,) * (features.ndim - 1))
 
 
 @contextmanager
@@ -228,6 +149,7 @@ def train_stage(
     seed: int,
     device: str = "cpu",
     checkpoint_every: int = 250,
+    pictures: RenderedClips | None = None,
 ) -> Path:
     """Run one stage from the averaged weights of `begin`, or go on from its own checkpoint; returns its weights.
 
@@ -241,6 +163,7 @@ def train_stage(
         seed: of initial weights and of the order of examples.
         device: to train on.
         checkpoint_every: steps from one checkpoint to the next.
+        pictures: single frames, where the stage has stills.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / "weights.pt"
@@ -248,7 +171,7 @@ def train_stage(
         return done
     both, optimiser, average, start = _start(config, stage, folder / "checkpoint.pt", begin, seed, device)
     recent: list[dict[str, float]] = []
-    feed = batches(processor, clips, stage, seed, start, _encoder(both["model"], stage, device))
+    feed = batches(processor, clips, stage, seed, start, encoder(both["model"], stage, device), pictures)
     bar = tqdm(feed, initial=start, total=stage.steps, desc=stage.name)
     for step, batch in enumerate(bar, start=start):
         recent.append(advance(both, optimiser, average, batch, stage, step))
@@ -323,16 +246,6 @@ def begin_from(both: nn.Module, state: dict[str, Tensor]) -> None:
     strange = [name for name in (*missing, *unexpected) if not name.startswith("model.temporal.")]
     if strange:
         raise ValueError(f"weights of the stage before do not fit: {strange[:4]}; train from the first stage on")
-
-
-def _cut_off(batch: dict[str, Tensor], stage: Stage, config: PointingConfig, seed: int, step: int) -> None:
-    """Blacken the oldest past frames of some examples in place, as before the start of a video."""
-    rng = np.random.default_rng([seed, 99, step])
-    black = -torch.tensor(config.image.mean) / torch.tensor(config.image.std)
-    for row in range(len(batch["past_pixels"])):
-        if rng.random() < stage.cutoff:
-            count = int(rng.integers(1, config.context + 1))
-            batch["past_pixels"][row, :count] = black.repeat(config.image.patch_px**2)
 
 
 def single_frame(config: PointingConfig) -> PointingConfig:

@@ -262,7 +262,8 @@ class Recipe:
         """
         values = asdict(self)
         for part, name in (("optimiser", "micro_batch"), ("data", "broken"), ("model", "offline")):
-            values[part].pop(name)
+            if name != "micro_batch" or not self.learn.dropout:  # what is dropped goes by micro-batch
+                values[part].pop(name)
         values["run"] = {name: values["run"][name] for name in ("seed", "precision")}
         values.pop("out")
         return json.loads(json.dumps(values))

@@ -229,11 +229,11 @@ class _Run:
 
     def _passes(self, step: int, source: Iterator[MicroBatch]) -> Totals | None:
         """All forward and backward passes of a step; None when a signal asks to stop: nothing has changed then."""
-        set_seed(_seed(self.recipe.run.seed, step, self.accelerator.process_index))
         totals, turns = Totals(), self.slices.passes
         for turn in range(turns):
             waiting = time.perf_counter()
             micro = next(source)
+            set_seed(_seed(self.recipe.run.seed, self.slices.positions(step, turn)[0]))  # whichever process has it
             totals.waited_s += time.perf_counter() - waiting
             totals.last = batch = {name: value.to(self.accelerator.device) for name, value in micro.tensors.items()}
             with self._gathering(last=turn == turns - 1):
@@ -293,7 +293,7 @@ class _Run:
         rates = {group["part"]: group["lr"] for group in self.learner.optimiser.param_groups}
         return {
             "step": step, "total": self.total, "position": step * self.slices.batch, "rates": rates,
-            "seed": self.recipe.run.seed, "random": "each step begins with states made from seed, step and process",
+            "seed": self.recipe.run.seed, "random": "made anew for each pass from the seed and its first sample",
             "watch": self.watch.state(), "resumed_from": self.resumed_from,
             "processes": self.accelerator.num_processes, "sharded": self.learner.sharded,
             "versions": provenance.versions(),
