@@ -129,6 +129,16 @@ def test_variable_frame_rate(tmp_path):
         assert np.allclose(frames.times_s * 1000, times_ms)
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_the_rate_is_the_mean_of_what_is_shown(suffix, tmp_path):
+    even = encode(tmp_path / f"even{suffix}", times_ms=[round(1000 * n * 1001 / 30000) for n in range(60)])
+    uneven = encode(tmp_path / f"uneven{suffix}", times_ms=np.cumsum([0, *([20, 50, 137] * 20)])[:60].tolist())
+    with open_video(even) as frames:
+        assert frames.fps == pytest.approx(30000 / 1001, rel=0.01)
+    with open_video(uneven) as frames:
+        assert frames.fps == pytest.approx(59 / frames.times_s[-1], rel=0.03)
+
+
 @pytest.mark.parametrize("turn", [90, 180, -90])
 def test_rotation_tag_is_applied(turn, tmp_path):
     with open_video(encode(tmp_path / "a.mp4", count=12, turn=turn)) as frames:
@@ -233,7 +243,11 @@ def test_files_that_are_no_video(tmp_path):
         "text.mp4": "not a video",
         "headless.mp4": "not a video, or cut off before its index",
         silent_music(tmp_path / "music.m4a").name: "sound but no picture",
+        **dict.fromkeys(("a.jpg", "a.png", "a.bmp", "a.webp", "a.tiff", "a.ico"), "a single picture"),
     }
+    for name in cases:
+        if name.startswith("a."):
+            Image.fromarray(picture(1)).save(tmp_path / name)
     for name, message in cases.items():
         with pytest.raises(BadInput, match=message) as caught:
             open_video(tmp_path / name)
@@ -292,6 +306,8 @@ def test_folders_that_do_not_serve(tmp_path):
     (tmp_path / "2.jpg").write_bytes((tmp_path / "2.jpg").read_bytes()[:-200])
     with open_video(tmp_path) as frames, pytest.raises(BadInput, match=r"2\.jpg: the image cannot be read"):
         frames[1]
+    with open_video(tmp_path) as frames:
+        assert len(list(frames)) == 1 and frames.warning.startswith("decoded 1 of 2 frames, then: 2.jpg cannot be read")
 
 
 def test_images_that_would_fill_the_memory(tmp_path, monkeypatch):

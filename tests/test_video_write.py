@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numbered_frames import HEIGHT, WIDTH, number_of, picture
@@ -26,6 +28,15 @@ def test_writer_and_back(height, width, tmp_path):
         assert abs(difference).mean() < 6
     data = path.read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")  # plays before it is loaded
+
+
+def test_names_that_look_like_addresses(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("12:30").mkdir()
+    with VideoWriter("12:30/at 12:31.mp4", 10, 48, 64) as writer:
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    with open_video("12:30/at 12:31.mp4") as frames:
+        assert len(frames) == 1
 
 
 def test_writer_keeps_colours(tmp_path):

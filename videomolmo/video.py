@@ -49,6 +49,7 @@ class Frames(Sequence):
 
     Attributes:
         name: of the file or folder, or 'array'.
+        source: path of the file or folder that holds these frames and no others; None of an array.
         height, width: of every frame, pixels, after the rotation tag.
         fps: mean frames a second.
         times_s: when each frame is shown, from 0.
@@ -56,8 +57,8 @@ class Frames(Sequence):
             It is known at opening when the file ends early, and otherwise when reading comes to the place.
     """
 
-    def __init__(self, reader: _Reader, name: str, max_frames: int | None = None):
-        self._reader, self.name = reader, name
+    def __init__(self, reader: _Reader, name: str, max_frames: int | None = None, source: Path | None = None):
+        self._reader, self.name, self.source = reader, name, source
         self._lock = threading.RLock()  # a decoder serves one thread at a time
         self._length = len(reader) if max_frames is None else min(len(reader), max_frames)
         self.height, self.width, self.fps = reader.height, reader.width, reader.fps
@@ -148,14 +149,14 @@ def open_video(
         return Frames(_ArrayReader(source, fps or _DEFAULT_FPS), "array", max_frames)
     path = Path(source)
     if path.is_dir():
-        return Frames(_FolderReader(path, fps or _DEFAULT_FPS), path.resolve().name, max_frames)
+        return Frames(_FolderReader(path, fps or _DEFAULT_FPS), path.resolve().name, max_frames, path)
     if not path.is_file():
         raise BadInput(f"{path}: no such file or folder; expected a video file or a folder of images")
     if path.stat().st_size == 0:
         raise BadInput(f"{path}: the file is empty (0 bytes); expected a video, so copy or download it again")
     if fps is not None:
         raise BadInput(f"fps={fps} for {path}: a video file carries its own rate; give fps only with images or arrays")
-    return Frames(PyAVReader(path) if reader == "pyav" else _DecordReader(path), path.name, max_frames)
+    return Frames(PyAVReader(path) if reader == "pyav" else _DecordReader(path), path.name, max_frames, path)
 
 
 class _DecordReader:
@@ -248,7 +249,7 @@ class _ArrayReader:
 class _FolderReader:
     """Frames that are image files, turned as their EXIF tags say; only their headers are read at first."""
 
-    warning = None
+    warning: str | None = None
 
     def __init__(self, folder: Path, fps: int | float):
         self._paths = sorted(
@@ -278,7 +279,8 @@ class _FolderReader:
             with Image.open(path) as image:
                 return np.array(ImageOps.exif_transpose(image).convert("RGB"))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise BadInput(f"{path}: the image cannot be read ({error}); replace or remove it") from None
+            self.warning = f"decoded {number} of {len(self)} frames, then: {path.name} cannot be read ({error})"
+            raise BrokenVideo(f"{path}: the image cannot be read ({error}); replace or remove it") from None
 
     def close(self) -> None:
         """Nothing to release."""

@@ -12,33 +12,24 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from itertools import chain, dropwhile, islice, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
 from videomolmo.errors import BadInput
+from videomolmo.video_packets import Packet, has_leading_pictures, open_stream, reason, scan
 
 # Codecs in which each packet shows exactly one frame, so that counting packets counts frames.
 _ONE_FRAME_A_PACKET = {"h264", "hevc", "vvc", "vp9", "av1", "mjpeg", "mpeg2video", "prores", "dnxhd", "ffv1", "png"}
 _NEAR = 8  # frames: decoding this far ahead is cheaper than a seek
+_SAME_RATE = 0.02  # times that are off by this share of the header's rate are its rounding
 _KEPT = 4  # decoded frames kept for whoever asks again
 _REMEDY = "re-encode the file, for example `ffmpeg -i in -c:v libx264 out.mp4`"
 
 
 class BrokenVideo(BadInput):
     """A frame at or after the place where the video stops to decode."""
-
-
-class _Packet(NamedTuple):
-    """What the index keeps of one packet; `order` counts packets as they lie in the file."""
-
-    order: int
-    pts: int | None
-    dts: int | None
-    is_key: bool
-    is_hidden: bool
-    is_damaged: bool
 
 
 class PyAVReader:
@@ -59,13 +50,13 @@ class PyAVReader:
         self._broken: int | None = None
         self._failure, self._careful, self._by_count = "", False, False
         self._cache: dict[int, Any] = {}
-        self._container, self._stream = _open_stream(path)
-        packets, failure = _scan(self._container, self._stream)
+        self._container, self._stream = open_stream(path)
+        packets, failure = scan(self._container, self._stream)
         self._total = sum(not packet.is_hidden for packet in packets)
         self._orders = {packet.pts: packet.order for packet in packets if packet.pts is not None}
         # keys by time: the pictures that follow a key frame in the file and precede it on screen need the key before
         self._keys = sorted((p for p in packets if p.is_key and p.pts is not None), key=lambda packet: packet.pts)
-        self.open_gop = _has_leading_pictures(packets)
+        self.open_gop = has_leading_pictures(packets)
         if self._packets_tell_frames(packets):
             self._pts = self._shown_times(packets, failure)
             self._drop_undecodable_head()
@@ -105,7 +96,7 @@ class PyAVReader:
         """ffmpeg's name of the container, such as 'mpegts'."""
         return self._container.format.name
 
-    def _packets_tell_frames(self, packets: list[_Packet]) -> bool:
+    def _packets_tell_frames(self, packets: list[Packet]) -> bool:
         """Whether the packets' times are the frames' times: all there, each once, on one timeline."""
         codec = self._stream.codec_context.codec.canonical_name
         if codec not in _ONE_FRAME_A_PACKET and not (codec == "mpeg4" and "mp4" in self.format):
@@ -116,7 +107,7 @@ class PyAVReader:
         dts = [packet.dts for packet in packets if packet.dts is not None]
         return None not in pts and len(set(pts)) == len(pts) and all(a <= b for a, b in pairwise(dts))
 
-    def _shown_times(self, packets: list[_Packet], failure: str | None) -> list[int]:
+    def _shown_times(self, packets: list[Packet], failure: str | None) -> list[int]:
         """Times shown in order; of a file that ends early only those before the first time that may be missing."""
         promised = len(self._stream.index_entries) if "mp4" in self.format else 0
         last, size = packets[-1], self.path.stat().st_size
@@ -175,9 +166,11 @@ class PyAVReader:
             fps = float(rate or 30)
             return np.arange(len(self._pts)) / fps, fps
         times_s = (np.asarray(self._pts, dtype=np.int64) - self._pts[0]) * float(self._stream.time_base)
-        if not rate:
-            rate = (len(times_s) - 1) / times_s[-1] if len(times_s) > 1 else 30
-        return times_s, float(rate)
+        if len(times_s) > 1:
+            mean = (len(times_s) - 1) / times_s[-1]
+            if not rate or abs(float(rate) / mean - 1) > _SAME_RATE + 1 / len(times_s):
+                rate = mean  # of a rate that varies the header tells something else, or nothing
+        return times_s, float(rate or 30)
 
     def _last_needed(self) -> Int64[np.ndarray, " frames"]:
         """For each frame the last one on screen among it and those decoded before it.
@@ -211,7 +204,7 @@ class PyAVReader:
             self.warning = f"decoded {self._broken} of {self._total} frames, then: {self._failure}"
         raise BrokenVideo(f"{self.path}: frame {number} is not to be had ({self.warning}); {_REMEDY}")
 
-    def _key_before(self, number: int) -> _Packet | None:
+    def _key_before(self, number: int) -> Packet | None:
         """Latest key frame shown no later than frame `number`; none where only the start of the file is sure."""
         if self._by_count:
             return None
@@ -243,7 +236,7 @@ class PyAVReader:
         packets = self._seek(order) if order else None
         if packets is None:
             self._container.close()
-            self._container, self._stream = _open_stream(self.path)
+            self._container, self._stream = open_stream(self.path)
             self._stream.thread_type = "SLICE" if self._careful else "AUTO"
             packets = islice((packet for packet in self._container.demux(self._stream) if packet.size), order, None)
         self._began_at_start, self._failure = order == 0, ""
@@ -279,7 +272,7 @@ class PyAVReader:
                 try:
                     frames = context.decode(packet)
                 except av.FFmpegError as error:
-                    self._failure = _reason(error)
+                    self._failure = reason(error)
                     if began:
                         break
                     continue  # nothing shown yet: what precedes the first whole picture of a cut stream
@@ -287,63 +280,8 @@ class PyAVReader:
                     began, self._failure = True, ""
                 yield from frames
         except av.FFmpegError as error:
-            self._failure = _reason(error)
+            self._failure = reason(error)
         try:
             yield from context.decode(None)  # frames still waiting for their turn
         except av.FFmpegError as error:
-            self._failure = self._failure or _reason(error)
-
-
-def _open_stream(path: Path) -> tuple[Any, Any]:
-    """Opened container and its video stream for a file; cover pictures of music do not count as video."""
-    import av
-
-    try:
-        container = av.open(f"file:{path}", metadata_errors="replace")
-    except av.FFmpegError as error:
-        raise BadInput(
-            f"{path}: not a video, or cut off before its index ({_reason(error)}); expected a whole video file"
-        ) from None
-    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-    if container.format.name == "tty" or not (streams or container.streams.audio):
-        container.close()
-        raise BadInput(f"{path}: not a video; expected a video file such as an .mp4")
-    if not streams:
-        container.close()
-        raise BadInput(f"{path}: has sound but no picture; expected a file with a video stream")
-    return container, streams[0]
-
-
-def _scan(container: Any, stream: Any) -> tuple[list[_Packet], str | None]:
-    """All packets of the stream as they lie in the file, without decoding, and why reading ended early if it did."""
-    import av
-
-    packets, failure = [], None
-    keyless = container.format.name in {"gif", "apng"}  # each picture paints over the one before
-    try:
-        for packet in container.demux(stream):
-            if packet.size:
-                is_key = packet.is_keyframe and not (keyless and packets)
-                seen = (packet.pts, packet.dts, is_key, packet.is_discard, packet.is_corrupt)
-                packets.append(_Packet(len(packets), *seen))
-    except av.FFmpegError as error:
-        failure = _reason(error)
-    if not any(not packet.is_hidden for packet in packets):
-        raise BadInput(f"{container.name.removeprefix('file:')}: has no frame; expected a video with at least one")
-    return packets, failure
-
-
-def _has_leading_pictures(packets: list[_Packet]) -> bool:
-    """Whether a picture follows a key frame in the file and precedes it on screen."""
-    key_pts = None
-    for packet in packets:
-        if packet.is_key:
-            key_pts = packet.pts
-        elif None not in (packet.pts, key_pts) and packet.pts < key_pts:
-            return True
-    return False
-
-
-def _reason(error: Exception) -> str:
-    """The error in a few words, without the file's name."""
-    return str(getattr(error, "strerror", None) or error).splitlines()[0]
+            self._failure = self._failure or reason(error)

@@ -65,7 +65,7 @@ class VideoWriter:
         import av
 
         try:
-            self._container = av.open(str(self._temporary), "w", options={"movflags": "+faststart"})
+            self._container = av.open(f"file:{self._temporary}", "w", options={"movflags": "+faststart"})
         except OSError as error:
             raise BadInput(f"{self.path}: cannot be written ({error.strerror}); choose another folder") from None
         # One thread and no look-ahead: with either, x264 writes the same frames differently from run to run.
