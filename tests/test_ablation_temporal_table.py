@@ -122,6 +122,16 @@ def test_differences_are_paired_and_shared_cells_stand_for_both(table):
     assert temporal_table.difference(table, ("concatenation", 4), ("none", 0), "motion") is None
 
 
+def test_cells_of_other_seeds_are_no_pairs(tmp_path):
+    path, half, most = tmp_path / "table.csv", "0011" * 10, "0111111111" * 4
+    rows = [("addition", 1, half), ("addition", 2, most), ("cross_attention", 2, most), ("cross_attention", 3, most)]
+    temporal_table.append(path, [row(variant, 4, seed, right) for variant, seed, right in rows])
+    table = temporal_table.load(path)
+    assert temporal_table.difference(table, ("cross_attention", 4), ("addition", 4), "motion") == (0.0, 0.0, 0.0)
+    temporal_table.append(path, [row("none", 0, 7, half)])
+    assert temporal_table.difference(temporal_table.load(path), ("addition", 4), ("none", 0), "motion") is None
+
+
 def test_the_report_says_what_reproduces_and_marks_what_is_missing(table):
     text = temporal_report.markdown(table, ["addition l = 3 seed 1"])
     lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line.count("|") > 2}

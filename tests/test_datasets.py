@@ -112,6 +112,22 @@ def test_revos(tmp_path):
     assert same(record.mask_of("3", 1), box_mask(3)) and same(record.foreground(1), box_mask(3), box_mask(20))
 
 
+def test_revos_where_nobody_is_meant_and_where_files_are_torn(tmp_path):
+    root = mini.revos(tmp_path)
+    meta = root / "meta_expressions_valid_.json"
+    content = json.loads(meta.read_text())
+    [entry] = content["videos"].values()
+    entry["expressions"] = {"0": {"exp": "nobody", "obj_id": [], "anno_id": [], "type_id": 2}}
+    meta.write_text(json.dumps(content))
+    [record] = read_dataset("revos", root)
+    assert record.expressions[0].kind == "type 2"
+    assert not record.truth(record.expressions[0], 0).any() and record.foreground(0).any()
+    (root / "mask_dict_foreground.json").write_text("{}")
+    [record] = read_dataset("revos", root)
+    with pytest.raises(BadInput, match="no foreground of"):
+        record.foreground(0)
+
+
 @pytest.mark.parametrize("as_list", [True, False])
 def test_reason_vos(tmp_path, as_list):
     record = only("reason_vos", mini.reason_vos(tmp_path, as_list))

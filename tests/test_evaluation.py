@@ -107,8 +107,11 @@ def test_masks_of_another_size_and_colour_are_read(records, tmp_path: Path) -> N
         (["--tau", "2"], "tau=2"),
         (["--fusion", "best"], "'best' is unknown"),
         (["--context", "0"], "context is 0"),
-        (["--layout", "{video}/{frame}.png"], "has fields"),
-        (["--layout", "{clip.name}/{frame}.png"], "has fields"),
+        (["--predictions", "/", "--layout", "{video}/{frame}.png"], "has fields"),
+        (["--predictions", "/", "--layout", "{clip.name}/{frame}.png"], "has fields"),
+        (["--predictions", "/", "--layout", "{clip}/{expression}.png"], "expected {frame} in it"),
+        (["--predictions", "/", "--layout", "{clip}/{expression}/{frame}"], ".png at its end"),
+        (["--layout", "{expression}/{clip}/{frame}.png"], "is for masks of others"),
         (["--masks", "nowhere/at-all"], "nowhere"),
         (["--benchmark", "imagenet"], "'imagenet' is not known"),
         (["--benchmark", "mevis", "--path", "nowhere"], "nowhere"),
@@ -186,7 +189,7 @@ def test_a_split_without_public_truth_still_gives_the_archive_for_its_server(tmp
     options += ["--compare", "--submission", str(tmp_path / "valid.zip")]
     assert main(["evaluate", "--benchmark", "ref_youtube_vos", *options]) == 0
     shown = capsys.readouterr().out
-    assert "no public truth: nothing scored" in shown and "valid.zip: 6 masks" in shown
+    assert "nothing scored: this set has no public masks" in shown and "valid.zip: 6 masks" in shown
     with zipfile.ZipFile(tmp_path / "valid.zip") as archive:
         assert len(archive.namelist()) == 6
     kept = pd.read_parquet(tmp_path / "out" / "results.parquet")
@@ -255,7 +258,38 @@ def test_a_blank_sentence_stops_nothing_but_itself(tmp_path: Path, sees, capsys)
     assert table["0"] > 0 and table["1"] == 0
     meta.write_text(whole)
     assert evaluate_mevis(root, tmp_path / "out") == 0  # mended, it goes on
-    assert json.loads((tmp_path / "out" / "missing.json").read_text()) == {"missing": [], "count": 0, "reasons": {}}
+    assert json.loads((tmp_path / "out" / "missing.json").read_text()) == {
+        "missing": [], "count": 0, "reasons": {}, "frames": {},
+    }  # fmt: skip
+    meta.write_text(whole.replace("both birds", "all birds"))
+    answer = tmp_path / "out" / "answers" / "0ab4afe7fb46" / "1.json"
+    assert json.loads(answer.read_text())["text"] == "both birds"
+    assert evaluate_mevis(root, tmp_path / "out") == 0  # another sentence is asked
+    assert json.loads(answer.read_text())["text"] == "all birds"
+    meta.write_text(whole.replace("both birds", " "))
+    assert evaluate_mevis(root, tmp_path / "out") == 0  # the masks of before answer another sentence
+    table = pd.read_csv(tmp_path / "out" / "results.csv").query("metric == 'J'").set_index("expression")["value"]
+    assert table["0"] > 0 and table["1"] == 0
+    meta.write_text(whole.replace("0ab4afe7fb46", "0ab4afe7fb47"))
+    assert evaluate_mevis(root, tmp_path / "out") == 2, "another data set's results"
+
+
+def test_masks_that_lack_some_frames_are_told(tmp_path: Path, sees, capsys) -> None:
+    root = mini.mevis(tmp_path / "set")
+    evaluate_mevis(root, tmp_path / "first")
+    masks = tmp_path / "first" / "predictions"
+    first, second, *_ = sorted((masks / "0ab4afe7fb46" / "0").iterdir())
+    first.unlink()
+    second.write_bytes(b"no picture")
+    for path in (masks / "0ab4afe7fb46" / "1").iterdir():
+        path.rename(path.with_name(f"9{path.name}"))  # none has a frame's name
+    command = ["evaluate", "--benchmark", "mevis", "--path", str(root), "--predictions", str(masks)]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    lost = json.loads((tmp_path / "out" / "missing.json").read_text())
+    assert lost["missing"] == ["0ab4afe7fb46/1"] and lost["frames"] == {"0ab4afe7fb46/0": 2}
+    assert "1 expressions have frames without a mask" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "out" / "results.csv")
+    assert (table.query("expression == '1'")["value"] == 0).all() and not table["metric"].str.contains("point").any()
 
 
 def test_a_clip_that_cannot_be_read_counts_zero(tmp_path: Path, sees) -> None:
@@ -264,7 +298,8 @@ def test_a_clip_that_cannot_be_read_counts_zero(tmp_path: Path, sees) -> None:
         path.write_text("not a picture")
     assert evaluate_mevis(root, tmp_path / "out") == 0
     table = pd.read_csv(tmp_path / "out" / "results.csv")
-    assert set(table["metric"]) == {"J", "F", "J&F"} and (table["value"] == 0).all()
+    points = {f"point {name}" for name in ("precision", "recall", "f1")}
+    assert set(table["metric"]) == {"J", "F", "J&F"} | points and (table["value"] == 0).all()
     lost = json.loads((tmp_path / "out" / "missing.json").read_text())
     assert lost["count"] == 3 and all("00000.jpg" in reason for reason in lost["reasons"].values())
 
@@ -281,8 +316,9 @@ def test_paths_stay_inside(records, tmp_path: Path) -> None:
 
 
 def test_quoted_figures_are_marked() -> None:
-    text = comparison("ref_davis17", 0.5)
-    assert "| this run | 50.0 | measured here |" in text and "| VideoMolmo | 72.5 | quoted from the paper |" in text
+    text = comparison("ref_davis17", {"val, mean of 8 expressions": 0.5})
+    assert "| this run: val, mean of 8 expressions | 50.0 | measured here |" in text
+    assert "| VideoMolmo | 72.5 | quoted from the paper (mean of four annotators) |" in text
 
 
 def test_vpos_nano_comes_through_the_same_door() -> None:

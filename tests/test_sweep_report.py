@@ -14,7 +14,7 @@ from scipy import stats
 from small_notebooks import PARAMETERS, write_notebook
 
 from videomolmo.cli import main
-from videomolmo.sweep.figures import choose_view, means, measures
+from videomolmo.sweep.figures import choose_view, means, measures, select
 from videomolmo.sweep.grid import read_grid
 from videomolmo.sweep.notebook import read_notebook
 from videomolmo.sweep.store import Store
@@ -98,6 +98,32 @@ def test_cells_without_a_table_have_one_row_and_mixed_kinds_become_text(swept):
     found = collect(store)
     assert found["what"].tolist() == ["a", "1"] and found["seconds"].tolist() == [2, 2]
     assert pd.read_parquet(store.out / "results.parquet")["what"].tolist() == ["a", "1"]
+
+
+def test_a_table_of_a_header_alone_loses_no_cell(swept):
+    store = swept('[grid]\nrule = ["a", "b", "c"]', lambda p: "clip,value" if p["rule"] == "a" else "clip,value\nx,1")
+    found = collect(store)
+    assert found["rule"].tolist() == ["a", "b"] and found["value"].isna().tolist() == [True, False]
+    assert "table_error" not in found
+
+
+def test_a_report_is_of_the_grid_that_was_asked_for_last(swept, capsys):
+    """A quick trial in the same folder is no part of what is swept afterwards."""
+    swept('[fixed]\ntau = 0.1\n[grid]\nrule = ["a", "bad", "b", "b2"]')
+    store = swept('[fixed]\ntau = 0.9\n[grid]\nrule = ["a", "b", "c"]')
+    assert set(collect(store)["tau"]) == {0.1, 0.9}
+    assert main(["sweep", "report", str(store.out)]) == 0
+    page = (store.out / "report.html").read_text()
+    shown = [value for trace in drawn(page) for value in numbers(trace["y"])]
+    wanted = [score(rule, 0.9, 0) + d + e for rule in "ab" for d in (-0.1, 0.1) for e in (0, 0.2)]
+    assert shown and all(np.isclose(value, wanted).any() for value in shown)
+    assert "rule=bad" not in page
+
+
+def test_cells_without_a_value_can_be_chosen():
+    table = pd.DataFrame({"tau": [None, 0.5], "value": [1, 2]})
+    for written, value in (("", 1), ("0.5", 2)):
+        assert select(table, {"tau": written})["value"].tolist() == [value]
 
 
 @pytest.mark.parametrize("digits", ["01" * 250, "0101", "1" * 20])

@@ -100,12 +100,17 @@ def answers(table: pd.DataFrame, variant: str, context: int, kind: str) -> np.nd
     Without past frames all variants are the single-frame model, and attention to all of one frame is attention to its
     mean: these cells are run once and stand for both.
     """
+    rows = _cell(table, variant, context, kind)["right"]
+    return np.array([[letter == "1" for letter in right] for right in rows], bool)
+
+
+def _cell(table: pd.DataFrame, variant: str, context: int, kind: str) -> pd.DataFrame:
+    """Rows of a cell, or of the one that stands for it, by seed."""
     if variant == "none" or context == 0:
         variant, context = "none", 0
     if variant == "cross_attention_all" and context == 1:
         variant = "cross_attention"
-    chosen = table.query("variant == @variant and context == @context and kind == @kind").sort_values("seed")
-    return np.array([[letter == "1" for letter in right] for right in chosen["right"]], bool)
+    return table.query("variant == @variant and context == @context and kind == @kind").sort_values("seed")
 
 
 def interval(right: np.ndarray) -> tuple[float, float, float]:
@@ -150,10 +155,14 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 def difference(
     table: pd.DataFrame, one: tuple[str, int], other: tuple[str, int], kind: str
 ) -> tuple[float, float, float] | None:
-    """How much more the cells `one` (variant, context) get right than `other`, paired by seed and question."""
-    a, b = (answers(table, *cell, kind) for cell in (one, other))
-    seeds = min(len(a), len(b))
-    return interval(a[:seeds].astype(int) - b[:seeds].astype(int)) if seeds else None
+    """How much more the cells `one` (variant, context) get right than `other`, paired by seed and question.
+
+    None where no seed is in both.
+    """
+    seeds = [_cell(table, *cell, kind)["seed"].to_numpy() for cell in (one, other)]
+    both = np.intersect1d(*seeds)
+    pair = (answers(table, *cell, kind)[np.isin(own, both)] for cell, own in zip((one, other), seeds, strict=True))
+    return interval(np.subtract(*(right.astype(int) for right in pair))) if len(both) else None
 
 
 def missing(table: pd.DataFrame, cells: Iterable) -> list[str]:

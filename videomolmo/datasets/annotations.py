@@ -120,7 +120,10 @@ class RLEs(Annotations):
 
     @cached_property
     def _runs(self) -> Mapping[str, Any]:
-        return self._load()
+        try:
+            return self._load()
+        except MALFORMED as error:
+            raise Unreadable(f"{self._place}: its run lengths cannot be read ({error!r}); download it again") from None
 
     def mask(self, thing, frame, size):
         runs = self._runs.get(thing)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from videomolmo.datasets.annotations import Annotations, RLEs, decode_rle
-from videomolmo.datasets.files import LazyJson, inside, videos_of
+from videomolmo.datasets.files import MALFORMED, LazyJson, Unreadable, inside, videos_of
 from videomolmo.datasets.record import Expression, Record, Records, in_order, pictures
 
 NAME = "mevis"
@@ -43,7 +43,10 @@ class _WithForeground(RLEs):
         self._file, self._name = file, name
 
     def foreground(self, frame: int) -> Bool[np.ndarray, "height width"]:
-        entry = self._file.content[self._name]["masks_rle"][frame]
+        try:
+            entry = self._file.content[self._name]["masks_rle"][frame]
+        except MALFORMED as error:
+            raise Unreadable(f"{self._file.path}: no foreground of {self._name}, frame {frame} ({error!r})") from None
         return decode_rle(entry, f"{self._file.path}: {self._name}, frame {frame}")
 
 
@@ -57,7 +60,7 @@ def _records(
         expressions = tuple(_expression(id_, sentence) for id_, sentence in entry["expressions"].items())
         things = in_order([thing for sentence in expressions for thing in sentence.objects or ()])
         annotations = Annotations()
-        if things:
+        if things or foreground is not None:
             source = (lambda: masks.content, len(entry["frames"]), masks.path)
             annotations = RLEs(*source) if foreground is None else _WithForeground(*source, file=foreground, name=name)
         frames = pictures(inside(images, name), entry["frames"])
@@ -73,6 +76,6 @@ def _expression(id_: str, sentence: dict[str, Any]) -> Expression:
         str(id_),
         sentence["exp"],
         None if things is None else tuple(map(str, things)),
-        "referring" if type_id is None else REVOS_KINDS[type_id],
+        "referring" if type_id is None else REVOS_KINDS.get(type_id, f"type {type_id}"),
         more={key: sentence[key] for key in ("obj_id", "type_id") if key in sentence},
     )

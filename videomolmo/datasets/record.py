@@ -105,14 +105,13 @@ class Record:
         return self.annotations.masks(tuple(self.objects), self._frame(frame), self.size)
 
     def truth(self, expression: Expression, frame: int) -> Bool[np.ndarray, "height width"] | None:
-        """Union of the masks of the objects that an expression means."""
+        """Union of the masks of the objects that an expression means; None where any of them is not annotated."""
         if expression.objects is None:
             return None
         if not expression.objects:
             return np.zeros(self.size(), dtype=bool)
         found = [self.mask_of(thing, frame) for thing in expression.objects]
-        known = [mask for mask in found if mask is not None]
-        return np.logical_or.reduce(known) if known else None
+        return None if any(mask is None for mask in found) else np.logical_or.reduce(found)
 
     def labels(self, frame: int) -> Integer[np.ndarray, "height width"] | None:
         """Object ids by pixel as stored (DAVIS: 255 is void), for sets that store one image for all objects."""

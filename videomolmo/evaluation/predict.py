@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from videomolmo import provenance
 from videomolmo.datasets.record import Expression, Record
 from videomolmo.evaluation.predictions import Predictions
 from videomolmo.whole_files import write_json
@@ -15,15 +16,19 @@ if TYPE_CHECKING:
 
 def answer_path(out: Path, record: Record, expression: Expression) -> Path:
     """Where the answers to one expression are kept; the file is the sign that its masks are complete."""
-    return out / "answers" / Predictions(Path(), "{clip}/{expression}").path(record, expression, 0).with_suffix(".json")
+    return Predictions(out / "answers").path(record, expression, 0).parent.with_suffix(".json")
 
 
 def read_answer(out: Path, record: Record, expression: Expression) -> dict | None:
-    """What was kept of one expression: key frames with points and texts, number of objects, seconds."""
+    """What was kept of one expression: key frames with points and texts, number of objects, seconds.
+
+    None where nothing was, or where the sentence is another one by now.
+    """
     try:
-        return json.loads(answer_path(out, record, expression).read_text(encoding="utf-8"))
+        answer = json.loads(answer_path(out, record, expression).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return answer if answer.get("text") == expression.text else None
 
 
 def predict(
@@ -52,6 +57,7 @@ def predict(
         answer_path(out, record, expression),
         {
             "text": expression.text,
+            "commit": provenance.commit(),
             "objects": int(result.objects),
             "seconds": round(time.perf_counter() - begun, 3),
             "key_frames": [

@@ -26,7 +26,7 @@ class Predictions:
         layout: path of a PNG below `root`, with {clip}, {expression} and {frame}.
 
     Raises:
-        BadInput: a layout with unknown fields.
+        BadInput: a layout with unknown fields, without {frame}, or of other files than PNGs.
     """
 
     root: Path
@@ -34,6 +34,8 @@ class Predictions:
 
     def __post_init__(self) -> None:
         self._filled(clip="clip", expression="0", frame="00000")
+        if "{frame}" not in self.layout.removesuffix(".png") or not self.layout.endswith(".png"):
+            raise BadInput(f"layout {self.layout!r}: expected {{frame}} in it, and .png at its end")
 
     def path(self, record: Record, expression: Expression, frame: int) -> Path:
         """The file of one mask.
@@ -52,10 +54,9 @@ class Predictions:
         except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
             raise BadInput(f"layout {self.layout!r} has fields that are not {', '.join(names)}") from error
 
-    def has(self, record: Record, expression: Expression) -> bool:
-        """Whether there is any mask of an expression."""
-        folder = self.path(record, expression, 0).parent
-        return folder.is_dir() and any(folder.glob("*.png"))
+    def lacking(self, record: Record, expression: Expression, frames: int) -> int:
+        """How many of the first `frames` frames have no file."""
+        return sum(not self.path(record, expression, frame).is_file() for frame in range(frames))
 
     def read(
         self, record: Record, expression: Expression, frame: int, size: tuple[int, int]
@@ -64,7 +65,7 @@ class Predictions:
         try:
             with Image.open(self.path(record, expression, frame)) as image:
                 mask = np.asarray(image.convert("RGB") if image.mode in ("RGBA", "LA", "PA") else image)
-        except (OSError, SyntaxError, ValueError):
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             return None
         mask = mask.any(-1) if mask.ndim == 3 else mask > 0
         if mask.shape == size:
@@ -103,19 +104,35 @@ def write_submission(records: Iterator[Record], predictions: Predictions, datase
     """
     check_submission(dataset, target)
     entries: list[tuple[Path, str]] = []
+    sizes: dict[Path, tuple[int, int]] = {}
     for record in records:
         for expression in record.expressions:
             for frame in range(len(record.frame_names)):
                 names = {"clip": record.clip, "expression": expression.id, "frame": frame_name(record, frame)}
                 entries.append((predictions.path(record, expression, frame), SERVER_LAYOUTS[dataset].format(**names)))
+                sizes[entries[-1][0]] = record.size()
     missing = [path for path, _ in entries if not path.is_file()]
     if missing or not entries:
         raise BadInput(
             f"{len(missing)} of {len(entries)} masks are missing, the first is {missing[:1]}; evaluate first"
         )
+    for path, size in sizes.items():
+        _check_mask(path, size)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as archive:
         for path, name in entries:
             archive.write(path, name)
     unfinished.replace(target)
     return len(entries)
+
+
+def _check_mask(path: Path, size: tuple[int, int]) -> None:
+    """Nothing where a server can read the file: a PNG of one channel in the size of the clip."""
+    try:
+        with Image.open(path) as image:
+            kind, found = (image.format, image.mode), image.size[::-1]
+            image.verify()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadInput(f"{path}: cannot be read ({error}); evaluate again") from None
+    if kind[0] != "PNG" or kind[1] not in ("1", "L", "P") or found != size:
+        raise BadInput(f"{path}: {kind[0]} {kind[1]} of size {found}; expected a PNG of one channel of size {size}")

@@ -12,10 +12,14 @@ QUOTED = {
 }  # fmt: skip
 
 
-def comparison(benchmark: str, ours: float | None) -> str:
-    """Our J&F beside the published ones, as a Markdown table; published figures are marked as quoted."""
-    rows = [] if ours is None else [("this run", f"{100 * ours:.1f}", "measured here")]
-    rows += [(name, f"{value:.1f}", "quoted from the paper") for name, value in QUOTED.get(benchmark, {}).items()]
+PROTOCOLS = {"mevis": "split valid, by its server", "ref_davis17": "mean of four annotators"}
+
+
+def comparison(benchmark: str, ours: dict[str, float]) -> str:
+    """Our J&F, by what they were measured on, beside the published ones, which are marked as quoted: Markdown."""
+    rows = [(f"this run: {what}", f"{100 * value:.1f}", "measured here") for what, value in ours.items()]
+    quoted = "quoted from the paper" + (f" ({PROTOCOLS[benchmark]})" if benchmark in PROTOCOLS else "")
+    rows += [(name, f"{value:.1f}", quoted) for name, value in QUOTED.get(benchmark, {}).items()]
     if len(rows) < 2:
         rows.append(("nothing published", "", "no figures of this benchmark are known here"))
     lines = ["| system | J&F % | source |", "|---|---|---|"]

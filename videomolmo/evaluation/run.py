@@ -1,5 +1,7 @@
 """Evaluate a benchmark: predict what is missing, score everything, write one tidy table with its provenance."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,15 +11,18 @@ from tqdm import tqdm
 
 from videomolmo import provenance
 from videomolmo.datasets import first_records, read_dataset
-from videomolmo.datasets.mevis import REVOS_NAME
+from videomolmo.datasets.mevis import REVOS_KINDS, REVOS_NAME
 from videomolmo.datasets.record import Expression, Record, Records
 from videomolmo.datasets.registry import known
 from videomolmo.errors import BadInput
 from videomolmo.evaluation.predict import predict, read_answer
 from videomolmo.evaluation.predictions import LAYOUT, Predictions
 from videomolmo.evaluation.score import (
+    LACKING,
     Score,
+    frames_of,
     label_maps,
+    points_row,
     revos_row,
     score_count,
     score_masks,
@@ -68,7 +73,7 @@ def evaluate(
         One row for each clip, expression and metric, and rows with clip "(all)" for their means over expressions; no
         row, but all columns, where the set keeps its truth to itself. For ReVOS those means are over its two types.
         A missing prediction counts 0 and is listed in missing.json, with the reason where a clip or a sentence was
-        refused.
+        refused, and with the number of frames where only some have no mask.
 
     Raises:
         BadInput: `out` holds results of other settings, or what the parts refuse of settings and truth.
@@ -78,18 +83,22 @@ def evaluate(
     made_by = {"benchmark": benchmark, "split": split, "limit": limit} | (
         {"foreign": str(foreign), "layout": layout} if foreign else {"model": model, "masks": masks, **settings}
     )
+    if foreign is None and layout != LAYOUT:
+        raise BadInput(f"layout {layout!r} is for masks of others; give their folder, or no layout")
     records = first_records(read_dataset(benchmark, path, split), limit)
+    made_by |= {"split": records.split, "expressions": _digest(records)}
     predictions = Predictions(foreign or out / "predictions", layout)
     refused: dict[str, str] = {}
     if foreign is None:
         weights, refused = _predict(records, predictions, out, model, masks, device, settings, made_by)
     else:
         weights = _claim_foreign(foreign, out, made_by)
-    rows, missing = _scores(records, predictions, out, refused)
+    rows, missing, lacking = _scores(records, predictions, out, refused, foreign is not None)
     rows += _means(rows) if benchmark != REVOS_NAME else _revos_means(rows)
     if benchmark == "ref_davis17":
         rows += _ref_davis17(records, predictions)
-    write_json(out / "missing.json", {"missing": missing, "count": len(missing), "reasons": refused})
+    lost = {"missing": missing, "count": len(missing), "reasons": refused, "frames": lacking}
+    write_json(out / "missing.json", lost)
     facts = made_by | {"commit": provenance.commit(), "weights": " ".join(sorted(weights.values()))}
     return _write(out, facts, rows)
 
@@ -133,6 +142,12 @@ def _claim_foreign(foreign: Path, out: Path, made_by: dict) -> dict[str, str]:
     return {}
 
 
+def _digest(records: Records) -> str:
+    """A hash of the names of all clips and expressions: another data set's answers are not taken for this one's."""
+    asked = [[record.clip, expression.id] for record, expression in _pairs(records)]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+
 def _pairs(records: Records) -> Iterator[tuple[Record, Expression]]:
     return ((record, expression) for record in records for expression in record.expressions)
 
@@ -142,33 +157,44 @@ def _name(record: Record, expression: Expression) -> str:
 
 
 def _scores(
-    records: Records, predictions: Predictions, out: Path, refused: dict[str, str]
-) -> tuple[list[dict], list[str]]:
-    """Rows of every expression, and the expressions that nothing was predicted for."""
-    rows, missing = [], []
+    records: Records, predictions: Predictions, out: Path, refused: dict[str, str], foreign: bool
+) -> tuple[list[dict], list[str], dict[str, int]]:
+    """Rows of every expression; those that nothing was predicted for; how many frames of the others have no mask.
+
+    Of `foreign` masks neither points nor counts are known, and none are scored.
+    """
+    rows, missing, lacking = [], [], {}
     for record, expression in tqdm(list(_pairs(records)), desc="score", unit="expression"):
-        answer = read_answer(out, record, expression)
-        if not predictions.has(record, expression):
-            missing.append(_name(record, expression))
+        answer, name = read_answer(out, record, expression), _name(record, expression)
         try:
-            scores = _scores_of(record, expression, predictions, answer)
+            masks = predictions if name not in refused else Predictions(out / "refused")  # what lies there answers
+            scores = _mask_scores(record, expression, masks)  # another sentence; of this one there is nothing
+            others = [] if foreign else [*score_points(record, expression, answer), *score_count(expression, answer)]
         except BadInput:
-            if _name(record, expression) not in refused:
+            if name not in refused:
                 raise
-            scores = _scores_of_nothing(record, expression)
+            scores, others = _scores_of_nothing(record, expression), []
+        gone = next((score for score in scores if score.metric == LACKING), None)
+        is_bare = gone is not None and gone.value == gone.n
+        if is_bare or name in refused or not _has_any(predictions, record, expression):
+            missing.append(name)
+        elif gone is not None:
+            lacking[name] = int(gone.value)
+        scores = [*(score for score in scores if score is not gone), *others]
         about = {"clip": record.clip, "expression": expression.id, "kind": expression.kind, "text": expression.text}
         seconds = None if answer is None else answer["seconds"]
         rows += [{**about, **vars(score), "seconds": seconds} for score in scores]
-    return rows, missing
+    return rows, missing, lacking
 
 
-def _scores_of(record: Record, expression: Expression, predictions: Predictions, answer: dict | None) -> list[Score]:
-    of_masks = score_revos if record.dataset == REVOS_NAME else score_masks
-    return [
-        *of_masks(record, expression, predictions),
-        *score_points(record, expression, answer),
-        *score_count(expression, answer),
-    ]
+def _mask_scores(record: Record, expression: Expression, predictions: Predictions) -> list[Score]:
+    return (score_revos if record.dataset == REVOS_NAME else score_masks)(record, expression, predictions)
+
+
+def _has_any(predictions: Predictions, record: Record, expression: Expression) -> bool:
+    """Whether any frame has a mask; also where the set keeps its truth to itself."""
+    frames = frames_of(record)
+    return predictions.lacking(record, expression, frames) < frames
 
 
 def _scores_of_nothing(record: Record, expression: Expression) -> list[Score]:
@@ -177,7 +203,7 @@ def _scores_of_nothing(record: Record, expression: Expression) -> list[Score]:
         return score_count(expression, None)
     zeros = revos_row(RevosScore(0.0, 0.0, 0.0, 0.0), 0)
     masks = zeros if record.dataset == REVOS_NAME else zeros[:3]  # J, F and J&F
-    return [*masks, *score_count(expression, None)]
+    return [*masks, *points_row((0.0, 0.0, 0.0), 0), *score_count(expression, None)]
 
 
 def _means(rows: list[dict]) -> list[dict]:
@@ -202,7 +228,7 @@ def _revos_means(rows: list[dict]) -> list[dict]:
         values.setdefault((row["kind"], row["clip"], row["expression"]), {})[row["metric"]] = row["value"]
     kinds: dict[str, list[RevosScore]] = {}
     for (kind, *_), found in values.items():
-        if "R" in found:  # its masks were scored
+        if "R" in found and kind in REVOS_KINDS.values():  # its masks were scored, and the set's own means count it
             kinds.setdefault(kind, []).append(RevosScore(found["J"], found["F"], found["A"], found["R"]))
     overall = {score.metric: score.value for score in revos_row(mean_over_revos(kinds)["overall"], 0)} if kinds else {}
     return [

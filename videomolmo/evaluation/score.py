@@ -11,6 +11,8 @@ from videomolmo.evaluation.predictions import Predictions
 from videomolmo.metrics import image_point_scores, j_and_f, mean_point_scores, revos_score
 from videomolmo.metrics.expressions import RevosScore
 
+LACKING = "frames without a mask"
+
 
 @dataclass(frozen=True)
 class Score:
@@ -22,25 +24,28 @@ class Score:
 
 
 def score_masks(record: Record, expression: Expression, predictions: Predictions) -> list[Score]:
-    """J, F and J&F, averaged over all frames whose truth is known; a missing mask counts as empty.
+    """J, F and J&F, averaged over all frames whose truth is known; a mask that is missing or unreadable is empty.
 
-    An expression without any mask on disk counts 0, whatever the truth. Empty where the set keeps its truth to itself.
+    An expression without any mask counts 0, whatever the truth; where some are missing, their number is a row of its
+    own (`LACKING`). Empty where the set keeps its truth to itself.
 
     Source: per-expression protocol of MeViS and ReasonVOS. Differs: nothing is skipped.
     """
-    values = []
-    there = predictions.has(record, expression)
+    values, lacking = [], 0
     for frame in range(frames_of(record)):
         truth = record.truth(expression, frame)
         if truth is None:
             continue
-        found = predictions.read(record, expression, frame, truth.shape) if there else None
-        found = np.zeros_like(truth) if found is None else found
-        values.append(j_and_f(truth, found)[:2] if there else (0.0, 0.0))
+        found = predictions.read(record, expression, frame, truth.shape)
+        lacking += found is None
+        values.append(j_and_f(truth, np.zeros_like(truth) if found is None else found)[:2])
     if not values:
         return []
+    if lacking == len(values):
+        values = [(0.0, 0.0)] * lacking
     j, f = np.mean(values, axis=0)
-    return [Score(name, float(value), len(values)) for name, value in (("J", j), ("F", f), ("J&F", (j + f) / 2))]
+    scores = [Score(name, float(value), len(values)) for name, value in (("J", j), ("F", f), ("J&F", (j + f) / 2))]
+    return scores + ([Score(LACKING, float(lacking), len(values))] if lacking else [])
 
 
 def score_revos(record: Record, expression: Expression, predictions: Predictions) -> list[Score]:
@@ -48,13 +53,15 @@ def score_revos(record: Record, expression: Expression, predictions: Predictions
     if expression.objects is None:
         return []
     count = frames_of(record)
-    if not predictions.has(record, expression):
-        return revos_row(RevosScore(0.0, 0.0, 0.0, 0.0), count)
     truth = np.stack([record.truth(expression, frame) for frame in range(count)])
     masks = [predictions.read(record, expression, frame, truth.shape[1:]) for frame in range(count)]
+    lacking = sum(mask is None for mask in masks)
+    if lacking == count:
+        return [*revos_row(RevosScore(0.0, 0.0, 0.0, 0.0), count), Score(LACKING, float(lacking), count)]
     found = np.stack([np.zeros(truth.shape[1:], bool) if mask is None else mask for mask in masks])
     foreground = np.stack([record.foreground(frame) for frame in range(count)])
-    return revos_row(revos_score(truth, found, foreground), count)
+    scores = revos_row(revos_score(truth, found, foreground), count)
+    return scores + ([Score(LACKING, float(lacking), count)] if lacking else [])
 
 
 def revos_row(score: RevosScore, n: int) -> list[Score]:
@@ -69,6 +76,8 @@ def score_points(record: Record, expression: Expression, answer: dict | None) ->
     The true point of an object is the set's own, else the deepest pixel of its mask; an object that is not on a frame
     is not expected there. Differs: the paper's own figures come from code that was never released.
     """
+    if answer is None and expression.objects is not None:  # refused: nothing was pointed at
+        return points_row((0.0, 0.0, 0.0), 0)
     scores = []
     for key in (answer or {}).get("key_frames", []):
         truth = _points_and_masks(record, expression, key["frame"])
@@ -78,7 +87,12 @@ def score_points(record: Record, expression: Expression, answer: dict | None) ->
     if not scores:
         return []
     mean = mean_point_scores(scores)
-    return [Score(f"point {name}", getattr(mean, name), len(scores)) for name in ("precision", "recall", "f1")]
+    return points_row((mean.precision, mean.recall, mean.f1), len(scores))
+
+
+def points_row(values: tuple[float, float, float], n: int) -> list[Score]:
+    """Precision, recall and F1 under their names in the table."""
+    return [Score(f"point {name}", value, n) for name, value in zip(("precision", "recall", "f1"), values, strict=True)]
 
 
 def score_count(expression: Expression, answer: dict | None) -> list[Score]:

@@ -102,7 +102,7 @@ def select(table: "pd.DataFrame", wanted: Mapping[str, str]) -> "pd.DataFrame":
     for name, value in wanted.items():
         if name not in table:
             raise BadInput(f"the table has no column {name!r}; it has {', '.join(table.columns)}")
-        texts = table[name].map(str)
+        texts = table[name].map(str).where(table[name].notna(), "")
         if not (texts == value).any():
             raise BadInput(f"no row has {name} = {value}; the column holds {', '.join(sorted(set(texts))[:20])}")
         table = table[texts == value]

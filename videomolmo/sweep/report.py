@@ -54,7 +54,7 @@ def report(
         raise BadInput(f"{path} cannot be written; give a file in a folder that is there")
     if path.exists() and TITLE not in path.read_text(encoding="utf-8", errors="replace")[:HEAD]:
         raise BadInput(f"{path} is there and no report of a sweep; give another file")
-    table = collect(store)
+    table = _of_this_grid(collect(store), store, facts)
     if not len(table):
         raise BadInput(f"{out}: no cell is done yet; run the sweep first")
     own = [name for name in table.columns if name not in _ours(facts, table)]
@@ -66,6 +66,12 @@ def report(
     reading = " ".join((_reading(view), *(f"Only {name} = {value}." for name, value in (where or {}).items())))
     write_text(path, _page(store, facts, table, reading, view, drawn, without))
     return path
+
+
+def _of_this_grid(table: "pd.DataFrame", store: Store, facts: dict[str, Any]) -> "pd.DataFrame":
+    """Rows of the grid that was asked for last: a folder keeps cells of earlier ones, of other settings, as well."""
+    names = {record.folder.name for key, record in store.records().items() if key in facts["cells"]}
+    return table[table["cell_cell" if "cell_cell" in table else "cell"].isin(names)] if len(table) else table
 
 
 def _ours(facts: dict[str, Any], table: "pd.DataFrame") -> set[str]:
@@ -94,7 +100,7 @@ def _page(
         few, many = points["rows"].min(), points["rows"].max()
         behind = f"<p>Rows of the table behind a point: {few if few == many else f'{few} to {many}'}.</p>"
         parts.append(f"<h2>{escape(name)}</h2>{behind}{html}<details><summary>numbers</summary>{numbers}</details>")
-    parts += _failures(record for record in records.values() if record.state == FAILED)
+    parts += _failures(records[key] for key in facts["cells"] if states[key] == FAILED)
     parts += _list("Missing cells", missing)
     parts += _list("Done, but their tables cannot be read", (f"{name}: {why}" for name, why in without.items()))
     parts.append(_provenance(table, facts))

@@ -89,6 +89,8 @@ class _Part:
                 self.own = read_rows(record.folder / path)
             except BadInput as error:
                 bad = {UNREAD: str(error)}
+        if not len(self.own):  # a header alone: the cell has one row, as those without a table
+            self.own = pd.DataFrame(index=[0])
         self.before = {"cell": record.folder.name} | {name: _flat(value) for name, value in facts["parameters"].items()}
         self.after = dict(zip(PROVENANCE, made_by, strict=True)) | bad
 
