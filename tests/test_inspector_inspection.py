@@ -223,7 +223,8 @@ def opened(folder) -> tuple[Inspection, str]:
         seen.points(t), seen.boxes(t), seen.trail(t)
     assert seen.agreement.shape == seen.decisions().shape == (seen.frames, seen.objects)
     seen.answer_near(0), seen.layers(), seen.rules()
-    seen.refuse("union")
+    possible = [rule for rule, reason in seen.rules().items() if reason is None]
+    seen.refuse("union" if "union" in possible else possible[0])
     return seen, " ".join(seen.missing())
 
 
@@ -267,6 +268,14 @@ def test_missing_backward_masks(result):
     seen, said = opened(result)
     assert "No backward masks were stored" in said and "No frame has masks of both directions" in said
     assert seen.mask("backward", 2).sum() == 0 and np.isnan(seen.agreement).all()
+    before = masks_of(seen)
+    assert [name for name, reason in seen.rules().items() if reason is None] == ["forward"]
+    for rule, tau in (("intersection", None), ("backward", None), ("iou", 0.2)):
+        with pytest.raises(BadInput, match="did not store backward masks"):
+            seen.refuse(rule, tau)
+    assert np.array_equal(masks_of(seen), before)
+    seen.refuse("forward")
+    assert masks_of(seen).any()
 
 
 @pytest.mark.parametrize("damage", ["lines", "answers", "video", "window", "propagation", "facts"])

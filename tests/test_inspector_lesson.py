@@ -29,7 +29,8 @@ class Lesson:
         Corrections(mended, InstantTracker()).add_point(*CLICK, 1)
         truth = np.stack([mended.mask("fused", t)[:1] for t in range(12)])
         names = {"every": 5, "rule": "iou", "tau": 0.7, "click": CLICK, "folder": folder, "truth": truth}
-        self.names = names | {"np": np, "pd": pd, "Inspection": Inspection}
+        own = {"Inspection": Inspection, "Corrections": Corrections, "grounder": InstantTracker()}
+        self.names = names | {"np": np, "pd": pd} | own
 
     def open(self) -> None:
         """As "Run All" begins."""

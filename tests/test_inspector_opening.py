@@ -99,7 +99,14 @@ def test_masks_of_more_objects_than_the_result_has_are_told(folder):
 SHORT = {"inside": [True]}  # of two points
 
 
-@pytest.mark.parametrize("change", [SHORT, {"frame": 400}, {"outcome": "guessed"}, {"points_px": [[1.0], [2.0]]}])
+SENSELESS = [
+    SHORT, {"frame": 400}, {"outcome": "guessed"}, {"points_px": [[1.0], [2.0]]}, {"text": None}, {"text": 7},
+    {"problem": 5}, {"points_px": [[None, None], [1, 2]]}, {"points_px": [["a", "b"], [1, 2]]},
+    {"points_px": [[float("nan"), 1.0], [1, 2]]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", SENSELESS)
 @pytest.mark.parametrize("loaded", [False, True])
 def test_answers_that_contradict_themselves_are_left_out(folder, change, loaded):
     rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]

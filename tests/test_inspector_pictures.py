@@ -16,7 +16,7 @@ from pycocotools import mask as rle
 from videomolmo.drawing import palette
 from videomolmo.errors import BadInput
 from videomolmo.inspector.differences import Differences
-from videomolmo.inspector.exports import export_coco, export_davis, export_tracks, export_video, export_view
+from videomolmo.inspector.exports import export_coco, export_davis, export_tracks, export_video, export_view, new_file
 from videomolmo.inspector.figures import (
     _line,
     agreement_figure,
@@ -292,6 +292,16 @@ def test_videos_show_what_is_painted(seen, tmp_path):
         assert image.n_frames == 12
     with Image.open(export_view(seen, tmp_path / "v.png", 3, Look(size=(80, 102)))) as image:
         assert np.array_equal(np.array(image), paint(seen, 3, Look(size=(80, 102))))
+
+
+def test_two_who_write_at_once_do_not_mix(tmp_path):
+    path = tmp_path / "a.txt"
+    with pytest.raises(BadInput, match="exists"), new_file(path, ".txt") as slow:
+        slow.write_text("slow")
+        with new_file(path, ".txt") as quick:
+            assert quick != slow
+            quick.write_text("quick")
+    assert path.read_text() == "quick" and list(tmp_path.iterdir()) == [path]
 
 
 def test_nothing_is_overwritten(seen, tmp_path):

@@ -19,6 +19,7 @@ from videomolmo.results import GroundingResult, KeyAnswer
 from videomolmo.video import open_video
 
 VIDEO = made_result()._video
+VIDEO_ARRAY = np.stack(list(VIDEO))
 
 
 @pytest.fixture
@@ -242,6 +243,16 @@ def test_training_rows_are_written_more_than_once(folder, tmp_path):
             assert len(frames) == count
     with pytest.raises(BadInput, match="exists"):
         corrections.export_training(tmp_path / "rows" / "training_records_2.jsonl")
+
+
+def test_frames_that_the_video_lacks_are_nothing_to_learn_from(folder, tmp_path):
+    short = VIDEO_ARRAY[:7]
+    inspection = Inspection(folder, video=open_video(short))
+    corrections = Corrections(inspection, InstantTracker())
+    corrections.add_point(3, 20, 15, 1)
+    with pytest.raises(BadInput, match=r"key frame 10 is not in the video .*expected 0 to 6"):
+        corrections.export_training(tmp_path / "rows.jsonl")
+    assert not (tmp_path / "rows.jsonl").exists()
 
 
 class Grounder:

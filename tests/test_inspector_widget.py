@@ -13,8 +13,10 @@ from inspector_bench import FRAMES, HEIGHT, WIDTH, made_result, opened
 
 import videomolmo
 from videomolmo.errors import BadInput
+from videomolmo.inspector import panel_files
 from videomolmo.inspector.panel_files import EXPORTS, free_path
 from videomolmo.inspector.widget_work import Later, Work
+from videomolmo.video import open_video
 
 
 @pytest.fixture
@@ -168,9 +170,65 @@ def test_everything_can_be_taken_away(look, kind, tmp_path):
     assert len(written) == 2 and all(name.endswith((f"_1{ending}", f"_2{ending}")) for name in written)
 
 
+def test_what_nobody_looks_at_keeps_no_pictures_and_comes_back(look):
+    inspector, browser = look()
+    inspection = inspector.inspection
+    kept = lambda: [len(one._kept) for one in (inspection._frames, inspection._store, inspection._belief)]  # noqa: E731
+    browser.tell(kind="ready", view="another", width=400, dark=False)
+    browser.go(2)
+    before = browser.picture
+    browser.tell(kind="closed", view="another")
+    assert all(kept()) and inspector.desk.canvas.looked_at  # somebody still looks
+    browser.tell(kind="closed")
+    assert not any(kept()) and inspector.desk._cache.bytes == 0
+    sent = len(browser.sent)
+    inspector.look.opacity.value = 0.9
+    inspector.look.opacity.value = 0.45
+    assert len(browser.sent) == sent, "nobody is there to send pictures to"
+    browser.tell(kind="ready", width=400, dark=False)
+    assert np.array_equal(browser.picture, before) and browser.frame == 2
+
+
 def test_a_path_that_is_taken_is_not_given(tmp_path):
     (tmp_path / "view_1.png").touch()
     assert free_path(tmp_path, "view", ".png") == tmp_path / "view_2.png"
+
+
+def test_a_path_that_is_being_written_is_not_given_twice(look, tmp_path, monkeypatch):
+    inspector, _ = look()
+    monkeypatch.setattr(inspector.desk.work, "start", lambda *_: None)  # it takes a while
+    for kind in ("tracks (CSV)", "tracks (CSV)", "this view (PNG)"):
+        inspector.files.kind.value = kind
+        inspector.files.export()
+    names = [path.name for path in panel_files._being_written if path.parent == tmp_path / "exports"]
+    panel_files._being_written.clear()
+    assert sorted(names) == ["this_view_1.png", "tracks_1.csv", "tracks_2.csv"]
+
+
+@pytest.mark.parametrize("kind", ["video (MP4)", "video (GIF)"])
+def test_videos_are_as_large_as_the_clip_however_narrow_the_page(look, tmp_path, kind):
+    result = made_result()
+    (narrow, browser), (wide, _) = (look(result, other=result) for _ in range(2))
+    browser.tell(kind="size", width=200)
+    sizes = []
+    for inspector in (narrow, wide):
+        path = tmp_path / f"{len(sizes)}{EXPORTS[kind][0]}"
+        EXPORTS[kind][1](inspector.desk, path)
+        with open_video(path) as frames:
+            sizes.append((frames.height, frames.width))
+    assert narrow.desk.look.size != wide.desk.look.size and sizes[0] == sizes[1]
+
+
+def test_a_layer_that_only_the_right_result_has_can_be_shown(look):
+    left, right = made_result(), made_result()
+    for path in left.spool.files():
+        data = dict(np.load(path))
+        np.savez(path, **{name: values for name, values in data.items() if "backward" not in name})
+    inspector, browser = look(left, other=right)
+    assert not inspector.look.layers["backward"].disabled and inspector.look.layers["truth"].disabled
+    before = browser.sent[-1][1]
+    inspector.look.layers["backward"].value = True
+    assert browser.sent[-1][1][0] == before[0] and browser.sent[-1][1][1] != before[1]
 
 
 def test_two_results_share_the_time_line(look):

@@ -79,6 +79,13 @@ class Belief:
                 self._bytes -= _size(self._kept.pop(window, []))
                 self._reach.pop(window, None)
 
+    def forget(self) -> None:
+        """Make room: masks can be read and fused again; the tables stay."""
+        with self._lock:
+            self._kept.clear()
+            self._bytes = 0
+            self.store.forget()
+
     def fused(self, window: int) -> list[Fused]:
         """Objects of a window after the rule."""
         with self._lock:

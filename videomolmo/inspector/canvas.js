@@ -30,7 +30,7 @@ class View {
     this.playing = null;
     this.build(el);
     this.listen();
-    this.tell({ kind: "ready", width: this.root.clientWidth, dark: isDark() });
+    this.tell({ kind: "ready", width: this.width = this.root.clientWidth, dark: isDark() });
   }
 
   build(el) {
@@ -56,7 +56,7 @@ class View {
     this.play = button("▶", "play or stop  space", () => this.toggle());
     button("▸", "one frame on  →", () => this.want(this.wanted + 1));
     button("⇥", "next key frame  ]", () => this.toKey(1));
-    this.caption = element("span", "vm-caption", bar);
+    this.caption = element("div", "", element("div", "vm-caption", bar), { textContent: " " });
     this.where = element("span", "vm-where", bar);
     element("div", "vm-help", this.root, {
       textContent: "← → frame · shift ±10 · space play · home end · [ ] key frames  (click the picture first)",
@@ -87,6 +87,9 @@ class View {
   }
 
   close() {
+    try {
+      this.tell({ kind: "closed" }); // the kernel need keep nothing for it
+    } catch { /* its line to the kernel is closed too */ }
     this.stop.abort();
     this.halt();
     clearTimeout(this.later);
@@ -190,7 +193,7 @@ class View {
     this.draw(one.images);
     if (this.shown < 0) this.root.classList.add("vm-live"); // styles go by this: what changes with each frame is dear
     this.shown = frame;
-    this.caption.textContent = one.caption;
+    this.caption.firstChild.data = one.caption; // the text alone: nothing around it is laid out again
     Object.assign(this.root.dataset, { frame, picture: ++this.drawn, kernelMs: one.ms });
     this.root.setAttribute("aria-valuenow", frame);
     this.root.setAttribute("aria-valuetext", one.caption);
@@ -281,7 +284,8 @@ class View {
   resized() {
     clearTimeout(this.resizing);
     this.resizing = setTimeout(() => {
-      if (this.root.clientWidth) this.tell({ kind: "size", width: this.root.clientWidth });
+      const width = this.root.clientWidth;
+      if (width && width !== this.width) this.tell({ kind: "size", width: this.width = width }); // its height is ours
       this.line.draw();
     }, 150);
   }

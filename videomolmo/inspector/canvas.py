@@ -52,11 +52,13 @@ class FrameCanvas(anywidget.AnyWidget):
         on_click: Callable[[int, int, float, float], None],
         on_size: Callable[[int], None],
         on_theme: Callable[[bool], None],
+        on_left: Callable[[], None],
         **traits: Any,
     ) -> None:
         super().__init__(**traits)
         self.frame, self.looked_at, self.asked_at, self._age = 0, False, 0.0, 0
-        self._picture = picture
+        self._picture, self._on_left = picture, on_left
+        self._views: set[str] = set()
         self._on_frame, self._on_click, self._on_size, self._on_theme = on_frame, on_click, on_size, on_theme
         self.on_msg(self._receive)
 
@@ -104,5 +106,11 @@ class FrameCanvas(anywidget.AnyWidget):
             self.looked_at = True
             self._on_size(int(content["width"]) or FIRST_WIDTH_PX)
             if kind == "ready":
+                self._views.add(content["view"])
                 self._on_theme(bool(content["dark"]))
                 self.show()
+        elif kind == "closed":
+            self._views.discard(content["view"])
+            if not self._views:
+                self.looked_at = False
+                self._on_left()

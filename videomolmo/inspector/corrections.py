@@ -164,6 +164,10 @@ class Corrections:
         """
         return self._apply({"action": "redo"}, None, None)
 
+    def forget(self) -> None:
+        """Make room: what SAM 2 saw of frames is computed again when it is wanted."""
+        self._propagation = None
+
     def export_training(self, path: str | Path) -> int:
         """Write the corrected clip as training rows; see `videomolmo.inspector.training_rows.write_rows`."""
         from videomolmo.inspector.training_rows import write_rows

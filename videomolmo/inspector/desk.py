@@ -10,6 +10,7 @@ from ipywidgets import HTML
 
 from videomolmo.errors import BadInput
 from videomolmo.inspector.canvas import FrameCanvas, Picture
+from videomolmo.inspector.compare_work import CompareWork
 from videomolmo.inspector.corrections import Corrections
 from videomolmo.inspector.differences import Differences
 from videomolmo.inspector.inspection import Inspection
@@ -38,7 +39,7 @@ class Desk:
         words: the line below the picture.
         theme: "light" or "dark"; None until a browser says.
         work: the one long job that may run.
-        scores: J&F of what is shown.
+        scores, comparing: give J&F of what is shown, and the differences, when they are computed.
         moved, changed, themed: functions called after the frame, what is believed, or the theme changed.
         clicked: called with frame, x and y of a click in the first picture.
     """
@@ -52,11 +53,16 @@ class Desk:
         self.themed: list[Callable[[], None]] = []
         self.clicked: Callable[[int, float, float], None] | None = None
         self.theme: str | None = None
-        self.work, self.scores, self.words = Work(), ScoreWork(), HTML()
+        self.work, self.scores, self.comparing, self.words = Work(), ScoreWork(), CompareWork(), HTML()
         self.words.add_class("vm-words")
         self._cache = EncodedCache()
         self.canvas = FrameCanvas(
-            self._pictures, on_frame=self._went, on_click=self._click, on_size=self._resize, on_theme=self._retheme
+            self._pictures,
+            on_frame=self._went,
+            on_click=self._click,
+            on_size=self._resize,
+            on_theme=self._retheme,
+            on_left=self._left,
         )
         self.opened()
 
@@ -155,6 +161,13 @@ class Desk:
             if one.frames
         ]
         return pictures, self._caption(frame)
+
+    def _left(self) -> None:
+        """Nobody looks any more: a cell that is run again leaves the inspector of before in the kernel for ever."""
+        self._cache.forget()
+        self.corrections.forget()
+        for one in self.shown:
+            one.forget()
 
     def _caption(self, frame: int) -> str:
         longest = max(self.shown, key=lambda one: one.frames)

@@ -33,15 +33,20 @@ class Differences:
         self._per_frame = np.zeros(self.frames)
 
     @property
+    def known(self) -> bool:
+        """Whether they are computed for what both show now; else whoever asks for them waits."""
+        return self._versions == (self.first.version, self.second.version)
+
+    @property
     def pairs(self) -> list[tuple[int | None, int | None]]:
         """(id in first, id in second); None stands for an object that the other one has not."""
-        self._compare()
+        self.compute()
         return self._pairs
 
     @property
     def per_frame(self) -> Float[np.ndarray, " frames"]:
         """1 - mean IoU of the paired objects that either has there, 0 where both have nothing."""
-        self._compare()
+        self.compute()
         return self._per_frame
 
     def next_difference(self, after: int) -> int | None:
@@ -83,16 +88,28 @@ class Differences:
             found.append("Only one of the two has truth: J&F is shown for that one.")
         return found
 
-    def _compare(self) -> None:
-        """Areas of overlap per frame for every pair of objects, once for each state of the two."""
+    def compute(self) -> None:
+        """Compare all frames, once for each state of the two; from any thread, where a change of state ends it."""
         versions = self.first.version, self.second.version
-        if versions == self._versions:
+        if self.known:
             return
+        try:
+            pairs, per_frame = self._compared(versions)
+        except Exception:
+            if versions == (self.first.version, self.second.version):
+                raise
+            return  # masks were changing below it
+        self._pairs, self._per_frame, self._versions = pairs, per_frame, versions
+
+    def _compared(self, versions: tuple[int, int]) -> tuple[list[tuple[int | None, int | None]], np.ndarray]:
+        """Pairs and differences per frame, from areas of overlap of every pair of objects."""
         shape = self.frames, self.first.objects, self.second.objects
         common = np.zeros(shape, np.int64)
         areas = np.zeros((self.frames, shape[1]), np.int64), np.zeros((self.frames, shape[2]), np.int64)
         same_size = (self.first.height, self.first.width) == (self.second.height, self.second.width)
         for t in range(self.frames):
+            if versions != (self.first.version, self.second.version):
+                raise RuntimeError("another state is shown by now")
             left = self.first.patches("fused", t)
             right = self.second.patches("fused", t) if same_size else self._resized(t)
             for side, patches in zip(areas, (left, right), strict=True):
@@ -101,9 +118,8 @@ class Differences:
             for a in left:
                 for b in right:
                     common[t, a.thing - 1, b.thing - 1] = _common(a, b)
-        self._pairs = _pair(common.sum(axis=0), *(side.sum(axis=0) for side in areas))
-        self._per_frame = _difference(common, *areas, self._pairs)
-        self._versions = versions
+        pairs = _pair(common.sum(axis=0), *(side.sum(axis=0) for side in areas))
+        return pairs, _difference(common, *areas, pairs)
 
     def _resized(self, t: int) -> list[Patch]:
         """The second result's masks in the first one's size."""

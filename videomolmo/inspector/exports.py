@@ -230,6 +230,16 @@ def _parent(path: Path) -> None:
         raise BadInput(f"{path}: its folder {path.parent} does not exist; create it first")
 
 
+def _take_name(unfinished: Path, path: Path) -> None:
+    """Give a finished file its name, where nobody else took that meanwhile."""
+    try:
+        os.link(unfinished, path)
+    except OSError as error:  # some disks know no such links
+        if isinstance(error, FileExistsError) or path.exists():
+            raise BadInput(f"{path} exists; give another name") from None
+        os.replace(unfinished, path)
+
+
 @contextmanager
 def new_file(path: str | Path, suffix: str) -> Iterator[Path]:
     """A temporary name beside a new file, which takes its own name when the block ends well.
@@ -243,9 +253,12 @@ def new_file(path: str | Path, suffix: str) -> Iterator[Path]:
     _parent(path)
     if path.exists():
         raise BadInput(f"{path} exists; give another name")
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}{suffix}")
+    number, name = tempfile.mkstemp(suffix, f".{path.stem}.", path.parent)  # two may write at once
+    os.close(number)
+    unfinished = Path(name)
     try:
         yield unfinished
-        os.replace(unfinished, path)
+        unfinished.chmod(0o644)
+        _take_name(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -106,12 +106,12 @@ def scores_figure(
     from plotly.graph_objects import Figure
 
     figure = Figure()
-    both = [("first", inspection)] + ([] if other is None else [("second", other)])
+    both = [("left", inspection)] + ([] if other is None else [("right", other)])
     for number, (name, one) in enumerate(both, start=1):
         found = scores(one)
         if found is None or not np.isfinite(found.per_frame).any():
             continue
-        label = "J&F" if other is None else f"J&F {name}"
+        label = "J&F" if other is None else name
         figure.add_scatter(
             **_line(found.per_frame), meta={"result": name},
             name=f"{label}, mean {np.nanmean(found.per_frame):.2f}", marker={"size": 5},

@@ -69,6 +69,12 @@ class FrameCache:
                 self._bytes -= self._kept.popitem(last=False)[1].nbytes
             return frame
 
+    def forget(self) -> None:
+        """Make room: frames can be read again."""
+        with self._lock:
+            self._kept.clear()
+            self._bytes = 0
+
     def _read(self, t: int, size: tuple[int, int]) -> np.ndarray:
         video = self.video()
         if video is None or not 0 <= t < len(video):

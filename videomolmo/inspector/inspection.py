@@ -29,6 +29,7 @@ from videomolmo.video import Frames, open_video
 
 __all__ = ["DECISIONS", "LAYERS", "Inspection", "Point", "Scores", "Series"]
 
+MASK_SIDES = ("forward", "backward")
 LAYERS = ("forward", "backward", "fused", "truth", "disagreement")
 
 
@@ -246,12 +247,19 @@ class Inspection:
         lost = len(self._source.missing()) if isinstance(self._source, Corrected) else 0
         return find_missing(self, self._frames.problems(), self._store.problems, lost)
 
+    def forget(self) -> None:
+        """Make room: frames and masks are read again when they are wanted."""
+        self._frames.forget()
+        self._belief.forget()
+
     def rules(self) -> dict[str, str | None]:
         """Every fusion rule, with None, or the reason why this result cannot be fused by it again."""
         stored = self._store.options()
         found = {}
         for name, rule in RULES.items():
-            gone = [option for option in rule.options if option not in SETTINGS and option not in stored]
+            sides = [name] if name in MASK_SIDES else MASK_SIDES
+            needed = [*(f"{side} masks" for side in sides if stored and side not in stored), *rule.options]
+            gone = [one for one in needed if one not in SETTINGS and one not in stored]
             found[name] = f"the run did not store {', '.join(gone)}" if gone else None
         return found
 

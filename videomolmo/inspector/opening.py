@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -92,9 +93,11 @@ def _sound(result: GroundingResult) -> tuple[GroundingResult, list[str]]:
 
 def _makes_sense(answer: KeyAnswer, frames: int) -> bool:
     try:
-        pairs = all(len(point) == 2 for point in answer.points_px)
+        pairs = all(len(point) == 2 and all(map(math.isfinite, point)) for point in answer.points_px)
         known = answer.outcome in ("found", "absent", "malformed")
-        return pairs and known and len(answer.inside) == len(answer.points_px) and 0 <= answer.frame < frames
+        words = isinstance(answer.text, str) and isinstance(answer.problem, str | None)
+        fits = len(answer.inside) == len(answer.points_px) and 0 <= answer.frame < frames
+        return pairs and known and words and fits
     except TypeError:
         return False
 

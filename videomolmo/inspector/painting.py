@@ -211,6 +211,12 @@ class EncodedCache:
         self._kept: OrderedDict[Hashable, tuple[bytes, str]] = OrderedDict()
         self._lock = threading.RLock()
 
+    def forget(self) -> None:
+        """Make room: they can be painted again."""
+        with self._lock:
+            self._kept.clear()
+            self.bytes = 0
+
     def picture(self, inspection: Inspection, t: int, look: Look) -> tuple[bytes, str]:
         """`encode(paint_past(…))`, kept until masks change or room is needed."""
         t = min(t, inspection.frames)  # all frames after the end are alike

@@ -25,11 +25,15 @@ class ComparePanel:
         desk.moved.append(soon)
         desk.changed.append(soon)
         desk.scores.told.append(soon)
+        desk.comparing.told.append(soon)
         self.refresh()
 
     def next(self) -> None:
         """Go to the next frame where the results differ most."""
         differences = self._desk.differences
+        if differences is not None and self._desk.comparing.of(differences) is None:
+            self._desk.say("wait until the two results are compared", error=True)
+            return
         to = differences.next_difference(self._desk.frame) if differences is not None else None
         if to is None:
             self._desk.say("the two results are the same everywhere")
@@ -42,7 +46,8 @@ class ComparePanel:
         if differences is None or frame >= differences.frames:
             self.line.value = "nothing to compare on this frame"
             return
-        words = [f"difference {differences.per_frame[frame]:.2f}"]
+        known = self._desk.comparing.of(differences) is not None
+        words = [f"difference {differences.per_frame[frame]:.2f}" if known else "differences are being computed …"]
         for side, one in zip(("left", "right"), self._desk.shown, strict=True):
             scores = self._desk.scores.of(one)
             if scores is not None and np.isfinite(scores.per_frame[frame]):

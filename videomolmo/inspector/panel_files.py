@@ -1,6 +1,7 @@
 """Take away: files for others; and a new sentence about the same video, whose result can be saved."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,21 @@ EXPORTS: dict[str, tuple[str, Export]] = {  # what the user reads: ending of the
 
 
 def _video(desk: Desk, path: Path) -> None:
-    exports.export_video(desk.inspection, path, desk.look, beside=desk.beside)
+    look, beside = replace(desk.look, size=None), desk.beside  # the video's own size, not that of the page
+    exports.export_video(desk.inspection, path, look, beside=beside and (beside[0], replace(beside[1], size=None)))
 
 
 def _view(desk: Desk, path: Path) -> None:
     exports.export_view(desk.inspection, path, desk.frame, desk.look, beside=desk.beside)
 
 
+_being_written: set[Path] = set()  # by any inspector of this kernel; they get their names at the end
+
+
 def free_path(folder: Path, stem: str, ending: str) -> Path:
     """A path in `folder` that is not taken: stem_1.png, stem_2.png …"""
     number = 1
-    while (path := folder / f"{stem}_{number}{ending}").exists():
+    while (path := folder / f"{stem}_{number}{ending}").exists() or path in _being_written:
         number += 1
     return path
 
@@ -68,9 +73,14 @@ class ExportPanel:
         path = free_path(self._desk.folder, stem, ending)
         self._desk.say(f"writing {path} …")
 
+        _being_written.add(path)
+
         def job(_: Any, __: Any) -> Path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(self._desk, path)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write(self._desk, path)
+            finally:
+                _being_written.discard(path)
             return path
 
         self._desk.work.start(job, lambda *_: None, self._done)

@@ -53,11 +53,11 @@ class LookPanel:
         desk.changed.append(self.refresh)
 
     def refresh(self) -> None:
-        """Grey out what this result has not, and say why."""
-        reasons = self._desk.inspection.layers()
+        """Grey out what is not there in any result that is shown, and say why."""
         for name, box in self.layers.items():
-            box.disabled = reasons[name] is not None
-            box.tooltip = reasons[name] or f"show the {name} masks"
+            reasons = [one.layers()[name] for one in self._desk.shown]
+            box.disabled = None not in reasons  # of two results one may have it
+            box.tooltip = reasons[0] if box.disabled else f"show the {name} masks"
 
     def _layer(self, _: bool) -> None:
         self._desk.see(layers=tuple(name for name, box in self.layers.items() if box.value))

@@ -42,6 +42,7 @@ class PlotPanel:
         desk.changed.append(soon)
         desk.themed.append(soon)
         desk.scores.told.append(soon)
+        desk.comparing.told.append(soon)
 
     def refresh(self) -> None:
         """Draw what is believed now."""
@@ -54,9 +55,9 @@ class PlotPanel:
     def _draw(self, now: dict[str, Any]) -> dict[str, Figure]:
         desk = self._desk
         made = {"agreement": agreement_figure(desk.inspection, **now)}
-        if desk.inspection.layers()["truth"] is None:  # no reason why not
+        if any(one.truth is not None for one in desk.shown):
             made["scores"] = scores_figure(desk.inspection, desk.other, scores=desk.scores.of, **now)
-        if desk.differences is not None:
+        if desk.differences is not None and desk.comparing.of(desk.differences) is not None:
             made["difference"] = difference_figure(desk.differences, **now)
         return made | {"track": track_figure(desk.inspection, **now)}
 

@@ -4,8 +4,18 @@
 // plotly's own notebook widget brings the whole library with every figure and may show before its data is there; here
 // the library is fetched once a page, and only from the kernel, so that nothing needs a network.
 const LIBRARY = "videomolmoPlotly";
-const PATIENCE_MS = 5000, LOOK_MS = 50; // until the library is asked for again; between two looks whether it is there
+const PATIENCE_MS = 5000, LOOK_MS = 50; // until a view goes on or asks again; between two looks for the library
+const REST_MS = 80; // while frames follow each other
 const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+
+// The library is large and comes down the same line as the first picture, which people wait for.
+function pictured(inspector) {
+  return new Promise((resolve) => {
+    if (inspector.querySelector(".vm-live")) resolve();
+    inspector.addEventListener("vm-frame", resolve, { once: true });
+    setTimeout(resolve, PATIENCE_MS); // a result without frames has none
+  });
+}
 
 // Gives the library, once it is in the page. One view asks for all of them; where no answer comes, or one that is no
 // library, the next one asks, ever more rarely: the kernel that was asked may be busy, or gone.
@@ -94,23 +104,33 @@ async function render({ model, el }) {
     Object.assign(plot.now.style, { visibility: inside ? "" : "hidden", transform, height: `${room.h}px` });
     plot.now.dataset.frame = frame;
   };
+  let resting = 0; // the timer between two moves of the lines: they may lag behind a held key, the pictures may not
   const moved = (event) => {
     frame = told = event.detail;
+    if (resting) return;
+    const at = frame;
     plots.forEach(place);
+    resting = setTimeout(() => { resting = 0; if (frame !== at) moved({ detail: frame }); }, REST_MS);
   };
   const resized = new ResizeObserver(() => plots.forEach((plot) => plot.layout && Plotly.Plots.resize(plot)));
 
-  library(model, open.signal).then(async (loaded) => {
-    Plotly = loaded;
-    while (!el.isConnected) await new Promise(requestAnimationFrame); // it is put into the page after this function
+  const begin = async () => {
+    while (!el.isConnected) { // it is put into the page after this function
+      if (open.signal.aborted) return;
+      await new Promise(requestAnimationFrame);
+    }
     const inspector = el.closest(".vm-inspector") ?? el;
-    inspector.addEventListener("vm-frame", moved);
+    inspector.addEventListener("vm-frame", moved, { signal: open.signal });
+    if (inspector !== el) await pictured(inspector); // alone there is none
+    Plotly = await library(model, open.signal);
     frame = Number(inspector.querySelector(".vm-view")?.dataset.frame ?? 0);
     model.on("change:figures", redraw);
     redraw().then(() => resized.observe(el));
-  });
+  };
+  begin();
   return () => {
     open.abort();
+    clearTimeout(resting);
     resized.disconnect();
     model.off("change:figures", redraw);
     plots.forEach((plot) => Plotly.purge(plot));

@@ -37,6 +37,7 @@ def static_picture(
     looks: Sequence[Look] = (),
     frame: int | None = None,
     scores: Scoring = Inspection.scores,
+    differences: Differences | None = None,
 ) -> bytes:
     """The inspector on one page, as a PNG: frames, plots, answers, and what is missing; of two results, both.
 
@@ -48,14 +49,17 @@ def static_picture(
         looks: how each of them is, whatever the size; as `Look()` by default.
         frame: is among those shown.
         scores: gives J&F of a result.
+        differences: of the two, where they are known already.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     shown = [inspection] + ([] if other is None else [other])
+    if other is not None and differences is None:
+        differences = Differences(inspection, other)
     text = _text(shown)
-    plots = _plots(shown, scores)
-    frames = chosen_frames(shown, also=frame)
+    plots = _plots(shown, scores, differences)
+    frames = chosen_frames(shown, also=frame, differences=differences)
     sheets = _sheets(shown, looks or [Look()] * len(shown), frames)
     heights = [*(height for height, _ in sheets + plots), 0.165 * text.count("\n") + 0.4]
     total = sum(heights) + 0.35 * len(heights)
@@ -93,20 +97,23 @@ def _sheets(shown: list[Inspection], looks: Sequence[Look], frames: list[int]) -
     return rows
 
 
-def chosen_frames(shown: list[Inspection], most: int = FRAMES, also: int | None = None) -> list[int]:
+def chosen_frames(
+    shown: list[Inspection], most: int = FRAMES, also: int | None = None, differences: Differences | None = None
+) -> list[int]:
     """Frames that tell most: one of each stretch of the clip, where the directions, or the two results, agree least.
 
     Args:
         shown: one result or two.
         most: so many at most.
         also: the frame that is taken of its stretch whatever there is.
+        differences: of the two, where they are known already.
     """
     first, frames = shown[0], max(one.frames for one in shown)
     if frames <= most:
         return list(range(frames))
     doubt = np.zeros(frames)
     if len(shown) > 1:
-        values = Differences(*shown).per_frame
+        values = (differences or Differences(*shown)).per_frame
     else:
         agreement = first.agreement
         values = np.where(agreement < first.tau, 1 - agreement, 0).max(axis=1, initial=0)
@@ -162,7 +169,7 @@ def _axes(area: Any, rows: int, columns: int, legend: bool, **options: Any) -> n
     return area.subplots(rows, columns, squeeze=False, gridspec_kw=edges | options.pop("grid", {}), **options)
 
 
-def _plots(shown: list[Inspection], scores: Scoring) -> list[Row]:
+def _plots(shown: list[Inspection], scores: Scoring, differences: Differences | None) -> list[Row]:
     """Rows of plots."""
     rows = []
     for number, one in enumerate(shown):
@@ -172,7 +179,7 @@ def _plots(shown: list[Inspection], scores: Scoring) -> list[Row]:
             rows.append((height, lambda area, one=one, name=name: _agreement(area, one, name)))
             rows.append((2.2, lambda area, one=one, name=name: _tracks(area, one, name)))
     if any(one.truth is not None for one in shown) or len(shown) > 1:
-        rows.append((2.2, lambda area: _scores(area, shown, scores)))
+        rows.append((2.2, lambda area: _scores(area, shown, scores, differences)))
     return rows
 
 
@@ -218,7 +225,7 @@ def _tracks(area: Any, inspection: Inspection, name: str) -> None:
             axes.invert_yaxis()
 
 
-def _scores(area: Any, shown: list[Inspection], scores_of: Scoring) -> None:
+def _scores(area: Any, shown: list[Inspection], scores_of: Scoring, differences: Differences | None) -> None:
     both = len(shown) > 1
     every: list[Axes] = list(_axes(area, 1, 1 + both, legend=False)[0])
     for number, one in enumerate(shown, start=1):
@@ -233,8 +240,8 @@ def _scores(area: Any, shown: list[Inspection], scores_of: Scoring) -> None:
         every[0].legend(fontsize=8)
     else:
         every[0].text(0.5, 0.5, "no truth was given", ha="center", transform=every[0].transAxes)
-    if both:
-        every[1].fill_between(range(len(per := Differences(*shown).per_frame)), per, color="#cc79a7")
+    if differences is not None:
+        every[1].fill_between(range(differences.frames), differences.per_frame, color="#cc79a7")
         every[1].set(ylim=(-0.04, 1.06), title="difference of the two (1 - IoU)", xlabel="frame")
 
 

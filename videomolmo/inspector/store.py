@@ -81,6 +81,12 @@ class MaskStore:
                 self._bytes -= sum(segment.bytes for segment in old)
             return found
 
+    def forget(self) -> None:
+        """Make room: windows can be read again."""
+        with self.lock:
+            self._kept.clear()
+            self._bytes = 0
+
     def _read(self, window: int) -> list[Segment]:
         start, stop = self.span(window)
         path = self._files[start]

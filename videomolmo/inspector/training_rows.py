@@ -52,6 +52,7 @@ def write_rows(inspection: Inspection, path: Path) -> int:
     row = training_row(inspection, clip)
     if not row["frame_idxs"]:
         raise BadInput("no key frame has an answer that can be learned from; add a point to one")
+    _check_frames(inspection, row["frame_idxs"])
     with new_file(path, ".jsonl") as unfinished:
         unfinished.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
         frames = Path(tempfile.mkdtemp(prefix=f".{clip}.", dir=path.parent))
@@ -64,6 +65,18 @@ def write_rows(inspection: Inspection, path: Path) -> int:
             shutil.rmtree(frames, ignore_errors=True)
             raise
     return 1
+
+
+def _check_frames(inspection: Inspection, frames: list[int]) -> None:
+    """Nothing where the video has all these frames; the inspector shows plain grey in place of those that it lacks."""
+    video = inspection.video()
+    for t in frames:
+        try:
+            video[t]
+        except (IndexError, BadInput) as error:
+            raise BadInput(
+                f"key frame {t} is not in the video ({error}); give the video that the result is of"
+            ) from None
 
 
 def training_row(inspection: Inspection, clip: str) -> dict:

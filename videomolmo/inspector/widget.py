@@ -18,6 +18,7 @@ from videomolmo.inspector.panel_files import AskPanel, ExportPanel
 from videomolmo.inspector.panel_fusion import FusionPanel
 from videomolmo.inspector.panel_look import LookPanel, ObjectPanel
 from videomolmo.inspector.panel_plots import PlotPanel
+from videomolmo.inspector.truth import open_truth
 from videomolmo.inspector.widget_work import somebody_watches, when_quiet
 from videomolmo.results import GroundingResult
 
@@ -84,7 +85,10 @@ class TrackInspector:
 
     def picture(self) -> bytes:
         """The inspector on one page, as a PNG: what is ticked, and the present frame among others."""
-        return static_picture(self.inspection, self.other, self.desk.looks, self.frame, scores=self.desk.scores.now)
+        desk = self.desk
+        return static_picture(
+            self.inspection, self.other, desk.looks, self.frame, scores=desk.scores.now, differences=desk.differences
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write `picture` to a file that does not exist yet.
@@ -114,7 +118,7 @@ class TrackInspector:
         display(self.box)
         desk = self.desk
         update = lambda: still.update(self._repr_mimebundle_(), raw=True)  # noqa: E731
-        when_quiet(update, lambda: desk.canvas.asked_at, desk.scores.waits)
+        when_quiet(update, lambda: desk.canvas.asked_at, lambda: desk.scores.waits() or desk.comparing.waits())
 
     def __repr__(self) -> str:
         lines = [
@@ -169,7 +173,10 @@ def inspect(
         raise BadInput(f"layer {unknown[0]!r} is unknown; choose of {', '.join(LAYERS)}")
     inspections = [Inspection(result, truth, video=video)]
     if other is not None:
-        inspections.append(Inspection(other, truth, video=video))
+        first, second = inspections[0], Inspection(other, video=video)
+        is_alike = (first.frames, first.height, first.width) == (second.frames, second.height, second.width)
+        second.truth = first.truth if is_alike else open_truth(truth, second.frames, (second.height, second.width))
+        inspections.append(second)
     for one, its_rule, its_tau in zip(inspections, (rule, other_rule), (tau, other_tau), strict=False):
         if its_rule is not None or its_tau is not None:
             one.refuse(its_rule, its_tau)
