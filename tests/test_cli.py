@@ -359,6 +359,10 @@ def test_a_run_writes_everything(ground, movie, truthful, clip, tiny_folder, tmp
         "reader": "pyav",
     }
     assert run["model"].items() >= wanted.items() and run["model"]["pointing"]["temporal"] == "cross_attention"
+    assert run["loaded"]["dtype"] == "float32" and run["loaded"]["quantize"] is None
+    assert {run["loaded"]["model"], run["loaded"]["masks"]} == {
+        str(tiny_folder / part) for part in ("pointing", "masks")
+    }
     weights = run["weights_sha256"]
     for part in ("pointing", "masks"):
         own = [value for name, value in weights.items() if name.startswith(part)]

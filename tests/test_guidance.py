@@ -71,7 +71,7 @@ def test_kept_batches_are_encoded_once_and_lose_nothing(clips: RenderedClips) ->
     torch.manual_seed(0)
     model = PointingModel(own.config, attn_implementation="eager")
     calls = []
-    encode = pointing._encoder(model, stage, "cpu")
+    encode = pointing.encoder(model, stage, "cpu")
     kept = list(pointing.batches(own, clips, stage, 0, 0, lambda batch: calls.append(1) or encode(batch)))
     assert len(calls) == 2
     assert kept[0]["features"].data_ptr() == kept[2]["features"].data_ptr() != kept[1]["features"].data_ptr()
@@ -98,6 +98,32 @@ def test_kept_batches_come_with_new_questions_that_fit_their_clips(clips: Render
         assert named and sum(tuple(point) in shown for point in named) > 0.7 * len(named)  # small ones fill no window
     resumed = next(iter(pointing.batches(own, clips, stage, 0, 4)))
     assert torch.equal(resumed["input_ids"], third["input_ids"])
+
+
+def test_stills_are_their_own_past_and_say_nothing_of_motion(clips: RenderedClips) -> None:
+    own = processor()
+    clean = {"language": False, "cutoff": 0.0, "questions": 1}
+    stage = pointing.replace(STAGE, steps=8, stills=0.5, **clean)
+    pictures = RenderedClips.__new__(RenderedClips)
+    pictures.frames, pictures.ids, pictures.things = clips.frames[:, -1:], clips.ids[:, -1:], clips.things
+    made = list(pointing.batches(own, clips, stage, 0, 0, pictures=pictures))
+    stills = [batch for batch in made if "past_pixels" not in batch]
+    assert 0 < len(stills) < len(made)
+    assert all((batch["facts_motion"] == 0).all() and batch["facts_moved"].isnan().all() for batch in stills)
+    assert all(bool((batch["facts_motion"] > 0).any()) for batch in made if "past_pixels" in batch)
+    torch.manual_seed(0)
+    model, heads = PointingModel(own.config, attn_implementation="eager"), FactHeads(128, 256, 8)
+    past = stills[0]["pixels"][:, None].expand(-1, own.config.context, -1, -1, -1)
+    with torch.no_grad():
+        alone, spelt_out = (
+            pointing.step_loss(model, heads, batch, stage)[0]
+            for batch in (stills[0], stills[0] | {"past_pixels": past})
+        )
+    assert alone.item() == pytest.approx(spelt_out.item(), rel=1e-5)
+    pointing.step_loss(model, heads, stills[0], stage)[0].backward()
+    assert model.vision.stem.layers[0].weight.grad.abs().sum() > 0
+    with pytest.raises(ValueError, match="stills go with neither"):
+        pointing.replace(stage, distinct=2)
 
 
 def test_motion_is_judged_where_it_is_named() -> None:

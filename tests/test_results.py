@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -15,10 +17,11 @@ from PIL import Image
 
 from videomolmo.drawing import contact_sheet, draw_masks, palette, png_bytes
 from videomolmo.errors import BadInput
+from videomolmo.fusion import fuse
 from videomolmo.result_folder import new_results
 from videomolmo.results import GroundingResult, KeyAnswer
 from videomolmo.spool import MaskSpool
-from videomolmo.video import open_video
+from videomolmo.video import VideoWriter, open_video
 
 FRAMES, HEIGHT, WIDTH = 8, 30, 45
 NAMES = {"answers.jsonl", "tracks.csv", "overlay.mp4", "run.json", "masks", "propagation"}
@@ -93,6 +96,64 @@ def test_tracks_say_where_and_whence(result):
     assert one.loc[0, ["x_px", "y_px", "area_px", "box"]].tolist() == [6.5, 7.5, 100, (2, 3, 12, 13)]
     assert one.loc[1, "box"] == (2, 3, 17, 13) and one.loc[1, "area_px"] == 150
     assert one.time_s.tolist() == pytest.approx(np.arange(FRAMES) / 10)
+
+
+@pytest.mark.parametrize(
+    ("rule", "sources"),
+    [("left", ["forward"] * 3), ("right", ["backward"] * 3), ("union", ["both"] * 3), ("agreed", ["both"] * 3)],
+)
+def test_tracks_name_the_direction_that_a_rule_chose(result, tmp_path, rule, sources):
+    """`agreed` chooses too, and made these masks of both: a third of them agrees."""
+    spool = MaskSpool(tmp_path / "refused")
+    (tmp_path / "refused").mkdir()
+    there, back = result.forward[0:4], result.backward[0:4]
+    fused = fuse(there, back, rule, left_distance=np.arange(4), right_distance=4 - np.arange(4))
+    known = dict.fromkeys(("forward", "backward"), np.ones((4, 2), bool))
+    spool.write(0, (1, 2), {"fused": fused, "forward": there, "backward": back}, known)
+    config = {"model": {"every": 4, "fusion": rule}}
+    chosen = replace(result, spool=spool, config=config, times_s=result.times_s[:4])
+    first = chosen.tracks[chosen.tracks.object == 1]
+    assert first.source.tolist() == ["key", *sources]
+
+
+def test_a_result_of_open_frames_keeps_their_file(result, video, tmp_path):
+    with VideoWriter(tmp_path / "overlay.mp4", 10, HEIGHT, WIDTH) as writer:
+        for frame in video:
+            writer.write(frame)
+    frames = open_video(tmp_path / "overlay.mp4")
+    assert frames.source == tmp_path / "overlay.mp4"
+    own = replace(result, source=frames.source, _video=frames)
+    with pytest.raises(BadInput, match="would be replaced by results"):
+        own.save(tmp_path, overwrite=True)
+    folder = own.save(tmp_path / "out", overlay=False)
+    again = GroundingResult.load(folder)
+    assert again.source == str(tmp_path / "overlay.mp4") and len(again.video()) == FRAMES
+    given = GroundingResult.load(folder, video=frames)
+    assert given.video() is frames and given.source == frames.source
+
+
+def test_masks_are_read_wherever_the_program_is_by_then(result, tmp_path, monkeypatch):
+    result.save(tmp_path / "out", overlay=False)
+    monkeypatch.chdir(tmp_path)
+    again = GroundingResult.load("out")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert np.array_equal(again.masks[1], result.masks[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems know no such names")
+def test_a_video_whose_name_is_no_text_loses_no_work(result, tmp_path):
+    name = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.mp4"))
+    folder = replace(result, source=name).save(tmp_path / "out", overlay=False)
+    assert GroundingResult.load(folder).source.endswith("caf\\xe9.mp4")
+
+
+def test_folders_that_bear_the_name_of_corrections_are_left_alone(result, tmp_path):
+    (tmp_path / "out" / "corrections").mkdir(parents=True)
+    (tmp_path / "out" / "corrections" / "chapter1.txt").write_text("mine")
+    for _ in range(2):  # the second time over a result
+        result.save(tmp_path / "out", overwrite=True, overlay=False)
+        assert (tmp_path / "out" / "corrections" / "chapter1.txt").read_text() == "mine"
 
 
 def test_summary_counts(result):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -97,6 +98,29 @@ def test_a_repair_by_mouse_counts_where_the_code_does_nothing(opened):
     assert check_repair(fault, inspector, lambda look, corrections: None).startswith("right")
     inspector.corrections.undo()
     assert check_repair(fault, inspector, lambda look, corrections: None).startswith("not yet")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["forward", "intersection"])
+def test_a_rule_alone_neither_repairs_nor_spoils_a_repair(opened, rule):
+    """Under `forward` the planted answer does little harm, and under both a repair scores below the goal."""
+    fault, inspector = opened("occluded object")
+    inspector.inspection.refuse(rule)
+    assert "as before" in check_repair(fault, inspector, lambda look, corrections: None)
+    assert "as before" in check_repair(fault, inspector, lambda look, corrections: look.refuse(rule))
+    FAULTS["occluded object"][1](inspector.inspection, inspector.corrections)
+    assert check_repair(fault, inspector, lambda look, corrections: None).startswith("right")
+
+
+@pytest.mark.slow
+def test_a_check_writes_nothing_into_a_saved_result(opened, tmp_path):
+    fault, inspector = opened("occluded object")
+    inspector = videomolmo.inspect(replace(inspector.inspection.result), fault.truth, grounder=inspector.desk.grounder)
+    inspector.inspection.save(tmp_path / "saved")
+    FAULTS["occluded object"][1](inspector.inspection, inspector.corrections)
+    before = (tmp_path / "saved" / "corrections.jsonl").read_bytes()
+    assert check_repair(fault, inspector, FAULTS["occluded object"][1]).startswith("right: J&F was")
+    assert (tmp_path / "saved" / "corrections.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -18,7 +18,7 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes on the device while key frames are asked about; `peak` is what must fit."""
+    """Bytes on the device while key frames are asked about; `peak` must fit; `kinds`: weights of each precision."""
 
     parameters: int
     crops: int
@@ -29,6 +29,7 @@ class Estimate:
     connector: int
     cache: int
     prefill: int
+    kinds: dict[str, int]
 
     @property
     def peak(self) -> int:
@@ -43,7 +44,9 @@ class Estimate:
             "peak": self.peak,
         }  # fmt: skip
         head = f"{self.parameters:,} parameters; {self.crops} crops and {self.tokens} tokens a key frame\n"
-        return head + "\n".join(f"{name:24}{size / 1e9:8.2f} GB" for name, size in rows.items())
+        lines = [f"{name:24}{size / 1e9:8.2f} GB" for name, size in rows.items()]
+        weights = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in self.kinds.items())
+        return head + "\n".join([*lines, f"weights by precision: {weights}"])
 
 
 def estimate(
@@ -79,12 +82,11 @@ def estimate(
         if context < 1:
             raise BadInput(f"context is {context}, expected at least 1 past frame")
         config = replace(config, context=context)
-    size, language, vision = BYTES[dtype], config.language, config.vision
+    size, language, vision, model = BYTES[dtype], config.language, config.vision, PointingModel.empty(config)
     layout = ImageProcessor(config.image).layout(height, width)
     crops, image_tokens = len(layout.input_idx), len(layout.token_kinds)
     tokens = 1 + image_tokens + PROMPT
     keys = min(BATCH, -(-frames // every))
-    model = PointingModel.empty(config)
     patches = crops * (config.image.patches + 1)
     feature = crops * config.image.patches * config.vision.feature_dim * size
     kept = config.context + 2 if config.needs_past else 1  # the frame, its past and a black one
@@ -105,7 +107,14 @@ def estimate(
         cache=2 * language.layers * language.kv_heads * (language.width // language.heads) * keys
         * (tokens + ANSWER) * size,
         prefill=keys * tokens * (6 * language.width + 3 * language.ff) * size + keys * tokens**2 * (size + 1),
+        kinds=_by_precision(model),
     )  # fmt: skip
+
+
+def _by_precision(model: PointingModel) -> dict[str, int]:
+    """Bytes of all weights in every precision; few bits stand beside bfloat16."""
+    whole = {name: _weights(model, size, None) for name, size in BYTES.items()}
+    return whole | {kind: _weights(model, BYTES["bfloat16"], kind) for kind in KINDS if kind}
 
 
 def _weights(model: PointingModel, size: int, quantize: str | None) -> int:

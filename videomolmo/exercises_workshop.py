@@ -1,7 +1,7 @@
 """What goes wrong on purpose in notebook 08, and checkers that measure whether a repair mended it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -163,12 +163,20 @@ def repaired(fault: Fault, inspector: "TrackInspector", repair: Repair | None) -
             f"the inspector shows what was found for “{inspector.inspection.sentence}”, asked since; below its field "
             f"for a sentence choose “{fault.sentence}” again, the first in the list"
         )
-    look = Inspection(inspector.inspection.result, fault.truth)
+    look = _as_found(fault, inspector)
     if repair is None:
         return look
-    before = look.version
     repair(look, Corrections(look, inspector.corrections.tracker))
-    return look if look.version > before else inspector.inspection
+    by_hand = look if look.history.records else inspector.inspection
+    mended = _as_found(fault, inspector)  # by the run's rule: another one repairs nothing
+    mended.history, mended.runs = by_hand.history, by_hand.runs
+    mended.show_corrections()
+    return mended
+
+
+def _as_found(fault: Fault, inspector: "TrackInspector") -> Inspection:
+    """The result as the run left it, in memory: what is tried on it goes into no file."""
+    return Inspection(replace(inspector.inspection.result, folder=None), fault.truth)
 
 
 def check_repair(fault: Fault, inspector: "TrackInspector", repair: Repair) -> str:

@@ -27,8 +27,12 @@ class VideoGrounder:
     Seen in: notebooks/00_quickstart.ipynb
     """
 
-    def __init__(self, pointing: Any, processor: Any, tracker: Any, weights: dict[str, str]) -> None:
+    def __init__(
+        self, pointing: Any, processor: Any, tracker: Any, weights: dict[str, str], loaded: dict[str, Any] | None = None
+    ) -> None:
+        """`weights` are the hashes of what was loaded and `loaded` how it was, both for run.json."""
         self.pointing, self.processor, self.tracker, self.weights = pointing, processor, tracker, weights
+        self.loaded = loaded or {}
 
     @classmethod
     def from_pretrained(
@@ -67,12 +71,16 @@ class VideoGrounder:
         from videomolmo.model.loading import dtype_of, load_model
         from videomolmo.model.tokenizer import load_tokenizer
 
-        precision = dtype_of("bfloat16" if dtype == "auto" and device != "cpu" and model != "nano" else dtype)
+        is_large = device != "cpu" and folder.parent != hub.pointing_folder("nano").parent
+        precision = dtype_of("bfloat16" if dtype == "auto" and is_large else dtype)
         sam, sam_hashes = load_masks(masks, device, offline)
         pointing = load_model(folder, device, precision, attention, quantize, device_map)
         processor = PointingProcessor(load_tokenizer(folder, pointing.config.language), pointing.config)
         weights = {f"pointing:{folder.name}/{file}": value for file, value in hub.hashes(folder).items()}
-        return cls(pointing, processor, MaskTracker(sam), weights | sam_hashes)
+        kind = str(precision).removeprefix("torch.")
+        loaded = {"model": str(model), "masks": str(masks), "dtype": kind, "quantize": quantize,
+                  "attention": attention, "device_map": device_map}  # fmt: skip
+        return cls(pointing, processor, MaskTracker(sam), weights | sam_hashes, loaded)
 
     def __call__(
         self,
@@ -117,7 +125,9 @@ class VideoGrounder:
         spool, objects = self._track(frames, count, answers, fusion, tau, progress, clock)
         config = {
             "model": {"every": int(every), "fusion": fusion, "tau": float(tau), "context": context,
-                      "question": question, "reader": reader, "device": str(self.tracker.device), **self._about()},
+                      "question": question, "reader": reader, "max_frames": max_frames,
+                      "device": str(self.tracker.device), **self._about()},
+            "loaded": self.loaded,
             "seed": None,  # greedy decoding and SAM 2 draw nothing at random
             "weights_sha256": self.weights, "versions": provenance.versions(), "commit": provenance.commit(),
             "seconds": dict.fromkeys(("io", "vision", "text", "masks"), 0.0) | clock.rounded(),
@@ -125,7 +135,7 @@ class VideoGrounder:
         return GroundingResult(
             sentence=sentence, answers=answers, objects=objects, height=frames.height, width=frames.width,
             times_s=np.asarray(frames.times_s)[:count], fps=frames.fps, spool=spool, config=config,
-            source=None if isinstance(video, (np.ndarray, Frames)) else video, warning=frames.warning, _video=frames,
+            source=frames.source, warning=frames.warning, _video=frames,
         )  # fmt: skip
 
     def context_of(self, context: int | None) -> int | None:

@@ -56,6 +56,8 @@ def claim(out: Path, made_by: dict, what: str) -> None:
     try:
         if known.is_file():
             before = json.loads(known.read_text(encoding="utf-8"))
+            if not isinstance(before, dict):
+                raise BadInput(f"{known} holds no settings; give a new folder")
             different = sorted(key for key in made_by if before.get(key) != made_by[key])
             if different:
                 raise BadInput(f"{out} holds {what} with other {', '.join(different)}; give a new folder")

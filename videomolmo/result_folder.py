@@ -118,7 +118,12 @@ def _take_place(place: Path, folder: Path) -> None:
 
 
 def _set_corrections_aside(folder: Path) -> None:
-    """Rename corrections, which belong to the result that goes: corrections.1.old, or the first number not taken."""
+    """Rename corrections, which belong to the result that goes: corrections.1.old, or the first number not taken.
+
+    Where there is no result, or no record of corrections, what bears such a name is somebody else's.
+    """
+    if not ((folder / FILES[-1]).is_file() and (folder / CORRECTIONS[0]).is_file()):
+        return
     there = [folder / name for name in CORRECTIONS if os.path.lexists(folder / name)]
     number = 1
     while there and any(os.path.lexists(_aside(folder / name, number)) for name in CORRECTIONS):

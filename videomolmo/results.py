@@ -1,6 +1,7 @@
 """What the system believes about one video and one sentence: answers, masks and tracks, saved to a folder and read."""
 
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -121,12 +122,19 @@ class GroundingResult:
         for index in np.flatnonzero(masks.any(axis=(1, 2))):
             rows, columns = np.nonzero(masks[index])
             box = tuple(int(v) for v in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
-            sides = (bool(there[index].any()), bool(back[index].any()))
-            source = {(True, True): "both", (True, False): "forward", (False, True): "backward"}.get(sides, "none")
-            if at in self._key_set:
-                source = "key"
+            source = "key" if at in self._key_set else self._source_of(masks[index], there[index], back[index])
             centre = (round(float(columns.mean()), 2), round(float(rows.mean()), 2))
             yield at, round(float(self.times_s[at]), 4), int(index) + 1, *centre, len(rows), box, source
+
+    def _source_of(self, mask: np.ndarray, there: np.ndarray, back: np.ndarray) -> str:
+        """Which direction a fused mask is from; a rule that makes masks of two needs both, the others choose one."""
+        makes = self.config.get("model", {}).get("fusion", "iou") in ("iou", "intersection", "union")
+        if there.any() and back.any():
+            is_one = np.array_equal(mask, there), np.array_equal(mask, back)
+            sides = (True, True) if makes or is_one[0] == is_one[1] else is_one
+        else:
+            sides = bool(there.any()), bool(back.any())
+        return {(True, True): "both", (True, False): "forward", (False, True): "backward"}.get(sides, "none")
 
     @cached_property
     def _key_set(self) -> set[int]:
@@ -213,12 +221,12 @@ class GroundingResult:
 
     @classmethod
     def load(cls, folder: str | Path, video: Any = None) -> "GroundingResult":
-        """A saved result; masks stay on disk until indexed. `video` replaces the recorded source.
+        """A saved result; masks stay on disk until indexed. `video` replaces the recorded source; see the grounder's.
 
         Raises:
             BadInput: the folder does not hold a result.
         """
-        folder = Path(folder)
+        folder = Path(folder).absolute()  # masks are read later, wherever the program is then
         try:
             facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
             lines = (folder / "answers.jsonl").read_text(encoding="utf-8").split("\n")  # JSON leaves U+2028 as it is
@@ -233,9 +241,11 @@ class GroundingResult:
             raise BadInput(
                 f"{folder}: not a saved result ({error}); give a folder that `save` or `ground` wrote"
             ) from error
+        opened = video if isinstance(video, Frames) else None
+        given = source if video is None else video if opened is None else opened.source
         return cls(
-            answers=answers, times_s=times, spool=spool, config=facts, folder=folder,
-            source=video if video is not None else source, **known,
+            answers=answers, times_s=times, spool=spool, config=facts, folder=folder, source=given, _video=opened,
+            **known,
         )  # fmt: skip
 
 
@@ -261,7 +271,10 @@ def _check_windows(spool: MaskSpool, frames: int) -> None:
 
 
 def _plain_source(source: Any) -> str | None:
-    return str(Path(source).resolve()) if isinstance(source, (str, Path)) else None
+    """The source's path; of names that are no text (Linux allows any bytes) a readable likeness."""
+    if not isinstance(source, (str, Path)):
+        return None
+    return os.fsencode(Path(source).resolve()).decode("utf-8", "backslashreplace")
 
 
 def _write_palette_masks(result: GroundingResult, folder: Path) -> None:

@@ -3,6 +3,12 @@
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from videomolmo.errors import BadInput
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -62,6 +68,13 @@ def _annotate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _measured(means: "pd.DataFrame") -> dict[str, float]:
+    """J&F of a run by what it is a mean of."""
+    names = {"J&F": "mean of {n} expressions", "four annotators, J&F": "mean of four annotators"}
+    rows = means[means["metric"].isin(names)]
+    return {f"{row.split}, {names[row.metric].format(n=row.n)}": row.value for row in rows.itertuples()}
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     from videomolmo.datasets import read_dataset
     from videomolmo.datasets.registry import known
@@ -72,6 +85,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     benchmark = known(options.benchmark)[0]
     if options.submission:
         check_submission(benchmark, options.submission)
+        if options.limit is not None:
+            raise BadInput("a submission needs all clips; leave out --limit")
     layout = options.layout or LAYOUT
     table = evaluate(
         options.benchmark, options.out, path=options.path, split=options.split, model=options.model,
@@ -79,16 +94,17 @@ def _evaluate(options: argparse.Namespace) -> int:
         device=options.device, limit=options.limit, foreign=options.predictions, layout=layout,
     )  # fmt: skip
     means = table[table["clip"] == ALL]
-    if table.empty:  # the set keeps its truth to itself, and a server scores it
-        print("no public truth: nothing scored")
+    if table.empty:  # a server scores it, or it has boxes only
+        print("nothing scored: this set has no public masks, points or counts")
     else:
         print(means[["kind", "metric", "value", "n"]].to_string(index=False, float_format="{:.4f}".format))
-    lost = json.loads((options.out / "missing.json").read_text(encoding="utf-8"))["count"]
-    if lost:
-        print(f"{lost} expressions have no prediction and count 0: see {options.out / 'missing.json'}")
+    lost = json.loads((options.out / "missing.json").read_text(encoding="utf-8"))
+    if lost["count"]:
+        print(f"{lost['count']} expressions have no prediction and count 0: see {options.out / 'missing.json'}")
+    if lost["frames"]:
+        print(f"{len(lost['frames'])} expressions have frames without a mask, which count as empty: see there")
     if options.compare:
-        ours = means[(means["metric"] == "J&F") & (means["kind"] == ALL)]["value"]
-        print(comparison(benchmark, float(ours.iloc[0]) if len(ours) else None))
+        print(comparison(benchmark, _measured(means[means["kind"] == ALL])))
     if options.submission:
         records = read_dataset(options.benchmark, options.path, options.split)
         predictions = Predictions(options.predictions or options.out / "predictions", layout)

@@ -1,5 +1,6 @@
 """Annotate a whole data set: clip by clip in several processes, resumable, the same bytes whatever their number."""
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -50,7 +51,8 @@ def annotate_dataset(
     """
     if workers < 1:
         raise BadInput(f"workers is {workers}, expected at least 1")
-    count = len(first_records(read_dataset(name, path, split), limit))
+    records = first_records(read_dataset(name, path, split), limit)
+    count, clips = len(records), hashlib.sha256(json.dumps([record.clip for record in records]).encode()).hexdigest()
     from videomolmo.grounding import load_masks
 
     weights = load_masks(masks, "cpu")[1]  # a wrong name is found here, before any process starts
@@ -60,6 +62,7 @@ def annotate_dataset(
         "split": split,
         "masks": masks,
         "clips": count,
+        "names": clips,
         "weights": weights,
         **asdict(settings),
     }

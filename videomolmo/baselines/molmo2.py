@@ -68,7 +68,9 @@ class Molmo2Grounder(VideoGrounder):
         sam, sam_hashes = load_masks(masks, device, offline)
         pointing, processor = load_molmo2(folder, precision, attention)
         weights = {f"pointing:{folder.name}/{file}": value for file, value in hub.hashes(folder).items()}
-        return cls(pointing.to(device), processor, MaskTracker(sam), weights | sam_hashes)
+        kind = str(precision).removeprefix("torch.")
+        loaded = {"model": str(model), "masks": str(masks), "dtype": kind, "attention": attention}
+        return cls(pointing.to(device), processor, MaskTracker(sam), weights | sam_hashes, loaded)
 
     def context_of(self, context: int | None) -> None:
         """None: there are no past frames to choose.

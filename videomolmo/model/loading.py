@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -130,10 +131,12 @@ def export(source: str | Path, target: Path, shard_size: str = "5GB") -> None:
         shard_size: most bytes of one file, for example "5GB".
 
     Raises:
-        BadInput: the model has parts that no published model has (nano's convolutions, for example).
+        BadInput: the model has parts that no published model has (nano's convolutions, for example), or no such size.
     """
     from huggingface_hub import save_torch_state_dict
 
+    if not re.fullmatch(r"\d+(\.\d+)?\s*[KMGT]B", shard_size, re.IGNORECASE):
+        raise BadInput(f"shard size is {shard_size!r}, expected a number with KB, MB, GB or TB, such as 5GB")
     model = load_model(source, dtype=stored_dtype(source))
     state = to_published(model)
     target.mkdir(parents=True, exist_ok=True)
