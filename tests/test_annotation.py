@@ -277,3 +277,26 @@ def test_pictures_without_numbers_are_counted(tmp_path: Path) -> None:
         assert image_numbers(record) == (range(2), 5)
     made = read_dataset("generated", clips=1, frames=3, height=48, width=48)[0]
     assert image_numbers(made) == ([0, 1, 2], 5)
+
+
+@pytest.mark.slow
+def test_a_clip_that_cannot_be_read_stops_none_of_the_others(tmp_path: Path, capsys) -> None:
+    root, out = mini.mevis(tmp_path / "mevis"), tmp_path / "out"
+    index = root / "valid_u" / "meta_expressions.json"
+    videos = json.loads(index.read_text(encoding="utf-8"))["videos"]
+    videos["torn"] = next(iter(videos.values()))
+    mini.write_json(index, {"videos": videos})
+    mini.write_frames(root / "valid_u" / "JPEGImages" / "torn", ["00000", "00001"])
+    command = ["annotate", "--benchmark", "mevis", "--path", str(root), "--out", str(out), "--every", "1"]
+    assert main([*command, "--candidates", "2"]) == 0
+    assert "left out torn" in capsys.readouterr().err
+    first = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert first["rows"] and "00002.jpg" in first["refused"]["torn"]
+    mini.write_frames(root / "valid_u" / "JPEGImages" / "torn", ["00002"])
+    assert main([*command, "--candidates", "2"]) == 0
+    second = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert second["rows"] == 2 * first["rows"] and second["refused"] == {}
+    (root / "valid_u" / "JPEGImages" / "torn" / "00002.jpg").unlink()
+    (root / "valid_u" / "JPEGImages" / "0ab4afe7fb46" / "00001.jpg").unlink()
+    assert main([*command, "--candidates", "2", "--out", str(tmp_path / "none")]) == 2
+    assert "no clip could be annotated" in capsys.readouterr().err

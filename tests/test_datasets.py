@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import json
 from importlib import import_module
+from pathlib import Path
 
 import miniature_datasets as mini
 import numpy as np
@@ -246,6 +247,9 @@ def test_molmo2_track(tmp_path):
     assert len(record.points_of("0", 1)) == len(record.points_of("1", 1)) == 0  # hidden; absent
     with record.frames() as frames:
         assert [round(int(frame.mean()) / 20) for frame in frames] == [0, 4]
+    for wrong in ({"masks": 5}, {"mask": "masks.json"}):
+        with pytest.raises(BadInput, match="mask"):
+            read_dataset("molmo2_track", root, **wrong)
     masked = only("molmo2_track", root, masks=root / "masks.json")
     assert same(masked.mask_of("0", 1), box_mask(4)) and not masked.mask_of("1", 1).any()
 
@@ -268,6 +272,11 @@ def test_generated():
     assert all(set(sentence.objects) <= set(each.objects) for each in records for sentence in each.expressions)
     with pytest.raises(BadInput, match="clips=0"):
         read_dataset("generated", clips=0)
+    for options in ({"clips": "three"}, {"clips": True}, {"motion": 1}, {"frames": 4.5}):
+        with pytest.raises(BadInput, match=next(iter(options))):
+            read_dataset("generated", **options)
+    with pytest.raises(BadInput, match="images is 5, expected str or Path"):
+        read_dataset("videomolmo", Path(__file__).parent, "train", images=5)
 
 
 def test_every_data_set_has_a_miniature():

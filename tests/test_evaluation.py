@@ -126,17 +126,24 @@ def test_bad_input_writes_nothing(options: list[str], line: str, tmp_path: Path,
     assert line in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
+def _count(expression: Expression, answer: dict | None) -> dict[str, float]:
+    return {score.metric.removeprefix("count "): score.value for score in score_count(expression, answer)}
+
+
 def test_points_and_counts(records) -> None:
     record = records[0]
     (expression,) = record.expressions
     x, y = middle_of(record.truth(expression, 0))
-    answer = {"objects": 3, "key_frames": [{"frame": 0, "points_px": [[float(x), float(y)]]}]}
+    answer = {"objects": 3, "key_frames": [{"frame": 0, "outcome": "found", "points_px": [[float(x), float(y)]]}]}
     assert [score.value for score in score_points(record, expression, answer)] == pytest.approx([1, 1, 1])
-    answer["key_frames"].append({"frame": 0, "points_px": []})
+    answer["key_frames"].append({"frame": 0, "outcome": "malformed", "points_px": []})
     assert [score.value for score in score_points(record, expression, answer)] == pytest.approx([0.5, 0.5, 0.5])
     counted = Expression("1", "how many", None, "question", count=5)
-    assert [score.value for score in score_count(counted, answer)] == [0.0, 2.0]
-    assert [score.value for score in score_count(counted, None)] == [0.0, 5.0]
+    assert _count(counted, answer) == {"exact": 0, "close": 0, "error": 2, "invalid": 0}
+    assert _count(counted, answer | {"objects": 4}) == {"exact": 0, "close": 1, "error": 1, "invalid": 0}
+    malformed = answer | {"key_frames": answer["key_frames"][1:]}
+    for nothing in (None, malformed, {"objects": 0, "key_frames": []}):
+        assert _count(counted, nothing) == {"exact": 0, "close": 0, "error": 5, "invalid": 1}
     assert score_count(expression, answer) == []
 
 

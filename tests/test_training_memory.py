@@ -96,3 +96,20 @@ def test_settings_that_no_recipe_has(capsys):
             training_memory(PointingConfig.nano(), 96, 96, Learn(), **wrong)
     assert main(["estimate", "--train", str(ROOT / "data/recipes/nano.toml"), "--size", "wide"]) == 2
     assert "--size is 'wide'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--train", "RECIPE", "--every", "3"], "--every"),
+        (["--train", "RECIPE", "--model", "nano"], "--model"),
+        (["--train", "RECIPE", "--size", "96x96", "--video", "clip.mp4"], "--video"),
+        (["--devices", "2"], "--devices"),
+        (["--size", "96x96"], "--size"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(options, named, capsys):
+    recipe = str(ROOT / "data/recipes/nano.toml")
+    assert main(["estimate", *(recipe if option == "RECIPE" else option for option in options)]) == 2
+    printed = capsys.readouterr()
+    assert named in printed.err and "leave it out" in printed.err and not printed.out

@@ -73,10 +73,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("target", type=Path, metavar="TARGET", help="folder to write; must be new or empty")
         command.set_defaults(run=run)
     guess = commands.add_parser("estimate", help="memory that a model needs for a clip, before anything is loaded")
-    guess.add_argument("--model", default="nano", help="'nano', a folder, VideoMolmo's or Molmo-7B-D's hub id")
+    guess.add_argument("--model", default=None, help="'nano' (default), a folder, VideoMolmo's or Molmo-7B-D's hub id")
     guess.add_argument("--video", default=None, metavar="VIDEO", help="the clip (default: the shipped sample)")
-    guess.add_argument("--every", type=_whole, default=5, metavar="K", help="frames between key frames (default: 5)")
-    guess.add_argument("--dtype", default="bfloat16", help="float32, bfloat16 or float16 (default: %(default)s)")
+    guess.add_argument("--every", type=_whole, default=None, metavar="K", help="frames between key frames (default: 5)")
+    guess.add_argument("--dtype", default=None, help="float32, bfloat16 (default) or float16")
     guess.add_argument("--context", type=_whole, default=None, metavar="L", help="past frames (default: the model's)")
     guess.add_argument("--quantize", default=None, metavar="KIND", help="8bit or 4bit weights")
     guess.set_defaults(run=_estimate)
@@ -176,19 +176,21 @@ def _export(options: argparse.Namespace) -> int:
 def _estimate(options: argparse.Namespace) -> int:
     if options.train is not None:
         return train_cli.estimate(options)
+    train_cli.refuse(options, ("devices", "size"), "belongs to --train")
     from videomolmo import hub, shipped
     from videomolmo.estimate import estimate
     from videomolmo.model.loading import read_configuration
     from videomolmo.model.published_config import KNOWN
     from videomolmo.video import open_video
 
-    if options.every < 1:
-        raise BadInput(f"--every is {options.every}, expected at least 1")
-    known = KNOWN.get(options.model)
-    config = known() if known else read_configuration(hub.pointing_folder(options.model))
+    every, model = 5 if options.every is None else options.every, options.model or "nano"
+    if every < 1:
+        raise BadInput(f"--every is {every}, expected at least 1")
+    known = KNOWN.get(model)
+    config = known() if known else read_configuration(hub.pointing_folder(model))
     with open_video(options.video or shipped.sample_clip()) as video:
         size = (video.height, video.width, len(video))
-    settings = {"every": options.every, "dtype": options.dtype, "quantize": options.quantize}
+    settings = {"every": every, "dtype": options.dtype or "bfloat16", "quantize": options.quantize}
     print(estimate(config, *size, **settings, context=options.context).table())
     return 0
 

@@ -26,7 +26,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     train.set_defaults(run=_train)
     guess = commands.choices["estimate"]
     guess.add_argument("--train", type=Path, default=None, metavar="CONFIG", help="memory of training by this recipe")
-    guess.add_argument("--devices", type=int, default=1, metavar="N", help="with --train: that train together")
+    guess.add_argument("--devices", type=int, default=None, metavar="N", help="with --train: that train together")
     guess.add_argument("--size", default=None, metavar="WxH", help="with --train: of the frames, such as 1280x720")
 
 
@@ -60,8 +60,16 @@ def _say(text: str) -> None:
         print(text)
 
 
+def refuse(options: argparse.Namespace, names: tuple[str, ...], reason: str) -> None:
+    """BadInput where any of these options was given: it would change nothing."""
+    for name in names:
+        if getattr(options, name) is not None:
+            raise BadInput(f"--{name} {reason}; leave it out")
+
+
 def estimate(options: argparse.Namespace) -> int:
     """Print what each device must hold to train by a recipe; of the model only its configuration is read."""
+    refuse(options, ("model", "every", "dtype", "context", "quantize"), "does not go with --train: the recipe says")
     from videomolmo import hub, shipped
     from videomolmo.model.loading import read_configuration
     from videomolmo.model.published_config import KNOWN
@@ -69,6 +77,8 @@ def estimate(options: argparse.Namespace) -> int:
     from videomolmo.training.recipe import read_recipe
     from videomolmo.video import open_video
 
+    if options.size is not None:
+        refuse(options, ("video",), "and --size exclude each other")
     recipe = read_recipe(options.train)
     source, run = recipe.model.source, recipe.run
     if options.size is None:
@@ -81,7 +91,7 @@ def estimate(options: argparse.Namespace) -> int:
     print(
         training_memory(
             config, height, width, recipe.learn, precision=run.precision, micro_batch=recipe.optimiser.micro_batch,
-            questions=recipe.data.questions, devices=options.devices, shard=run.shard,
+            questions=recipe.data.questions, devices=1 if options.devices is None else options.devices, shard=run.shard,
             gradient_checkpointing=run.gradient_checkpointing, quantize=recipe.model.quantize,
         ).table()
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,8 @@ def _annotate(options: argparse.Namespace) -> int:
     )  # fmt: skip
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in report["objects"].items())
     print(f"{report['rows']} training rows; objects on frames: {verdicts or 'none'}; see {options.out}")
+    for clip, reason in report["refused"].items():
+        print(f"left out {clip}: {reason}; run again when that is mended", file=sys.stderr)
     return 0
 
 

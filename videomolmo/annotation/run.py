@@ -42,40 +42,40 @@ def annotate_dataset(
         limit: only so many clips.
 
     Returns:
-        The report.
+        The report; `refused` names clips that could not be read, and why. They have no rows, and are tried again.
 
     Raises:
-        BadInput: `out` holds annotations made otherwise, or what `read_dataset` refuses.
+        BadInput: `out` holds annotations made otherwise, no clip could be read, or what `read_dataset` refuses.
 
     Source: paper, section 4.
     """
     if workers < 1:
         raise BadInput(f"workers is {workers}, expected at least 1")
     records = first_records(read_dataset(name, path, split), limit)
-    count, clips = len(records), hashlib.sha256(json.dumps([record.clip for record in records]).encode()).hexdigest()
+    names = [record.clip for record in records]
+    count, clips = len(names), hashlib.sha256(json.dumps(names).encode()).hexdigest()
     from videomolmo.grounding import load_masks
 
     weights = load_masks(masks, "cpu")[1]  # a wrong name is found here, before any process starts
     made_by = {
-        "frame_numbers": "of images",
-        "dataset": name,
-        "split": split,
-        "masks": masks,
-        "clips": count,
-        "names": clips,
-        "weights": weights,
-        **asdict(settings),
-    }
+        "frame_numbers": "of images", "dataset": name, "split": split, "masks": masks, "clips": count, "names": clips,
+        "weights": weights, **asdict(settings),
+    }  # fmt: skip
     provenance.claim(out, made_by, "annotations")
     parts = out / "parts"
     parts.mkdir(exist_ok=True)
     todo = [number for number in range(count) if not _part(parts, number).exists()]
+    refused = {}
     if todo:
         with get_context("spawn").Pool(workers, _begin, (name, path, split, masks, settings, parts)) as pool:
             done = pool.imap_unordered(_annotate, todo)
-            for _ in tqdm(done, total=count, initial=count - len(todo), desc="annotate", unit="clip"):
-                pass
-    return _gather(out, [_part(parts, number) for number in range(count)], made_by)
+            for number, reason in tqdm(done, total=count, initial=count - len(todo), desc="annotate", unit="clip"):
+                if reason:
+                    refused[number] = reason
+    if refused and len(refused) == count:
+        raise BadInput(f"no clip could be annotated; the first: {refused[0]}")
+    there = [_part(parts, number) for number in range(count) if number not in refused]
+    return _gather(out, there, made_by, {names[number]: reason for number, reason in sorted(refused.items())})
 
 
 def _part(parts: Path, number: int) -> Path:
@@ -100,16 +100,20 @@ def _begin(name: str, path: Path | None, split: str | None, masks: str, settings
     )  # fmt: skip
 
 
-def _annotate(number: int) -> int:
-    rows, quality = annotate_clip(_worker["records"][number], _worker["tracker"], _worker["settings"])
+def _annotate(number: int) -> tuple[int, str]:
+    """Annotate one clip; its number, and why it was refused: one missing picture need not stop all the others."""
+    try:
+        rows, quality = annotate_clip(_worker["records"][number], _worker["tracker"], _worker["settings"])
+    except BadInput as error:
+        return number, str(error)
     target = _part(_worker["parts"], number)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     unfinished.write_text(json.dumps({"rows": rows, "quality": quality}), encoding="utf-8")
     unfinished.replace(target)
-    return number
+    return number, ""
 
 
-def _gather(out: Path, parts: Iterable[Path], made_by: dict) -> dict:
+def _gather(out: Path, parts: Iterable[Path], made_by: dict, refused: dict[str, str]) -> dict:
     """Join all parts in the order of the clips; returns the report."""
     verdicts, histogram, several, rows_count = Counter(), [0] * BINS, 0, 0
     with open(out / ROWS, "w", encoding="utf-8") as rows, open(out / QUALITY, "w", encoding="utf-8") as quality:
@@ -125,6 +129,7 @@ def _gather(out: Path, parts: Iterable[Path], made_by: dict) -> dict:
                     histogram[min(int(row["iou"] * BINS), BINS - 1)] += 1
     report = {
         "rows": rows_count,
+        "refused": refused,
         "objects": dict(sorted(verdicts.items())),
         "in_several_parts": several,
         "iou_histogram": {f"{n / BINS:.1f}": count for n, count in enumerate(histogram)},

@@ -21,9 +21,15 @@ EVAL_FPS = 2.0  # of `frame_id` in Molmo2-VideoPointEval
 _COUNTED = ("category", "label", "clip_start", "clip_end", "video_duration", "video_source", "annotator_unsure")
 
 
-def _reader(build: Callable[..., Record], default: str) -> Callable[..., Records]:
+def _reader(build: Callable[..., Record], default: str, own: tuple[str, ...] = ()) -> Callable[..., Records]:
+    """A reader of rows; `own` names the options, paths, that only this one's rows take."""
+
     def read(
-        root: Path, split: str = default, config: str | None = None, videos: str | Path | None = None, **options: Any
+        root: Path,
+        split: str = default,
+        config: str | None = None,
+        videos: str | Path | None = None,
+        **options: str | Path | None,
     ) -> Records:
         """Records of a split, one for each row.
 
@@ -33,6 +39,8 @@ def _reader(build: Callable[..., Record], default: str) -> Callable[..., Records
             config: only this configuration, the name of a folder.
             videos: folder of the videos (default: videos/ and generated_videos/ in `root`).
         """
+        if strange := options.keys() - {*own}:
+            raise TypeError(f"got an unexpected keyword argument {min(strange)!r}")
         rows = find_rows(root, split, config)
         folders = [Path(videos)] if videos else [root / "videos", root / "generated_videos"]
         make = partial(build, rows=rows, split=split, folders=folders, **options)
@@ -194,4 +202,4 @@ read_video_point = _reader(_molmo2_video_point, "train")
 read_video_point_eval = _reader(_molmo2_video_point_eval, "val")
 read_video_count = _reader(_molmo2_video_count, "train")
 read_video_count_eval = _reader(_molmo2_video_count_eval, "val")
-read_track = _reader(_molmo2_track, "train")
+read_track = _reader(_molmo2_track, "train", own=("masks",))

@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from videomolmo.datasets import (
     davis,
@@ -151,6 +152,7 @@ def read_dataset(name: str, path: str | Path | None = None, split: str | None = 
         raise MissingFile(f"{dataset.title}: nothing to read in {root}; data/README.md shows the expected layout")
     if not callable(dataset.splits) and split not in there:
         raise BadInput(f"{dataset.title} has no split {split!r}; expected one of {', '.join(there)}")
+    _check_types(dataset, options)
     try:
         return dataset.read(root, split, **options)
     except BadInput:
@@ -159,3 +161,16 @@ def read_dataset(name: str, path: str | Path | None = None, split: str | None = 
         if options and "unexpected keyword" in str(error):
             raise BadInput(f"{dataset.title}: {error}") from None
         raise BadInput(f"{dataset.title} in {root}: the index is not as documented ({error!r})") from error
+
+
+def _check_types(dataset: Dataset, options: Mapping[str, Any]) -> None:
+    """BadInput for an option of another type than its reader takes: a recipe may hold anything."""
+    hints = get_type_hints(dataset.read)
+    for name, value in options.items():
+        hint = hints.get(name) or hints.get("options", object)  # several readers behind one signature
+        kinds = get_args(hint) if isinstance(hint, UnionType) else (get_origin(hint) or hint,)
+        kinds += (list,) if tuple in kinds else ()  # what a TOML file has instead
+        is_flag = isinstance(value, bool) and not {bool, object}.intersection(kinds)  # to Python a whole number
+        if is_flag or not isinstance(value, kinds):
+            expected = " or ".join(kind.__name__ for kind in kinds if kind is not NoneType)
+            raise BadInput(f"{dataset.title}: option {name} is {value!r}, expected {expected}")

@@ -38,7 +38,12 @@ if TYPE_CHECKING:
 
 ALL = "(all)"
 COLUMNS = ("clip", "expression", "kind", "text", "metric", "value", "n", "seconds")
-MEANS = {"count exact": "EMA", "count error": "MAE"}
+MEANS = {
+    "count exact": "EMA",
+    "count close": "close accuracy",
+    "count error": "MAE",
+    "count invalid": "invalid share",
+}
 
 
 def evaluate(

@@ -9,6 +9,7 @@ from videomolmo.annotation.candidates import middle_of
 from videomolmo.datasets.record import Expression, Record
 from videomolmo.evaluation.predictions import Predictions
 from videomolmo.metrics import image_point_scores, j_and_f, mean_point_scores, revos_score
+from videomolmo.metrics.counting import is_close
 from videomolmo.metrics.expressions import RevosScore
 
 LACKING = "frames without a mask"
@@ -96,12 +97,23 @@ def points_row(values: tuple[float, float, float], n: int) -> list[Score]:
 
 
 def score_count(expression: Expression, answer: dict | None) -> list[Score]:
-    """Whether the number of objects followed through the clip is the true one, and how far off it is."""
+    """Whether the number of objects followed through the clip is the true one, nearly so, and how far off it is.
+
+    Where nothing was answered, or nothing that could be read, the number is 0, and invalid as well.
+    """
     if expression.count is None:
         return []
-    count = 0 if answer is None else answer["objects"]
+    outcomes = {key["outcome"] for key in (answer or {}).get("key_frames", [])}
+    is_valid = bool(outcomes - {"malformed"})
+    count = answer["objects"] if is_valid else 0
     off = abs(count - expression.count)
-    return [Score("count exact", float(off == 0), 1), Score("count error", float(off), 1)]
+    values = {
+        "count exact": off == 0,
+        "count close": is_close(expression.count, count),
+        "count error": off,
+        "count invalid": not is_valid,
+    }
+    return [Score(name, float(value), 1) for name, value in values.items()]
 
 
 def frames_of(record: Record) -> int:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from videomolmo.cache import key_of
-from videomolmo.datasets import Record, Records, read_dataset
+from videomolmo.datasets import Record, read_dataset
 from videomolmo.errors import BadInput
 from videomolmo.training.order import Order
 from videomolmo.training.questions import asked_about, branch, names_a_side
@@ -53,7 +52,7 @@ class Samples:
 
     def __init__(self, data: Data, context: int, seed: int) -> None:
         self.data, self.context, self.seed = data, context, seed
-        self.sets = [_read(source) for source in data.sets]
+        self.sets = [read_dataset(one.name, one.path, one.split, **one.options) for one in data.sets]
         self.units: list[tuple[int, tuple[int, ...]]] = []
         self._names: list[tuple[int, str, int]] = []
         for number, (source, records) in enumerate(zip(data.sets, self.sets, strict=True)):
@@ -134,13 +133,6 @@ class Samples:
             numbers = numbers[int(rng.integers(1, len(numbers) + 1)) :]
         with record.frames() as video:
             return np.stack([video[number] for number in (*numbers, frame)])
-
-
-def _read(source) -> Records:
-    options = dict(source.options)
-    if "images" in options:
-        options["images"] = Path(options["images"])
-    return read_dataset(source.name, source.path, source.split, **options)
 
 
 def _frames_of(records: Sequence[Record]) -> dict[str, list[tuple[Record, int]]]:
