@@ -279,7 +279,7 @@ def test_mixed_precision_follows_float32(model, rows, tmp_path):
 def test_it_learns_eight_samples_by_heart(model, tmp_path):
     rows = rows_of_blocks(tmp_path / "rows", clips=8, frames=1, blocks=1)
     recipe = recipe_of(
-        model, rows, tmp_path / "run", steps=135, batch=8, micro_batch=8, questions=1, templates=False,
+        model, rows, tmp_path / "run", steps=200, batch=8, micro_batch=8, questions=1, templates=False,
         checkpoint_every=999, language=3e-3, vision=1.5e-3, temporal=1.5e-3, connector=3e-3, warmup=10, peak_tflops=0.0,
     )  # fmt: skip
     outcome = train(recipe, progress=False)

@@ -55,9 +55,13 @@ def _empty_layer(library: Any, layer: nn.Linear, kind: str) -> nn.Module:
         return library.Linear8bitLt(
             layer.in_features, layer.out_features, has_fp16_weights=False, threshold=6.0, **sizes
         )
-    return library.Linear4bit(
+    small = library.Linear4bit(
         layer.in_features, layer.out_features, quant_type="fp4", compress_statistics=False, **sizes
     )  # fmt: skip
+    # On CPUs with bfloat16 arithmetic the library packs weights anew, which fails where a row is not of whole blocks:
+    # the 588 values of a patch of 14 x 14 pixels. Without it all CPUs compute alike.
+    small.support_avx512bf16_for_cpu = False
+    return small
 
 
 def _put(library: Any, module: nn.Module, name: str, value: Tensor) -> None:
