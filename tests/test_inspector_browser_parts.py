@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from inspector_results import made_result
 
@@ -13,6 +15,7 @@ import videomolmo.inspector.canvas
 from videomolmo.benchmarks.lab import chromium, why_not
 from videomolmo.inspector.figures import agreement_figure
 from videomolmo.inspector.inspection import Inspection
+from videomolmo.inspector.painting import encode
 
 pytestmark = [
     pytest.mark.slow,
@@ -136,6 +139,53 @@ def test_the_time_line_of_one_result_has_one_row_and_is_dragged_along(page):
     box = page.locator(".vm-line").bounding_box()
     page.mouse.click(box["x"] + 8 + 0.8 * (box["width"] - 16), box["y"] + 12)
     page.wait_for_function("shown.model.said.filter(({kind}) => kind === 'go').at(-1)?.frame === 80")
+
+
+PAINTS = """([png]) => { // the stand-in paints: every picture some milliseconds after it was asked for
+    const picture = Uint8Array.from(atob(png), (one) => one.charCodeAt(0)), { model } = shown;
+    model.drawn = [];
+    document.addEventListener("vm-frame", ({ detail }) => model.drawn.push(detail));
+    let free = Promise.resolve();
+    model.send = (content) => {
+        model.said.push(content);
+        if (content.kind !== "go") return;
+        const { view, frame, pictures: frames } = content, types = frames.map(() => "image/png");
+        const captions = frames.map((one) => `frame ${one}`), more = { moved: false, age: 0, ms: 1, types, captions };
+        free = free.then(() => new Promise((done) => { setTimeout(done, 3 * frames.length); })).then(() => {
+            model.answer({ kind: "pictures", view, frame, frames, ...more }, ...frames.map(() => picture));
+        });
+    };
+}"""
+HOLD = """async ([count]) => { // presses of one key, one every 4 ms
+    const view = document.querySelector(".vm-view"), key = { key: "ArrowRight", repeat: true, bubbles: true };
+    for (let n = 0; Number(view.dataset.frame) < count && n < 2500; n++) {
+        view.dispatchEvent(new KeyboardEvent("keydown", key));
+        await new Promise((resolve) => { setTimeout(resolve, 4); });
+    }
+    return Number(view.dataset.frame);
+}"""
+
+
+@pytest.mark.parametrize("size", [(48, 64), (720, 1280)])
+def test_a_held_key_shows_every_frame_and_asks_for_many_at_once(page, size):
+    open_canvas(page, marks=[[0, "found"], [55, "found"]])
+    page.evaluate(PAINTS, [base64.b64encode(encode(np.zeros((*size, 3), np.uint8), "png")[0]).decode()])
+    view = page.locator(".vm-view")
+    view.focus()
+    view.press("Home")
+    for keys in (["]", "Home"], ["Home"]):  # first frames after 55 are kept already, then what there is room for
+        for key in keys:
+            view.press(key)
+            page.wait_for_timeout(500)
+        page.wait_for_selector(".vm-view[data-frame='0']")
+        page.evaluate("shown.model.said.length = shown.model.drawn.length = 0")
+        assert page.evaluate(HOLD, [100]) == 100
+        assert page.evaluate("shown.model.drawn") == list(range(1, 101))
+        asked = page.evaluate("shown.model.said.map(({pictures}) => pictures.length)")
+        assert len(asked) <= 16 and asked.count(1) <= 3, asked
+        page.wait_for_function("document.querySelector('.vm-caption').innerText === 'frame 100'")
+        assert view.get_attribute("aria-valuetext") == "frame 100"
+        page.wait_for_function("shown.model.said.at(-1).frame === 100")  # the kernel learns where the user is
 
 
 def test_a_click_on_a_run_of_decisions_goes_to_the_frame_under_the_mouse(page):

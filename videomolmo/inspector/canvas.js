@@ -2,9 +2,10 @@
 // The kernel paints. This asks for frames, keeps and shows them, and tells what was pressed. Frames that come next on
 // the way are asked for beforehand, several at once: a message costs more than a picture.
 const REQUESTS = 2; // on their way at a time; one more for a frame that is waited for
-const AHEAD = 12, BATCH = 6; // frames beforehand; so many of them in one request
-const KEPT_PIXELS = 40e6; // of pictures, the longest unseen dropped first
-const PAUSE_MS = 60; // between two tellings of where the user is, while no picture is missing
+const AHEAD = 24, BATCH = 12; // frames beforehand; so many of them in one request
+const KEPT_PIXELS = 40e6; // of pictures, those farthest from the user dropped first
+const READ_MS = 80; // between two captions: nobody reads faster, and the page is laid out for each
+const PAUSE_MS = 60, UNTOLD_MS = 180; // the kernel is told where the user is after such a rest, or time on the way
 const GAP = 6; // pixels between two pictures
 const STEPS = { ArrowLeft: -1, ArrowRight: 1 };
 
@@ -93,6 +94,7 @@ class View {
     this.stop.abort();
     this.halt();
     clearTimeout(this.later);
+    clearTimeout(this.saying);
     this.forget();
     this.sizes.disconnect();
     this.theme.disconnect();
@@ -124,17 +126,23 @@ class View {
       this.pending.push(missing);
       missing.forEach((frame) => this.coming.add(frame));
       this.tell({ kind: "go", frame: this.told = this.wanted, pictures: missing });
+      this.toldAt = performance.now();
       this.ask();
     } else if (!idle) {
-      this.later ??= setTimeout(() => { this.later = null; this.ask(true); }, PAUSE_MS);
+      const at = this.wanted;
+      this.later ??= setTimeout(() => {
+        this.later = null;
+        this.ask(at === this.wanted || performance.now() - this.toldAt > UNTOLD_MS);
+      }, PAUSE_MS);
     }
   }
 
-  ahead(lacks, few) { // frames to come that are lacking, unless they are few
+  ahead(lacks, few) { // frames to come that are lacking, unless they are few and not soon
     const coming = Array.from({ length: AHEAD }, (_, n) => this.wanted + (n + 1) * this.step);
     const there = coming.filter((frame) => frame >= 0 && frame < this.model.get("frames"));
     const missing = there.filter(lacks).slice(0, BATCH);
-    return few || missing.length >= Math.min(BATCH, there.length) ? missing : [];
+    const soon = missing.length && Math.abs(missing[0] - this.wanted) <= AHEAD - BATCH;
+    return few || soon || missing.length >= Math.min(BATCH, there.length) ? missing : [];
   }
 
   receive(content, buffers) {
@@ -165,9 +173,14 @@ class View {
     this.kept.set(frame, { images, ...rest, fresh: true });
     this.coming.delete(frame);
     const room = KEPT_PIXELS / images.reduce((sum, image) => sum + image.width * image.height, 1);
-    for (const old of this.kept.keys()) if (this.kept.size > Math.max(2 * AHEAD, room)) this.drop(old);
+    while (this.kept.size > Math.max(2 * AHEAD, room)) this.drop(this.farthest());
     this.paint();
     this.ask();
+  }
+
+  farthest() {
+    const away = (frame) => Math.abs(frame - this.wanted);
+    return [...this.kept.keys()].reduce((far, frame) => (away(frame) > away(far) ? frame : far));
   }
 
   drop(frame) {
@@ -188,16 +201,22 @@ class View {
     if (this.shown >= 0 && this.near) while (!this.kept.has(frame) && frame !== this.shown) frame += back;
     const one = this.kept.get(frame);
     if (!one || frame === this.shown && !one.fresh) return;
-    this.kept.delete(frame); // to the end of the queue
-    this.kept.set(frame, Object.assign(one, { fresh: false }));
+    one.fresh = false;
     this.draw(one.images);
     if (this.shown < 0) this.root.classList.add("vm-live"); // styles go by this: what changes with each frame is dear
     this.shown = frame;
-    this.caption.firstChild.data = one.caption; // the text alone: nothing around it is laid out again
+    this.say(one.caption);
     Object.assign(this.root.dataset, { frame, picture: ++this.drawn, kernelMs: one.ms });
     this.root.setAttribute("aria-valuenow", frame);
-    this.root.setAttribute("aria-valuetext", one.caption);
     this.root.dispatchEvent(new CustomEvent("vm-frame", { detail: frame, bubbles: true })); // the plots listen
+  }
+
+  say(caption) {
+    this.words = caption;
+    if (this.saying) return;
+    this.caption.firstChild.data = caption; // the text alone: nothing around it is laid out again
+    this.root.setAttribute("aria-valuetext", caption);
+    this.saying = setTimeout(() => { this.saying = 0; if (this.words !== caption) this.say(this.words); }, READ_MS);
   }
 
   draw(images) {

@@ -2,6 +2,7 @@
 const MARKS = { found: "▲", absent: "△", malformed: "✕", dropped: "–", corrected: "◆" };
 const LINE_PX = 34, ROW_PX = 14; // its height with the marks of one picture; of each other row of marks
 const EDGE_PX = 8; // left and right of it
+const BAR_PX = 11, THICK_PX = 4, KNOB_PX = 22; // of the line itself: its top and height; height of what moves along it
 
 function element(tag, name, parent, properties = {}) {
   const made = Object.assign(document.createElement(tag), properties);
@@ -16,8 +17,7 @@ class TimeLine {
     this.frame = 0;
     const track = element("div", "vm-track", parent);
     this.canvas = element("canvas", "vm-line", track);
-    this.passed = element("div", "vm-passed", track);
-    this.knob = element("div", "vm-knob", track);
+    this.knob = element("canvas", "vm-knob", track);
     const scrub = (event) => {
       const box = this.canvas.getBoundingClientRect();
       want(Math.round((event.clientX - box.left - EDGE_PX) / (box.width - 2 * EDGE_PX) * (model.get("frames") - 1)));
@@ -44,7 +44,7 @@ class TimeLine {
     const colour = (name) => style.getPropertyValue(name).trim();
     context.scale(dense, dense);
     context.fillStyle = colour("--vm-faint");
-    context.fillRect(EDGE_PX, 11, width - 2 * EDGE_PX, 4);
+    context.fillRect(EDGE_PX, BAR_PX, width - 2 * EDGE_PX, THICK_PX);
     context.fillStyle = colour("--vm-text");
     context.font = "11px sans-serif";
     context.textAlign = "center";
@@ -57,13 +57,24 @@ class TimeLine {
         if (room >= 9) context.fillText(MARKS[outcome] ?? "▲", x, y);
       }
     }
+    this.colours = [colour("--vm-accent"), colour("--vm-ground")];
+    Object.assign(this.knob, { width: width * dense, height: KNOB_PX * dense });
+    this.knob.getContext("2d").scale(dense, dense);
     this.go(this.frame);
   }
 
-  go(frame) { // without a layout or a canvas drawn anew: this is done for every frame
+  go(frame) { // for every frame: drawn, for the page's own elements cannot be moved as cheaply where there is no GPU
     this.frame = frame;
-    const x = this.along(frame);
-    this.knob.style.transform = `translateX(${x - 9}px)`;
-    this.passed.style.transform = `scaleX(${x - EDGE_PX})`;
+    if (!this.colours) return;
+    const context = this.knob.getContext("2d"), x = this.along(frame), [accent, ground] = this.colours;
+    context.clearRect(0, 0, this.width, KNOB_PX);
+    context.fillStyle = accent;
+    context.fillRect(EDGE_PX, BAR_PX, x - EDGE_PX, THICK_PX);
+    for (const [colour, radius] of [[ground, 9], [accent, 7]]) {
+      context.fillStyle = colour;
+      context.beginPath();
+      context.arc(x, BAR_PX + THICK_PX / 2, radius, 0, 7);
+      context.fill();
+    }
   }
 }
