@@ -72,6 +72,26 @@ def test_what_is_missing_counts_zero_and_is_listed(truths: Path, records, tmp_pa
     assert json.loads((tmp_path / "out" / "missing.json").read_text())["missing"] == [f"{clips[0]}/0"]
 
 
+def test_predictions_as_the_tools_of_reason_vos_write_them(tmp_path: Path) -> None:
+    root = mini.reason_vos(tmp_path / "set")
+    index = root / "meta_expressions.json"
+    videos = json.loads(index.read_text(encoding="utf-8"))["videos"]
+    more = {"obj_id": 7, "exp_id": 0, "exp_text": "the other one", "is_sent": False}  # each object counts its own
+    videos["ab12"]["expressions"].append(more)
+    mini.write_json(index, {"videos": videos})
+    for thing, count in ((5, 2), (7, 1)):
+        for frame in (0, 2):
+            mask = mini.box_mask(2 + frame if thing == 5 else 20)
+            mini.write_binary(root / "Annotations" / f"mose_ab12_{thing}" / f"{frame:05d}.png", mask)
+            for said in range(count):
+                mini.write_binary(tmp_path / "found" / f"mose_ab12_{thing}" / str(said) / f"{frame:05d}.png", mask)
+    layout = "{source}_{clip}_{object}/{exp_id}/{frame}.png"
+    table = evaluate("reason_vos", tmp_path / "out", path=root, foreign=tmp_path / "found", layout=layout)
+    assert value(table, "J&F") == 1.0 and (table["metric"] == "J").sum() == 3 + 2
+    with pytest.raises(BadInput, match="source"):
+        evaluate("generated", tmp_path / "none", limit=1, foreign=tmp_path / "found", layout=layout)
+
+
 def test_one_missing_or_broken_mask_counts_as_empty(records, tmp_path: Path) -> None:
     record = records[0]
     (expression,) = record.expressions

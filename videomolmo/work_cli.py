@@ -39,7 +39,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument("--context", type=int, default=None, metavar="L", help="past frames (default: the model's)")
     evaluate.add_argument("--device", default="auto")
     evaluate.add_argument("--predictions", type=Path, default=None, metavar="DIR", help="only score these masks")
-    evaluate.add_argument("--layout", default=None, help="their paths: {clip}/{expression}/{frame}.png")
+    evaluate.add_argument(
+        "--layout", default=None, help="their paths: {clip}/{expression}/{frame}.png; also {object}, {source}, {exp_id}"
+    )
     evaluate.add_argument("--compare", action="store_true", help="print published figures beside ours")
     evaluate.add_argument("--submission", type=Path, default=None, metavar="ZIP", help="also write a server's zip")
     evaluate.set_defaults(run=_evaluate)

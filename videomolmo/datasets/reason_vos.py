@@ -29,7 +29,7 @@ def read(root: Path, split: str = "test") -> Records:
                 sentence["exp_text"],
                 (str(sentence["obj_id"]),),
                 "reasoning",
-                more={"is_sent": sentence.get("is_sent", entry.get("is_sent"))},
+                more={"is_sent": sentence.get("is_sent", entry.get("is_sent")), "exp_id": sentence.get("exp_id", id_)},
             )
             for id_, sentence in sentences
         )

@@ -14,6 +14,7 @@ from videomolmo.datasets.record import Expression, Record
 from videomolmo.errors import BadInput
 
 LAYOUT = "{clip}/{expression}/{frame}.png"
+FIELDS = ("clip", "expression", "frame", "object", "source", "exp_id")
 SERVER_LAYOUTS = {"mevis": LAYOUT, "ref_youtube_vos": "Annotations/" + LAYOUT}
 
 
@@ -23,7 +24,9 @@ class Predictions:
 
     Args:
         root: of all PNGs; any nonzero pixel is foreground.
-        layout: path of a PNG below `root`, with {clip}, {expression} and {frame}.
+        layout: path of a PNG below `root`, with {clip}, {expression} and {frame}; where an expression means one
+            object also with {object}, and with {source} and {exp_id} where the data set has them. ReasonVOS's own
+            tools write "{source}_{clip}_{object}/{exp_id}/{frame}.png".
 
     Raises:
         BadInput: a layout with unknown fields, without {frame}, or of other files than PNGs.
@@ -33,7 +36,7 @@ class Predictions:
     layout: str = LAYOUT
 
     def __post_init__(self) -> None:
-        self._filled(clip="clip", expression="0", frame="00000")
+        self._filled(**dict.fromkeys(FIELDS, "0"))
         if "{frame}" not in self.layout.removesuffix(".png") or not self.layout.endswith(".png"):
             raise BadInput(f"layout {self.layout!r}: expected {{frame}} in it, and .png at its end")
 
@@ -41,9 +44,9 @@ class Predictions:
         """The file of one mask.
 
         Raises:
-            BadInput: a name that leads out of `root`.
+            BadInput: a name that leads out of `root`, or a field that this expression has nothing for.
         """
-        path = self._filled(clip=record.clip, expression=expression.id, frame=frame_name(record, frame))
+        path = self._filled(**_names(record, expression, frame))
         if not path.is_relative_to(self.root) or ".." in path.relative_to(self.root).parts:
             raise BadInput(f"{path} leads out of {self.root}; rename the clip or the expression")
         return path
@@ -52,7 +55,7 @@ class Predictions:
         try:
             return self.root / self.layout.format(**names)
         except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
-            raise BadInput(f"layout {self.layout!r} has fields that are not {', '.join(names)}") from error
+            raise BadInput(f"layout {self.layout!r} has fields that are not among {', '.join(names)}") from error
 
     def lacking(self, record: Record, expression: Expression, frames: int) -> int:
         """How many of the first `frames` frames have no file."""
@@ -62,8 +65,9 @@ class Predictions:
         self, record: Record, expression: Expression, frame: int, size: tuple[int, int]
     ) -> Bool[np.ndarray, "height width"] | None:
         """One mask at `size` (nearest neighbour); None where its file is missing or cannot be read."""
+        path = self.path(record, expression, frame)
         try:
-            with Image.open(self.path(record, expression, frame)) as image:
+            with Image.open(path) as image:
                 mask = np.asarray(image.convert("RGB") if image.mode in ("RGBA", "LA", "PA") else image)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             return None
@@ -77,6 +81,15 @@ class Predictions:
         path = self.path(record, expression, frame)
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+
+
+def _names(record: Record, expression: Expression, frame: int) -> dict[str, str]:
+    """What the fields of a layout stand for."""
+    names = {"clip": record.clip, "expression": expression.id, "frame": frame_name(record, frame)}
+    if expression.objects is not None and len(expression.objects) == 1:
+        names["object"] = expression.objects[0]
+    more = {"source": str(record.more.get("source", "")).lower(), "exp_id": str(expression.more.get("exp_id", ""))}
+    return names | {name: value for name, value in more.items() if value}
 
 
 def frame_name(record: Record, frame: int) -> str:
