@@ -215,7 +215,8 @@ def test_a_split_without_public_truth_still_gives_the_archive_for_its_server(tmp
     options = ["--path", str(root), "--out", str(tmp_path / "out"), "--predictions", str(tmp_path / "masks")]
     options += ["--compare", "--submission", str(tmp_path / "valid.zip")]
     assert main(["evaluate", "--benchmark", "ref_youtube_vos", *options]) == 0
-    shown = capsys.readouterr().out
+    shown, told = capsys.readouterr()
+    assert "expect predictions only" in told
     assert "nothing scored: this set has no public masks" in shown and "valid.zip: 6 masks" in shown
     with zipfile.ZipFile(tmp_path / "valid.zip") as archive:
         assert len(archive.namelist()) == 6

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,12 +87,17 @@ def _evaluate(options: argparse.Namespace) -> int:
     from videomolmo.evaluation.predictions import LAYOUT, Predictions, check_submission, write_submission
     from videomolmo.evaluation.published import comparison
     from videomolmo.evaluation.run import ALL, evaluate
+    from videomolmo.evaluation.score import can_score
 
     benchmark = known(options.benchmark)[0]
     if options.submission:
         check_submission(benchmark, options.submission)
         if options.limit is not None:
             raise BadInput("a submission needs all clips; leave out --limit")
+    records = read_dataset(options.benchmark, options.path, options.split)
+    with suppress(BadInput):  # a clip that cannot be read stops none of the others
+        if len(records) and not can_score(records[0]):  # said now, not after hours of predicting
+            print("the first clip has no public masks or counts: expect predictions only, no scores", file=sys.stderr)
     layout = options.layout or LAYOUT
     table = evaluate(
         options.benchmark, options.out, path=options.path, split=options.split, model=options.model,
@@ -111,7 +117,6 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.compare:
         print(comparison(benchmark, _measured(means[means["kind"] == ALL])))
     if options.submission:
-        records = read_dataset(options.benchmark, options.path, options.split)
         predictions = Predictions(options.predictions or options.out / "predictions", layout)
         count = write_submission(records, predictions, benchmark, options.submission)
         print(f"{options.submission}: {count} masks")

@@ -116,6 +116,15 @@ def score_count(expression: Expression, answer: dict | None) -> list[Score]:
     return [Score(name, float(value), 1) for name, value in values.items()]
 
 
+def can_score(record: Record) -> bool:
+    """Whether anything said about a clip can be scored: a count, or the masks of what is meant on any frame."""
+    frames = range(frames_of(record))
+    return any(
+        said.count is not None or any(record.truth(said, frame) is not None for frame in frames)
+        for said in record.expressions
+    )
+
+
 def frames_of(record: Record) -> int:
     """Number of frames; a video file is opened for it."""
     if record.frame_names:
