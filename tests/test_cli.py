@@ -205,6 +205,10 @@ def spoilt(kind: str, source: Path, target: Path) -> tuple[Path, str]:
             named = "context"
         elif kind == "configuration that runs code":
             config.write_text(f"_target_: os.mkdir\npath: {target / 'made'}\n")
+        elif kind == "configuration that runs code by way of SAM 2":
+            text = config.read_text()
+            seed = "  more:\n    _target_: sam2.modeling.sam2_base.torch.manual_seed\n    seed: 4242\n"
+            config.write_text(text.replace("image_encoder:\n", f"image_encoder:\n{seed}", 1))
         else:
             assert kind == "no tokenizer"
             named = "tokenizer"
@@ -223,11 +227,14 @@ def test_pointing_weights_that_do_not_fit_are_refused(ground, movie, tiny_folder
     assert_refused(ground(movie, "the cat", "--out", tmp_path / "out", model=folder), named, tmp_path / "out")
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "configuration that runs code"])
+@pytest.mark.parametrize(
+    "kind", [*KINDS, "configuration that runs code", "configuration that runs code by way of SAM 2"]
+)
 def test_mask_weights_that_do_not_fit_are_refused(ground, movie, tiny_folder, tmp_path, kind):
     folder, named = spoilt(kind, tiny_folder / "masks", tmp_path / "weights")
+    torch.manual_seed(1)
     assert_refused(ground(movie, "the cat", "--out", tmp_path / "out", masks=folder), named, tmp_path / "out")
-    assert not (folder / "made").exists()
+    assert not (folder / "made").exists() and torch.initial_seed() == 1
 
 
 @pytest.mark.parametrize("option", ["model", "masks"])

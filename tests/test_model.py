@@ -137,6 +137,14 @@ def test_missing_or_foreign_past_is_refused() -> None:
         model.image_tokens(features, torch.randn(1, 3, 2, 16, 64))
 
 
+def test_with_a_padding_embedding_a_past_of_other_crops_or_batch_is_refused_too() -> None:
+    model = build(small(image_padding_embed="pad_and_partial_pad"))
+    features, masks = torch.randn(2, 3, 16, 64), torch.ones(2, 3, 16)
+    for shape in ((2, 3, 1, 16, 64), (2, 3, 2, 16, 64), (1, 3, 3, 16, 64)):
+        with pytest.raises(BadInput, match="past features have shape"):
+            model.image_tokens(features, torch.randn(shape), masks)
+
+
 def test_precomputed_features_change_nothing(tokenizer) -> None:
     config = small()
     model = build(config)
@@ -216,6 +224,8 @@ def test_loss_weighs_only_positive_masks() -> None:
     found = answer_loss(logits, targets, torch.tensor([[1.0, 0.0, 1.0, -1.0]]))
     assert found == pytest.approx(torch.nn.functional.cross_entropy(logits[:, 0], targets[:, 0]).item())
     assert answer_loss(logits, targets, torch.zeros(1, 4)) == 0
+    both = torch.nn.functional.cross_entropy(logits[0, [0, 3]], targets[0, [0, 3]])
+    assert answer_loss(logits, targets) == pytest.approx(both.item())  # of 900, an image's id, there is no logit
 
 
 def test_positions_restart_at_each_branch() -> None:
@@ -416,6 +426,13 @@ def test_processor_fills_the_past_with_black(tokenizer) -> None:
     assert "past_pixels" not in PointingProcessor(tokenizer, small("none"))(frames[1], "Where?")
     with pytest.raises(BadInput, match="past frames have shape"):
         processor(frames[1], "Where?", frames[:1, :20])
+    assert not torch.equal(processor(frames[1], "Where?", [])["past_pixels"][2], example["past_pixels"][2])
+
+
+def test_special_tokens_are_no_part_of_an_answer(tokenizer) -> None:
+    ids = tokenizer.encode(" There are none.", add_special_tokens=False)
+    assert PointingProcessor(tokenizer, small()).decode([*ids, 0, 0]) == "There are none."
+    assert PointingProcessor(tokenizer, small()).decode(torch.tensor(ids)) == "There are none."
 
 
 def test_collate_pads_on_the_right(tokenizer) -> None:
@@ -437,6 +454,9 @@ def test_collate_pads_on_the_right(tokenizer) -> None:
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
     with pytest.raises(BadInput, match="no examples"):
         collate([])
+    longer = PointingProcessor(tokenizer, dataclasses.replace(config, context=5))(video(1)[0], "Where?")
+    with pytest.raises(BadInput, match=r"\[3, 5\] past frames"):  # black ones would count in the mean
+        collate([examples[0], longer])
 
 
 def test_tokenizer_larger_than_the_model_is_refused(tokenizer) -> None:

@@ -28,6 +28,19 @@ def test_what_is_no_rgb_frame_is_refused(frame: np.ndarray) -> None:
         ImageProcessor(FULL)(frame)
 
 
+def test_what_the_processor_gives_is_the_callers_own() -> None:
+    frame, processor = np.zeros((40, 90, 3), np.uint8), ImageProcessor(FULL)
+    with torch.inference_mode():
+        processor(frame)
+    first = processor(frame)
+    for tensor in vars(first).values():
+        tensor.mul_(0)
+    again = processor(frame)
+    assert (again.masks != first.masks).any() and (again.input_idx != first.input_idx).any()
+    with pytest.raises(BadInput, match="frame is a list"):
+        processor([[1]])
+
+
 @pytest.mark.parametrize("resize", ["pad", "stretch"])
 def test_many_frames_at_once_equal_one_by_one(resize: str) -> None:
     processor = ImageProcessor(ImageConfig(size_px=56, patch_px=14, margins=(0, 2), max_crops=4, resize=resize))

@@ -257,6 +257,25 @@ def test_raw_quotes_and_brackets_in_the_label_are_read():
     assert (answer.outcome, answer.label) == ("found", 'the "big" one')
 
 
+@pytest.mark.parametrize(
+    ("tag", "label"),
+    [
+        ('<point x="10" y="50" alt="price < 5">price < 5</point>', "price < 5"),
+        ('<points x1="10" y1="50" alt="a<b">a<b</points>', "a<b"),
+        ('<point x="10" y="50" alt="<b>bold</b>"/>', "<b>bold</b>"),
+        ("<point x='10' y='50' alt='<img>'>", "<img>"),
+        ('<point x="10" y="50" alt="the x="3" y="4" button">button</point>', "button"),
+    ],
+)
+def test_a_label_that_looks_like_a_tag_or_an_attribute_is_read(tag, label):
+    for text in (tag, f'{tag} <point x="10" y="50" alt="cup">cup</point>'):
+        answer = read(text)
+        assert (answer.outcome, answer.label) == ("found", label)
+        assert np.unique(answer.points_px, axis=0).tolist() == [[64.0, 180.0]]
+    cut = '<point x="10" y="50" alt="a < b <point x="3" y="4" alt="b">b</point>'
+    assert len(read(cut).points_px) == 1  # the first tag has no end of its own
+
+
 def test_order_and_duplicates_are_kept():
     answer = read('<points x1="9" y1="8" x2="1" y2="2" x1="9" y1="8"></points> <point x="0" y="0">')
     expected = [[9, 8], [1, 2], [9, 8], [0, 0]]
@@ -525,6 +544,8 @@ HOSTILE = [
         "1",
         "<point " + " " * 40,
         "<point a=\"<point b='",
+        '<point x="1" y="2" alt="<" ',
+        '"  ',
         'alt="a ',
         '<points x1="1" ',
     ),

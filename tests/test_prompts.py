@@ -21,6 +21,10 @@ from videomolmo.prompts import TEMPLATES, as_question, label_of
         ("where is\tthe cat?", "where is the cat?"),
         ("POINT TO THE CAT", "POINT TO THE CAT"),
         ("Can you find the dog?", "Can you find the dog?"),
+        *(
+            (asked, asked)
+            for asked in ("Is this a cat?", "When does the man jump?", "Whose hat is red?", "Show both dogs.")
+        ),
     ],
 )
 def test_a_phrase_is_asked_for_and_a_question_stays(sentence, question):

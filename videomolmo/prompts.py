@@ -18,9 +18,12 @@ TEMPLATES = (
 )  # fmt: skip
 
 _ASKING = re.compile(  # how requests begin; "can of beans" and "a point guard" are noun phrases
-    r"^(point (to|at|out)|(where|which|what|who|how)\b|please\b|(locate|identify|indicate|pinpoint|detect)\b"
-    r"|(can|could|would|do|does|is|are) (you|i|we|there|it|the)\b"
-    r"|(find|show|mark|spot|track|segment|count) (me|the|a|an|all|every|each)\b"
+    r"^(point (to|at|out)|(where|when|why|which|what|who|whose|how)\b|please\b"
+    r"|(locate|identify|indicate|pinpoint|detect)\b"
+    r"|(can|could|would|do|does|did|is|are|was|were|has|have)"
+    r" (you|i|we|they|there|it|the|this|that|these|those|any)\b"
+    r"|(find|show|mark|spot|track|segment|count)"
+    r" (me|the|a|an|all|every|each|any|both|this|that|these|those|two|three)\b"
     r"|(put|place) a point|give (me|the)|tell me|(look|search) for|help me|if you|i (am|want|need)\b)",
     re.I,
 )
@@ -28,7 +31,7 @@ _ARTICLE = re.compile(r"^(all (of )?(the )?|every |each |the |an? |any )", re.I)
 
 
 def as_question(sentence: str) -> str:
-    """A question for the model: noun phrases are asked for, whole sentences stay as they are.
+    """A question for the model: noun phrases are asked for, questions and requests stay as they are.
 
     Raises:
         BadInput: the sentence is empty, or holds half a character (a lone surrogate).

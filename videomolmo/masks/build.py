@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ def build_nano(folder: Path, size: int | None = None) -> nn.Module:
     path = Path(folder) / "config.yaml"
     try:
         config = OmegaConf.load(path)
-        foreign = sorted(target for target in _targets(OmegaConf.to_container(config)) if not _OWN.match(target))
+        foreign = sorted(target for target in _targets(OmegaConf.to_container(config)) if not _is_own(target))
     except Exception as error:  # yaml and omegaconf raise many kinds
         raise BadInput(f"{path}: not a configuration of SAM 2 ({type(error).__name__}); see data/nano/masks") from error
-    if foreign or not _OWN.match(str(config.get("_target_"))):
+    if foreign or not _is_own(str(config.get("_target_"))):
         raise BadInput(
             f"{path}: builds {foreign or 'nothing'}, expected only classes of sam2.modeling; nothing was run"
         )
@@ -39,7 +40,19 @@ def build_nano(folder: Path, size: int | None = None) -> nn.Module:
         raise BadInput(f"{path}: SAM 2 cannot be built from it ({reason}); see data/nano/masks") from error
 
 
-_OWN = re.compile(r"^sam2\.modeling(\.\w+)+$")
+_OWN = re.compile(r"sam2\.modeling(\.\w+)+")
+
+
+def _is_own(target: str) -> bool:
+    """Whether a name means a class that SAM 2 itself defines: its modules also know all that they import."""
+    module, _, name = target.rpartition(".")
+    if not _OWN.fullmatch(target):
+        return False
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError):
+        return False
+    return isinstance(found, type) and found.__module__ == module
 
 
 def _targets(config: Any) -> Iterator[str]:

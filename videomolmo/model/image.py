@@ -96,9 +96,8 @@ class ImageProcessor:
         """Crops, patch masks and token layout of one frame."""
         frames = self._checked(frame, dims=3)[None]
         layout = self.layout(*frames.shape[1:3])
-        return Crops(
-            self._crops(frames)[0], _shares(*frames.shape[1:3], self.config), layout.token_kinds, layout.input_idx
-        )
+        kept = (_shares(*frames.shape[1:3], self.config), layout.token_kinds, layout.input_idx)
+        return Crops(self._crops(frames)[0], *(tensor.clone() for tensor in kept))  # whose caller may write to them
 
     def pixels_only(
         self, frames: UInt8[np.ndarray, "frames height width 3"] | UInt8[Tensor, "frames height width 3"]
@@ -113,6 +112,8 @@ class ImageProcessor:
 
     def _checked(self, frames: np.ndarray | Tensor, dims: int) -> UInt8[Tensor, "... 3"]:
         """The frames as a tensor; anything but uint8 RGB raises BadInput."""
+        if not isinstance(frames, np.ndarray | Tensor):
+            raise BadInput(f"frame is a {type(frames).__name__}, expected an array; np.asarray(image) makes one")
         shape, dtype = tuple(frames.shape), str(frames.dtype).removeprefix("torch.")
         if len(shape) != dims or shape[-1] != 3 or dtype != "uint8" or min(shape) < 1:
             expected = "(height, width, 3)" if dims == 3 else "(frames, height, width, 3)"

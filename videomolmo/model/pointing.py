@@ -20,7 +20,7 @@ from videomolmo.model.generation import greedy
 from videomolmo.model.placement import Devices, connect, device_of
 from videomolmo.model.sequence import PADDING, answer_loss, attention_mask_of, positions, visible
 from videomolmo.model.shards import Shards
-from videomolmo.model.temporal import TemporalModule
+from videomolmo.model.temporal import TemporalModule, check_past
 from videomolmo.model.vision import VisionTower
 from videomolmo.model.weights import Put, check_fit, fill, put_plain, read_config, save_model
 
@@ -105,6 +105,8 @@ class PointingModel(nn.Module):
         past_features = None if past_features is None else past_features.detach()
         if self.pad_embed is not None:
             padding = self._padding_embedding(image_masks)
+            if self.config.needs_past:
+                check_past(features, past_features, self.config.temporal)  # sums would hide what does not fit
             features = features + padding
             past_features = None if past_features is None else past_features + padding[:, None]
         return self.connector(self.temporal(features, past_features))

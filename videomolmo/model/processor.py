@@ -99,7 +99,8 @@ class PointingProcessor:
         crops = self.image(frame)
         example = {"pixels": crops.pixels, "image_masks": crops.masks}
         if self.config.needs_past:
-            past = np.zeros((0, *frame.shape), np.uint8) if past_frames is None else np.asarray(past_frames)
+            none = past_frames is None or not len(past_frames)
+            past = np.zeros((0, *frame.shape), np.uint8) if none else np.asarray(past_frames)
             if past.shape[1:] != frame.shape:
                 raise BadInput(
                     f"past frames have shape {past.shape[1:]}, expected {frame.shape} like the current one; resize them"
@@ -163,8 +164,9 @@ class PointingProcessor:
         return example
 
     def decode(self, token_ids: list[int]) -> str:
-        """The text of generated ids, without the space that precedes an answer."""
-        return self.tokenizer.decode(token_ids).strip()
+        """The text of generated ids, without special tokens and the space that precedes an answer."""
+        special = {*getattr(self.tokenizer, "all_special_ids", ())}
+        return self.tokenizer.decode([int(one) for one in token_ids if int(one) not in special]).strip()
 
 
 def _after_bos(layout: Layout) -> Int[Tensor, "crops windows"]:
@@ -186,6 +188,9 @@ def collate(examples: Sequence[Example]) -> dict[str, Any]:
         lacking = [index for index, example in enumerate(examples) if name not in example]
         if lacking:
             raise BadInput(f"examples {lacking} have no {name!r}, expected it in all or none; build them alike")
+    contexts = {len(example["past_pixels"]) for example in examples if "past_pixels" in example}
+    if len(contexts) > 1:  # filled up, frames that nobody took would count in the mean
+        raise BadInput(f"examples have {sorted(contexts)} past frames, expected as many in each; build them alike")
     return {name: _stack([example[name] for example in examples], FILL.get(name)) for name in sorted(names)}
 
 

@@ -63,10 +63,12 @@ def answer_loss(
     Args:
         logits: prediction at each token.
         targets: the id that each token should predict (already shifted); negative ones do not count.
-        loss_masks: weight of each token; what is not positive does not count. None weighs every target by 1.
+        loss_masks: weight of each token; what is not positive does not count. None weighs every target by 1, those
+            without a logit (the image's) by 0.
     """
-    weights = (targets >= 0).float() if loss_masks is None else loss_masks.float().clamp(min=0) * (targets >= 0)
-    counted = targets.masked_fill(weights == 0, 0)  # image ids have no logit, so they may not even be looked up
+    known = (targets >= 0) & (targets < logits.shape[-1])  # image ids have no logit
+    weights = known.float() if loss_masks is None else loss_masks.float().clamp(min=0) * (targets >= 0)
+    counted = targets.masked_fill(weights == 0, 0)  # they may not even be looked up
     losses = functional.cross_entropy(logits.float().flatten(0, 1), counted.flatten(), reduction="none")
     losses = losses.view_as(weights)
     return (losses * weights).sum() / weights.sum().clamp(min=1)

@@ -83,7 +83,7 @@ class TemporalModule(nn.Module):
         current = to_windows(features, self.grid)
         if self.kind == "none":
             return current
-        _check_past(features, past, self.kind)
+        check_past(features, past, self.kind)
         if self.kind == "addition":
             return current + to_windows(mean_context(past), self.grid)
         if self.kind == "concatenation":
@@ -111,7 +111,7 @@ class TemporalModule(nn.Module):
         """Where each window looks in its past: the attention weights, for the inspector."""
         if self.attention is None:
             raise BadInput(f"temporal={self.kind!r} has no attention, expected cross_attention or cross_attention_all")
-        _check_past(features, past, self.kind)
+        check_past(features, past, self.kind)
         weights = self.attention.weights(_flat(to_windows(features, self.grid)), _flat(self.keys(past)))
         batch, crops = features.shape[:2]
         return rearrange(weights, "(batch crops windows) ... -> batch crops windows ...", batch=batch, crops=crops)
@@ -121,7 +121,7 @@ def _flat(windows: Float[Tensor, "batch crops windows window dim"]) -> Float[Ten
     return rearrange(windows, "batch crops windows window dim -> (batch crops windows) window dim")
 
 
-def _check_past(features: Tensor, past: Tensor | None, kind: str) -> None:
+def check_past(features: Tensor, past: Tensor | None, kind: str) -> None:
     """BadInput unless the past has the current frame's batch, crops and patches."""
     if past is None:
         raise BadInput(f"past frames are missing, expected them with temporal={kind!r}; pass black frames at the start")

@@ -20,6 +20,9 @@ _ATTRIBUTE = re.compile(r"""\s*+([A-Za-z_]\w*+)\s*+=\s*+(?:"([^"<]*+)"|'([^'<]*+
 _ALT = re.compile(  # raw quotes allowed inside: the closing one is followed by the end of the tag or the next name=
     r"""\s*+(alt)\s*+=\s*+(?:"([^<]*?)"|'([^<]*?)')(?=\s*+/?>|\s*+[A-Za-z_]\w*+\s*+=\s*+["'])""", re.IGNORECASE
 )
+_WIDE_ALT = re.compile(r"""\s*+alt\s*+=\s*+(["'])""", re.IGNORECASE)
+_WIDE_END = {quote: re.compile(rf"{quote}\s*+/?>") for quote in "\"'"}
+_NEXT_TAG = re.compile(r"</?(?:point|track)s?(?=[\s/>]|\Z)", re.IGNORECASE)
 _CLOSING_BRACKET = re.compile(r"\s*+/?>")
 _UP_TO_NEXT_TAG = re.compile(r"[^<]*+")
 _COORDINATE = re.compile(r"([xy])([0-9]*)", re.IGNORECASE)
@@ -152,13 +155,20 @@ def _read_tags(content: str) -> tuple[list[_Point], str]:
 
 def _read_tag(content: str, opening: re.Match) -> tuple[list[_Point], str]:
     """Points and label of the tag that opens here."""
-    attributes, position = [], opening.end()
+    attributes, position, before_alt = [], opening.end(), None
     while attribute := _ALT.match(content, position) or _ATTRIBUTE.match(content, position):
+        if before_alt is None and attribute[1].lower() == "alt":
+            before_alt = len(attributes), position
         attributes.append((attribute[1], attribute[2] or attribute[3] or ""))
         position = attribute.end()
     bracket = _CLOSING_BRACKET.match(content, position)
     if not bracket:
-        raise Broken(_why_not_closed(content, opening.start(), position))
+        known, start = before_alt or (len(attributes), position)
+        bracket = _end_of_wide_alt(content, start)
+        if not bracket:
+            raise Broken(_why_not_closed(content, opening.start(), position))
+        wide = content[_WIDE_ALT.match(content, start).end() : bracket.start()]
+        attributes[known:] = [("alt", wide)]
     lists = [value for name, value in attributes if name.lower() == "coords"]
     entries = [entry for value in lists for entry in read_coords(value)]
     points = [_Point(x / 10, y / 10, time, name) for time, name, x, y in entries] if lists else _pair_up(attributes)
@@ -168,6 +178,18 @@ def _read_tag(content: str, opening: re.Match) -> tuple[list[_Point], str]:
     closed = content.startswith("</", inner.end()) and not bracket[0].endswith("/>")
     alt = next((value for name, value in attributes if name.lower() == "alt"), "")
     return points, unescape(inner[0] if closed and inner[0] else alt)
+
+
+def _end_of_wide_alt(content: str, position: int) -> re.Match | None:
+    """Where the tag ends whose last attribute, `alt`, holds what looks like a tag or an attribute, "price < 5" or so.
+
+    Labels are written as they are: its end is the first closing quote with the tag's own end, before any other tag.
+    """
+    begin = _WIDE_ALT.match(content, position)
+    if not begin:
+        return None
+    following = _NEXT_TAG.search(content, begin.end())
+    return _WIDE_END[begin[1]].search(content, begin.end(), following.start() if following else len(content))
 
 
 def _pair_up(attributes: Iterable[tuple[str, str]]) -> list[_Point]:
