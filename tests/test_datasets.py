@@ -263,6 +263,21 @@ def test_vidstg(tmp_path):
         assert round(int(frames[0].mean()) / 20) == 2
 
 
+def test_rows_with_texts_for_numbers_and_the_times_of_every_frame(tmp_path):
+    points = {"00000": [["17.4", "60.1"]], "00004": ["1", "2"]}
+    row = {"video": "a", "caption": "a cup", "frame_idxs": ["00000", "00004"], "fps": "30", "points": points}
+    row["timestamps"] = [n / 30 for n in range(6)]
+    mini.write_frames(tmp_path / "a", ["00000", "00004"])
+    mini.write_lines(tmp_path / "train.jsonl", [row, row | {"fps": "fast"}])
+    rows = read_dataset("videomolmo", tmp_path)
+    record = rows[0]
+    with record.frames() as frames:
+        assert frames.times_s.round(3).tolist() == [0, 0.133] and frames.fps == 30
+    assert [len(record.points_of("1", frame)) for frame in (0, 1)] == [1, 1]
+    with pytest.raises(BadInput, match="fps is 'fast'"):
+        rows[1]
+
+
 def test_generated():
     records = read_dataset("generated", clips=3, frames=4, height=48, width=64)
     record = records[0]

@@ -92,6 +92,74 @@ def test_predictions_as_the_tools_of_reason_vos_write_them(tmp_path: Path) -> No
         evaluate("generated", tmp_path / "none", limit=1, foreign=tmp_path / "found", layout=layout)
 
 
+def test_clips_of_other_sizes_in_one_file_of_masks(tmp_path: Path) -> None:
+    """A frame without run lengths is empty in the size of its own clip, whatever else the file holds."""
+    root = mini.mevis(tmp_path / "set") / "valid_u"
+    small, large = np.zeros((4, 4), bool), np.zeros((mini.HEIGHT, mini.WIDTH), bool)
+    large[5:15, 5:15] = small[1:3, 1:3] = True
+    mini.write_json(root / "mask_dict.json", {"0": [mini.rle(small)], "1": [mini.rle(large), None], "2": [None, None]})
+    videos = {
+        "a": {"expressions": {"0": {"exp": "one", "obj_id": [0], "anno_id": [0]}}, "frames": ["00000"]},
+        "b": {"expressions": {"0": {"exp": "two", "obj_id": [1, 2], "anno_id": [1, 2]}}, "frames": ["00000", "00001"]},
+    }
+    mini.write_json(root / "meta_expressions.json", {"videos": videos})
+    for name, frames in (("a", 1), ("b", 2)):
+        mini.write_frames(root / "JPEGImages" / name, videos[name]["frames"])
+        for frame in range(frames):
+            mask = small if name == "a" else large  # on the second frame of b nothing is to be seen
+            mini.write_binary(tmp_path / "found" / name / "0" / f"{frame:05d}.png", mask)
+    Image.new("RGB", (4, 4)).save(root / "JPEGImages" / "a" / "00000.jpg")
+    table = evaluate("mevis", tmp_path / "out", path=root.parent, foreign=tmp_path / "found")
+    found = table[table["metric"] == "J&F"].set_index("clip")["value"]
+    assert found["a"] == 1.0 and found["b"] == 0.5
+    mini.write_json(root / "mask_dict.json", {"0": 5, "1": [mini.rle(large), None], "2": [None, None]})
+    with pytest.raises(BadInput, match="object 0 has 5 masks"):
+        evaluate("mevis", tmp_path / "more", path=root.parent, foreign=tmp_path / "found")
+
+
+def test_masks_with_other_digits_than_the_frames_are_scored_and_those_of_no_frame_refused(tmp_path: Path) -> None:
+    root = mini.reason_vos(tmp_path / "set")
+    folder = root / "Annotations" / "mose_ab12_5"
+    (folder / "00002.png").rename(folder / "2.png")
+    record = read_dataset("reason_vos", root)[0]
+    assert [record.mask_of("5", frame) is not None for frame in range(3)] == [True, False, True]
+    for path in folder.glob("*.png"):
+        path.rename(folder / f"other{path.name}")
+    with pytest.raises(BadInput, match="masks of no frame"):
+        evaluate("reason_vos", tmp_path / "out", path=root, foreign=tmp_path)
+
+
+def test_annotators_that_left_an_object_out_still_give_the_protocols_number(tmp_path: Path, capsys) -> None:
+    root, found = mini.ref_davis17(tmp_path / "set"), tmp_path / "found"
+    texts = root / "davis_text_annotations"
+    for path in texts.glob("*.txt"):
+        lines = path.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if b"bike-packing 1" not in line or "annot2" not in path.name]
+        path.write_bytes(b"".join(kept))
+    (record,) = read_dataset("ref_davis17", root)
+    assert [said.id for said in record.expressions] == ["0", "1", "4", "5", "6", "7"]
+    for said in record.expressions:
+        for frame, name in enumerate(record.frame_names):
+            mini.write_binary(found / record.clip / said.id / f"{name}.png", record.truth(said, frame))
+    table = evaluate("ref_davis17", tmp_path / "out", path=root, foreign=found)
+    assert value(table, "J&F") == 1.0 and value(table, "four annotators, J&F-Mean") == pytest.approx(0.75)
+    options = ["--path", str(root), "--out", str(tmp_path / "shown"), "--predictions", str(found), "--compare"]
+    assert main(["evaluate", "--benchmark", "ref_davis17", *options]) == 0
+    assert "mean of four annotators | 75.0 | measured here" in capsys.readouterr().out
+
+
+def test_several_true_points_of_one_mask_are_objects_of_their_own() -> None:
+    mask = mini.box_mask(2) | mini.box_mask(20)
+    middles = np.array([[5.0, 7.0], [23.0, 7.0]])
+    record = SimpleNamespace(mask_of=lambda *_: mask, points_of=lambda *_: middles)
+    answer = {"key_frames": [{"frame": 0, "points_px": middles.tolist()}]}
+    scores = score_points(record, Expression("0", "the cells", ("1",)), answer)
+    assert [score.value for score in scores] == [1, 1, 1]
+    answer = {"key_frames": [{"frame": 0, "points_px": [middles[0].tolist(), [6.0, 8.0]]}]}
+    scores = score_points(record, Expression("0", "the cells", ("1",)), answer)
+    assert [score.value for score in scores] == [0.5, 0.5, 0.5]  # both in the same cell
+
+
 def test_one_missing_or_broken_mask_counts_as_empty(records, tmp_path: Path) -> None:
     record = records[0]
     (expression,) = record.expressions

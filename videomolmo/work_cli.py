@@ -76,7 +76,7 @@ def _annotate(options: argparse.Namespace) -> int:
 
 def _measured(means: "pd.DataFrame") -> dict[str, float]:
     """J&F of a run by what it is a mean of."""
-    names = {"J&F": "mean of {n} expressions", "four annotators, J&F": "mean of four annotators"}
+    names = {"J&F": "mean of {n} expressions", "four annotators, J&F-Mean": "mean of four annotators"}
     rows = means[means["metric"].isin(names)]
     return {f"{row.split}, {names[row.metric].format(n=row.n)}": row.value for row in rows.itertuples()}
 

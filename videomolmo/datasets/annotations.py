@@ -92,17 +92,34 @@ class LabelPNGs(Annotations):
 
 
 class BinaryPNGs(Annotations):
-    """A folder of PNGs for each object; any value but zero is foreground; frames without a PNG are not annotated."""
+    """A folder of PNGs for each object; any value but zero is foreground; frames without a PNG are not annotated.
+
+    They are called like the frames, or by the same numbers written with other digits.
+    """
 
     def __init__(self, folders: Mapping[str, Path], names: Sequence[str]):
         self._folders, self._names = folders, names
+        self._files: dict[str, dict[str | int, Path]] = {}
 
     def mask(self, thing, frame, size):
+        if thing not in self._files:
+            self._files[thing] = self._listed(thing)
+        path = self._files[thing].get(_number(self._names[frame]))
+        return None if path is None else read_labels(path) != 0
+
+    def _listed(self, thing: str) -> dict[str | int, Path]:
+        """The masks of an object by the numbers or names of their frames."""
         folder = self._folders[thing]
         if not folder.is_dir():
             raise MissingFile(f"{folder}: no such folder; expected the masks of object {thing}")
-        path = folder / f"{self._names[frame]}.png"
-        return read_labels(path) != 0 if path.is_file() else None
+        files = {_number(path.stem): path for path in sorted(folder.glob("*.png"))}
+        if files and not files.keys() & {_number(name) for name in self._names}:
+            raise Unreadable(f"{folder}: {next(iter(files.values())).name} and all others are masks of no frame")
+        return files
+
+
+def _number(name: str) -> str | int:
+    return int(name) if name.isdecimal() else name
 
 
 class RLEs(Annotations):
@@ -131,21 +148,20 @@ class RLEs(Annotations):
             raise MissingFile(f"{self._place}: has no masks of object {thing}")
         if isinstance(runs, Mapping):
             entry = runs.get(frame)
-        elif len(runs) == self._frames:
+        elif isinstance(runs, Sequence) and len(runs) == self._frames:
             entry = runs[frame]
         else:
-            raise Unreadable(f"{self._place}: object {thing} has {len(runs)} masks for {self._frames} frames")
+            count = len(runs) if isinstance(runs, Sequence) else runs
+            raise Unreadable(f"{self._place}: object {thing} has {count!r} masks for {self._frames} frames")
         if entry is not None:
             return decode_rle(entry, f"{self._place}: object {thing}, frame {frame}")
-        return blank(self._shape() or size(), self._place) if self._null else None
+        return blank(_shape(runs) or size(), self._place) if self._null else None
 
-    def _shape(self) -> tuple[int, int] | None:
-        """Size of the first mask that is there."""
-        for runs in self._runs.values():
-            for entry in runs.values() if isinstance(runs, Mapping) else runs:
-                if isinstance(entry, Mapping) and "size" in entry:
-                    return entry["size"]
-        return None
+
+def _shape(runs: Mapping[Any, Any] | Sequence[Any]) -> tuple[int, int] | None:
+    """Size of an object's first mask that is there; the file may hold masks of other videos, which say nothing."""
+    entries = runs.values() if isinstance(runs, Mapping) else runs
+    return next((entry["size"] for entry in entries if isinstance(entry, Mapping) and "size" in entry), None)
 
 
 def blank(shape: Any, place: object) -> Bool[np.ndarray, "height width"]:

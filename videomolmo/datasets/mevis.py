@@ -76,6 +76,6 @@ def _expression(id_: str, sentence: dict[str, Any]) -> Expression:
         str(id_),
         sentence["exp"],
         None if things is None else tuple(map(str, things)),
-        "referring" if type_id is None else REVOS_KINDS.get(type_id, f"type {type_id}"),
+        "referring" if type_id is None else REVOS_KINDS.get(int(type_id), f"type {type_id}"),
         more={key: sentence[key] for key in ("obj_id", "type_id") if key in sentence},
     )

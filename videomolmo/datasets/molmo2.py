@@ -157,7 +157,7 @@ def _runs(entries: list, numbers: tuple[int, ...]) -> dict[int, Any]:
     """Run lengths by place in `numbers`, from a list by frame or from entries {'frame', 'mask'}."""
     listed = dict(enumerate(entries))
     if any(isinstance(entry, dict) and "mask" in entry for entry in entries):
-        listed = {entry["frame"]: entry["mask"] for entry in entries}
+        listed = {int(entry["frame"]): entry["mask"] for entry in entries}
     return {place: listed.get(number) for place, number in enumerate(numbers)}
 
 

@@ -73,6 +73,16 @@ class Record:
     fps: float | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.fps is not None:  # an index may hold a text
+            try:
+                rate = float(self.fps)
+            except (TypeError, ValueError):
+                rate = -1.0
+            if not 0 < rate < float("inf"):
+                raise Unreadable(f"{self}: fps is {self.fps!r}, expected frames a second")
+            object.__setattr__(self, "fps", rate)
+
     @property
     def frame_names(self) -> tuple[str, ...]:
         """Names of the frames; empty for a video file that counts with all its frames."""
@@ -111,7 +121,12 @@ class Record:
         if not expression.objects:
             return np.zeros(self.size(), dtype=bool)
         found = [self.mask_of(thing, frame) for thing in expression.objects]
-        return None if any(mask is None for mask in found) else np.logical_or.reduce(found)
+        if any(mask is None for mask in found):
+            return None
+        sizes = {mask.shape for mask in found}
+        if len(sizes) > 1:
+            raise Unreadable(f"{self}: masks of frame {frame} differ in size: {sorted(sizes)}")
+        return np.logical_or.reduce(found)
 
     def labels(self, frame: int) -> Integer[np.ndarray, "height width"] | None:
         """Object ids by pixel as stored (DAVIS: 255 is void), for sets that store one image for all objects."""

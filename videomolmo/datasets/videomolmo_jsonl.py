@@ -51,13 +51,13 @@ def record(
 ) -> Record:
     """The record of a row; its frames are those that the row lists."""
     numbers = [int(frame) for frame in row["frame_idxs"]]
-    times = row.get("timestamps")
-    if times is not None and len(times) != len(numbers):
-        times = None  # rows with the time of every frame of the video
     frames = pictures(
-        folder, [f"{frame:0{digits}d}" for frame in numbers], suffix, times_s=times and tuple(map(float, times))
+        folder, [f"{frame:0{digits}d}" for frame in numbers], suffix, times_s=_times(row.get("timestamps"), numbers)
     )
-    points = {place: points_at(row["points"], frame) for place, frame in enumerate(numbers)}
+    listed = row["points"]
+    if isinstance(listed, dict):  # by numbers as texts, perhaps with zeros in front
+        listed = {int(frame): found for frame, found in listed.items()}
+    points = {place: points_at(listed, frame) for place, frame in enumerate(numbers)}
     known = {place: found for place, found in points.items() if found is not None}
     caption = row["caption"]
     expression = Expression(str(number), clean(caption), (THING,), more={"caption": caption})
@@ -65,6 +65,13 @@ def record(
         dataset, split, str(row["video"]), frames, (expression,), {THING: None},
         Points({THING: known}, in_percent=True, masks=masks), row.get("fps"),
     )  # fmt: skip
+
+
+def _times(times: list | None, numbers: list[int]) -> tuple[float, ...] | None:
+    """Seconds of the frames that a row lists, from theirs alone or from those of every frame of the video."""
+    if times is None or len(times) == len(numbers):
+        return times and tuple(map(float, times))
+    return tuple(float(times[frame]) for frame in numbers) if len(times) > max(numbers, default=0) else None
 
 
 def _digits(row: dict[str, Any]) -> int:
@@ -101,7 +108,7 @@ def points_at(points: Any, frame: int) -> list[tuple[float, float]] | None:
         entry = points[frame] if frame < len(points) else None
     if entry is None:
         return None
-    single = isinstance(entry, dict) or (len(entry) == 2 and all(isinstance(value, (int, float)) for value in entry))
+    single = isinstance(entry, dict) or (len(entry) == 2 and all(isinstance(one, (int, float, str)) for one in entry))
     pairs = [_pair(point) for point in ([entry] if single else entry)]
     return [pair for pair in pairs if pair != (-1, -1)]
 

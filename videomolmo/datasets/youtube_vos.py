@@ -67,6 +67,7 @@ def record(
         )
         for id_, sentence in entry["expressions"].items()
     )
+    objects = {_plain(thing): about for thing, about in (objects or {}).items()}
     known = objects or {thing: {} for sentence in expressions for thing in sentence.objects or ()}
     frames = inside(root / split / "JPEGImages", name)
     annotations = Annotations()
@@ -81,4 +82,9 @@ def record(
 
 def _object(sentence: dict[str, Any], numbered: int | None) -> tuple[str, ...] | None:
     thing = sentence.get("obj_id", numbered)
-    return None if thing is None else (str(int(thing)),)
+    return None if thing is None else (_plain(thing),)
+
+
+def _plain(thing: str | int) -> str:
+    """An object's id without zeros in front, as expressions and files may write it either way."""
+    return str(int(thing))

@@ -24,6 +24,7 @@ from videomolmo.evaluation.score import (
     label_maps,
     points_row,
     revos_row,
+    same_size,
     score_count,
     score_masks,
     score_points,
@@ -246,16 +247,17 @@ def _ref_davis17(records: Records, predictions: Predictions) -> list[dict]:
 
     def sequences() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         for record in tqdm(records, desc="four annotators", unit="clip"):
-            truth = np.stack(list(label_maps(record)))
+            if not record.expressions:
+                continue
+            truth = np.stack(same_size(record, label_maps(record)))
             size = truth.shape[1:]
-            ordered = sorted(record.expressions, key=lambda expression: int(expression.id))
-            maps = [
-                [predictions.read(record, expression, frame, size) for frame in range(len(truth))]
-                for expression in ordered
-            ]
-            empty = np.zeros(size, dtype=bool)
-            filled = [[empty if mask is None else mask for mask in clip] for clip in maps]
-            yield record.clip, truth, np.array(filled, dtype=bool)
+            placed = {int(expression.id): expression for expression in record.expressions}  # object * 4 + annotator
+            maps = np.zeros((4 * (max(placed) // 4 + 1), *truth.shape), dtype=bool)
+            for number, expression in placed.items():
+                for frame in range(len(truth)):
+                    mask = predictions.read(record, expression, frame, size)
+                    maps[number, frame] = False if mask is None else mask
+            yield record.clip, truth, maps
 
     scores = ref_davis17(sequences())
     named = {f"four annotators, {name}": value for name, value in scores.mean.items()}

@@ -1,12 +1,13 @@
 """Scores of one expression against the truth: masks on every annotated frame, points on key frames, and the count."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from videomolmo.annotation.candidates import middle_of
 from videomolmo.datasets.record import Expression, Record
+from videomolmo.errors import BadInput
 from videomolmo.evaluation.predictions import Predictions
 from videomolmo.metrics import image_point_scores, j_and_f, mean_point_scores, revos_score
 from videomolmo.metrics.counting import is_close
@@ -54,7 +55,7 @@ def score_revos(record: Record, expression: Expression, predictions: Predictions
     if expression.objects is None:
         return []
     count = frames_of(record)
-    truth = np.stack([record.truth(expression, frame) for frame in range(count)])
+    truth = np.stack(same_size(record, [record.truth(expression, frame) for frame in range(count)]))
     masks = [predictions.read(record, expression, frame, truth.shape[1:]) for frame in range(count)]
     lacking = sum(mask is None for mask in masks)
     if lacking == count:
@@ -75,7 +76,8 @@ def score_points(record: Record, expression: Expression, answer: dict | None) ->
     """Precision, recall and F1 of points, averaged over the key frames whose truth is known.
 
     The true point of an object is the set's own, else the deepest pixel of its mask; an object that is not on a frame
-    is not expected there. Differs: the paper's own figures come from code that was never released.
+    is not expected there. Where a set gives several points for one mask, each stands for an object of its own, the
+    connected part of the mask that it lies in. Differs: the paper's own figures come from code that was never released.
     """
     if answer is None and expression.objects is not None:  # refused: nothing was pointed at
         return points_row((0.0, 0.0, 0.0), 0)
@@ -141,6 +143,14 @@ def label_maps(record: Record) -> Iterator[np.ndarray]:
             yield labels
 
 
+def same_size(record: Record, images: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """The images; BadInput where they are of several sizes."""
+    found = list(images)
+    if len({image.shape for image in found}) > 1:
+        raise BadInput(f"{record}: masks of several sizes, {sorted({image.shape for image in found})}; expected one")
+    return found
+
+
 def _points_and_masks(record: Record, expression: Expression, frame: int) -> tuple[np.ndarray, list[np.ndarray]] | None:
     """True points and masks of the objects that are meant and on the frame; None where any mask is not known."""
     if expression.objects is None:
@@ -152,6 +162,16 @@ def _points_and_masks(record: Record, expression: Expression, frame: int) -> tup
     for thing, mask in masks.items():
         if mask.any():
             own = record.points_of(thing, frame)
-            points.append(middle_of(mask) if own is None or not len(own) else own[0])
-            shown.append(mask)
+            own = [middle_of(mask)] if own is None or not len(own) else list(own)
+            points += own
+            shown += [mask] if len(own) == 1 else [_part_at(mask, point) for point in own]
     return np.array(points, dtype=np.float64).reshape(-1, 2), shown
+
+
+def _part_at(mask: np.ndarray, point: np.ndarray) -> np.ndarray:
+    """The part of a mask, connected by sides or corners, that a point lies in; all of it for a point beside it."""
+    import cv2
+
+    _, parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    x, y = (int(np.clip(value, 0, most - 1)) for value, most in zip(point, mask.shape[::-1], strict=True))
+    return parts == parts[y, x] if parts[y, x] else mask

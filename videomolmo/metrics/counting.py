@@ -32,7 +32,10 @@ _NUMBER = (  # never the beginning of a longer number, such as "three hundred" o
 )
 _NAMED_TOTAL = re.compile(rf"(?:a total of|the total number(?: of .*?)? is:?) {_NUMBER}")
 _THERE_ARE = re.compile(rf"there (?:is|are) (?:a total of )?{_NUMBER}")
-_NONE = re.compile(r"\bnone\b|\bisn'?t in (?:the|this) (?:image|video)|\bthere (?:is|are) no (?!more\b|fewer\b|less\b)")
+_NONE = re.compile(
+    r"\bnone\b|\bno tracks available\b|\bisn['’]?t in (?:the|this) (?:image|video)"
+    r"|\bthere (?:is|are) no (?!more\b|fewer\b|less\b)"
+)
 
 
 class CountScores(NamedTuple):

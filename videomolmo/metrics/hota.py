@@ -48,6 +48,9 @@ def hota_scores(
         >>> values["DetA"][0].item(), values["AssA"][0].round(3).item()
         (1.0, 0.556)
     """
+    if when_empty not in ("ones", "molmo2", "trackeval"):
+        raise BadInput(f"when_empty is {when_empty!r}, expected 'ones', 'molmo2' or 'trackeval'")
+    similarities = [np.asarray(similarity, dtype=np.float64) for similarity in similarities]  # overlaps may be bool
     _check(truth_ids, pred_ids, similarities)
     truth, truth_frames = _numbered(truth_ids)
     pred, pred_frames = _numbered(pred_ids)

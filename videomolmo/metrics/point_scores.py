@@ -118,9 +118,14 @@ def video_point_scores(
     if not len(truth) or not len(pred):
         return VideoPointScore(*[float(len(truth) == len(pred))] * 3, valid=len(pred) > 0)
     extent = np.array([duration_s, width, height], dtype=np.float64)
-    pairs = assign(*(np.round(points / extent * 100, 1) for points in (pred, truth)))
+    pairs = assign(*(_tenths(points / extent * 100) for points in (pred, truth)))
     hits = sum(float(pred[n, 0]) in tubes[k] and is_inside(pred[n, 1:], tubes[k][float(pred[n, 0])]) for n, k in pairs)
     return VideoPointScore(*_score(hits, len(pred), len(truth), reference), valid=True)
+
+
+def _tenths(values: Float64[np.ndarray, "points 3"]) -> Float64[np.ndarray, "points 3"]:
+    """Rounded to one decimal as Python does: by the decimal number that is nearest, where NumPy scales first."""
+    return np.array([[round(value, 1) for value in row] for row in values.tolist()])
 
 
 def mean_point_scores(scores: Iterable[PointScore | VideoPointScore]) -> PointScore:
