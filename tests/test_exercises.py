@@ -1,8 +1,9 @@
 """The checkers accept the right solution and name the case where a wrong one fails."""
 
 import numpy as np
+import pytest
 
-from videomolmo.exercises import check_redo_exercise, check_rule_exercise
+from videomolmo.exercises import check_agreed_exercise, check_redo_exercise, check_rule_exercise
 
 
 def solution(forward, backward, tau):
@@ -26,6 +27,37 @@ def test_forgetting_eq_6_is_noticed():
         return both if both.sum() / max(1, (forward | backward).sum()) >= tau else forward | backward
 
     assert "backward side is empty" in check_rule_exercise(without_eq_6)
+
+
+def overlaps(forward, backward):
+    both, either = (forward & backward).sum(), (forward | backward).sum()
+    sides = forward.sum(), backward.sum()
+    return {"IoU": both / max(1, either), "Dice": 2 * both / max(1, sum(sides)), "share": both / max(1, min(sides))}
+
+
+@pytest.mark.parametrize("measure", ["Dice", "share", "more than"])
+def test_another_overlap_or_bound_is_noticed(measure):
+    def other(forward, backward, tau):
+        if not forward.any() or not backward.any():
+            return forward | backward
+        agree = overlaps(forward, backward)["IoU"] > tau if measure == "more than" else (
+            overlaps(forward, backward)[measure] >= tau)  # fmt: skip
+        return forward & backward if agree else forward | backward
+
+    assert "not yet" in check_rule_exercise(other)
+    assert "expected" in check_rule_exercise(lambda *_: None)
+
+
+@pytest.mark.parametrize("measure, least", [("IoU", 0.3), ("IoU", 0.5), ("IoU", 0.01), ("Dice", 0.3), ("share", 0.3)])
+def test_agreed_needs_its_own_overlap_and_bound(measure, least):
+    def rule(forward, backward, left, right):
+        if not forward.any() or not backward.any():
+            return forward | backward
+        if overlaps(forward, backward)[measure] >= least:
+            return forward & backward
+        return forward if left <= right else backward
+
+    assert check_agreed_exercise(rule).startswith("right" if (measure, least) == ("IoU", 0.3) else "not yet")
 
 
 def test_code_that_breaks_is_reported_not_raised():

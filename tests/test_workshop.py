@@ -73,7 +73,11 @@ def move_along_the_bar(look, corrections):
 
 
 TRIES = {
-    "wrong point": [add_only, lambda look, corrections: look.refuse("intersection")],
+    "wrong point": [
+        add_only,
+        lambda look, corrections: look.refuse("intersection"),
+        lambda look, corrections: corrections.remove_point(EVERY, 2, 0),  # the frame then says that it is not there
+    ],
     "occluded object": [move_along_the_bar, lambda look, corrections: corrections.drop_answer(EVERY)],
     "identity switch": [exchange_in_the_middle, lambda look, corrections: look.refuse(matching=0.3)],
 }

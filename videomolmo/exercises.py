@@ -17,6 +17,8 @@ def check_rule_exercise(rule: Callable[[np.ndarray, np.ndarray, float], np.ndarr
     empty = np.zeros_like(a)
     cases = {
         "the sides agree (IoU 0.5, τ 0.4)": (a, b, 0.4),
+        "the sides agree exactly by τ (IoU 0.5, τ 0.5)": (a, b, 0.5),
+        "the sides disagree, though two thirds of each are common (IoU 0.5, τ 0.6)": (a, b, 0.6),
         "the sides disagree (IoU 0.5, τ 0.7)": (a, b, 0.7),
         "the forward side is empty": (empty, b, 0.7),
         "the backward side is empty": (a, empty, 0.0),
@@ -24,11 +26,11 @@ def check_rule_exercise(rule: Callable[[np.ndarray, np.ndarray, float], np.ndarr
     }
     for name, (forward, backward, tau) in cases.items():
         try:
-            given = np.asarray(rule(forward.copy(), backward.copy(), tau))
+            given = np.asarray(rule(forward.copy(), backward.copy(), tau)).astype(bool)
         except Exception as error:  # a learner's code may do anything
             return f"not yet: where {name}, your rule raises {type(error).__name__}: {error}"
         wanted = fuse(forward, backward, "iou", tau)
-        if given.shape != wanted.shape or not (given.astype(bool) == wanted).all():
+        if given.shape != wanted.shape or not (given == wanted).all():
             return f"not yet: where {name}, expected {wanted.astype(int).tolist()}, got {given.astype(int).tolist()}"
     return "right: your rule is the paper's"
 
@@ -38,11 +40,15 @@ def check_agreed_exercise(rule: Callable[[np.ndarray, np.ndarray, int, int], np.
 
     Seen in: notebooks/05_ablation_fusion.ipynb
     """
-    a, b, c = np.zeros((3, 1, 6), bool)
-    a[0, :3], b[0, 1:4], c[0, 3:] = True, True, True  # a and b share two of four, a and c nothing
+    a, b, c, d, e, f = np.zeros((6, 1, 10), bool)
+    a[0, :3], b[0, 1:4], c[0, 3:6] = True, True, True  # a and b share two of four, a and c nothing
+    d[0, :7], e[0, 3:10], f[0, 2:5] = True, True, True  # d and e share four of ten, a and f one of five
     empty = np.zeros_like(a)
     cases = {
         "the sides overlap by half": (a, b, 1, 4),
+        "the sides overlap by four tenths": (d, e, 4, 1),
+        "the sides overlap by a fifth and the right key frame is nearer": (a, f, 4, 1),
+        "the sides overlap by a fifth and the left key frame is nearer": (a, f, 1, 4),
         "the sides do not overlap and the left key frame is nearer": (a, c, 1, 4),
         "the sides do not overlap and the right key frame is nearer": (a, c, 4, 1),
         "the sides do not overlap and both key frames are equally near": (a, c, 2, 2),

@@ -2,7 +2,8 @@
 // The kernel paints. This asks for frames, keeps and shows them, and tells what was pressed. Frames that come next on
 // the way are asked for beforehand, several at once: a message costs more than a picture.
 const REQUESTS = 2; // on their way at a time; one more for a frame that is waited for
-const AHEAD = 24, BATCH = 12; // frames beforehand; so many of them in one request
+const AHEAD = 24, BATCH = 12; // frames beforehand; so many of them in one request while the user goes on
+const AT_REST = 4; // in one request else, and only one on its way: the user may leap away, and would wait for them
 const KEPT_PIXELS = 40e6; // of pictures, those farthest from the user dropped first
 const READ_MS = 80; // between two captions: nobody reads faster, and the page is laid out for each
 const PAUSE_MS = 60, UNTOLD_MS = 180; // the kernel is told where the user is after such a rest, or time on the way
@@ -75,6 +76,7 @@ class View {
     this.onTraits = () => {
       this.wanted = Math.max(0, Math.min(this.wanted, this.model.get("frames") - 1)); // of another result, perhaps
       this.describe();
+      this.line.frame = this.wanted;
       this.line.draw();
     };
     this.model.on("msg:custom", this.onMessage);
@@ -88,9 +90,7 @@ class View {
   }
 
   close() {
-    try {
-      this.tell({ kind: "closed" }); // the kernel need keep nothing for it
-    } catch { /* its line to the kernel is closed too */ }
+    this.tell({ kind: "closed" }); // the kernel need keep nothing for it
     this.stop.abort();
     this.halt();
     clearTimeout(this.later);
@@ -103,7 +103,12 @@ class View {
   }
 
   tell(content) {
-    this.model.send({ ...content, view: this.id });
+    try {
+      this.model.send({ ...content, view: this.id });
+    } catch { // its line is closed: another kernel runs
+      this.halt();
+      this.say("the kernel that made this is gone: run the cell again");
+    }
   }
 
   // ---- frames -------------------------------------------------------------------------------------------------------
@@ -121,7 +126,7 @@ class View {
     const lacks = (frame) => !this.kept.has(frame) && !this.coming.has(frame) && !this.refused.has(frame);
     const urgent = this.model.get("frames") > 0 && lacks(this.wanted);
     const missing = urgent ? [this.wanted] : this.near || idle ? this.ahead(lacks, idle) : [];
-    const free = this.pending.length < REQUESTS + urgent;
+    const free = this.pending.length < (urgent ? REQUESTS + 1 : idle ? 1 : REQUESTS);
     if (free && (missing.length || idle && this.told !== this.wanted)) {
       this.pending.push(missing);
       missing.forEach((frame) => this.coming.add(frame));
@@ -137,12 +142,13 @@ class View {
     }
   }
 
-  ahead(lacks, few) { // frames to come that are lacking, unless they are few and not soon
+  ahead(lacks, idle) { // frames to come that are lacking, unless they are few and not soon
     const coming = Array.from({ length: AHEAD }, (_, n) => this.wanted + (n + 1) * this.step);
     const there = coming.filter((frame) => frame >= 0 && frame < this.model.get("frames"));
     const missing = there.filter(lacks).slice(0, BATCH);
+    if (idle) return missing.slice(0, AT_REST);
     const soon = missing.length && Math.abs(missing[0] - this.wanted) <= AHEAD - BATCH;
-    return few || soon || missing.length >= Math.min(BATCH, there.length) ? missing : [];
+    return soon || missing.length >= Math.min(BATCH, there.length) ? missing : [];
   }
 
   receive(content, buffers) {
@@ -260,13 +266,16 @@ class View {
 
   toggle() {
     if (this.playing) { this.halt(); return; }
-    const last = this.model.get("frames") - 1;
-    if (this.wanted >= last) this.want(0);
-    const from = this.wanted, begun = performance.now(), fps = this.model.get("fps") || 30;
+    const last = () => this.model.get("frames") - 1; // of another result by and by, perhaps
+    if (this.wanted >= last()) this.want(0);
+    const fps = this.model.get("fps") || 30;
+    let from = this.wanted, due = from, begun = performance.now();
     this.play.textContent = "⏸";
     this.playing = setInterval(() => { // in real time; frames that cannot be delivered are left out
+      if (this.wanted !== due) [from, begun] = [this.wanted, performance.now()]; // the user went elsewhere
       this.want(from + Math.floor((performance.now() - begun) / 1000 * fps));
-      if (this.wanted >= last) this.halt();
+      due = this.wanted;
+      if (due >= last()) this.halt();
     }, Math.max(10, 1000 / fps));
   }
 

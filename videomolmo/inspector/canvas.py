@@ -78,15 +78,20 @@ class FrameCanvas(anywidget.AnyWidget):
         """Send the pictures of some frames; a request is always answered, or the browser would wait for ever."""
         begun = time.thread_time()  # of this processor: the browser and others share the machine
         content = {"kind": "pictures", "view": view, "frame": self.frame, "moved": moved, "age": self._age}
-        captions, data, kinds = {}, [], []
-        try:
-            for frame in frames:
-                pictures, captions[frame] = self._picture(frame)
-                data += [file for file, _ in pictures]
-                kinds += [kind for _, kind in pictures]
-        finally:
-            content |= {"frames": list(captions), "captions": list(captions.values()), "types": kinds}
-            self.send(content | {"ms": round(1000 * (time.thread_time() - begun), 2)}, buffers=data)
+        captions, data, kinds, failed = {}, [], [], None
+        for frame in frames:
+            try:
+                pictures, words = self._picture(frame)
+            except Exception as error:  # the others can be painted all the same
+                failed = error
+                continue
+            captions[frame] = words
+            data += [file for file, _ in pictures]
+            kinds += [kind for _, kind in pictures]
+        content |= {"frames": list(captions), "captions": list(captions.values()), "types": kinds}
+        self.send(content | {"ms": round(1000 * (time.thread_time() - begun), 2)}, buffers=data)
+        if failed is not None:
+            raise failed
 
     def _receive(self, _: Any, content: dict[str, Any], __: list[Any]) -> None:
         kind = content.get("kind")

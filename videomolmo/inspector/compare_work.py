@@ -16,18 +16,22 @@ class CompareWork:
     def __init__(self) -> None:
         self.told: list[Callable[[], None]] = []
         self._work = Work()
+        self._failed: tuple[Differences, tuple[int, int]] | None = None
 
     def of(self, differences: Differences) -> Differences | None:
         """The same, once they are known; None while they are computed."""
-        if not differences.known and not self._work.busy:
-            self._work.start(lambda *_: differences.compute(), lambda *_: None, self._done)
+        asked = differences, differences.state
+        if not differences.known and not self._work.busy and asked != self._failed:  # what failed once fails again
+            done = lambda _, error: self._done(asked, error)  # noqa: E731
+            self._work.start(lambda *_: differences.compute(), lambda *_: None, done)
         return differences if differences.known else None
 
     def waits(self) -> bool:
         """Whether any are being computed."""
         return self._work.busy
 
-    def _done(self, _: None, error: BaseException | None) -> None:
+    def _done(self, asked: tuple[Differences, tuple[int, int]], error: BaseException | None) -> None:
+        self._failed = None if error is None else asked
         for tell in self.told:
             tell()
         if error is not None:

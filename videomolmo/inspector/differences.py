@@ -35,7 +35,12 @@ class Differences:
     @property
     def known(self) -> bool:
         """Whether they are computed for what both show now; else whoever asks for them waits."""
-        return self._versions == (self.first.version, self.second.version)
+        return self._versions == self.state
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """What both show now; another pair of numbers after any change."""
+        return self.first.version, self.second.version
 
     @property
     def pairs(self) -> list[tuple[int | None, int | None]]:
@@ -90,13 +95,13 @@ class Differences:
 
     def compute(self) -> None:
         """Compare all frames, once for each state of the two; from any thread, where a change of state ends it."""
-        versions = self.first.version, self.second.version
+        versions = self.state
         if self.known:
             return
         try:
             pairs, per_frame = self._compared(versions)
         except Exception:
-            if versions == (self.first.version, self.second.version):
+            if versions == self.state:
                 raise
             return  # masks were changing below it
         self._pairs, self._per_frame, self._versions = pairs, per_frame, versions
@@ -108,7 +113,7 @@ class Differences:
         areas = np.zeros((self.frames, shape[1]), np.int64), np.zeros((self.frames, shape[2]), np.int64)
         same_size = (self.first.height, self.first.width) == (self.second.height, self.second.width)
         for t in range(self.frames):
-            if versions != (self.first.version, self.second.version):
+            if versions != self.state:
                 raise RuntimeError("another state is shown by now")
             left = self.first.patches("fused", t)
             right = self.second.patches("fused", t) if same_size else self._resized(t)

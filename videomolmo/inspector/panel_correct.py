@@ -101,9 +101,12 @@ class CorrectPanel:
     def _remove(self, frame: int, x: float, y: float) -> None:
         inspection = self._desk.inspection
         points = [one for one in inspection.points(frame) if one.object is not None]
-        near = min(points, key=lambda one: math.dist((one.x, one.y), (x, y)), default=None)
         reach = max(4.0, REACH * math.hypot(inspection.width, inspection.height))
-        if near is None or math.dist((near.x, near.y), (x, y)) > reach:
+        away = {id(one): math.dist((one.x, one.y), (x, y)) for one in points}
+        # of several within reach one of the object that is chosen, then the nearest
+        order = lambda one: (away[id(one)] > reach, one.object != self.thing.value, away[id(one)])  # noqa: E731
+        near = min(points, key=order, default=None)
+        if near is None or away[id(near)] > reach:
             raise BadInput(f"no point within {reach:.0f} px of the click on frame {frame}; click on a point")
         remove = self._desk.corrections.remove_point
         self._run("removal", lambda **news: remove(frame, near.object, near.index, **news))
@@ -143,5 +146,6 @@ class CorrectPanel:
         if change.record["action"] == "add_point":
             self.thing.value = change.object  # a new object, too, is what the next points belong to
         first, end = change.frames
-        self._desk.say(f"{change.record['action'].replace('_', ' ')}: frames {first}–{end - 1} changed, "
-                       f"SAM 2 went through {change.propagated}")  # fmt: skip
+        changed = f"frames {first}–{end - 1} changed" if end > first else "no frame changed"
+        action = change.record["action"].replace("_", " ")
+        self._desk.say(f"{action}: {changed}, SAM 2 went through {change.propagated}")

@@ -159,8 +159,10 @@ class AskPanel:
             self._desk.regret(error)
             return
         self._asked.append(found)
+        self.history.unobserve(self._back, "value")  # new options choose the first one for a moment
         self.history.options = [(one.sentence, n) for n, one in enumerate(self._asked)]
-        self.history.layout.display = ""
+        self.history.layout.display, self.history.value = "", None
+        self.history.observe(self._back, "value")
         self.history.value = len(self._asked) - 1
 
     def _back(self, change: dict[str, Any]) -> None:

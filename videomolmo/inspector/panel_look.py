@@ -78,17 +78,20 @@ class ObjectPanel:
         self.rows: dict[int, tuple[widgets.Checkbox, widgets.Text]] = {}
         self._list = widgets.VBox(layout=widgets.Layout(max_height="170px", overflow="hidden auto"))
         self.box = widgets.VBox([section("Objects"), self._list])
+        self._of = desk.inspection
         self.refresh()
         desk.changed.append(self.refresh)
 
     def refresh(self) -> None:
         """Rows for the objects there are now; what was hidden stays hidden."""
         numbers = range(1, self._desk.inspection.objects + 1)
-        if list(self.rows) == list(numbers) and self.rows:
+        if list(self.rows) == list(numbers) and self.rows and self._of is self._desk.inspection:
             for number, (_, name) in self.rows.items():
                 name.value = name_of(self._desk.inspection, number)
             return
-        hidden = {number for number, (box, _) in self.rows.items() if not box.value}
+        same = self._of is self._desk.inspection  # objects of another result have other numbers
+        hidden = {number for number, (box, _) in self.rows.items() if same and not box.value}
+        self._of = self._desk.inspection
         self.rows, lines = {}, []
         for number in numbers:
             lines.append(self._row(number, number not in hidden))

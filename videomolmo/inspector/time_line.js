@@ -37,8 +37,9 @@ class TimeLine {
     const height = LINE_PX + ROW_PX * (rows.length - 1), dense = window.devicePixelRatio || 1;
     this.canvas.style.height = `${height}px`;
     this.canvas.title = "key frames" + (rows.length > 1 ? ": of the left picture above, of the right one below" : "");
-    const width = this.width = this.canvas.clientWidth;
-    if (!width) return;
+    const width = this.canvas.clientWidth;
+    if (!width) return; // hidden
+    this.width = width;
     Object.assign(this.canvas, { width: width * dense, height: height * dense });
     const context = this.canvas.getContext("2d"), style = getComputedStyle(this.canvas);
     const colour = (name) => style.getPropertyValue(name).trim();
