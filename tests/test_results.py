@@ -281,6 +281,21 @@ def test_overwrite_replaces_results_and_nothing_else(result, tmp_path):
     assert np.array_equal(np.asarray(GroundingResult.load(folder).masks), np.asarray(result.masks))
 
 
+def test_what_is_no_result_is_not_replaced_though_it_bears_the_names_of_one(result, tmp_path):
+    folder = tmp_path / "mine"
+    (folder / "masks").mkdir(parents=True)
+    for name in ("run.json", "tracks.csv", "masks/00000.png"):
+        (folder / name).write_text('{"my": "own"}')
+    before = everything(folder)
+    for name in ("run.json", "tracks.csv", "masks/00000.png"):
+        with pytest.raises(BadInput, match="not this program's"):
+            result.save(folder, overwrite=True, overlay=False)
+        assert everything(folder) == before
+        (folder / name).unlink()
+        del before[name]
+    result.save(folder, overwrite=True, overlay=False)
+
+
 def test_a_file_in_place_of_a_folder_is_refused(tmp_path):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(BadInput, match="is a file"), new_results(tmp_path / "out", overwrite=True):

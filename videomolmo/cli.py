@@ -1,24 +1,35 @@
 """The command line: `videomolmo ground` and its kin; commands on data sets are in files of their own."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from videomolmo import data_cli, sweep_cli, train_cli, work_cli
 from videomolmo.errors import BadInput
 
+if TYPE_CHECKING:
+    from videomolmo.results import GroundingResult
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, or 2 when the input was refused (one line on standard error)."""
-    options = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal or file that knows no “×” is no reason to stop
     try:
-        return options.run(options)
+        options = _parser().parse_args(argv)
+        code = options.run(options)
+        sys.stdout.flush()  # here, where a reader that went away is still noticed
+        return code
     except BadInput as error:
         print(f"videomolmo: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        raise  # whoever read the output went away: nothing is wrong with the input
+    except BrokenPipeError:  # whoever read the output went away: nothing is wrong with the input
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor will there be at the last flush
+        return 141
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         print(f"videomolmo: {place}{error.strerror or error}; check the path and who may use it", file=sys.stderr)
@@ -137,10 +148,20 @@ def _ground(options: argparse.Namespace) -> int:
         video, sentence, every=options.every, fusion=options.fusion, tau=options.tau, context=options.context,
         max_frames=options.max_frames, reader=options.reader, progress=True,
     )  # fmt: skip
-    result.save(folder, overwrite=options.overwrite)
+    folder = _save(result, folder, options.overwrite)
     print(result.summary())
     print(f"written to {folder}: answers.jsonl, tracks.csv, masks/, overlay.mp4, run.json")
     return 0
+
+
+def _save(result: "GroundingResult", folder: Path, overwrite: bool) -> Path:
+    """Save where it was asked for, or beside it if somebody else wrote there meanwhile: the work is not thrown away."""
+    try:
+        return result.save(folder, overwrite=overwrite)
+    except BadInput as error:
+        number = next(n for n in range(1, 1000) if not folder.with_name(f"{folder.name}.{n}").exists())
+        print(f"videomolmo: {error}", file=sys.stderr)
+        return result.save(folder.with_name(f"{folder.name}.{number}"))
 
 
 def _train(options: argparse.Namespace) -> int:

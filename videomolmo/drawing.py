@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which colour-blind people can tell apart; then shades of them.
 BASE = np.array([(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167),
                  (0, 114, 178), (150, 150, 150)], np.uint8)  # fmt: skip
-OPACITY = 0.5
+OPACITY = 0.2  # of masks: the object's own colour must be told, for sentences name it
 SHOWN_WELL, ENLARGED_TO = 360, 1920  # pixels: small frames grow to the first on the short side, not past the second
 
 
@@ -41,7 +41,7 @@ def draw_masks(
         colour = colours[index]
         picture[mask] = (picture[mask] * (1 - OPACITY) + colour * OPACITY).astype(np.uint8)
         outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(picture, outlines, -1, (255, 255, 255), thickness + 1, cv2.LINE_AA)
+        cv2.drawContours(picture, outlines, -1, (255, 255, 255), thickness + 2, cv2.LINE_AA)
         cv2.drawContours(picture, outlines, -1, colour.tolist(), thickness, cv2.LINE_AA)
         if ids:
             rows, columns = np.nonzero(mask)
@@ -50,14 +50,16 @@ def draw_masks(
 
 
 def _label(picture: np.ndarray, text: str, at: tuple[int, int]) -> None:
+    """White letters on a dark box, whose left lower corner lies at `at` or, if need be, farther inside the picture."""
     import cv2
 
     scale = max(0.35, min(picture.shape[:2]) / 700)
     width = max(1, round(scale * 2))
     (w, h), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, width)
-    x = int(np.clip(at[0], 0, max(0, picture.shape[1] - w - 1)))
-    y = int(np.clip(at[1], h + 1, picture.shape[0] - 2))
-    cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), width + 2, cv2.LINE_AA)
+    edge = 1 + width
+    x = int(np.clip(at[0], edge, max(edge, picture.shape[1] - w - edge)))
+    y = int(np.clip(at[1], h + edge, max(h + edge, picture.shape[0] - edge - 1)))
+    cv2.rectangle(picture, (x - edge, y - h - edge), (x + w + edge - 1, y + edge), (24, 24, 24), cv2.FILLED)
     cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), width, cv2.LINE_AA)
 
 
@@ -73,27 +75,45 @@ def draw_points(picture: UInt8[np.ndarray, "height width 3"], points_px: list[tu
         cv2.drawMarker(picture, at, (255, 255, 255), cv2.MARKER_CROSS, size, max(1, size // 6), cv2.LINE_AA)
 
 
-def result_frame(result: "GroundingResult", at: int, frame: np.ndarray) -> UInt8[np.ndarray, "height width 3"]:
-    """Frame `at` of a result with its fused masks, and on key frames the answer's points."""
-    picture = draw_masks(frame, result.masks[at])
+def result_frame(
+    result: "GroundingResult", at: int, frame: np.ndarray, size: tuple[int, int] | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Frame `at` of a result with its fused masks, and on key frames the answer's points.
+
+    Everything is drawn at `size` (height, width; by default its own), so that lines and letters are sharp there.
+    """
+    masks, size = result.masks[at], size or frame.shape[:2]
+    scale = size[0] / frame.shape[0], size[1] / frame.shape[1]
+    if size != frame.shape[:2]:
+        frame, masks = _fitted(frame, size), np.array([_fitted(mask, size) for mask in masks]).reshape(-1, *size)
+    picture = draw_masks(frame, masks)
     for answer in result.answers:
         if answer.frame == at:
-            draw_points(picture, [p for p, inside in zip(answer.points_px, answer.inside, strict=True) if inside])
+            inside = [point for point, is_in in zip(answer.points_px, answer.inside, strict=True) if is_in]
+            draw_points(picture, [(x * scale[1], y * scale[0]) for x, y in inside])
     return picture
+
+
+def _fitted(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A frame or a mask at another size: crisp where it grows, averaged where it shrinks."""
+    import cv2
+
+    method = cv2.INTER_NEAREST if size[0] >= picture.shape[0] else cv2.INTER_AREA
+    if picture.dtype == bool:
+        return cv2.resize(picture.astype(np.uint8) * 255, size[::-1], interpolation=method) > 127
+    return cv2.resize(picture, size[::-1], interpolation=method)
 
 
 def write_overlay(result: "GroundingResult", path: Path) -> Path:
     """The whole result as an H.264 video; small frames are enlarged so that players show them well."""
-    import cv2
-
     from videomolmo.video import VideoWriter
 
     short, long = sorted((result.height, result.width))
     enlarge = max(1, min(-(-SHOWN_WELL // short), ENLARGED_TO // long))
-    with VideoWriter(path, result.fps, result.height * enlarge, result.width * enlarge) as writer:
+    size = result.height * enlarge, result.width * enlarge
+    with VideoWriter(path, result.fps, *size) as writer:
         for at, frame in enumerate(result.video().iterate(stop=result.frames)):
-            picture = result_frame(result, at, frame)
-            writer.write(cv2.resize(picture, None, fx=enlarge, fy=enlarge, interpolation=cv2.INTER_NEAREST))
+            writer.write(result_frame(result, at, frame, size))
     return path
 
 
@@ -101,14 +121,12 @@ def contact_sheet(
     result: "GroundingResult", most: int = 10, width_px: int = 220
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Up to `most` frames of a result in two rows, evenly spaced, each with its number; K marks key frames."""
-    import cv2
-
     chosen = sorted({round(at) for at in np.linspace(0, result.frames - 1, min(most, result.frames))})
     height_px = max(1, round(width_px * result.height / result.width))
     tiles = []
     video = result.video()
     for at in chosen:
-        picture = cv2.resize(result_frame(result, at, video[at]), (width_px, height_px), interpolation=cv2.INTER_AREA)
+        picture = result_frame(result, at, video[at], (height_px, width_px))
         _label(picture, f"{at}{' K' if at in result.key_frames else ''}", (4, 16))
         tiles.append(np.pad(picture, ((2, 2), (2, 2), (0, 0)), constant_values=255))
     columns = -(-len(tiles) // 2) if len(tiles) > 5 else len(tiles)

@@ -1,5 +1,6 @@
 """Folders of results: what lies in them, whether one may be written, and how a new result takes an old one's place."""
 
+import json
 import os
 import re
 import tempfile
@@ -11,6 +12,8 @@ from typing import Any
 from videomolmo.errors import BadInput
 from videomolmo.spool import WINDOW_FILE
 
+OWN = {"sentence", "times_s", "objects"}  # by which a run.json is known as ours
+BETWEEN = {"videomolmo": "this result is being replaced"}  # run.json while it is
 FILES = ("answers.jsonl", "tracks.csv", "overlay.mp4", "run.json")  # run.json comes last: it makes a folder a result
 FOLDERS = {"masks": re.compile(r"\d{5,}\.png"), "propagation": WINDOW_FILE}
 CORRECTIONS = ("corrections.jsonl", "corrections")  # a person's work on the result beside them
@@ -43,7 +46,34 @@ def check_folder(folder: str | Path, *, overwrite: bool, source: Any = None) -> 
         _check_inner(folder / name, pattern)
     if isinstance(source, (str, Path)):
         _check_source(folder, Path(source))
+    _check_own(folder)
     return folder
+
+
+def _check_own(folder: Path) -> None:
+    """Nothing where a folder holds no files under the names of results, or a result of ours."""
+    files = [name for name in FILES if (folder / name).is_file()]
+    inner = [name for name, pattern in FOLDERS.items() if _has_any(folder / name, pattern)]
+    if not (files or inner):
+        return
+    try:
+        facts = json.loads((folder / FILES[-1]).read_text(encoding="utf-8"))
+        ours = isinstance(facts, dict) and (facts.keys() >= OWN or facts == BETWEEN)
+    except (OSError, ValueError):
+        ours = False
+    if not ours:
+        raise BadInput(
+            f"{folder} holds {', '.join([*files, *inner])}, but no run.json of a result: they are not this program's; "
+            "move them or choose another folder"
+        )
+
+
+def _has_any(folder: Path, pattern: re.Pattern) -> bool:
+    return (
+        folder.is_dir()
+        and os.access(folder, os.R_OK)
+        and any(pattern.fullmatch(path.name) for path in folder.iterdir())
+    )
 
 
 def _check_inner(folder: Path, pattern: re.Pattern) -> None:
@@ -100,9 +130,10 @@ def new_results(folder: str | Path, *, overwrite: bool, source: Any = None) -> I
 
 
 def _take_place(place: Path, folder: Path) -> None:
-    """Move finished results from `place` to where they belong; without run.json in between, so no mixture is read."""
+    """Move finished results from `place` to where they belong; in between run.json says so, and no mixture is read."""
     _set_corrections_aside(folder)
-    (folder / FILES[-1]).unlink(missing_ok=True)
+    (place / "between").write_text(json.dumps(BETWEEN), "utf-8")
+    os.replace(place / "between", folder / FILES[-1])
     for name, pattern in FOLDERS.items():
         (folder / name).mkdir(exist_ok=True)
         for path in (folder / name).iterdir():

@@ -40,7 +40,7 @@ class Look:
 
     layers: tuple[str, ...] = ("fused",)
     objects: tuple[int, ...] | None = None
-    opacity: float = 0.45
+    opacity: float = 0.3
     outlines: bool = True
     points: bool = True
     ids: bool = True
