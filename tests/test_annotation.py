@@ -210,7 +210,9 @@ def test_other_settings_need_another_folder(annotated: Path, tmp_path: Path, cap
         annotate_dataset("generated", None, annotated, Settings(every=20, candidates=4), limit=3)
     (tmp_path / "mine.txt").write_text("keep", encoding="utf-8")
     assert main(["annotate", "--benchmark", "generated", "--out", str(tmp_path)]) == 2
-    assert "holds no annotations" in capsys.readouterr().err and (tmp_path / "mine.txt").read_text() == "keep"
+    assert (
+        "what it holds is not annotations" in capsys.readouterr().err and (tmp_path / "mine.txt").read_text() == "keep"
+    )
 
 
 def every_fifth(root: Path) -> Path:

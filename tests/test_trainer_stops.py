@@ -171,6 +171,6 @@ def test_a_claim_that_was_killed_halfway_is_claimed_again(tmp_path):
 @pytest.mark.parametrize("name", [".settings.json.swp", ".settings.json.4711.bak", "settings.json.4711"])
 def test_somebody_elses_file_is_never_taken_for_a_killed_claim(tmp_path, name):
     (tmp_path / name).write_text("mine", encoding="utf-8")
-    with pytest.raises(BadInput, match="is not empty and holds no run"):
+    with pytest.raises(BadInput, match="not empty, and what it holds is not run"):
         provenance.claim(tmp_path, {"seed": 1}, "run")
     assert (tmp_path / name).read_text(encoding="utf-8") == "mine"

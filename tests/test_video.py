@@ -258,7 +258,7 @@ def test_arguments_that_cannot_be_meant(tmp_path):
     path = encode(tmp_path / "a.mp4", count=3)
     for arguments, message in [
         ({"reader": "opencv"}, "expected one of 'pyav' or 'decord'"),
-        ({"max_frames": 0}, "max_frames=0: expected 1 or more"),
+        ({"max_frames": 0}, "max_frames=0: expected a whole number from 1"),
         ({"fps": 25}, "carries its own rate"),
         ({"fps": -1}, "expected a positive number"),
     ]:

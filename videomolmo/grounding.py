@@ -265,6 +265,7 @@ def device_named(name: str) -> str:
     """
     import torch
 
+    name = str(name)  # a torch.device, too
     if name not in ("auto", "cpu") and not name.startswith("cuda"):
         raise BadInput(f"device is {name!r}, expected 'auto', 'cpu' or 'cuda'")
     if name == "auto":

@@ -4,7 +4,9 @@ Hub ids may pin a revision: "ghazishazan/VideoMolmo@0123abc". Nothing is ever ru
 safetensors are fetched, and of SAM 2 one checkpoint file, which is read as tensors alone.
 """
 
+import os
 import re
+import textwrap
 from pathlib import Path
 
 from videomolmo import provenance, shipped
@@ -75,6 +77,7 @@ def file_hash(path: Path) -> str:
 
 
 def _folder_or_hub(name: str, option: str, needs: str, offline: bool) -> Path:
+    name = _named(name, option, needs)
     if Path(name).is_dir():
         return Path(name)
     if not _HUB_ID.match(name):
@@ -91,8 +94,14 @@ def _folder_or_hub(name: str, option: str, needs: str, offline: bool) -> Path:
         raise _unreachable(name, option, error) from error
 
 
+def _named(name: object, option: str, needs: str) -> str:
+    if not isinstance(name, (str, os.PathLike)) or not str(name).strip():
+        raise BadInput(f"{option} is {name!r}, expected 'nano', a hub id, or a folder with {needs}")
+    return str(name)
+
+
 def _unreachable(name: str, option: str, error: Exception) -> BadInput:
-    reason = str(error).split("\n")[0][:160] or type(error).__name__
+    reason = textwrap.shorten(str(error).split("\n")[0], 160, placeholder=" …") or type(error).__name__
     return BadInput(f"{option} {name!r}: no such folder, and the hub gave nothing ({reason}); check name and network")
 
 

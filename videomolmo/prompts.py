@@ -42,6 +42,8 @@ def as_question(sentence: str) -> str:
         >>> as_question("Where is the cat?")
         'Where is the cat?'
     """
+    if not isinstance(sentence, str):
+        raise BadInput(f"the sentence is {sentence!r:.80}, expected a text, for example 'the red circle'")
     text = " ".join(sentence.split())
     if not text.strip(".,;:!? "):
         raise BadInput("the sentence is empty; name what to look for, for example 'the red circle'")

@@ -60,12 +60,13 @@ def claim(out: Path, made_by: dict, what: str) -> None:
                 raise BadInput(f"{known} holds no settings; give a new folder")
             different = sorted(key for key in made_by if before.get(key) != made_by[key])
             if different:
-                raise BadInput(f"{out} holds {what} with other {', '.join(different)}; give a new folder")
+                told = [f"{key} ({before.get(key)!r:.60}, now {made_by[key]!r:.60})" for key in different]
+                raise BadInput(f"{out} holds {what} with other {', '.join(told)}; give a new folder")
             return
         there = list(out.iterdir()) if out.is_dir() else []
         left = [path for path in there if is_unfinished(path, known.name)]
         if len(there) > len(left) or (out.exists() and not out.is_dir()):
-            raise BadInput(f"{out} is not empty and holds no {what}; give a new folder")
+            raise BadInput(f"{out} is there and not empty, and what it holds is not {what}; give a new folder")
         out.mkdir(parents=True, exist_ok=True)
         for path in left:
             path.unlink(missing_ok=True)

@@ -19,18 +19,21 @@ FOLDERS = {"masks": re.compile(r"\d{5,}\.png"), "propagation": WINDOW_FILE}
 CORRECTIONS = ("corrections.jsonl", "corrections")  # a person's work on the result beside them
 
 
-def check_folder(folder: str | Path, *, overwrite: bool, source: Any = None) -> Path:
+def check_folder(folder: str | Path, *, overwrite: bool, source: Any = None, results: bool = True) -> Path:
     """Whether results can go to `folder`; touches nothing, so that it can be asked before any work is done.
 
     Args:
         folder: for the results.
         overwrite: whether earlier results in it may be replaced.
         source: the video, where it is a path: it must not be among what is replaced.
+        results: whether results go there, so that what bears their names has to be one.
 
     Raises:
         BadInput: it holds something and `overwrite` is False, is no folder, cannot be written, or holds other things
             under the names of results.
     """
+    if not isinstance(folder, (str, os.PathLike)) or not str(folder):
+        raise BadInput(f"the folder for the results is {folder!r}, expected a path")
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"{folder} is a file; give a folder for the results")
@@ -46,7 +49,8 @@ def check_folder(folder: str | Path, *, overwrite: bool, source: Any = None) -> 
         _check_inner(folder / name, pattern)
     if isinstance(source, (str, Path)):
         _check_source(folder, Path(source))
-    _check_own(folder)
+    if results:
+        _check_own(folder)
     return folder
 
 

@@ -46,7 +46,7 @@ class KeyAnswer:
     problem: str | None = None
 
 
-@dataclass
+@dataclass(eq=False)  # masks have no truth value to compare by; a result is itself
 class GroundingResult:
     """Answers on key frames, and masks of every object on every frame.
 

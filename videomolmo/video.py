@@ -7,6 +7,7 @@ import operator
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
@@ -141,8 +142,10 @@ def open_video(
     """
     if reader not in READERS:
         raise BadInput(f"reader {reader!r}: expected one of {' or '.join(map(repr, READERS))}")
-    if max_frames is not None and max_frames < 1:
-        raise BadInput(f"max_frames={max_frames}: expected 1 or more, or None for all frames")
+    if max_frames is not None and (
+        isinstance(max_frames, bool) or not isinstance(max_frames, Integral) or max_frames < 1
+    ):
+        raise BadInput(f"max_frames={max_frames!r}: expected a whole number from 1, or None for all frames")
     if fps is not None and not (math.isfinite(fps) and fps > 0):
         raise BadInput(f"fps={fps}: expected a positive number of frames a second, such as 30")
     if not isinstance(source, (str, Path)):

@@ -114,6 +114,8 @@ def root_of(name: str, path: str | Path | None) -> Path | None:
         BadInput: neither is given, or nothing is there.
     """
     plain, dataset = known(name)
+    if not dataset.needs_path and path is not None:
+        raise BadInput(f"{dataset.title}: made by this program, expected no path, got {str(path)!r}; leave it out")
     if not dataset.needs_path:
         return None
     if path is None and not os.environ.get(VARIABLE):

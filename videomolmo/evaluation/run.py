@@ -82,7 +82,7 @@ def evaluate(
         refused, and with the number of frames where only some have no mask.
 
     Raises:
-        BadInput: `out` holds results of other settings, or what the parts refuse of settings and truth.
+        BadInput: `out` holds results of other settings, no foreign mask is there, or what the parts refuse.
     """
     benchmark, _ = known(benchmark)
     settings = {"every": every, "fusion": fusion, "tau": tau, "context": context}
@@ -190,7 +190,17 @@ def _scores(
         about = {"clip": record.clip, "expression": expression.id, "kind": expression.kind, "text": expression.text}
         seconds = None if answer is None else answer["seconds"]
         rows += [{**about, **vars(score), "seconds": seconds} for score in scores]
+    if foreign:
+        _check_any(records, predictions, missing)
     return rows, missing, lacking
+
+
+def _check_any(records: Records, predictions: Predictions, missing: list[str]) -> None:
+    """BadInput where masks of others are all missing: they lie elsewhere, or under other names."""
+    pairs = list(_pairs(records))
+    if pairs and len(missing) == len(pairs):
+        looked_for = predictions.path(*pairs[0], 0)
+        raise BadInput(f"no mask in {predictions.root}: the first looked for is {looked_for}; check path and layout")
 
 
 def _mask_scores(record: Record, expression: Expression, predictions: Predictions) -> list[Score]:

@@ -115,7 +115,10 @@ def to_published(model: PointingModel) -> dict[str, Tensor]:
     for name, value in ours.items():
         generic, number = _generic(name)
         if generic not in RENAMES_BACK:
-            raise BadInput(f"weight {name!r} has no published name, expected the published parts only; save as ours")
+            raise BadInput(
+                f"weight {name!r} has no published name: only models of the published shape can be exported, and nano "
+                "is another one; `save_pretrained` keeps it"
+            )
         published[RENAMES_BACK[generic].replace("{n}", number)] = value
     return published
 

@@ -62,7 +62,11 @@ def report(
     table = select(table, where or {})
     repeats = [over] if over else [name for name in facts["repeats"] if name in table]
     view = choose_view(table, facts["varied"], own, repeats, x=x, colour=colour, facet=facet, y=y)
-    drawn = [(name, means(table, view, name)) for name in measures(table, own, view, y)]
+    singular = {name.removesuffix("s") for cell in facts["cells"].values() for name in cell["parameters"]}
+    written = [
+        name for name in own if name not in singular
+    ]  # a column "tau" is one of the parameter "taus", no outcome
+    drawn = [(name, means(table, view, name)) for name in measures(table, written or own, view, y)]
     reading = " ".join((_reading(view), *(f"Only {name} = {value}." for name, value in (where or {}).items())))
     write_text(path, _page(store, facts, table, reading, view, drawn, without))
     return path

@@ -82,7 +82,7 @@ class Store:
             BadInput: the folder cannot be written, or holds other things, a sweep of another notebook, or of another
                 state of this one.
         """
-        check_folder(self.out, overwrite=True)  # what is there stays, apart from what is ours
+        check_folder(self.out, overwrite=True, results=False)  # what is there stays, apart from what is ours
         if (self.out / FILE).is_file():
             before = self.facts()
             if before["sha256"] != notebook.sha256:

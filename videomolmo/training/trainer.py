@@ -102,7 +102,7 @@ def train(recipe: Recipe, resume: str | Path | None = None, progress: bool = Tru
             read, where the recipe does not replace it.
         Diverged: the loss is not finite or runs away; the samples that did it lie in {out}/offending.
     """
-    check_folder(recipe.out, overwrite=True)  # before a large model is loaded
+    check_folder(recipe.out, overwrite=True, results=False)  # before a large model is loaded
     accelerator = accelerator_for(recipe)
     slices = Slices(
         recipe.optimiser.batch, recipe.optimiser.micro_batch, accelerator.num_processes, accelerator.process_index
