@@ -32,6 +32,7 @@ globalThis.kernel = (traits) => {
         on: (name, act) => (heard[name] ??= new Set()).add(act),
         off: (name, act) => heard[name]?.delete(act),
         send: (content) => said.push(content),
+        change: () => [...heard.change ?? []].forEach((act) => act()),
         answer: (content, ...buffers) => [...heard["msg:custom"] ?? []].forEach((act) => act(content, buffers)),
     };
 };
@@ -186,6 +187,45 @@ def test_a_held_key_shows_every_frame_and_asks_for_many_at_once(page, size):
         page.wait_for_function("document.querySelector('.vm-caption').innerText === 'frame 100'")
         assert view.get_attribute("aria-valuetext") == "frame 100"
         page.wait_for_function("shown.model.said.at(-1).frame === 100")  # the kernel learns where the user is
+
+
+PIXEL = base64.b64encode(encode(np.zeros((48, 64, 3), np.uint8), "png")[0]).decode()
+
+
+def test_playing_goes_on_from_where_the_user_goes(page):
+    open_canvas(page)
+    page.evaluate(PAINTS, [PIXEL])
+    view, box = page.locator(".vm-view"), page.locator(".vm-line").bounding_box()
+    view.focus()
+    view.press("Space")
+    page.wait_for_function("Number(document.querySelector('.vm-view').dataset.frame) >= 2")
+    page.mouse.click(box["x"] + 8 + 0.6 * (box["width"] - 16), box["y"] + 12)
+    page.wait_for_function("Number(document.querySelector('.vm-view').dataset.frame) >= 62")
+    page.evaluate("shown.model.traits.frames = 40; shown.model.change()")  # of another result
+    page.wait_for_function("document.querySelector('.vm-button[aria-label^=play]').textContent === '▶'")
+
+
+def test_a_lost_kernel_is_said_and_its_keys_scroll_nothing(page):
+    open_canvas(page)
+    page.evaluate("() => { shown.model.send = () => { throw new Error('Cannot send'); }; }")
+    view = page.locator(".vm-view")
+    view.focus()
+    held = "new KeyboardEvent('keydown', { key: 'ArrowRight', cancelable: true })"
+    assert page.evaluate(f"!document.querySelector('.vm-view').dispatchEvent({held})")
+    page.wait_for_function("document.querySelector('.vm-caption').innerText.includes('run the cell again')")
+
+
+def test_at_rest_few_frames_are_asked_for_so_that_a_leap_need_not_wait(page):
+    open_canvas(page)
+    page.evaluate(PAINTS, [PIXEL])
+    view = page.locator(".vm-view")
+    view.focus()
+    view.press("End")
+    page.wait_for_selector(".vm-view[data-frame='100']")
+    view.press("Home")
+    page.wait_for_timeout(900)
+    asked = page.evaluate("shown.model.said.map(({pictures}) => pictures?.length ?? 0)")
+    assert max(asked) <= 4 and sum(asked) >= 20, asked
 
 
 def test_a_click_on_a_run_of_decisions_goes_to_the_frame_under_the_mouse(page):

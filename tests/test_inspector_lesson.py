@@ -30,7 +30,8 @@ class Lesson:
         truth = np.stack([mended.mask("fused", t)[:1] for t in range(12)])
         names = {"every": 5, "rule": "iou", "tau": 0.7, "click": CLICK, "folder": folder, "truth": truth}
         own = {"Inspection": Inspection, "Corrections": Corrections, "grounder": InstantTracker()}
-        self.names = names | {"np": np, "pd": pd} | own
+        said = {"sentence": "the circle", "clearer": "the red circle"}  # as in the notebook's parameters
+        self.names = names | {"np": np, "pd": pd} | own | said
 
     def open(self) -> None:
         """As "Run All" begins."""

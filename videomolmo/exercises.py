@@ -47,8 +47,8 @@ def check_agreed_exercise(rule: Callable[[np.ndarray, np.ndarray, int, int], np.
     cases = {
         "the sides overlap by half": (a, b, 1, 4),
         "the sides overlap by four tenths": (d, e, 4, 1),
-        "the sides overlap by a fifth and the right key frame is nearer": (a, f, 4, 1),
         "the sides overlap by a fifth and the left key frame is nearer": (a, f, 1, 4),
+        "the sides overlap by a fifth and the right key frame is nearer": (a, f, 4, 1),
         "the sides do not overlap and the left key frame is nearer": (a, c, 1, 4),
         "the sides do not overlap and the right key frame is nearer": (a, c, 4, 1),
         "the sides do not overlap and both key frames are equally near": (a, c, 2, 2),

@@ -113,8 +113,9 @@ class View {
 
   // ---- frames -------------------------------------------------------------------------------------------------------
   want(frame) {
-    const wanted = Math.max(0, Math.min(this.model.get("frames") - 1, frame));
-    if (wanted !== this.wanted) this.step = wanted > this.wanted ? 1 : -1;
+    const last = this.model.get("frames") - 1, wanted = Math.max(0, Math.min(last, frame));
+    if (wanted === 0 || wanted === last) this.step = wanted ? -1 : 1; // only one way is left
+    else if (wanted !== this.wanted) this.step = wanted > this.wanted ? 1 : -1;
     this.near = Math.abs(wanted - this.wanted) <= 2; // stepping or playing, not leaping
     this.wanted = wanted;
     this.line.go(wanted);
