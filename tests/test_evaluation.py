@@ -126,7 +126,7 @@ def test_masks_with_other_digits_than_the_frames_are_scored_and_those_of_no_fram
     for path in folder.glob("*.png"):
         path.rename(folder / f"other{path.name}")
     with pytest.raises(BadInput, match="masks of no frame"):
-        evaluate("reason_vos", tmp_path / "out", path=root, foreign=tmp_path)
+        read_dataset("reason_vos", root)[0].mask_of("5", 0)
 
 
 def test_annotators_that_left_an_object_out_still_give_the_protocols_number(tmp_path: Path, capsys) -> None:
@@ -158,6 +158,12 @@ def test_several_true_points_of_one_mask_are_objects_of_their_own() -> None:
     answer = {"key_frames": [{"frame": 0, "points_px": [middles[0].tolist(), [6.0, 8.0]]}]}
     scores = score_points(record, Expression("0", "the cells", ("1",)), answer)
     assert [score.value for score in scores] == [0.5, 0.5, 0.5]  # both in the same cell
+
+
+def test_a_folder_without_any_of_the_masks_is_refused_before_anything_is_written(truths, tmp_path) -> None:
+    with pytest.raises(BadInput, match=r"no mask in .*the first looked for is .*00000\.png"):
+        evaluate("generated", tmp_path / "out", limit=2, foreign=truths)  # its layout is another one
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_missing_or_broken_mask_counts_as_empty(records, tmp_path: Path) -> None:

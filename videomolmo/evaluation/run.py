@@ -98,7 +98,7 @@ def evaluate(
     if foreign is None:
         weights, refused = _predict(records, predictions, out, model, masks, device, settings, made_by)
     else:
-        weights = _claim_foreign(foreign, out, made_by)
+        weights = _claim_foreign(records, predictions, out, made_by)
     rows, missing, lacking = _scores(records, predictions, out, refused, foreign is not None)
     rows += _means(rows) if benchmark != REVOS_NAME else _revos_means(rows)
     if benchmark == "ref_davis17":
@@ -140,10 +140,14 @@ def _predict(
     return grounder.weights, refused
 
 
-def _claim_foreign(foreign: Path, out: Path, made_by: dict) -> dict[str, str]:
-    """Take `out` for scores of masks that lie in a folder; their weights are not known."""
-    if not foreign.is_dir():
-        raise BadInput(f"{foreign} is no folder of predictions; check the path")
+def _claim_foreign(records: Records, predictions: Predictions, out: Path, made_by: dict) -> dict[str, str]:
+    """Take `out` for scores of masks that lie in a folder, where there are any; their weights are not known."""
+    if not predictions.root.is_dir():
+        raise BadInput(f"{predictions.root} is no folder of predictions; check the path")
+    first = next(_pairs(records), None)
+    if first and not any(_has_any(predictions, *pair) for pair in _pairs(records)):
+        looked_for = predictions.path(*first, 0)
+        raise BadInput(f"no mask in {predictions.root}: the first looked for is {looked_for}; check path and layout")
     provenance.claim(out, made_by, "an evaluation")
     return {}
 
@@ -190,17 +194,7 @@ def _scores(
         about = {"clip": record.clip, "expression": expression.id, "kind": expression.kind, "text": expression.text}
         seconds = None if answer is None else answer["seconds"]
         rows += [{**about, **vars(score), "seconds": seconds} for score in scores]
-    if foreign:
-        _check_any(records, predictions, missing)
     return rows, missing, lacking
-
-
-def _check_any(records: Records, predictions: Predictions, missing: list[str]) -> None:
-    """BadInput where masks of others are all missing: they lie elsewhere, or under other names."""
-    pairs = list(_pairs(records))
-    if pairs and len(missing) == len(pairs):
-        looked_for = predictions.path(*pairs[0], 0)
-        raise BadInput(f"no mask in {predictions.root}: the first looked for is {looked_for}; check path and layout")
 
 
 def _mask_scores(record: Record, expression: Expression, predictions: Predictions) -> list[Score]:

@@ -102,12 +102,13 @@ class CorrectPanel:
         inspection = self._desk.inspection
         points = [one for one in inspection.points(frame) if one.object is not None]
         reach = max(4.0, REACH * math.hypot(inspection.width, inspection.height))
-        away = {id(one): math.dist((one.x, one.y), (x, y)) for one in points}
+        away = [math.dist((one.x, one.y), (x, y)) for one in points]
         # of several within reach one of the object that is chosen, then the nearest
-        order = lambda one: (away[id(one)] > reach, one.object != self.thing.value, away[id(one)])  # noqa: E731
-        near = min(points, key=order, default=None)
-        if near is None or away[id(near)] > reach:
+        other = [one.object != self.thing.value for one in points]
+        within = [(other[n], far, n) for n, far in enumerate(away) if far <= reach]
+        if not within:
             raise BadInput(f"no point within {reach:.0f} px of the click on frame {frame}; click on a point")
+        near = points[min(within)[-1]]
         remove = self._desk.corrections.remove_point
         self._run("removal", lambda **news: remove(frame, near.object, near.index, **news))
 
