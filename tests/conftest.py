@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -9,11 +10,15 @@ from pathlib import Path
 import golden
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from videomolmo.points import Answer, read_points, write_points
 from videomolmo.shipped import nano_masks, nano_pointing
 from videomolmo.synth.clips import Clip, generate_clip
 from videomolmo.video import Frames
+
+settings.register_profile("repeatable", derandomize=True, database=None)  # the same examples in every run
+settings.load_profile("repeatable")
 
 CORPUS = [
     f'Point to the {colour} {shape}. <point x="12.5" y="40.6" alt="{colour} {shape}">{colour}</point> There are none.'
@@ -27,6 +32,27 @@ def pytest_terminal_summary(terminalreporter) -> None:
     if table := golden.parity_table():
         terminalreporter.section("parity with the published model (float32)")
         terminalreporter.write_line("\n".join(table))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_home(tmp_path_factory) -> Iterator[None]:
+    """Settings, kernels and data sets of whoever runs the tests change nothing; only caches of libraries are kept."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"))
+        for name in os.environ:
+            if name.startswith(("JUPYTER", "JPY_", "XDG_CONFIG", "XDG_DATA", "HF_", "WANDB_")):
+                patch.delenv(name)
+        for name in ("VIDEOMOLMO_DATA", "IPYTHONDIR", "MPLCONFIGDIR", "MATPLOTLIBRC", "GIT_DIR", "GIT_WORK_TREE"):
+            patch.delenv(name, raising=False)
+        patch.setenv("HOME", str(home))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path_factory, monkeypatch) -> None:
+    """Each test runs in an empty folder: what lies where pytest was started, or in `results/` there, is never seen."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
 
 
 @pytest.fixture(scope="module")

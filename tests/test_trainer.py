@@ -13,6 +13,7 @@ import pytest
 import torch
 from golden import model_folders, near, read_json, tensors
 from test_model_golden import gradients_near, model_of, train_batch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from training_runs import COLOURS, TINY, fixture_of, recipe_of, rows_of_blocks, tiny_model, weights
 
@@ -403,8 +404,9 @@ def test_arithmetic_is_counted_as_torch_counts_it(model, rows):
     batch = next(iter(feed(MicroBatches(samples_of(rows), processor, Slices(1, 1, 1, 0), 0, 1), 0))).tensors
     tiny = PointingModel.from_pretrained(model).train()
     choose(tiny, Learn())
-    with FlopCounterMode(display=False) as counter:
+    # as plain products: which fused attention kernels of a CPU are counted differs between releases of torch
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         Objective(tiny)(batch).backward()
     counted = Arithmetic(TINY, Learn()).operations(1, batch["input_ids"].shape[1])
-    assert counted == pytest.approx(counter.get_total_flops(), rel=0.05)  # attention backwards: 4 products or 5
+    assert counted == pytest.approx(counter.get_total_flops(), rel=0.01)
     assert Arithmetic(TINY, Learn(("temporal",))).operations(1, 60) < 0.8 * Arithmetic(TINY, Learn()).operations(1, 60)

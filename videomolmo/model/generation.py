@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -69,7 +70,9 @@ def _step(
 ) -> Float[Tensor, "batch queries width"]:
     """Run the language model over new embeddings and extend the cache."""
     mask = {"full_attention": attention_mask_of(allowed, model.language.config._attn_implementation, embeds.dtype)}
+    # transformers 5.24 renamed the argument and warns of the old name, which alone earlier releases know
+    named = "cache" if "cache" in signature(model.language.forward).parameters else "past_key_values"
     out = model.language(
-        inputs_embeds=embeds, attention_mask=mask, position_ids=position_ids, past_key_values=cache, use_cache=True
+        inputs_embeds=embeds, attention_mask=mask, position_ids=position_ids, use_cache=True, **{named: cache}
     )
     return out.last_hidden_state.to(embeds.device)

@@ -69,7 +69,7 @@ def connect(model: nn.Module, devices: Devices) -> nn.Module:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The following device_map keys")  # it means the bare parameters
         return dispatch_model(
-            model, devices, main_device=devices["language.embed_tokens"], skip_keys=["past_key_values"]
+            model, devices, main_device=devices["language.embed_tokens"], skip_keys=["past_key_values", "cache"]
         )
 
 
