@@ -16,7 +16,8 @@ from videomolmo.baselines.molmo2 import PROMPT, as_tracking, inputs_of, shrunk
 from videomolmo.baselines.timed_answers import by_time, check_times, shown
 from videomolmo.cli import main
 from videomolmo.errors import BadInput
-from videomolmo.points import TrackPoint, read_points, write_tracks
+from videomolmo.points import TrackPoint, read_points
+from videomolmo.points.writing_molmo2 import write_tracks
 from videomolmo.prompts import as_question
 from videomolmo.results import GroundingResult
 from videomolmo.video import open_video

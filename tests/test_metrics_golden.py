@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import HOW, ROOT
+from reference.points import has_molmo1_format, read_like_molmo1
+from reference.points_molmo2 import read_like_molmo2_points
 
 from videomolmo.errors import BadInput
 from videomolmo.metrics import (
@@ -41,7 +43,7 @@ from videomolmo.metrics import (
     video_point_scores,
 )
 from videomolmo.metrics.tracks import Tubes
-from videomolmo.points import TrackPoint, has_molmo1_format, read_like_molmo1, read_like_molmo2_points
+from videomolmo.points import TrackPoint
 
 FOLDER = ROOT / "eval" if (ROOT / "eval").is_dir() else ROOT
 TOLERANCE = 1e-9

@@ -11,26 +11,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from videomolmo.errors import BadInput
-from videomolmo.points import (
-    TrackPoint,
-    has_molmo1_format,
-    molmo_pixels,
-    read_like_molmo1,
+from reference.points import has_molmo1_format, molmo_pixels, read_like_molmo1, read_like_videomolmo, videomolmo_pixels
+from reference.points_molmo2 import (
     read_like_molmo2_entries,
     read_like_molmo2_points,
     read_like_molmo2_time_points,
     read_like_molmo2_tracks,
-    read_like_videomolmo,
-    read_points,
-    videomolmo_pixels,
-    write_count,
-    write_like_videomolmo,
-    write_points,
-    write_timed_points,
-    write_tracks,
 )
+
+from videomolmo.errors import BadInput
+from videomolmo.points import TrackPoint, read_points, write_count, write_like_videomolmo, write_points
+from videomolmo.points.writing_molmo2 import write_timed_points, write_tracks
 
 GOLDEN = Path(os.environ.get("VIDEOMOLMO_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
 HEIGHT, WIDTH = 360, 640

@@ -9,10 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import HOW, ROOT, read_json
+from reference.points import Reading, has_molmo1_format, read_like_molmo1, read_like_videomolmo
+from reference.points_molmo2 import (
+    TrackFrame,
+    read_like_molmo2_entries,
+    read_like_molmo2_points,
+    read_like_molmo2_time_points,
+    read_like_molmo2_tracks,
+)
 
 from videomolmo import points
 from videomolmo.errors import BadInput
-from videomolmo.points import Reading, TrackFrame, TrackPoint
+from videomolmo.points import TrackPoint
+from videomolmo.points.writing_molmo2 import write_timed_points, write_tracks
 
 TOLERANCE = 1e-6
 ERROR = "error"
@@ -66,16 +75,14 @@ def check(reading: Reading | bool, wanted: Any) -> None:
 
 
 READERS = {
-    "molmo1": lambda text, *size, fps: points.read_like_molmo1(text, *size),
-    "molmo1_valid_format": lambda text, *size, fps: points.has_molmo1_format(text),
-    "videomolmo": lambda text, *size, fps: points.read_like_videomolmo(text, *size),
-    "molmo2_unified": lambda text, *size, fps: points.read_like_molmo2_entries(text, *size),
-    "molmo2_points": lambda text, *size, fps: points.read_like_molmo2_points(text, *size),
-    "molmo2_time_points": lambda text, *size, fps: points.read_like_molmo2_time_points(text, *size),
-    "molmo2_tracks": lambda text, *size, fps: points.read_like_molmo2_tracks(text, *size, fps),
-    "molmo2_tracks_no_format": lambda text, *size, fps: points.read_like_molmo2_tracks(
-        text, *size, fps, with_format=False
-    ),
+    "molmo1": lambda text, *size, fps: read_like_molmo1(text, *size),
+    "molmo1_valid_format": lambda text, *size, fps: has_molmo1_format(text),
+    "videomolmo": lambda text, *size, fps: read_like_videomolmo(text, *size),
+    "molmo2_unified": lambda text, *size, fps: read_like_molmo2_entries(text, *size),
+    "molmo2_points": lambda text, *size, fps: read_like_molmo2_points(text, *size),
+    "molmo2_time_points": lambda text, *size, fps: read_like_molmo2_time_points(text, *size),
+    "molmo2_tracks": lambda text, *size, fps: read_like_molmo2_tracks(text, *size, fps),
+    "molmo2_tracks_no_format": lambda text, *size, fps: read_like_molmo2_tracks(text, *size, fps, with_format=False),
 }
 
 
@@ -94,7 +101,7 @@ def test_every_reference_has_a_reader(case):
 
 @pytest.mark.parametrize("case", cases("parse.json", "multi_image"))
 def test_strict_reader_of_several_images(case):
-    check(points.read_like_molmo2_entries(case["text"], case["widths"], case["heights"]), case["expected"])
+    check(read_like_molmo2_entries(case["text"], case["widths"], case["heights"]), case["expected"])
 
 
 @pytest.mark.parametrize("case", cases("parse.json", "cases"))
@@ -137,7 +144,7 @@ def test_texts_about_an_image(case):
     check_text(case["videomolmo"], points.write_like_videomolmo, places, label, 100, 100)
     for style, mode, wanted in molmo2_texts(case):
         options = {"alt": f"other {label}"} if mode == "alt" else {"mode": mode}
-        check_text(wanted, points.write_timed_points, [1], [places], label, 100, 100, style=style, **options)
+        check_text(wanted, write_timed_points, [1], [places], label, 100, 100, style=style, **options)
 
 
 @pytest.mark.parametrize("case", cases("format.json", "video_points"))
@@ -145,7 +152,7 @@ def test_texts_about_points_in_a_video(case):
     places = [np.array(frame, dtype=float).reshape(-1, 2) for frame in case["points"]]
     arguments = case["timestamps"], places, case["label"], case["height"], case["width"]
     for style, mode, wanted in molmo2_texts(case):
-        check_text(wanted, points.write_timed_points, *arguments, style=style, mode=mode)
+        check_text(wanted, write_timed_points, *arguments, style=style, mode=mode)
 
 
 @pytest.mark.parametrize("case", cases("format.json", "video_tracks"))
@@ -156,4 +163,4 @@ def test_texts_about_tracks(case):
     times = [frame["time"] for frame in case["frames"]]
     for style, ends, wanted in molmo2_texts(case):
         options = {"style": style, "ends_only": ends == "start_end", "exact": True}
-        check_text(wanted, points.write_tracks, times, frames, case["label"], case["height"], case["width"], **options)
+        check_text(wanted, write_tracks, times, frames, case["label"], case["height"], case["width"], **options)

@@ -1,5 +1,8 @@
 """What all answer formats share: the sentences for none, escaped labels, the size of a frame."""
 
+from collections.abc import Hashable
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Float64, Num
 
@@ -12,6 +15,22 @@ END_OF_TEXT = "<|endoftext|>"
 
 # Label characters that would break the tag. "&" first when writing, last when reading.
 ESCAPES = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"))
+
+
+class TrackPoint(NamedTuple):
+    """Where one object is in one frame.
+
+    Args:
+        object_id: anything that names the object throughout the video.
+        x: pixels from the left.
+        y: pixels from the top.
+        occluded: known but not visible, hence not written.
+    """
+
+    object_id: Hashable
+    x: float
+    y: float
+    occluded: bool = False
 
 
 class Broken(ValueError):

@@ -3,13 +3,13 @@
 from collections.abc import Hashable, Sequence
 from itertools import count
 from numbers import Integral
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Num
 
 from videomolmo.errors import BadInput
-from videomolmo.points.text import NO_POINTS, NO_TRACKS, escape, points_inside
+from videomolmo.points.text import NO_POINTS, NO_TRACKS, TrackPoint, escape, points_inside
 
 Style = Literal["html-v1", "html-v2"]
 Mode = Literal["point", "point_then_count", "count_then_point", "count"]
@@ -22,22 +22,6 @@ SENTENCES = {
 }
 LINE_BREAK = "\n"
 LATEST = 1e6  # seconds; the readers take up to six digits
-
-
-class TrackPoint(NamedTuple):
-    """Where one object is in one frame.
-
-    Args:
-        object_id: anything that names the object throughout the video.
-        x: pixels from the left.
-        y: pixels from the top.
-        occluded: known but not visible, hence not written.
-    """
-
-    object_id: Hashable
-    x: float
-    y: float
-    occluded: bool = False
 
 
 def write_timed_points(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from videomolmo.points.references import (
+from reference.points import (
     ATTRIBUTES,
     CLICK,
     IN_PARENTHESES,
