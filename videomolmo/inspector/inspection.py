@@ -41,8 +41,9 @@ class Inspection:
 
     Args:
         result: a result, or the folder it was saved to.
-        truth: None; bool (frames, objects, height, width) or (frames, height, width); a folder of index PNGs; or a .npz
-            with such an array. Truth of another size is rescaled, and `missing` says so.
+        truth: None; bool (frames, objects, height, width) or (frames, height, width); numbers of objects (frames,
+            height, width), 0 for background; a folder of index PNGs; or a .npz or .npy with such an array. Truth of
+            another size is rescaled, and `missing` says so.
         video: replaces the recorded source: a path, an array, or `Frames`.
         corrected: show the corrections that lie in the folder; otherwise whoever corrects is shown them first.
 

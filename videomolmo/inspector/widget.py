@@ -149,7 +149,8 @@ def inspect(
 
     Args:
         result: a result, or the folder it was saved to.
-        truth: masks to compare with: bool (frames, objects, height, width) or (frames, height, width), or files; see
+        truth: masks to compare with: bool (frames, objects, height, width) or (frames, height, width), numbers of
+            objects (frames, height, width), or files; see
             `videomolmo.inspector.inspection.Inspection`.
         other: a second result of the same video, shown beside it; the same result again compares two fusion rules.
         video: replaces the recorded source.
