@@ -112,7 +112,7 @@ def list_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[
         BadInput: there is none, one that cannot be read here, or two with the same number: a frame and its mask,
             or the same frame in two formats.
     """
-    files = [path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file()]
+    files = [path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir()]
     found = in_natural_order(path for path in files if path.suffix.lower() in suffixes)
     others = in_natural_order(path for path in files if path.suffix.lower() in _OTHER_SUFFIXES)
     expected = f"files ending in {', '.join(suffixes)}"

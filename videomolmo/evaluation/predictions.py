@@ -19,7 +19,8 @@ from videomolmo.mask_pictures import read_foreground
 LAYOUT = "{clip}/{expression}/{frame}.png"
 FIELDS = ("clip", "expression", "frame", "object", "source", "exp_id")
 UNUSUAL = {  # what may be so of a mask, and what was done with it
-    "levels": "hold several values (grey levels or objects): every pixel but 0 was taken for foreground",
+    "levels": "hold several values (grey levels or objects): every pixel but 0 was taken for foreground, so that "
+    "probabilities should be saved in black and white",
     "turned": "have an EXIF orientation: they were turned as it says",
     "lying": "lie on their side, width and height exchanged: they were stretched to the size of the clip, not turned",
     "size": "are of another size than the clip: they were scaled to it (nearest neighbour)",
