@@ -145,8 +145,8 @@ RULES: dict[str, Rule] = {
 }
 
 
-def check_rule(rule: str, tau: Real = 0.7) -> None:
-    """Nothing for a known rule and a threshold from 0 to 1.
+def check_rule(rule: str, tau: Real = 0.7) -> float:
+    """τ as a plain number, for a known rule and a threshold from 0 to 1.
 
     Raises:
         BadInput: an unknown rule, or τ outside 0 … 1, NaN or no number.
@@ -156,6 +156,7 @@ def check_rule(rule: str, tau: Real = 0.7) -> None:
     share = as_number(tau)
     if share is None or not 0 <= share <= 1:  # NaN fails both comparisons
         raise BadInput(f"fusion threshold tau={tau!r}: expected a number from 0 to 1; the paper's is 0.7")
+    return share
 
 
 def fuse(
@@ -199,10 +200,10 @@ def fuse(
         >>> fuse(forward, backward, tau=0.3).astype(int).tolist()
         [[0, 1, 0]]
     """
-    check_rule(rule, tau)
+    share = check_rule(rule, tau)
     forward, backward = as_array(forward, "forward masks"), as_array(backward, "backward masks")
     _check_masks(forward, backward)
-    options = {"tau": as_number(tau), "left_distance": left_distance, "right_distance": right_distance}
+    options = {"tau": share, "left_distance": left_distance, "right_distance": right_distance}
     chosen = RULES[rule]
     return chosen.function(forward, backward, **{name: options[name] for name in chosen.options})
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from videomolmo import hub, provenance
 from videomolmo.errors import BadInput
 from videomolmo.fusion import check_rule
-from videomolmo.plain import as_number, as_whole
+from videomolmo.plain import as_whole
 from videomolmo.prompts import as_question
 from videomolmo.results import GroundingResult, KeyAnswer
 from videomolmo.spool import MaskSpool
@@ -225,8 +225,7 @@ def check_settings(every: int, fusion: str, tau: float, context: int | None = No
         raise BadInput(f"every is {every!r}, expected a whole number of frames from 1; 5 is usual")
     if past is None and context is not None:
         raise BadInput(f"context is {context!r}, expected a whole number of past frames from 1, or None: the model's")
-    check_rule(fusion, tau)
-    return {"every": apart, "fusion": fusion, "tau": as_number(tau), "context": past}
+    return {"every": apart, "fusion": fusion, "tau": check_rule(fusion, tau), "context": past}
 
 
 def _opened(video: str | os.PathLike | np.ndarray | Frames, reader: str, max_frames: int | None) -> Frames:

@@ -120,8 +120,9 @@ def open_video(
     """Frames of a video file, of a folder of images, or of an array.
 
     Args:
-        source: path of a video file; path of a folder whose images, in natural order (frame 2 before frame 10), are
-            the frames; or the frames themselves, uint8 (frames, height, width, 3).
+        source: path of a video file; path of a folder whose images (`IMAGE_SUFFIXES`), in natural order (frame 2 before
+            frame 10) and turned as their EXIF tags say, are the frames; or the frames themselves, uint8 (frames,
+            height, width, 3).
         reader: 'pyav', exact on every file it opens, or 'decord', which refuses files it would read wrongly; for video
             files only.
         max_frames: keep only so many frames from the start.

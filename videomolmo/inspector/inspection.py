@@ -281,8 +281,8 @@ class Inspection:
             when they turn up nearby; the forward mask on the right key frame is not stored, and neither is done here.
             Where two key frames are neighbours there is nothing in between, and the stored identities stay.
         """
-        rule, tau = rule or self.rule, self.tau if tau is None else float(tau)
-        check_rule(rule, tau)
+        rule = rule or self.rule
+        tau = check_rule(rule, self.tau if tau is None else tau)
         if reason := self.rules()[rule]:
             raise BadInput(f"rule {rule!r} cannot be applied again: {reason}; choose another one")
         source = self._matched(matching)
