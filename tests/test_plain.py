@@ -19,7 +19,7 @@ from videomolmo.errors import BadInput
 from videomolmo.evaluation.run import evaluate
 from videomolmo.grounding import check_settings, load_masks
 from videomolmo.plain import as_array, as_number, as_path, as_whole
-from videomolmo.points import TrackPoint
+from videomolmo.points import TrackPoint, write_points
 from videomolmo.result_folder import check_folder
 from videomolmo.video import open_video
 
@@ -124,6 +124,16 @@ def test_points_and_scores_as_plain_tuples():
     with pytest.raises(BadInput, match="true tracks: expected"):
         metrics.track_scores([1, 2], {}, tubes)
     assert metrics.mean_over_expressions([(0.8, 0.6, 0.7), None]).j == pytest.approx(0.4)
+
+
+def test_points_are_written_from_lists_and_tensors():
+    wanted = write_points(POINTS, "dog", 8, 9)
+    for points in (POINTS.tolist(), torch.from_numpy(POINTS)):
+        assert write_points(points, "dog", np.int64(8), np.float32(9)) == wanted
+    for bad in ("a", None, [[1, 2], [3]], [1, 2, 3]):
+        with pytest.raises(BadInput, match="points"):
+            write_points(bad, "dog", 8, 9)
+    assert metrics.molmo1_image_count(torch.tensor(3), "3") == (True, True, True)
 
 
 def test_examples_of_the_docstrings():

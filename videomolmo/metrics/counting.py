@@ -154,7 +154,7 @@ def molmo2_image_count(truth: int, points: int) -> AnswerScore:
 
 
 def _score(truth: int, count: int | None, close: bool) -> AnswerScore:
-    return AnswerScore(count == truth, close, count is not None)
+    return AnswerScore(bool(count == truth), bool(close), count is not None)
 
 
 def _whole_number(words: str) -> int | None:
