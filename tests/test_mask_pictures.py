@@ -280,17 +280,19 @@ def test_arrays_of_one_object(maps):
     assert truth.objects == 1 and truth.masks(1).all()
 
 
-@pytest.mark.parametrize("first", [0, 1])
-def test_truth_in_natural_order(first, tmp_path):
+@pytest.mark.parametrize("first", [0, 1, 95])
+@pytest.mark.parametrize("name", ["frame_{}.png", "{}.png", "v2-{}.tif", "{}_mask.png"])
+def test_truth_in_natural_order(name, first, tmp_path):
     for at in range(12):
-        white(np.roll(MASK, at, axis=1)).save(tmp_path / f"frame_{at + first}.png")
+        white(np.roll(MASK, at, axis=1)).save(tmp_path / name.format(at + first))
     truth = open_truth(tmp_path, 12, MASK.shape)
     assert truth.frames == 12 and truth.objects == 1 and not truth.notes
     assert all(np.array_equal(truth.masks(at)[0], np.roll(MASK, at, axis=1)) for at in range(12))
 
 
-def test_truth_of_some_frames_goes_by_number(tmp_path):
-    for at in (0, 5, 10):
+@pytest.mark.parametrize("numbers", [(0, 5, 10), (8, 9, 10)])
+def test_truth_of_some_frames_goes_by_number(numbers, tmp_path):
+    for at in numbers:
         white(np.roll(MASK, at, axis=1)).save(tmp_path / f"frame_{at}.png")
     truth = open_truth(tmp_path, 11, MASK.shape)
     assert truth.masks(1) is None and np.array_equal(truth.masks(10)[0], np.roll(MASK, 10, axis=1))

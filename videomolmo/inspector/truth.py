@@ -80,7 +80,7 @@ def open_truth(source: Any, frames: int, size: tuple[int, int]) -> Truth | None:
     if path is None:
         truth = _of_array(as_array(source, "truth"), size)
     elif path.is_dir():
-        truth = _of_folder(path, size)
+        truth = _of_folder(path, frames, size)
     elif path.suffix.lower() in (".npz", ".npy") and path.is_file():
         truth = _of_array(_from_file(path), size)
     else:
@@ -145,14 +145,14 @@ def _from_file(path: Path) -> np.ndarray:
     return arrays.get("masks", arrays.get("truth", next(iter(arrays.values()))))
 
 
-def _of_folder(folder: Path, size: tuple[int, int]) -> Truth:
+def _of_folder(folder: Path, frames: int, size: tuple[int, int]) -> Truth:
     try:
         paths = list_images(folder, SUFFIXES)
         with ThreadPoolExecutor() as pool:  # decoding holds no lock of the interpreter
             found = list(pool.map(lambda path: (_levels_of(labels := _read(path)), labels.shape), paths))
     except BadInput as error:
         raise BadInput(f"truth {error}") from None
-    by_frame = dict(zip(_frame_numbers(paths), paths, strict=True))
+    by_frame = dict(zip(_frame_numbers(paths, frames), paths, strict=True))
     levels = set().union(*(levels for levels, _ in found))
     own_size = found[0][1]
 
@@ -162,14 +162,19 @@ def _of_folder(folder: Path, size: tuple[int, int]) -> Truth:
     return _of_labels(read, levels, max(by_frame) + 1, size, own_size)
 
 
-def _frame_numbers(paths: list[Path]) -> list[int]:
-    """Which frame each picture is of: its number, where names are numbers alone or leave some out; else its place."""
+def _frame_numbers(paths: list[Path], frames: int) -> list[int]:
+    """Which of the result's `frames` each picture is of: its place, or the number in its name.
+
+    Numbers count where all names have the same words before one; they count from the first one where there is a picture
+    for each frame, or from 1 where there are such words.
+    """
     names = [re.fullmatch(r"(.*?)([0-9]+)", path.stem) for path in paths]
     if not all(names) or len({name[1] for name in names}) > 1:
         return list(range(len(paths)))
     numbers = [int(name[2]) for name in names]
     is_whole = numbers[-1] - numbers[0] + 1 == len(numbers)
-    return list(range(len(numbers))) if names[0][1] and is_whole else numbers
+    from_first = is_whole and (len(numbers) == frames or (numbers[0] == 1 and names[0][1]))
+    return [number - numbers[0] for number in numbers] if from_first else numbers
 
 
 def _levels_of(labels: np.ndarray) -> set[int]:
