@@ -3,3 +3,11 @@
 
 class BadInput(ValueError):
     """Input the program refuses, in one line that names the value and the remedy. The command line exits with 2."""
+
+
+class MissingFile(BadInput):
+    """A file that is needed is not there."""
+
+
+class Unreadable(BadInput):
+    """A file, or an entry of one, is there and is not what it should be."""

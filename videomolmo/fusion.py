@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Integer, Num
 
 from videomolmo.errors import BadInput
+from videomolmo.plain import as_array, as_number
 
 Masks = Bool[np.ndarray, "*leading height width"]
 Distance = Num[np.ndarray, "..."] | Real | None
@@ -29,6 +30,7 @@ def iou(a: Masks, b: Masks) -> Float64[np.ndarray, "*leading"]:
         >>> iou(np.array([[True, True, False]]), np.array([[False, True, True]])).item()
         0.3333333333333333
     """
+    a, b = as_array(a, "masks"), as_array(b, "masks")
     union = _area(a | b)
     return np.where(union == 0, 1.0, _area(a & b) / np.maximum(union, 1))
 
@@ -96,7 +98,7 @@ def _per_mask(distance: Distance, name: str, masks: Masks) -> Num[np.ndarray, "*
         raise BadInput(
             f"rules 'nearest' and 'agreed' need {name}: the distance to that key frame, in frames, for each frame"
         )
-    distance, leading = np.asarray(distance), masks.shape[:-2]
+    distance, leading = as_array(distance, name), masks.shape[:-2]
     spread = distance.reshape(distance.shape + (1,) * (len(leading) - distance.ndim))
     try:
         return np.broadcast_to(spread, leading)
@@ -143,16 +145,18 @@ RULES: dict[str, Rule] = {
 }
 
 
-def check_rule(rule: str, tau: Real = 0.7) -> None:
-    """Nothing for a known rule and a threshold from 0 to 1.
+def check_rule(rule: str, tau: Real = 0.7) -> float:
+    """τ as a plain number, for a known rule and a threshold from 0 to 1.
 
     Raises:
         BadInput: an unknown rule, or τ outside 0 … 1, NaN or no number.
     """
     if not isinstance(rule, str) or rule not in RULES:
         raise BadInput(f"fusion rule {rule!r} is unknown; choose one of {', '.join(RULES)}")
-    if not isinstance(tau, Real) or not 0 <= tau <= 1:  # NaN fails both comparisons
+    share = as_number(tau)
+    if share is None or not 0 <= share <= 1:  # NaN fails both comparisons
         raise BadInput(f"fusion threshold tau={tau!r}: expected a number from 0 to 1; the paper's is 0.7")
+    return share
 
 
 def fuse(
@@ -196,9 +200,10 @@ def fuse(
         >>> fuse(forward, backward, tau=0.3).astype(int).tolist()
         [[0, 1, 0]]
     """
-    check_rule(rule, tau)
+    share = check_rule(rule, tau)
+    forward, backward = as_array(forward, "forward masks"), as_array(backward, "backward masks")
     _check_masks(forward, backward)
-    options = {"tau": tau, "left_distance": left_distance, "right_distance": right_distance}
+    options = {"tau": share, "left_distance": left_distance, "right_distance": right_distance}
     chosen = RULES[rule]
     return chosen.function(forward, backward, **{name: options[name] for name in chosen.options})
 
@@ -227,6 +232,7 @@ def overlap_matrix(
         >>> overlap_matrix(left, right).tolist()
         [[0.0, 0.5], [1.0, 0.0]]
     """
+    a, b = as_array(a, "masks"), as_array(b, "masks")
     if a.shape[1:] != b.shape[1:]:
         raise BadInput(f"masks of frame size {a.shape[1:]} and {b.shape[1:]} must have the same size to be compared")
     pixels = math.prod(a.shape[1:])
@@ -263,10 +269,11 @@ def match_objects(overlap: Float[np.ndarray, "left right"], min_overlap: Real = 
     """
     from scipy.optimize import linear_sum_assignment
 
-    if not 0 <= min_overlap <= 1:
+    overlap, least = as_array(overlap, "overlap matrix"), as_number(min_overlap)
+    if least is None or not 0 <= least <= 1:
         raise BadInput(f"min_overlap={min_overlap!r}: expected a number from 0 to 1")
     if not np.isfinite(overlap).all():
         raise BadInput("overlap matrix holds NaN or infinity: expected numbers from 0 to 1")
-    usable = (overlap >= min_overlap) & (overlap > 0)
+    usable = (overlap >= least) & (overlap > 0)
     left, right = linear_sum_assignment(np.where(usable, overlap, 0.0), maximize=True)
     return [(i, j) for i, j in zip(left.tolist(), right.tolist(), strict=True) if usable[i, j]]

@@ -1,5 +1,6 @@
 """The main job: a video and a sentence become answers on key frames, masks on every frame, and tracks."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from videomolmo import hub, provenance
 from videomolmo.errors import BadInput
 from videomolmo.fusion import check_rule
+from videomolmo.plain import as_whole
 from videomolmo.prompts import as_question
 from videomolmo.results import GroundingResult, KeyAnswer
 from videomolmo.spool import MaskSpool
@@ -64,7 +66,7 @@ class VideoGrounder:
         Raises:
             BadInput: no such model, or weights that do not fit.
         """
-        device = device_named(device)
+        device, model, masks = device_named(device), hub.named(model, "--model"), hub.named(masks, "--masks")
         folder = hub.pointing_folder(model, offline)
         from videomolmo.masks.tracker import MaskTracker
         from videomolmo.model import PointingProcessor
@@ -78,13 +80,13 @@ class VideoGrounder:
         processor = PointingProcessor(load_tokenizer(folder, pointing.config.language), pointing.config)
         weights = {f"pointing:{folder.name}/{file}": value for file, value in hub.hashes(folder).items()}
         kind = str(precision).removeprefix("torch.")
-        loaded = {"model": str(model), "masks": str(masks), "dtype": kind, "quantize": quantize,
+        loaded = {"model": model, "masks": masks, "dtype": kind, "quantize": quantize,
                   "attention": attention, "device_map": device_map}  # fmt: skip
         return cls(pointing, processor, MaskTracker(sam), weights | sam_hashes, loaded)
 
     def __call__(
         self,
-        video: str | Path | np.ndarray | Frames,
+        video: str | os.PathLike | np.ndarray | Frames,
         sentence: str,
         *,
         every: int = 5,
@@ -117,15 +119,16 @@ class VideoGrounder:
         Source: paper, section 3.
         """
         question = as_question(sentence)
-        check_settings(every, fusion, tau, context)
-        context = self.context_of(context)
+        settings = check_settings(every, fusion, tau, context)
+        settings["context"] = context = self.context_of(settings["context"])
+        every, tau = settings["every"], settings["tau"]
         frames = _opened(video, reader, max_frames)
         clock = Stopwatch()
-        answers, count = self._point(frames, question, int(every), context, progress, on_text, clock)
+        answers, count = self._point(frames, question, every, context, progress, on_text, clock)
         spool, objects = self._track(frames, count, answers, fusion, tau, progress, clock)
         config = {
-            "model": {"every": int(every), "fusion": fusion, "tau": float(tau), "context": context,
-                      "question": question, "reader": reader, "max_frames": max_frames,
+            "model": {**settings, "question": question, "reader": reader,
+                      "max_frames": None if max_frames is None else int(max_frames),
                       "device": str(self.tracker.device), **self._about()},
             "loaded": self.loaded,
             "seed": None,  # greedy decoding and SAM 2 draw nothing at random
@@ -211,20 +214,21 @@ class VideoGrounder:
         return spool, objects
 
 
-def check_settings(every: int, fusion: str, tau: float, context: int | None = None) -> None:
-    """Nothing for settings that a video can be grounded with.
+def check_settings(every: int, fusion: str, tau: float, context: int | None = None) -> dict[str, Any]:
+    """Settings that a video can be grounded with, by name, as plain numbers.
 
     Raises:
         BadInput: `every` or `context` is no whole number from 1, or what `check_rule` refuses.
     """
-    if not _is_count(every):
+    apart, past = as_whole(every), None if context is None else as_whole(context)
+    if apart is None:
         raise BadInput(f"every is {every!r}, expected a whole number of frames from 1; 5 is usual")
-    if context is not None and not _is_count(context):
+    if past is None and context is not None:
         raise BadInput(f"context is {context!r}, expected a whole number of past frames from 1, or None: the model's")
-    check_rule(fusion, tau)
+    return {"every": apart, "fusion": fusion, "tau": check_rule(fusion, tau), "context": past}
 
 
-def _opened(video: str | Path | np.ndarray | Frames, reader: str, max_frames: int | None) -> Frames:
+def _opened(video: str | os.PathLike | np.ndarray | Frames, reader: str, max_frames: int | None) -> Frames:
     if not isinstance(video, Frames):
         return open_video(video, reader=reader, max_frames=max_frames)
     if max_frames is not None or reader != "pyav":
@@ -242,10 +246,6 @@ def rounded(
     last = np.array([width, height]) - 0.01
     kept = [np.minimum(point, last) if within else point for point, within in zip(points_px, inside, strict=True)]
     return [(round(float(x), 2), round(float(y), 2)) for x, y in kept]
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 1
 
 
 def clicks_of(answer: KeyAnswer) -> list[np.ndarray]:
@@ -279,6 +279,7 @@ def load_masks(name: str, device: str, offline: bool = False) -> tuple[Any, dict
     """SAM 2 by name, and the hash of the file its weights came from."""
     from videomolmo.masks import build
 
+    name = hub.named(name, "--masks")
     published = build.published_name(hub.split_revision(name)[0])
     if published is not None:
         file = Path(name)

@@ -27,6 +27,7 @@ def pointing_folder(name: str, offline: bool = False) -> Path:
     Raises:
         BadInput: no such folder, an id the hub does not know or cannot be asked for, or files missing.
     """
+    name = named(name, "--model")
     own = {"nano": shipped.nano_pointing, "nano-96": shipped.nano_pointing_96}
     folder = own[name]() if name in own else _folder_or_hub(name, "--model", "config.json", offline)
     return _checked(folder, name, "--model", "config.json")
@@ -34,8 +35,22 @@ def pointing_folder(name: str, offline: bool = False) -> Path:
 
 def masks_folder(name: str, offline: bool = False) -> Path:
     """The folder of a SAM 2 in the layout of `data/nano/masks`; for published SAM 2 see `checkpoint_file`."""
+    name = named(name, "--masks")
     folder = shipped.nano_masks() if name == "nano" else _folder_or_hub(name, "--masks", "config.yaml", offline)
     return _checked(folder, name, "--masks", "config.yaml")
+
+
+def named(name: str | os.PathLike, option: str) -> str:
+    """The name of a model as a text, from a text or a path.
+
+    Raises:
+        BadInput: it is neither, or empty.
+    """
+    text = os.fsdecode(name) if isinstance(name, (str, os.PathLike)) else ""
+    if not text.strip():
+        needs = {"--model": "config.json", "--masks": "config.yaml"}[option]
+        raise BadInput(f"{option} is {name!r}, expected 'nano', a hub id, or a folder with {needs}")
+    return text
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
@@ -77,7 +92,6 @@ def file_hash(path: Path) -> str:
 
 
 def _folder_or_hub(name: str, option: str, needs: str, offline: bool) -> Path:
-    name = _named(name, option, needs)
     if Path(name).is_dir():
         return Path(name)
     if not _HUB_ID.match(name):
@@ -92,12 +106,6 @@ def _folder_or_hub(name: str, option: str, needs: str, offline: bool) -> Path:
         return Path(found)
     except Exception as error:
         raise _unreachable(name, option, error) from error
-
-
-def _named(name: object, option: str, needs: str) -> str:
-    if not isinstance(name, (str, os.PathLike)) or not str(name).strip():
-        raise BadInput(f"{option} is {name!r}, expected 'nano', a hub id, or a folder with {needs}")
-    return str(name)
 
 
 def _unreachable(name: str, option: str, error: Exception) -> BadInput:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from videomolmo.errors import BadInput
+from videomolmo.plain import as_path
 from videomolmo.spool import WINDOW_FILE
 
 OWN = {"sentence", "times_s", "objects"}  # by which a run.json is known as ours
@@ -32,9 +33,9 @@ def check_folder(folder: str | Path, *, overwrite: bool, source: Any = None, res
         BadInput: it holds something and `overwrite` is False, is no folder, cannot be written, or holds other things
             under the names of results.
     """
-    if not isinstance(folder, (str, os.PathLike)) or not str(folder):
-        raise BadInput(f"the folder for the results is {folder!r}, expected a path")
-    folder = Path(folder)
+    given, folder = folder, as_path(folder)
+    if folder is None:
+        raise BadInput(f"the folder for the results is {given!r}, expected a path")
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"{folder} is a file; give a folder for the results")
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -47,8 +48,8 @@ def check_folder(folder: str | Path, *, overwrite: bool, source: Any = None, res
             raise BadInput(f"{folder / name} is a folder, expected a file of results; move it or choose another folder")
     for name, pattern in FOLDERS.items():
         _check_inner(folder / name, pattern)
-    if isinstance(source, (str, Path)):
-        _check_source(folder, Path(source))
+    if (video := as_path(source)) is not None:
+        _check_source(folder, video)
     if results:
         _check_own(folder)
     return folder

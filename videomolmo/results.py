@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from videomolmo.errors import BadInput
 from videomolmo.fusion import iou
+from videomolmo.plain import as_json, as_path
 from videomolmo.result_folder import new_results
 from videomolmo.spool import LazyMasks, MaskSpool
 from videomolmo.video import Frames, open_video
@@ -207,7 +208,9 @@ class GroundingResult:
     def _write(self, place: Path) -> None:
         """Everything but the overlay."""
         with open(place / "answers.jsonl", "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(vars(answer), ensure_ascii=False) + "\n" for answer in self.answers)
+            file.writelines(
+                json.dumps(vars(answer), ensure_ascii=False, default=as_json) + "\n" for answer in self.answers
+            )
         self.tracks.to_csv(place / "tracks.csv", index=False)
         _write_palette_masks(self, place / "masks")
         for path in self.spool.files():
@@ -217,7 +220,8 @@ class GroundingResult:
             "objects": self.objects, "height": self.height, "width": self.width, "fps": self.fps,
             "times_s": self.times_s.round(6).tolist(), "warning": self.warning, **self.config,
         }  # fmt: skip
-        (place / "run.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(facts, indent=1, ensure_ascii=False, default=as_json)
+        (place / "run.json").write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path, video: Any = None) -> "GroundingResult":
@@ -242,6 +246,7 @@ class GroundingResult:
                 f"{folder}: not a saved result ({error}); give a folder that `save` or `ground` wrote"
             ) from error
         opened = video if isinstance(video, Frames) else None
+        video = as_path(video) or video
         given = source if video is None else video if opened is None else opened.source
         return cls(
             answers=answers, times_s=times, spool=spool, config=facts, folder=folder, source=given, _video=opened,

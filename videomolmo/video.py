@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import math
 import operator
-import re
+import os
 import threading
 from collections.abc import Iterator, Sequence
-from numbers import Integral
 from pathlib import Path
-from typing import Any, Protocol, SupportsIndex, runtime_checkable
+from typing import Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64, UInt8
 
 from videomolmo.errors import BadInput
+from videomolmo.image_folder import IMAGE_SUFFIXES, read_folder
+from videomolmo.plain import as_array, as_number, as_path, as_whole
 from videomolmo.video_read import BrokenVideo, PyAVReader
 from videomolmo.video_write import VideoWriter
 
 __all__ = ["IMAGE_SUFFIXES", "READERS", "BrokenVideo", "Frames", "VideoWriter", "open_video"]
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 READERS = ("pyav", "decord")
 _DEFAULT_FPS = 30.0
 
@@ -112,7 +112,7 @@ class Frames(Sequence):
 
 
 def open_video(
-    source: str | Path | np.ndarray,
+    source: str | os.PathLike | np.ndarray,
     reader: str = "pyav",
     max_frames: int | None = None,
     fps: int | float | None = None,
@@ -120,8 +120,9 @@ def open_video(
     """Frames of a video file, of a folder of images, or of an array.
 
     Args:
-        source: path of a video file; path of a folder whose images, in natural order (frame 2 before frame 10), are
-            the frames; or the frames themselves, uint8 (frames, height, width, 3).
+        source: path of a video file; path of a folder whose images (`IMAGE_SUFFIXES`), in natural order (frame 2 before
+            frame 10) and turned as their EXIF tags say, are the frames; or the frames themselves, uint8 (frames,
+            height, width, 3).
         reader: 'pyav', exact on every file it opens, or 'decord', which refuses files it would read wrongly; for video
             files only.
         max_frames: keep only so many frames from the start.
@@ -142,24 +143,24 @@ def open_video(
     """
     if reader not in READERS:
         raise BadInput(f"reader {reader!r}: expected one of {' or '.join(map(repr, READERS))}")
-    if max_frames is not None and (
-        isinstance(max_frames, bool) or not isinstance(max_frames, Integral) or max_frames < 1
-    ):
+    most = None if max_frames is None else as_whole(max_frames)
+    if most is None and max_frames is not None:
         raise BadInput(f"max_frames={max_frames!r}: expected a whole number from 1, or None for all frames")
-    if fps is not None and not (math.isfinite(fps) and fps > 0):
-        raise BadInput(f"fps={fps}: expected a positive number of frames a second, such as 30")
-    if not isinstance(source, (str, Path)):
-        return Frames(_ArrayReader(source, fps or _DEFAULT_FPS), "array", max_frames)
-    path = Path(source)
+    rate = _DEFAULT_FPS if fps is None else as_number(fps)
+    if rate is None or not (math.isfinite(rate) and rate > 0):
+        raise BadInput(f"fps={fps!r}: expected a positive number of frames a second, such as 30")
+    path = as_path(source)
+    if path is None:
+        return Frames(_ArrayReader(source, rate), "array", most)
     if path.is_dir():
-        return Frames(_FolderReader(path, fps or _DEFAULT_FPS), path.resolve().name, max_frames, path)
+        return Frames(read_folder(path, rate), path.resolve().name, most, path)
     if not path.is_file():
         raise BadInput(f"{path}: no such file or folder; expected a video file or a folder of images")
     if path.stat().st_size == 0:
         raise BadInput(f"{path}: the file is empty (0 bytes); expected a video, so copy or download it again")
     if fps is not None:
         raise BadInput(f"fps={fps} for {path}: a video file carries its own rate; give fps only with images or arrays")
-    return Frames(PyAVReader(path) if reader == "pyav" else _DecordReader(path), path.name, max_frames, path)
+    return Frames(PyAVReader(path) if reader == "pyav" else _DecordReader(path), path.name, most, path)
 
 
 class _DecordReader:
@@ -229,10 +230,8 @@ class _ArrayReader:
 
     warning = None
 
-    def __init__(self, frames: Any, fps: int | float):
-        if not isinstance(frames, np.ndarray):
-            kind = type(frames).__name__
-            raise BadInput(f"video source is a {kind}: expected a path or a numpy array (frames, height, width, 3)")
+    def __init__(self, frames: object, fps: float):
+        frames = as_array(frames, "video source, which is no path")
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
             raise BadInput(f"video array is {frames.dtype} {frames.shape}: expected uint8 (frames, height, width, 3)")
         self._frames = frames
@@ -247,71 +246,3 @@ class _ArrayReader:
 
     def close(self) -> None:
         """Nothing to release."""
-
-
-class _FolderReader:
-    """Frames that are image files, turned as their EXIF tags say; only their headers are read at first."""
-
-    warning: str | None = None
-
-    def __init__(self, folder: Path, fps: int | float):
-        self._paths = sorted(
-            (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")),
-            key=lambda path: _natural(path.name),
-        )
-        if not self._paths:
-            raise BadInput(f"{folder}: no image in this folder; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
-        self.width, self.height = _header_size(self._paths[0])
-        for path in self._paths[1:]:
-            width, height = _header_size(path)
-            if (width, height) != (self.width, self.height):
-                raise BadInput(
-                    f"{folder}: {self._paths[0].name} is {self.width}x{self.height}, {path.name} is {width}x{height}; "
-                    "expected images of one size, so resize them or move the odd ones away"
-                )
-        self.fps, self.times_s = float(fps), np.arange(len(self._paths)) / fps
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def read(self, number: int) -> UInt8[np.ndarray, "height width 3"]:
-        from PIL import Image, ImageOps
-
-        path = self._paths[number]
-        try:
-            with Image.open(path) as image:
-                return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            self.warning = f"decoded {number} of {len(self)} frames, then: {path.name} cannot be read ({error})"
-            raise BrokenVideo(f"{path}: the image cannot be read ({error}); replace or remove it") from None
-
-    def close(self) -> None:
-        """Nothing to release."""
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Sort key under which frame2 precedes frame10, whatever the case.
-
-    Example:
-        >>> sorted(["f10.png", "F2.png", "f1.png"], key=_natural)
-        ['f1.png', 'F2.png', 'f10.png']
-    """
-    parts = re.split(r"([0-9]+)", name.lower())
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts] + [(2, 0, name)]
-
-
-def _header_size(path: Path) -> tuple[int, int]:
-    """Width and height, as shown, of an image from its header."""
-    from PIL import ExifTags, Image
-
-    try:
-        with Image.open(path) as image:
-            mode, size = image.mode, image.size
-            sideways = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    except (OSError, SyntaxError, ValueError):
-        raise BadInput(f"{path}: not an image that can be read; replace or remove it") from None
-    except Image.DecompressionBombError as error:
-        raise BadInput(f"{path}: the image is too large ({error}); replace it by a smaller one") from None
-    if mode.startswith(("I", "F")):
-        raise BadInput(f"{path}: has more than 8 bits a channel (mode {mode}); convert it to an 8-bit image")
-    return size[::-1] if sideways else size

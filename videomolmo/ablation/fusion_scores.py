@@ -52,7 +52,9 @@ def settings(rules: Sequence[str] = (*RULES, ORACLE), taus: Sequence[float] = TA
     """
     found = [PAPER, OURS]
     for rule in rules:
-        gated = rule != ORACLE and (check_rule(rule) or "tau" in RULES[rule].options)
+        if rule != ORACLE:
+            check_rule(rule)
+        gated = rule != ORACLE and "tau" in RULES[rule].options
         for tau in taus if gated else (None,):
             check_rule("iou", 0.7 if tau is None else tau)
             found.append(Setting(rule, tau))

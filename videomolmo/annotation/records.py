@@ -10,6 +10,7 @@ from videomolmo.datasets.media import Pictures
 from videomolmo.datasets.record import Expression, Record
 from videomolmo.errors import BadInput
 from videomolmo.masks.tracker import MaskTracker
+from videomolmo.plain import as_number, as_whole
 
 ABSENT = {"x": -1, "y": -1}  # how a training row says that the object is not on this frame
 SMALLEST = 16  # pixels of a mask
@@ -36,12 +37,17 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        plain: dict[str, int | float | bool] = {"negative": bool(self.negative)}
         for name, bound in (("every", 1), ("candidates", 1), ("most_points", 1), ("seed", 0)):
-            if getattr(self, name) < bound:
-                raise BadInput(f"{name} is {getattr(self, name)}, expected at least {bound}")
+            plain[name] = number = as_whole(getattr(self, name), bound)
+            if number is None:
+                raise BadInput(f"{name} is {getattr(self, name)!r}, expected a whole number, at least {bound}")
         for name in ("bound", "least"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise BadInput(f"{name} is {getattr(self, name)}, expected an IoU from 0 to 1")
+            plain[name] = share = as_number(getattr(self, name))
+            if share is None or not 0 <= share <= 1:
+                raise BadInput(f"{name} is {getattr(self, name)!r}, expected an IoU from 0 to 1")
+        for name, value in plain.items():  # whatever stood for it: settings are written as JSON
+            object.__setattr__(self, name, value)
 
 
 def annotate_clip(record: Record, tracker: MaskTracker, settings: Settings) -> tuple[list[dict], list[dict]]:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from videomolmo import provenance
+from videomolmo import hub, provenance
 from videomolmo.annotation.records import Settings, annotate_clip
 from videomolmo.datasets import first_records, read_dataset
 from videomolmo.errors import BadInput
+from videomolmo.plain import as_path, as_whole, needed_path
 
 ROWS, QUALITY, REPORT = "annotations.jsonl", "quality.jsonl", "report.json"
 BINS = 10
@@ -49,8 +50,9 @@ def annotate_dataset(
 
     Source: paper, section 4.
     """
-    if workers < 1:
-        raise BadInput(f"workers is {workers}, expected at least 1")
+    out, masks, path = needed_path(out, "out"), hub.named(masks, "--masks"), as_path(path)
+    if as_whole(workers) is None:
+        raise BadInput(f"workers is {workers!r}, expected at least 1")
     records = first_records(read_dataset(name, path, split), limit)
     names = [record.clip for record in records]
     count, clips = len(names), hashlib.sha256(json.dumps(names).encode()).hexdigest()

@@ -62,14 +62,14 @@ class Molmo2Grounder(VideoGrounder):
         Raises:
             BadInput: no such model, weights that do not fit, or a transformers without Molmo 2.
         """
-        device = device_named(device)
+        device, model, masks = device_named(device), hub.named(model, "--model"), hub.named(masks, "--masks")
         folder = hub.pointing_folder(model, offline)
         precision = dtype_of("bfloat16" if dtype == "auto" and device != "cpu" else dtype)
         sam, sam_hashes = load_masks(masks, device, offline)
         pointing, processor = load_molmo2(folder, precision, attention)
         weights = {f"pointing:{folder.name}/{file}": value for file, value in hub.hashes(folder).items()}
         kind = str(precision).removeprefix("torch.")
-        loaded = {"model": str(model), "masks": str(masks), "dtype": kind, "attention": attention}
+        loaded = {"model": model, "masks": masks, "dtype": kind, "attention": attention}
         return cls(pointing.to(device), processor, MaskTracker(sam), weights | sam_hashes, loaded)
 
     def context_of(self, context: int | None) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 from videomolmo.datasets.files import MALFORMED, MissingFile, Unreadable
-from videomolmo.datasets.media import read_image
+from videomolmo.listing import in_natural_order
+from videomolmo.mask_pictures import read_labels
 
 MOST_PIXELS = 2**28  # of one mask; more than any real one has
 Size = Callable[[], tuple[int, int]]
@@ -62,18 +63,6 @@ class DrawnMasks(Annotations):
         return self._draw().masks[frame, int(thing) - 1].copy()
 
 
-def read_labels(path: Path) -> Integer[np.ndarray, "height width"]:
-    """Stored values of a mask PNG: palette indices or grey values, never colours.
-
-    Raises:
-        MissingFile, Unreadable: no such file, no image, or an image in colours.
-    """
-    labels = read_image(path, None)
-    if labels.ndim != 2:
-        raise Unreadable(f"{path}: has {labels.shape[-1]} channels; expected a palette or grey image of object ids")
-    return labels
-
-
 class LabelPNGs(Annotations):
     """One PNG for each frame; the value of a pixel is the id of the object there."""
 
@@ -81,7 +70,7 @@ class LabelPNGs(Annotations):
         self.files = files
 
     def labels(self, frame):
-        return read_labels(self.files[frame])
+        return read_labels(self.files[frame], as_stored=True)
 
     def mask(self, thing, frame, size):
         return self.labels(frame) == int(thing)
@@ -105,14 +94,18 @@ class BinaryPNGs(Annotations):
         if thing not in self._files:
             self._files[thing] = self._listed(thing)
         path = self._files[thing].get(_number(self._names[frame]))
-        return None if path is None else read_labels(path) != 0
+        return None if path is None else read_labels(path, as_stored=True) != 0
 
     def _listed(self, thing: str) -> dict[str | int, Path]:
         """The masks of an object by the numbers or names of their frames."""
         folder = self._folders[thing]
         if not folder.is_dir():
             raise MissingFile(f"{folder}: no such folder; expected the masks of object {thing}")
-        files = {_number(path.stem): path for path in sorted(folder.glob("*.png"))}
+        files: dict[str | int, Path] = {}
+        for path in in_natural_order(folder.glob("*.png")):
+            other = files.setdefault(_number(path.stem), path)
+            if other is not path:
+                raise Unreadable(f"{folder}: {other.name} and {path.name} are masks of one frame; keep one of them")
         if files and not files.keys() & {_number(name) for name in self._names}:
             raise Unreadable(f"{folder}: {next(iter(files.values())).name} and all others are masks of no frame")
         return files

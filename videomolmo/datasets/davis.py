@@ -9,6 +9,7 @@ from videomolmo.datasets import youtube_vos
 from videomolmo.datasets.annotations import LabelPNGs
 from videomolmo.datasets.files import MissingFile, Unreadable, inside, read_json, read_text, videos_of
 from videomolmo.datasets.record import Expression, Record, Records, in_order, pictures
+from videomolmo.listing import natural_key
 
 NAME = "ref_davis17"
 SPLITS = ("train", "valid")
@@ -38,7 +39,8 @@ def read(root: Path, split: str = "valid") -> Records:
     def build(name: str) -> Record:
         frames = inside(davis / "JPEGImages" / "480p", name)
         masks = inside(davis / "Annotations_unsupervised" / "480p", name)
-        found = sorted({path.stem for path in (*frames.glob("*.jpg"), *masks.glob("*.png"))})
+        there = {path.stem for path in (*frames.glob("*.jpg"), *masks.glob("*.png"))}
+        found = sorted(there, key=natural_key)
         if not found:
             raise MissingFile(f"{frames}: no frame there; expected those of {name}")
         expressions = videos.get(name, {})

@@ -8,18 +8,11 @@ from functools import cached_property
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from videomolmo.errors import BadInput
+from videomolmo.errors import BadInput, MissingFile, Unreadable
+from videomolmo.listing import in_natural_order
 
 # what comes of an index that is not as documented, where plain code reads it
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
-
-
-class MissingFile(BadInput):
-    """A file that the data set promises is not there."""
-
-
-class Unreadable(BadInput):
-    """A file or an entry of the data set is there and is not what it should be."""
 
 
 def inside(root: Path, *names: object) -> Path:
@@ -173,7 +166,8 @@ def find_rows(root: Path, stem: str, folder: str | None = None) -> Sequence[dict
         MissingFile: there is no such table.
     """
     inside(root, stem)
-    places = [inside(root, folder)] if folder else [root, *sorted(path for path in root.glob("*") if path.is_dir())]
+    folders = in_natural_order(path for path in root.glob("*") if path.is_dir())
+    places = [inside(root, folder)] if folder else [root, *folders]
     for place in places:
         if (place / f"{stem}.jsonl").is_file():
             return JsonLines(place / f"{stem}.jsonl")
@@ -188,4 +182,5 @@ def find_rows(root: Path, stem: str, folder: str | None = None) -> Sequence[dict
 
 def tables_in(place: Path, stem: str) -> Iterable[Path]:
     """The .parquet files of a table in a folder: one file, or numbered parts."""
-    return [path for path in sorted(place.glob("*.parquet")) if path.stem == stem or path.name.startswith(f"{stem}-")]
+    found = in_natural_order(place.glob("*.parquet"))
+    return [path for path in found if path.stem == stem or path.name.startswith(f"{stem}-")]

@@ -10,6 +10,7 @@ from videomolmo.datasets.annotations import Boxes
 from videomolmo.datasets.files import MissingFile, inside, read_json
 from videomolmo.datasets.media import Pictures
 from videomolmo.datasets.record import Expression, Record, Records, in_order
+from videomolmo.listing import natural_key
 
 NAME = "groot"
 KINDS = ("appearance", "action")
@@ -19,7 +20,7 @@ _FOLDERS = ("", "annotations", "annotations/v1.0")
 def splits(root: Path) -> tuple[str, ...]:
     """What is there: 'mot17_train' for mot17_train_coco.json, and so on."""
     found = (path for folder in _FOLDERS for path in (root / folder).glob("*_coco.json"))
-    return tuple(sorted({path.name.removesuffix("_coco.json") for path in found}))
+    return tuple(sorted({path.name.removesuffix("_coco.json") for path in found}, key=natural_key))
 
 
 def read(root: Path, split: str = "mot17_train", images: str | Path | None = None) -> Records:

@@ -9,6 +9,7 @@ from pathlib import Path
 from videomolmo.datasets.annotations import Annotations
 from videomolmo.datasets.files import MissingFile, Unreadable, inside, read_text
 from videomolmo.datasets.record import Expression, Record, Records, pictures
+from videomolmo.listing import in_natural_order
 
 NAME = "lasot"
 SPLITS = ("train", "test", "all")
@@ -23,8 +24,8 @@ def read(root: Path, split: str = "test", testing_set: str | Path | None = None)
         split: 'test' are the names in the toolkit's testing_set.txt, 'train' the others, 'all' needs no list.
         testing_set: that list (default: testing_set.txt in `root`).
     """
-    folders = sorted(path for path in root.glob("*/*") if (path / "groundtruth.txt").is_file())
-    found = {path.name: path for path in sorted(folders, key=_place)}
+    folders = in_natural_order(path for path in root.glob("*/*") if (path / "groundtruth.txt").is_file())
+    found = {path.name: path for path in folders}
     names = list(found)
     if split != "all":
         listed = read_text(Path(testing_set or root / TESTING_SET), "the toolkit's list of test clips").split()
@@ -42,12 +43,6 @@ def read(root: Path, split: str = "test", testing_set: str | Path | None = None)
         return Record(NAME, split, name, frames, (Expression("0", sentence, ("1",)),), {"1": kind}, boxes)
 
     return Records(NAME, split, root, names, build)
-
-
-def _place(folder: Path) -> tuple[str, int, str]:
-    """Sort key: airplane-2 before airplane-10."""
-    number = folder.name.rpartition("-")[2]
-    return folder.parent.name, int(number) if number.isdecimal() else 0, folder.name
 
 
 class _Boxes(Annotations):

@@ -7,42 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import UInt8
 
 from videomolmo.datasets.files import MissingFile, Unreadable
+from videomolmo.image_folder import ImageReader, image_size
 from videomolmo.video import Frames, open_video
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi")
 _DEFAULT_FPS = 30.0  # what `open_video` takes where the source does not tell
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Height and width from the header of an image file.
-
-    Raises:
-        MissingFile, Unreadable: no such file, or no image.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except FileNotFoundError:
-        raise MissingFile(f"{path}: no such image") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise Unreadable(f"{path}: the image cannot be read ({error})") from None
-
-
-def read_image(path: Path, mode: str | None) -> np.ndarray:
-    """Pixels of an image file, converted to `mode`, or as they are stored (palette indices) for None."""
-    from PIL import Image
-
-    image_size(path)
-    try:
-        with Image.open(path) as image:
-            return np.array(image if mode is None else image.convert(mode))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise Unreadable(f"{path}: the image cannot be read ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -62,14 +34,15 @@ class Pictures:
     def open(self, fps: float | None) -> Frames:
         if not self.files:
             raise Unreadable(f"{self.names or 'record'}: has no frame")
-        return Frames(_PictureReader(self, fps or _DEFAULT_FPS), self.files[0].parent.name)
+        reader = ImageReader(self.files, fps or _DEFAULT_FPS, self.times_s, annotated=True)
+        return Frames(reader, self.files[0].parent.name)
 
     def size(self) -> tuple[int, int]:
-        return image_size(self.files[0])
+        return image_size(self.files[0], as_stored=True)
 
     def check(self) -> list[Exception]:
         """What is wrong with the files, from their headers."""
-        return [error for path in self.files if (error := _failure(lambda path=path: image_size(path)))]
+        return [error for path in self.files if (error := _failure(lambda path=path: image_size(path, as_stored=True)))]
 
 
 @dataclass(frozen=True)
@@ -174,37 +147,6 @@ def _failure(look: Callable[[], object]) -> Exception | None:
     except ValueError as error:
         return Unreadable(str(error))
     return None
-
-
-class _PictureReader:
-    """The images of a list, decoded one by one; the first one's header gives the size.
-
-    Tags that turn an image are not followed: masks and boxes belong to the pixels as stored.
-    """
-
-    warning = None
-
-    def __init__(self, pictures: Pictures, fps: float):
-        self._files = pictures.files
-        self.height, self.width = image_size(self._files[0])
-        self.fps = float(fps)
-        times_s = np.arange(len(self._files)) / fps if pictures.times_s is None else pictures.times_s
-        self.times_s: Float64[np.ndarray, " frames"] = np.asarray(times_s, dtype=np.float64)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def read(self, number: int) -> UInt8[np.ndarray, "height width 3"]:
-        image = read_image(self._files[number], "RGB")
-        if image.shape[:2] != (self.height, self.width):
-            size = f"{image.shape[1]}x{image.shape[0]}"
-            raise Unreadable(
-                f"{self._files[number]}: is {size}; expected {self.width}x{self.height} as the first frame"
-            )
-        return image
-
-    def close(self) -> None:
-        """Nothing to release."""
 
 
 class _Selected:

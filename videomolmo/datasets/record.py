@@ -15,6 +15,7 @@ from videomolmo.datasets.annotations import Annotations, as_box
 from videomolmo.datasets.files import MALFORMED, Unreadable, inside
 from videomolmo.datasets.media import Made, Pictures, VideoFile
 from videomolmo.errors import BadInput
+from videomolmo.plain import as_whole
 from videomolmo.video import Frames
 
 KINDS = ("referring", "reasoning", "question", "appearance", "action", "motion")
@@ -224,9 +225,12 @@ def first_records(records: Records, limit: int | None) -> Records:
     Raises:
         BadInput: a limit below 1.
     """
-    if limit is not None and limit < 1:
-        raise BadInput(f"limit is {limit}, expected at least 1 clip; leave it out for all")
-    return records if limit is None else records[:limit]
+    if limit is None:
+        return records
+    most = as_whole(limit)
+    if most is None:
+        raise BadInput(f"limit is {limit!r}, expected at least 1 clip; leave it out for all")
+    return records[:most]
 
 
 def pictures(folder: Path, names: Sequence[Any], suffix: str = ".jpg", **known: Any) -> Pictures:

@@ -10,6 +10,7 @@ from typing import Any
 from videomolmo.datasets.annotations import Annotations, Points
 from videomolmo.datasets.files import JsonLines, Unreadable, inside
 from videomolmo.datasets.record import Expression, Record, Records, pictures
+from videomolmo.listing import in_natural_order
 
 NAME = "videomolmo"
 THING = "1"  # all points of a row belong to what its caption names
@@ -18,7 +19,7 @@ _QUESTION = re.compile(r"^\s*(Where is|Where are|Find|Show me|Locate|Can you see
 
 def splits(root: Path) -> tuple[str, ...]:
     """Names of the .jsonl files."""
-    return (root.stem,) if root.is_file() else tuple(sorted(path.stem for path in root.glob("*.jsonl")))
+    return (root.stem,) if root.is_file() else tuple(path.stem for path in in_natural_order(root.glob("*.jsonl")))
 
 
 def read(root: Path, split: str = "train", images: str | Path | None = None) -> Records:

@@ -9,6 +9,7 @@ from videomolmo.datasets.annotations import Annotations, BinaryPNGs
 from videomolmo.datasets.files import JsonLines, Unreadable, inside, read_json
 from videomolmo.datasets.record import Record, Records
 from videomolmo.datasets.videomolmo_jsonl import THING, record
+from videomolmo.listing import natural_key
 
 NAME = "vpos"
 LAYOUT_FILE = "layout.json"
@@ -57,7 +58,8 @@ def splits(root: Path) -> tuple[str, ...]:
     """The domains that have rows."""
     layout = Layout.of(root)
     found = (path.name for path in root.glob("*") if path.is_dir())
-    return tuple(sorted(name for name in found if layout.path(root, layout.rows, name).is_file()))
+    there = (name for name in found if layout.path(root, layout.rows, name).is_file())
+    return tuple(sorted(there, key=natural_key))
 
 
 def read(root: Path, split: str = "autonomous_driving", layout: Layout | None = None) -> Records:

@@ -1,9 +1,10 @@
 """Predicted masks on disk as public tools and servers take them: one PNG for each frame of each expression."""
 
+import io
 import os
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,19 @@ from jaxtyping import Bool
 from PIL import Image
 
 from videomolmo.datasets.record import Expression, Record
-from videomolmo.errors import BadInput
+from videomolmo.errors import BadInput, MissingFile, Unreadable
+from videomolmo.listing import in_natural_order
+from videomolmo.mask_pictures import read_foreground
 
 LAYOUT = "{clip}/{expression}/{frame}.png"
 FIELDS = ("clip", "expression", "frame", "object", "source", "exp_id")
+UNUSUAL = {  # what may be so of a mask, and what was done with it
+    "levels": "hold several values (grey levels or objects): every pixel but 0 was taken for foreground, so that "
+    "probabilities should be saved in black and white",
+    "turned": "have an EXIF orientation: they were turned as it says",
+    "lying": "lie on their side, width and height exchanged: they were stretched to the size of the clip, not turned",
+    "size": "are of another size than the clip: they were scaled to it (nearest neighbour)",
+}
 SERVER_LAYOUTS = {"mevis": LAYOUT, "ref_youtube_vos": "Annotations/" + LAYOUT}
 
 
@@ -23,10 +33,13 @@ class Predictions:
     """A folder of masks, ours or foreign.
 
     Args:
-        root: of all PNGs; any nonzero pixel is foreground.
+        root: of all PNGs; any pixel but 0 or black is foreground.
         layout: path of a PNG below `root`, with {clip}, {expression} and {frame}; where an expression means one
             object also with {object}, and with {source} and {exp_id} where the data set has them. ReasonVOS's own
             tools write "{source}_{clip}_{object}/{exp_id}/{frame}.png".
+
+    Attributes:
+        unusual: of the masks read so far those of other sizes, lying, turned, or with several values; see `notes`.
 
     Raises:
         BadInput: a layout with unknown fields, without {frame}, or of other files than PNGs.
@@ -34,6 +47,7 @@ class Predictions:
 
     root: Path
     layout: str = LAYOUT
+    unusual: dict[str, set[Path]] = field(default_factory=lambda: {name: set() for name in UNUSUAL}, compare=False)
 
     def __post_init__(self) -> None:
         self._filled(**dict.fromkeys(FIELDS, "0"))
@@ -67,14 +81,24 @@ class Predictions:
         """One mask at `size` (nearest neighbour); None where its file is missing or cannot be read."""
         path = self.path(record, expression, frame)
         try:
-            with Image.open(path) as image:
-                mask = np.asarray(image.convert("RGB") if image.mode in ("RGBA", "LA", "PA") else image)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            mask, is_turned, has_levels = read_foreground(path)
+        except (MissingFile, Unreadable):
             return None
-        mask = mask.any(-1) if mask.ndim == 3 else mask > 0
+        lies = mask.shape != size and mask.shape == size[::-1]
+        found = {"levels": has_levels, "turned": is_turned, "lying": lies, "size": mask.shape != size and not lies}
+        for name in (name for name, is_so in found.items() if is_so):
+            self.unusual[name].add(path)
         if mask.shape == size:
             return mask
         return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
+
+    def notes(self) -> list[str]:
+        """What was done with unusual masks, a line each: how many, what, and the first of them."""
+        return [
+            f"{len(paths)} masks {UNUSUAL[name]}; the first is {in_natural_order(paths)[0]}"
+            for name, paths in self.unusual.items()
+            if paths
+        ]
 
     def write(self, record: Record, expression: Expression, frame: int, mask: Bool[np.ndarray, "height width"]) -> None:
         """One mask as a PNG of 0 and 255."""
@@ -134,9 +158,19 @@ def write_submission(records: Iterator[Record], predictions: Predictions, datase
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as archive:
         for path, name in entries:
-            archive.write(path, name)
+            archive.writestr(name, _as_served(path))
     unfinished.replace(target)
     return len(entries)
+
+
+def _as_served(path: Path) -> bytes:
+    """The file of a mask; of one with a palette the same in 0 and 255, since servers may read indices or colours."""
+    with Image.open(path) as image:
+        if image.mode != "P":
+            return path.read_bytes()
+    written = io.BytesIO()
+    Image.fromarray(read_foreground(path).mask.astype(np.uint8) * 255).save(written, "PNG")
+    return written.getvalue()
 
 
 def _check_mask(path: Path, size: tuple[int, int]) -> None:

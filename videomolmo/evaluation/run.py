@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from videomolmo import provenance
+from videomolmo import hub, provenance
 from videomolmo.datasets import first_records, read_dataset
 from videomolmo.datasets.mevis import REVOS_KINDS, REVOS_NAME
 from videomolmo.datasets.record import Expression, Record, Records
@@ -30,8 +31,10 @@ from videomolmo.evaluation.score import (
     score_points,
     score_revos,
 )
+from videomolmo.grounding import check_settings
 from videomolmo.metrics import mean_over_revos, ref_davis17
 from videomolmo.metrics.expressions import RevosScore
+from videomolmo.plain import needed_path
 from videomolmo.whole_files import write_json
 
 if TYPE_CHECKING:
@@ -79,20 +82,21 @@ def evaluate(
         One row for each clip, expression and metric, and rows with clip "(all)" for their means over expressions; no
         row, but all columns, where the set keeps its truth to itself. For ReVOS those means are over its two types.
         A missing prediction counts 0 and is listed in missing.json, with the reason where a clip or a sentence was
-        refused, and with the number of frames where only some have no mask.
+        refused, and with the number of frames where only some have no mask. Masks of other sizes, turned ones and
+        those with several values are counted there too, and on standard error, with what was done with them.
 
     Raises:
         BadInput: `out` holds results of other settings, no foreign mask is there, or what the parts refuse.
     """
     benchmark, _ = known(benchmark)
-    settings = {"every": every, "fusion": fusion, "tau": tau, "context": context}
-    made_by = {"benchmark": benchmark, "split": split, "limit": limit} | (
-        {"foreign": str(foreign), "layout": layout} if foreign else {"model": model, "masks": masks, **settings}
-    )
+    settings = check_settings(every, fusion, tau, context)
+    model, masks = hub.named(model, "--model"), hub.named(masks, "--masks")
+    out, foreign = needed_path(out, "out"), None if foreign is None else needed_path(foreign, "foreign")
     if foreign is None and layout != LAYOUT:
         raise BadInput(f"layout {layout!r} is for masks of others; give their folder, or no layout")
     records = first_records(read_dataset(benchmark, path, split), limit)
-    made_by |= {"split": records.split, "expressions": _digest(records)}
+    by = {"foreign": str(foreign), "layout": layout} if foreign else {"model": model, "masks": masks, **settings}
+    made_by = _about(benchmark, records, limit) | by | {"expressions": _digest(records)}
     predictions = Predictions(foreign or out / "predictions", layout)
     refused: dict[str, str] = {}
     if foreign is None:
@@ -101,12 +105,22 @@ def evaluate(
         weights = _claim_foreign(records, predictions, out, made_by)
     rows, missing, lacking = _scores(records, predictions, out, refused, foreign is not None)
     rows += _means(rows) if benchmark != REVOS_NAME else _revos_means(rows)
-    if benchmark == "ref_davis17":
-        rows += _ref_davis17(records, predictions)
+    rows += _ref_davis17(records, predictions) if benchmark == "ref_davis17" else []
     lost = {"missing": missing, "count": len(missing), "reasons": refused, "frames": lacking}
-    write_json(out / "missing.json", lost)
+    _tell(out, lost, predictions.notes())
     facts = made_by | {"commit": provenance.commit(), "weights": " ".join(sorted(weights.values()))}
     return _write(out, facts, rows)
+
+
+def _about(benchmark: str, records: Records, limit: int | None) -> dict:
+    return {"benchmark": benchmark, "split": records.split, "limit": None if limit is None else int(limit)}
+
+
+def _tell(out: Path, lost: dict, notes: list[str]) -> None:
+    """Write missing.json, and say what was done with masks that are unlike the others."""
+    write_json(out / "missing.json", lost | ({"notes": notes} if notes else {}))
+    for note in notes:
+        print(note, file=sys.stderr)
 
 
 def _predict(
@@ -124,9 +138,7 @@ def _predict(
     Nothing is written before the settings are checked. A clip or a sentence that is refused stops none of the others.
     """
     from videomolmo.baselines import load_grounder
-    from videomolmo.grounding import check_settings
 
-    check_settings(**settings)
     grounder = load_grounder(model, masks, device)
     grounder.context_of(settings["context"])
     provenance.claim(out, made_by | {"weights": grounder.weights}, "an evaluation")

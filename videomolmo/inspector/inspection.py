@@ -41,8 +41,9 @@ class Inspection:
 
     Args:
         result: a result, or the folder it was saved to.
-        truth: None; bool (frames, objects, height, width) or (frames, height, width); a folder of index PNGs; or a .npz
-            with such an array. Truth of another size is rescaled, and `missing` says so.
+        truth: None; bool (frames, objects, height, width) or (frames, height, width); numbers of objects (frames,
+            height, width), 0 for background; a folder of index PNGs; or a .npz or .npy with such an array. Truth of
+            another size is rescaled, and `missing` says so.
         video: replaces the recorded source: a path, an array, or `Frames`.
         corrected: show the corrections that lie in the folder; otherwise whoever corrects is shown them first.
 
@@ -280,8 +281,8 @@ class Inspection:
             when they turn up nearby; the forward mask on the right key frame is not stored, and neither is done here.
             Where two key frames are neighbours there is nothing in between, and the stored identities stay.
         """
-        rule, tau = rule or self.rule, self.tau if tau is None else float(tau)
-        check_rule(rule, tau)
+        rule = rule or self.rule
+        tau = check_rule(rule, self.tau if tau is None else tau)
         if reason := self.rules()[rule]:
             raise BadInput(f"rule {rule!r} cannot be applied again: {reason}; choose another one")
         source = self._matched(matching)

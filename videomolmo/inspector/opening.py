@@ -13,6 +13,7 @@ import numpy as np
 
 from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES
+from videomolmo.plain import as_path
 from videomolmo.results import GroundingResult, KeyAnswer
 from videomolmo.spool import MaskSpool
 
@@ -27,8 +28,7 @@ def open_result(source: GroundingResult | str | Path, video: Any) -> tuple[Groun
     """
     if isinstance(source, GroundingResult):
         result, folder, problems = source, source.folder, []
-    elif isinstance(source, (str, Path)):
-        folder = Path(source)
+    elif (folder := as_path(source)) is not None:
         try:
             result, problems = GroundingResult.load(folder, video=video), []
         except BadInput as error:

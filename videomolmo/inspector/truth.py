@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,13 @@ import numpy as np
 from jaxtyping import Bool
 
 from videomolmo.errors import BadInput
+from videomolmo.image_folder import list_images
+from videomolmo.mask_pictures import read_labels
+from videomolmo.plain import as_array, as_path
 
 VOID = 255
+SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".pgm", ".pbm")  # without loss: numbers of objects stay what they are
+HALF = 128  # from where on a grey level counts as the object
 Masks = Bool[np.ndarray, "objects height width"]
 
 
@@ -59,7 +65,7 @@ class Truth:
 
 
 def open_truth(source: Any, frames: int, size: tuple[int, int]) -> Truth | None:
-    """Truth from an array, a folder of index PNGs or a .npz; None for None.
+    """Truth from an array, a folder of pictures, a .npz or a .npy; None for None.
 
     Args:
         source: see `Inspection`.
@@ -70,38 +76,65 @@ def open_truth(source: Any, frames: int, size: tuple[int, int]) -> Truth | None:
     """
     if source is None:
         return None
-    if isinstance(source, (str, Path)):
-        path = Path(source)
-        if path.is_dir():
-            truth = _of_folder(path, size)
-        elif path.suffix == ".npz" and path.is_file():
-            truth = _of_array(_from_npz(path), size)
-        else:
-            raise BadInput(f"truth {path}: expected a folder of index PNGs, or a .npz file of masks")
+    path = as_path(source)
+    if path is None:
+        truth = _of_array(as_array(source, "truth"), size)
+    elif path.is_dir():
+        truth = _of_folder(path, frames, size)
+    elif path.suffix.lower() in (".npz", ".npy") and path.is_file():
+        truth = _of_array(_from_file(path), size)
     else:
-        truth = _of_array(np.asarray(source), size)
+        raise BadInput(f"truth {path}: expected a folder of index PNGs, or a .npz or .npy file of masks")
     if truth.frames != frames:
         truth.notes.append(f"the truth tells of {truth.frames} frames, the result of {frames}")
     return truth
 
 
 def _of_array(masks: np.ndarray, size: tuple[int, int]) -> Truth:
-    if masks.ndim == 3:
-        masks = masks[:, None]
-    if masks.ndim != 4 or masks.dtype.kind not in "bui" or 0 in masks.shape[2:]:
+    if masks.ndim not in (3, 4) or masks.dtype.kind not in "bui" or 0 in masks.shape[-2:]:
         raise BadInput(
             f"truth is {masks.dtype} {masks.shape}: expected booleans (frames, objects, height, width) or "
-            "(frames, height, width)"
+            "(frames, height, width), or numbers of objects (frames, height, width)"
         )
-    return Truth(lambda t: masks[t] != 0, masks.shape[1], len(masks), size, masks.shape[2:])
+    if masks.ndim == 4:
+        return Truth(lambda t: masks[t] != 0, masks.shape[1], len(masks), size, masks.shape[2:])
+    if masks.dtype == bool:
+        return Truth(lambda t: masks[t : t + 1], 1, len(masks), size, masks.shape[1:])
+    levels = set().union(*map(_levels_of, masks))
+    return _of_labels(lambda t: masks[t], levels, len(masks), size, masks.shape[1:])
 
 
-def _from_npz(path: Path) -> np.ndarray:
-    """Masks of a .npz: one array of masks, or bits of each object by name with the unpacked `shape` beside them."""
+def _of_labels(
+    read: Callable[[int], np.ndarray | None], levels: set[int], frames: int, size: tuple[int, int], own: tuple[int, int]
+) -> Truth:
+    """Truth from label maps in which these `levels` stand; None where nothing is known of a frame."""
+    positive = {level for level in levels if level > 0}
+    objects = sorted(positive - {VOID}) or sorted(positive)  # black and white: one object; beside others 255 is void
+    is_soft = VOID in positive and len(objects) >= 8 and objects[-1] >= HALF
+
+    def masks(t: int) -> Masks | None:
+        labels = read(t)
+        if labels is None:
+            return None
+        return labels[None] >= HALF if is_soft else labels[None] == np.array(objects, labels.dtype)[:, None, None]
+
+    truth = Truth(masks, 1 if is_soft else len(objects), frames, size, own)
+    if is_soft:
+        truth.notes.append(
+            f"the truth has {len(objects)} grey levels between black and white: from {HALF} on they count as the object"
+        )
+    return truth
+
+
+def _from_file(path: Path) -> np.ndarray:
+    """Masks of a .npy, or of a .npz: one array of masks, or bits of each object by name with their `shape` beside."""
     try:
-        with np.load(path, allow_pickle=False) as data:
+        data = np.load(path, allow_pickle=False)
+        if isinstance(data, np.ndarray):
+            return data
+        with data:
             arrays = {name: data[name] for name in data.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise BadInput(f"truth {path}: cannot be read ({error})") from None
     shape = arrays.pop("shape", None)
     if not arrays:
@@ -112,52 +145,47 @@ def _from_npz(path: Path) -> np.ndarray:
     return arrays.get("masks", arrays.get("truth", next(iter(arrays.values()))))
 
 
-def _of_folder(folder: Path, size: tuple[int, int]) -> Truth:
-    paths = sorted(folder.glob("*.png"))
-    if not paths:
-        raise BadInput(f"truth {folder}: no PNG in this folder; expected index pictures, one a frame")
-    numbered = all(path.stem.isdecimal() for path in paths)
-    by_frame = {int(path.stem) if numbered else number: path for number, path in enumerate(paths)}
-    levels, own_size = _levels(paths)
-    black_and_white = levels == {VOID} or levels == {0, VOID}  # one object; in a folder with others 255 is void
-    objects = 1 if black_and_white else max(levels - {VOID}, default=0)
-
-    def read(t: int) -> Masks | None:
-        if t not in by_frame:
-            return None
-        labels = _labels(by_frame[t])
-        return labels[None] == VOID if black_and_white else labels[None] == np.arange(1, objects + 1)[:, None, None]
-
-    return Truth(read, objects, max(by_frame) + 1, size, own_size)
-
-
-def _levels(paths: list[Path]) -> tuple[set[int], tuple[int, int]]:
-    """All numbers that stand in any of the pictures, and the size of the first one, (height, width)."""
-    with ThreadPoolExecutor() as pool:  # decoding holds no lock of the interpreter
-        found = list(pool.map(_levels_of, paths))
-    return set().union(*(levels for levels, _ in found)), found[0][1]
-
-
-def _levels_of(path: Path) -> tuple[set[int], tuple[int, int]]:
-    from PIL import Image
-
-    labels = _labels(path)
-    if labels.dtype == np.uint8:
-        return {level for level, count in enumerate(Image.fromarray(labels).histogram()) if count}, labels.shape
-    return {int(level) for level in np.unique(labels)}, labels.shape
-
-
-def _labels(path: Path) -> np.ndarray:
-    from PIL import Image
-
+def _of_folder(folder: Path, frames: int, size: tuple[int, int]) -> Truth:
     try:
-        with Image.open(path) as image:
-            labels = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise BadInput(f"truth {path}: the picture cannot be read ({error})") from None
-    if labels.ndim != 2:
-        raise BadInput(f"truth {path}: mode {image.mode}, expected index colours or greys, one number an object")
-    return labels.astype(np.uint8) if labels.dtype == bool else labels
+        paths = list_images(folder, SUFFIXES)
+        with ThreadPoolExecutor() as pool:  # decoding holds no lock of the interpreter
+            found = list(pool.map(lambda path: (_levels_of(labels := _read(path)), labels.shape), paths))
+    except BadInput as error:
+        raise BadInput(f"truth {error}") from None
+    by_frame = dict(zip(_frame_numbers(paths, frames), paths, strict=True))
+    levels = set().union(*(levels for levels, _ in found))
+    own_size = found[0][1]
+
+    def read(t: int) -> np.ndarray | None:
+        return _read(by_frame[t]) if t in by_frame else None
+
+    return _of_labels(read, levels, max(by_frame) + 1, size, own_size)
+
+
+def _frame_numbers(paths: list[Path], frames: int) -> list[int]:
+    """Which of the result's `frames` each picture is of: its place, or the number in its name.
+
+    Numbers count where all names have the same words before one; they count from the first one where there is a picture
+    for each frame, or from 1 where there are such words.
+    """
+    names = [re.fullmatch(r"(.*?)([0-9]+)", path.stem) for path in paths]
+    if not all(names) or len({name[1] for name in names}) > 1:
+        return list(range(len(paths)))
+    numbers = [int(name[2]) for name in names]
+    is_whole = numbers[-1] - numbers[0] + 1 == len(numbers)
+    from_first = is_whole and (len(numbers) == frames or (numbers[0] == 1 and names[0][1]))
+    return [number - numbers[0] for number in numbers] if from_first else numbers
+
+
+def _levels_of(labels: np.ndarray) -> set[int]:
+    """All numbers that stand in a picture."""
+    if labels.dtype == np.uint8:
+        return set(np.flatnonzero(np.bincount(labels.ravel())).tolist())
+    return set(np.unique(labels).tolist())
+
+
+def _read(path: Path) -> np.ndarray:
+    return read_labels(path, "picture")
 
 
 def _resize(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

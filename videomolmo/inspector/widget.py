@@ -1,5 +1,6 @@
 """`videomolmo.inspect`: the track inspector in a notebook, and one picture of it everywhere else."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from videomolmo.inspector.panel_look import LookPanel, ObjectPanel
 from videomolmo.inspector.panel_plots import PlotPanel
 from videomolmo.inspector.truth import open_truth
 from videomolmo.inspector.widget_work import somebody_watches, when_quiet
+from videomolmo.plain import as_whole, needed_path
 from videomolmo.results import GroundingResult
 
 
@@ -149,7 +151,8 @@ def inspect(
 
     Args:
         result: a result, or the folder it was saved to.
-        truth: masks to compare with: bool (frames, objects, height, width) or (frames, height, width), or files; see
+        truth: masks to compare with: bool (frames, objects, height, width) or (frames, height, width), numbers of
+            objects (frames, height, width), or files; see
             `videomolmo.inspector.inspection.Inspection`.
         other: a second result of the same video, shown beside it; the same result again compares two fusion rules.
         video: replaces the recorded source.
@@ -171,6 +174,7 @@ def inspect(
     unknown = [name for name in layers if name not in LAYERS]
     if unknown:
         raise BadInput(f"layer {unknown[0]!r} is unknown; choose of {', '.join(LAYERS)}")
+    folder, start = needed_path(folder, "folder"), _frame_number(frame)
     inspections = [Inspection(result, truth, video=video)]
     if other is not None:
         first, second = inspections[0], Inspection(other, video=video)
@@ -181,6 +185,13 @@ def inspect(
         if its_rule is not None or its_tau is not None:
             one.refuse(its_rule, its_tau)
     look = Look(layers=tuple(name for name in LAYERS if name in layers))
-    desk = Desk(inspections[0], inspections[1] if other is not None else None, grounder, Path(folder), look)
-    desk.canvas.frame = min(max(0, int(frame)), max(0, desk.canvas.frames - 1))
+    desk = Desk(inspections[0], inspections[1] if other is not None else None, grounder, folder, look)
+    desk.canvas.frame = min(max(0, start), max(0, desk.canvas.frames - 1))
     return TrackInspector(desk)
+
+
+def _frame_number(frame: int) -> int:
+    number = as_whole(frame, least=-sys.maxsize)
+    if number is None:
+        raise BadInput(f"frame is {frame!r}, expected the number of a frame")
+    return number

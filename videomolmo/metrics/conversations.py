@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Integer
 
 from videomolmo.errors import BadInput
+from videomolmo.plain import as_array
 
 Clips = Bool[np.ndarray, "_phrases frames height width"] | Integer[np.ndarray, "_phrases frames height width"]
 IOU_FROM, SIMILARITY_FROM = 0.5, 0.5
@@ -80,7 +81,7 @@ def gcg_matches(
     Raises:
         BadInput: a similarity matrix that does not fit the phrases.
     """
-    iou = volume_iou(truth, pred, reference)
+    iou, similarity = volume_iou(truth, pred, reference), as_array(similarity, "similarities")
     if similarity.shape != iou.shape:
         raise BadInput(f"similarities {similarity.shape}: expected {iou.shape}, true phrases in rows")
     matches = []
@@ -104,6 +105,7 @@ def volume_iou(truth: Clips, pred: Clips, reference: bool = False) -> Float64[np
     Raises:
         BadInput: clips of different shape.
     """
+    truth, pred = as_array(truth, "true masks"), as_array(pred, "predicted masks")
     if truth.ndim != 4 or pred.ndim != 4 or truth.shape[1:] != pred.shape[1:]:
         raise BadInput(
             f"true masks {truth.shape} and predicted {pred.shape}: expected (phrases, frames, height, width)"
@@ -121,6 +123,7 @@ def drop_small_components(masks: Clips, at_least_px: Real = SMALLEST_COMPONENT_P
     """Predicted masks without their 8-connected specks in single frames, which the protocol removes before scoring."""
     import cv2
 
+    masks = as_array(masks, "masks")
     kept = np.zeros(masks.shape, dtype=bool)
     for at in np.ndindex(masks.shape[:-2]):
         _, labels, stats, _ = cv2.connectedComponentsWithStats((masks[at] != 0).astype(np.uint8), connectivity=8)

@@ -70,7 +70,7 @@ def count_scores(truths: Sequence[int], counts: Sequence[int | None]) -> CountSc
         >>> count_scores([3, 0, 40], [3, None, 43])
         CountScores(exact=0.6666666666666666, close=1.0, mae=1.0, invalid=0.3333333333333333)
     """
-    _check(truths, counts)
+    truths, counts = _checked(truths, counts)
     numbers = [count or 0 for count in counts]
     close = [is_close(truth, count) for truth, count in zip(truths, numbers, strict=True)]
     errors = np.abs(np.subtract(truths, numbers))
@@ -85,7 +85,7 @@ def exact_by_bin(truths: Sequence[int], counts: Sequence[int | None]) -> dict[st
         >>> exact_by_bin([3, 4, 30], [3, 5, 30])
         {'0-4': 0.5, '25-': 1.0}
     """
-    _check(truths, counts)
+    truths, counts = _checked(truths, counts)
     found: dict[str, list[bool]] = {}
     for truth, count in sorted(zip(truths, (count or 0 for count in counts), strict=True)):
         start = max(start for start in BIN_STARTS if start <= truth)
@@ -154,7 +154,7 @@ def molmo2_image_count(truth: int, points: int) -> AnswerScore:
 
 
 def _score(truth: int, count: int | None, close: bool) -> AnswerScore:
-    return AnswerScore(count == truth, close, count is not None)
+    return AnswerScore(bool(count == truth), bool(close), count is not None)
 
 
 def _whole_number(words: str) -> int | None:
@@ -176,8 +176,11 @@ def _integer(text: str) -> int | None:
         return None
 
 
-def _check(truths: Sequence[int], counts: Sequence[int | None]) -> None:
+def _checked(truths: Sequence[int], counts: Sequence[int | None]) -> tuple[list[int], list[int | None]]:
+    """Both as lists of Python's numbers, if they fit each other."""
+    truths, counts = ([one.item() if hasattr(one, "item") else one for one in values] for values in (truths, counts))
     if len(truths) != len(counts) or not len(truths):
         raise BadInput(f"{len(truths)} true numbers and {len(counts)} counts; give one count for each, at least one")
     if min(truths) < 0:
         raise BadInput(f"a true number of {min(truths)} objects; expected 0 or more")
+    return truths, counts

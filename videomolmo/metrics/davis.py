@@ -14,6 +14,7 @@ from jaxtyping import Float, Integer
 
 from videomolmo.errors import BadInput
 from videomolmo.metrics.regions import j_and_f_per_frame
+from videomolmo.plain import as_array
 
 Labels = Integer[np.ndarray, "_frames _height _width"]
 Values = Float[np.ndarray, "_objects _frames"]
@@ -94,7 +95,7 @@ def statistics(values: Float[np.ndarray, " frames"], reference: bool = False) ->
         >>> statistics(np.array([0.9, 0.8, 0.7, 0.6, 0.4])).recall
         0.8
     """
-    values = np.asarray(values, dtype=np.float64)
+    values = as_array(values, "values").astype(np.float64)
     if values.ndim != 1 or not len(values):
         raise BadInput(f"values of shape {values.shape}: expected one value per frame, of at least one frame")
     edges = np.round(np.linspace(1, len(values), 5) + 1e-10).astype(np.int64) - 1
@@ -113,7 +114,7 @@ def _mean_of_numbers(values: np.ndarray) -> float:
 
 def _semi_supervised(name: str, truth: Labels, result: Labels) -> tuple[Values, Values]:
     """J and F (objects, frames) of one sequence."""
-    _check(name, truth, result, at_least=3)
+    truth, result = _checked(name, truth, result, at_least=3)
     objects, labels = _count_objects(truth), int(result.max(initial=0))
     if labels > objects:
         raise BadInput(
@@ -129,7 +130,7 @@ def _unsupervised(name: str, truth: Labels, result: Labels, reference: bool) -> 
     """J and F (objects, frames) of one sequence after the assignment."""
     from scipy.optimize import linear_sum_assignment
 
-    _check(name, truth, result, at_least=1)
+    truth, result = _checked(name, truth, result, at_least=1)
     objects, proposals = _count_objects(truth), int(result.max(initial=0))
     if proposals > MOST_PROPOSALS:
         raise BadInput(f"sequence {name!r}: {proposals} proposals; keep the best {MOST_PROPOSALS} at most")
@@ -152,7 +153,9 @@ def _count_objects(truth: Labels) -> int:
     return int(truth[0][truth[0] != VOID].max(initial=0))
 
 
-def _check(name: str, truth: Labels, result: Labels, at_least: int) -> None:
+def _checked(name: str, truth: Labels, result: Labels, at_least: int) -> tuple[Labels, Labels]:
+    """Both as arrays, if they fit each other."""
+    truth, result = (as_array(labels, f"sequence {name!r}") for labels in (truth, result))
     if truth.ndim != 3 or truth.shape != result.shape:
         raise BadInput(
             f"sequence {name!r}: truth {truth.shape} and result {result.shape}; both must be label maps of one shape "
@@ -160,6 +163,7 @@ def _check(name: str, truth: Labels, result: Labels, at_least: int) -> None:
         )
     if len(truth) < at_least or not truth.size:
         raise BadInput(f"sequence {name!r}: shape {truth.shape}; at least {at_least} frames with pixels are needed")
+    return truth, result
 
 
 def _summary(sequences: Iterable[tuple[str, tuple[Values, Values]]], reference: bool) -> DavisScores:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Integer, Num, UInt8
 from videomolmo.errors import BadInput
 from videomolmo.metrics.davis import davis_unsupervised
 from videomolmo.metrics.regions import JAndF, j_and_f
+from videomolmo.plain import as_array
 
 Masks = Bool[np.ndarray, "_frames _height _width"] | Integer[np.ndarray, "_frames _height _width"]
 ObjectMasks = Bool[np.ndarray, "objects frames height width"] | Integer[np.ndarray, "objects frames height width"]
@@ -59,16 +60,17 @@ def expression_j_and_f(objects: ObjectMasks, pred: Masks) -> JAndF:
     Raises:
         BadInput: no object, or a prediction of another shape.
     """
+    objects, pred = as_array(objects, "object masks"), as_array(pred, "predicted masks")
     if objects.ndim != 4 or not len(objects):
         raise BadInput(f"object masks {objects.shape}: expected (objects, frames, height, width), at least one object")
-    return j_and_f(np.any(objects, axis=0), np.asarray(pred) != 0)
+    return j_and_f(np.any(objects, axis=0), pred != 0)
 
 
 def mean_over_expressions(scores: Iterable[JAndF | None], missing: Literal["zero", "skip"] = "zero") -> ExpressionMeans:
     """Plain means over expressions of all videos; J&F is the mean of mean J and mean F.
 
     Args:
-        scores: one per expression, None where the prediction is missing.
+        scores: one per expression, None where the prediction is missing; of each the first two numbers are J and F.
         missing: `zero` scores such an expression 0; `skip` leaves it out, as the copies of the MeViS tool in VideoLISA
             do, which rewards leaving out what is hard.
 
@@ -86,7 +88,7 @@ def mean_over_expressions(scores: Iterable[JAndF | None], missing: Literal["zero
     count = len(scores) if missing == "zero" else len(found)
     if not count:
         raise BadInput(f"{len(scores)} expressions, {len(found)} with a prediction: nothing to average")
-    j, f = (float(sum(getattr(score, name) for score in found) / count) for name in "jf")
+    j, f = (float(sum(score[at] for score in found) / count) for at in (0, 1))
     return ExpressionMeans(j, f, (j + f) / 2, len(scores), len(scores) - len(found))
 
 
@@ -106,7 +108,7 @@ def merge_expressions(maps: Maps) -> UInt8[np.ndarray, "frames height width"]:
         >>> merge_expressions(np.array([0.6, 0.7, 0.4, 0.5, 0.9, 0.4]).reshape(2, 1, 1, 3)).tolist()
         [[[1, 2, 0]]]
     """
-    maps = np.asarray(maps, dtype=np.float64)
+    maps = as_array(maps, "maps").astype(np.float64)
     if maps.ndim != 4 or not len(maps):
         raise BadInput(f"maps {maps.shape}: expected (objects, frames, height, width), at least one object")
     if not (maps.min(initial=0) >= 0 and maps.max(initial=0) <= 1):
@@ -132,15 +134,14 @@ def ref_davis17(sequences: Iterable[tuple[str, Masks, Maps]], reference: bool = 
         BadInput: maps whose number is not four per object, or what `davis_unsupervised` refuses.
     """
     truths, merged, single = [], [[] for _ in range(ANNOTATORS)], []
-    for name, truth, maps in sequences:
+    for name, *given in sequences:
+        truth, maps = (as_array(value, f"sequence {name!r}") for value in given)
         if not len(maps) or len(maps) % ANNOTATORS:
             raise BadInput(f"sequence {name!r}: {len(maps)} maps; expected {ANNOTATORS} for each object")
         truths.append((name, truth))
         for annotator, labels in enumerate(merged):
             labels.append(merge_expressions(maps[annotator::ANNOTATORS]))
-        single += [
-            j_and_f(truth == n // ANNOTATORS + 1, np.asarray(pred) >= FOREGROUND_FROM) for n, pred in enumerate(maps)
-        ]
+        single += [j_and_f(truth == n // ANNOTATORS + 1, pred >= FOREGROUND_FROM) for n, pred in enumerate(maps)]
     tables = [
         davis_unsupervised(((*at, result) for at, result in zip(truths, labels, strict=True)), reference).overall
         for labels in merged
@@ -165,10 +166,12 @@ def revos_score(truth: Masks, pred: Masks, foreground: Masks) -> RevosScore:
 
     Differs: any nonzero value is foreground; the reference adds up the values themselves, which must be 0 and 1.
     """
-    if np.shape(foreground) != np.shape(truth):
-        raise BadInput(f"foreground masks {np.shape(foreground)} must have the shape of the true ones {truth.shape}")
+    truth, pred = as_array(truth, "true masks"), as_array(pred, "predicted masks")
+    foreground = as_array(foreground, "foreground masks")
+    if foreground.shape != truth.shape:
+        raise BadInput(f"foreground masks {foreground.shape} must have the shape of the true ones {truth.shape}")
     score = j_and_f(truth, pred)
-    truth, pred, foreground = (np.asarray(masks) != 0 for masks in (truth, pred, foreground))
+    truth, pred, foreground = (masks != 0 for masks in (truth, pred, foreground))
     accuracy = np.mean(truth == pred)
     false, most = (np.count_nonzero(masks, axis=(-2, -1)) for masks in (pred & ~truth, foreground))
     robustness = np.mean(np.maximum(1 - false / (most + 1e-6), 0))

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Integer, Shaped
 
 from videomolmo.errors import BadInput
+from videomolmo.plain import as_array
 
 ALPHAS = np.linspace(0.05, 0.95, 19)  # a pair counts when its similarity is at least alpha
 EPS = float(np.finfo(float).eps)
@@ -50,7 +51,7 @@ def hota_scores(
     """
     if when_empty not in ("ones", "molmo2", "trackeval"):
         raise BadInput(f"when_empty is {when_empty!r}, expected 'ones', 'molmo2' or 'trackeval'")
-    similarities = [np.asarray(similarity, dtype=np.float64) for similarity in similarities]  # overlaps may be bool
+    similarities = [as_array(one, "similarities").astype(np.float64) for one in similarities]  # overlaps may be bool
     _check(truth_ids, pred_ids, similarities)
     truth, truth_frames = _numbered(truth_ids)
     pred, pred_frames = _numbered(pred_ids)
@@ -132,7 +133,7 @@ def _numbered(ids: Sequence[Ids]) -> tuple[list[np.ndarray], Integer[np.ndarray,
 
 
 def _plain(frame: Ids) -> list:
-    return frame.tolist() if isinstance(frame, np.ndarray) else list(frame)
+    return frame.tolist() if hasattr(frame, "tolist") else list(frame)
 
 
 def _check(truth_ids: Sequence[Ids], pred_ids: Sequence[Ids], similarities: Sequence[Similarity]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Integer, Num
 
 from videomolmo.errors import BadInput
+from videomolmo.plain import as_array
 
 Points = Num[np.ndarray, "_points 2"]
 Mask = Bool[np.ndarray, "_height _width"] | Integer[np.ndarray, "_height _width"]
@@ -161,6 +162,7 @@ def assign(pred: np.ndarray, truth: np.ndarray) -> list[tuple[int, int]]:
 def is_inside(point: Float64[np.ndarray, "2"], mask: Mask) -> bool:
     """Whether the nearest pixel is in the mask; halves go to the even pixel, as Python rounds."""
     x, y = np.rint(point)
+    mask = as_array(mask, "mask")
     height, width = mask.shape
     return bool(0 <= x < width and 0 <= y < height and mask[int(y), int(x)])
 
@@ -173,7 +175,7 @@ def _score(hits: int, predictions: int, objects: int, reference: bool) -> PointS
 
 def _points(points: np.ndarray, which: str, columns: int) -> np.ndarray:
     """As float64 (points, columns); an empty list is no points."""
-    points = np.asarray(points, dtype=np.float64)
+    points = as_array(points, f"{which} points").astype(np.float64)
     points = points.reshape(0, columns) if points.size == 0 else points
     if points.ndim != 2 or points.shape[1] != columns:
         raise BadInput(f"{which} points of shape {points.shape}: expected (points, {columns})")

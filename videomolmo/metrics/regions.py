@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Integer, UInt8
 
 from videomolmo.errors import BadInput
+from videomolmo.plain import as_array, as_number
 
 Masks = Bool[np.ndarray, "*frames height width"] | Integer[np.ndarray, "*frames height width"]
 BOUND_TH = 0.008  # tolerance of the boundary, as a share of the image diagonal
@@ -47,6 +48,7 @@ def j_and_f(truth: Masks, pred: Masks, void: Masks | None = None) -> JAndF:
         >>> j_and_f(truth, pred)
         JAndF(j=0.5, f=1.0, j_and_f=0.75)
     """
+    truth, pred, void = _arrays(truth, pred, void)
     if truth.size == 0:
         raise BadInput(f"masks of shape {truth.shape} have no pixels to compare; give at least one frame")
     j, f = (float(np.mean(values)) for values in j_and_f_per_frame(truth, pred, void))
@@ -61,6 +63,7 @@ def j_and_f_per_frame(
     Returns:
         (J, F), each with one value per frame and shape `()` for a single mask.
     """
+    truth, pred, void = _arrays(truth, pred, void)
     disk = _disk(_radius(bound_th, truth.shape))
     pairs = [_crop(*pair) for pair in _frame_pairs(truth, pred, void)]
     j = np.array([_frame_region_similarity(*pair) for pair in pairs], dtype=np.float64)
@@ -79,6 +82,7 @@ def region_similarity(truth: Masks, pred: Masks, void: Masks | None = None) -> F
     Returns:
         One value per frame, shape `()` for a single mask.
     """
+    truth, pred, void = _arrays(truth, pred, void)
     values = [_frame_region_similarity(*pair) for pair in _frame_pairs(truth, pred, void)]
     return np.array(values, dtype=np.float64).reshape(truth.shape[:-2])
 
@@ -103,6 +107,7 @@ def boundary_measure(
     Raises:
         BadInput: shapes that differ, or a tolerance that is negative or no number.
     """
+    truth, pred, void = _arrays(truth, pred, void)
     disk = _disk(_radius(bound_th, truth.shape))
     values = [_frame_boundary_measure(*_crop(*pair), disk) for pair in _frame_pairs(truth, pred, void)]
     return np.array(values, dtype=np.float64).reshape(truth.shape[:-2])
@@ -117,6 +122,7 @@ def boundary_map(mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "he
         >>> boundary_map(np.array([[0, 0, 0], [0, 1, 1], [0, 1, 1]], dtype=bool)).astype(int).tolist()
         [[1, 1, 1], [1, 0, 0], [1, 0, 0]]
     """
+    mask = as_array(mask, "mask").astype(bool, copy=False)
     boundary = np.zeros_like(mask)
     east, south = mask[:, :-1] ^ mask[:, 1:], mask[:-1] ^ mask[1:]
     boundary[:, :-1] |= east
@@ -165,15 +171,22 @@ def _crop(truth: Bool[np.ndarray, "height width"], pred: Bool[np.ndarray, "heigh
 
 def _radius(bound_th: Real, shape: tuple[int, ...]) -> int:
     """The tolerance in whole pixels."""
-    if not 0 <= bound_th < math.inf:
+    tolerance = as_number(bound_th)
+    if tolerance is None or not 0 <= tolerance < math.inf:
         raise BadInput(f"bound_th={bound_th!r}: expected a share of the diagonal below 1, or pixels from 1")
-    return int(bound_th) if bound_th >= 1 else math.ceil(bound_th * math.hypot(*shape[-2:]))
+    return int(tolerance) if tolerance >= 1 else math.ceil(tolerance * math.hypot(*shape[-2:]))
 
 
 def _disk(radius: int) -> UInt8[np.ndarray, "side side"]:
     """Offsets with dx² + dy² ≤ radius²."""
     dy, dx = np.ogrid[-radius : radius + 1, -radius : radius + 1]
     return (dx**2 + dy**2 <= radius**2).astype(np.uint8)
+
+
+def _arrays(truth: Masks, pred: Masks, void: Masks | None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """The masks as NumPy arrays, whatever they come in."""
+    truth, pred = as_array(truth, "true masks"), as_array(pred, "predicted masks")
+    return truth, pred, None if void is None else as_array(void, "void masks")
 
 
 def _frame_pairs(truth: np.ndarray, pred: np.ndarray, void: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -62,6 +62,7 @@ def track_scores(truth: Tracks, pred: Tracks, tubes: Tubes, pairing: Pairing = "
         >>> scores.precision, scores.hota["HOTA"]
         (0.5, 0.5)
     """
+    truth, pred = _tracks(truth, "true"), _tracks(pred, "predicted")
     _check(truth, pred, tubes, pairing)
     frames = sorted({*truth, *pred})
     scores = {at: _frame_score(truth.get(at, ()), pred.get(at, ()), tubes, at, pairing) for at in frames}
@@ -128,6 +129,14 @@ def _rank(point: TrackPoint) -> str:
 
 def _raw_id(point: TrackPoint) -> int | str:
     return point.object_id
+
+
+def _tracks(tracks: Tracks, which: str) -> Tracks:
+    """The same where each point may be any three values in the order of `TrackPoint`."""
+    try:
+        return {at: [TrackPoint(*point) for point in points] for at, points in tracks.items()}
+    except (TypeError, AttributeError):
+        raise BadInput(f"{which} tracks: expected {{frame: [(object id, x, y), …]}}") from None
 
 
 def _check(truth: Tracks, pred: Tracks, tubes: Tubes, pairing: Pairing) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float64, Num
 
 from videomolmo.errors import BadInput
+from videomolmo.plain import as_array
 
 NO_POINTS = "There are none."
 NO_TRACKS = "No tracks available."
@@ -71,10 +72,13 @@ def points_inside(points_px: Num[np.ndarray, "points 2"], height: int, width: in
     """The same points, after checking that they lie in the frame, both borders included.
 
     Raises:
-        BadInput: a point outside the frame or not finite, or a frame without pixels.
+        BadInput: no points, a point outside the frame or not finite, or a frame without pixels.
     """
     size = frame_size(height, width)
-    points_px = np.asarray(points_px, dtype=np.float64).reshape(-1, 2)
+    points_px = as_array(points_px, "points").astype(np.float64)
+    if points_px.size % 2:
+        raise BadInput(f"points of shape {points_px.shape}: expected (points, 2), x then y")
+    points_px = points_px.reshape(-1, 2)
     outside = ~((points_px >= 0) & (points_px <= size)).all(axis=1)  # NaN compares false, hence outside
     if outside.any():
         x, y = points_px[outside][0].tolist()

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from videomolmo.errors import BadInput
+from videomolmo.plain import as_whole
 from videomolmo.synth.facts import Thing, things_of
 from videomolmo.synth.render import Renderer
 from videomolmo.synth.scene import Scene, sample_scene
@@ -43,13 +45,25 @@ def generate_clip(
         motion: whether objects of one shape move in nameable directions.
         square: the scene has the picture's own proportions; False draws them at random and stretches.
 
+    Raises:
+        BadInput: a seed below 0, or a size below 1.
+
     Example:
         >>> clip = generate_clip(10_000_000, frames=2, height=48, width=64)
         >>> clip.frames.shape, clip.masks.dtype
         ((2, 48, 64, 3), dtype('bool'))
     """
+    seed, frames = _whole(seed, "seed", 0), _whole(frames, "frames", 1)
+    height, width = _whole(height, "height", 1), _whole(width, "width", 1)
     scene = sample_scene(seed, motion=motion, frames=frames, aspect=width / height if square else None)
     return render_clip(scene, frames, height, width)
+
+
+def _whole(value: int, name: str, least: int) -> int:
+    found = as_whole(value, least)
+    if found is None:
+        raise BadInput(f"{name} is {value!r}, expected a whole number from {least}")
+    return found
 
 
 def render_clip(scene: Scene, frames: int, height: int, width: int) -> Clip:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from videomolmo.listing import in_natural_order
 from videomolmo.synth.facts import Thing, things_of
 from videomolmo.synth.render import Renderer
 from videomolmo.synth.scene import sample_scene
@@ -88,7 +89,7 @@ class RenderedClips:
 
     def __init__(self, *folders: Path, last: bool = False) -> None:
         frames, ids, self.things = [], [], []
-        for path in (path for folder in folders for path in sorted(folder.glob("part_*.npz"))):
+        for path in (path for folder in folders for path in in_natural_order(folder.glob("part_*.npz"))):
             with np.load(path) as part:
                 frames.append(part["frames"][:, -1:] if last else part["frames"])
                 ids.append(part["ids"][:, -1:] if last else part["ids"])
