@@ -292,9 +292,9 @@ def test_cost_was_measured():
 
 
 def test_readme_shows_the_shipped_table(shipped):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "data/ablations/README.md").read_text(encoding="utf-8")
     block = re.search(f"{MARKS[0]}\n(.*?){MARKS[1]}", text, re.DOTALL)
-    assert block, f"README.md has no block between {' and '.join(MARKS)}"
+    assert block, f"data/ablations/README.md has no block between {' and '.join(MARKS)}"
     assert block[1].strip() == markdown(shipped).strip(), "print the block: fusion_grid --readme --out data/ablations"
 
 

@@ -195,8 +195,8 @@ def test_shipped_plots_are_of_the_shipped_table(tmp_path):
 
 
 def test_the_readme_shows_this_table():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert all(text.count(mark) == 1 for mark in MARKS), f"README.md has no block between {' and '.join(MARKS)}"
+    text = (ROOT / "data/ablations/README.md").read_text(encoding="utf-8")
+    assert all(text.count(mark) == 1 for mark in MARKS), f"data/ablations/README.md has no block between {' and '.join(MARKS)}"
     shown = text.split(MARKS[0])[1].split(MARKS[1])[0]
     assert shown.strip() == temporal.block(temporal.shipped_table(), temporal.grid()).strip(), "`temporal report`"
 
