@@ -100,7 +100,7 @@ def test_no_pickle_runs(learner, tmp_path, kind):
     old = tmp_path / "step_00000002"
     shutil.copytree(EARLIER / "alone" / "step_00000002", old)
     (old / ".metadata").write_bytes(harm)
-    with pytest.raises(BadInput) as caught:
+    with pytest.raises(BadInput, match=r"step_00000002 cannot be read \(.*\); resume from") as caught:
         restore(learner, old)
     assert "\n" not in str(caught.value)
     for name in ("checkpoint.safetensors", "checkpoint.pt", "sam2.1_hiera_tiny.pt"):
@@ -140,7 +140,7 @@ def test_what_a_pickle_does_to_its_classes_ends_with_it(learner):
     for harm in (metadata + b"N}V__setstate__\nK\x01s\x86b.", metadata + b")\x81N}V__setstate__\nK\x01s\x86b."):
         try:
             unpickle(b"\x80\x02" + harm, known)
-        except BadInput:
+        except ValueError:
             continue
     assert restore(learner, EARLIER / "alone" / "step_00000002")["step"] == 2
 
@@ -168,7 +168,7 @@ def test_damaged_pickles_and_archives_are_refused_in_words(learner, tmp_path, se
         changed[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
         try:
             read_torch(io.BytesIO(changed))
-        except BadInput as error:
+        except ValueError as error:
             assert "\n" not in str(error)
 
 
@@ -217,14 +217,14 @@ def test_an_archive_cannot_ask_for_more_memory_than_it_has_bytes():
         "no block": View(3, 0, (4,), (1,)), "words": View(block, "0", "4", None), "half": View(block, 0, (1.5,), (1,)),
     }  # fmt: skip
     for name, view in odd.items():
-        with pytest.raises(BadInput):
+        with pytest.raises(ValueError):
             pytest.fail(f"{name}: {read_torch(archive_of(view))}")
-    with pytest.raises(BadInput, match="packed"):
+    with pytest.raises(ValueError, match="packed"):
         read_torch(archive_of(View(block, 0, (4,), (1,)), kind=zipfile.ZIP_DEFLATED))
     data = archive_of(View(block, 0, (4,), (1,))).getvalue()
     at = data.rindex(b"PK\x01\x02")  # where the list of members says how large a block is
     lying = data[: at + 20] + struct.pack("<II", 2**31, 2**31) + data[at + 28 :]
-    with pytest.raises(BadInput):
+    with pytest.raises(ValueError):
         read_torch(io.BytesIO(lying))
 
 

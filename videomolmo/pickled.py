@@ -19,8 +19,6 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from videomolmo.errors import BadInput
-
 Known = Mapping[tuple[str, str], Callable[..., Any]]
 _STORAGES = {
     "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
@@ -29,6 +27,10 @@ _STORAGES = {
 }  # fmt: skip
 _REGISTERED = ("EXT1", "EXT2", "EXT4")  # objects by number, which are looked up without asking for a name
 _LARGEST = 256 << 20  # bytes of a pickle; tensors lie beside it
+
+
+class Foreign(ValueError):
+    """What a file holds is not what it may hold; who reads it says which file."""
 
 
 class Record:
@@ -54,17 +56,17 @@ def unpickle(data: bytes, known: Known, persistent: Callable[[Any], Any] | None 
         persistent: makes objects that lie outside the pickle from what it says of them.
 
     Raises:
-        BadInput: it names anything else, or is damaged; nothing was run.
+        ValueError: it names anything else, or is damaged; nothing was run.
     """
     try:
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name in _REGISTERED or ("PUT" in opcode.name and int(argument) > len(data)):
-                raise BadInput(f"a pickle with {opcode.name} {argument!r:.40}, expected plain values and tensors")
+                raise Foreign(f"a pickle with {opcode.name} {argument!r:.40}, expected plain values and tensors")
         return _Unpickler(io.BytesIO(data), known, persistent).load()
-    except BadInput:
+    except Foreign:
         raise
     except Exception as error:  # what damage makes pickle raise has no common class
-        raise BadInput(f"a damaged pickle ({type(error).__name__}: {error!s:.80})") from error
+        raise Foreign(f"a damaged pickle ({type(error).__name__}: {error!s:.80})") from error
 
 
 class _Unpickler(pickle.Unpickler):
@@ -74,12 +76,12 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._known:
-            raise BadInput(f"a pickle that names {module}.{name}"[:120] + ", expected plain values and tensors only")
+            raise Foreign(f"a pickle that names {module}.{name}"[:120] + ", expected plain values and tensors only")
         return self._known[module, name]
 
     def persistent_load(self, told: Any) -> Any:
         if self._persistent is None:
-            raise BadInput("a pickle that names objects outside of it")
+            raise Foreign("a pickle that names objects outside of it")
         return self._persistent(told)
 
 
@@ -90,15 +92,15 @@ def read_torch(source: Path | BinaryIO) -> Any:
         source: a file of PyTorch 1.6 or later, or its content.
 
     Raises:
-        BadInput: it is none, is damaged, or would make other objects than tensors; nothing was run.
+        ValueError: it is none, is damaged, or would make other objects than tensors; nothing was run.
     """
     try:
         with zipfile.ZipFile(source) as archive:
             return _Torch(archive).read()
-    except BadInput:
+    except Foreign:
         raise
     except Exception as error:  # zipfile and torch raise many kinds
-        raise BadInput(f"not a whole file of torch.save ({type(error).__name__}: {error!s:.80})") from error
+        raise Foreign(f"not a whole file of torch.save ({type(error).__name__}: {error!s:.80})") from error
 
 
 class _Torch:
@@ -124,23 +126,23 @@ class _Torch:
         """A member's bytes; the archive's checksum of them is looked at."""
         member = self.members[self.folder + name]
         if member.compress_type != zipfile.ZIP_STORED or member.file_size > most:
-            raise BadInput(f"{name} is packed, or larger than the {most} bytes that were expected")
+            raise Foreign(f"{name} is packed, or larger than the {most} bytes that were expected")
         content = bytearray(member.file_size)
         with self.archive.open(member) as file:
             if file.readinto(content) != len(content) or file.read(1):
-                raise BadInput(f"{name} is cut off")
+                raise Foreign(f"{name} is cut off")
         return content
 
     def _block(self, told: Any) -> Tensor:
         """The numbers that the pickle means by ("storage", kind, name, device, count), as one row."""
         _, dtype, name, _, count = told
         if not (isinstance(dtype, torch.dtype) and isinstance(name, str) and type(count) is int and count >= 0):
-            raise BadInput(f"a pickle that names {told!r:.80}, expected a block of numbers")
+            raise Foreign(f"a pickle that names {told!r:.80}, expected a block of numbers")
         if name not in self._blocks:
             size = count * dtype.itemsize
             self._left -= size  # else members that lie over one another would fill the memory
             if self._left < 0 or self.members[f"{self.folder}data/{name}"].file_size != size:
-                raise BadInput(f"block {name} has another size than {count} numbers")
+                raise Foreign(f"block {name} has another size than {count} numbers")
             content = self._content(f"data/{name}", size)
             self._blocks[name] = torch.frombuffer(content, dtype=dtype) if size else torch.empty(0, dtype=dtype)
         return self._blocks[name]
@@ -149,5 +151,5 @@ class _Torch:
 def _tensor(block: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
     """A tensor within a block; never larger than that."""
     if not isinstance(block, Tensor) or math.prod(shape) > len(block) or any(size < 0 for size in shape):
-        raise BadInput(f"a tensor of shape {shape!r:.80} in a block of other size")
+        raise Foreign(f"a tensor of shape {shape!r:.80} in a block of other size")
     return torch.as_strided(block, shape, strides, offset)

@@ -203,7 +203,7 @@ class _DecordReader:
             return "it hangs on MPEG-TS"
         if exact.warning:
             return exact.warning
-        if any(exact.turn):
+        if exact.turns:
             return "it does not apply the rotation tag"
         return "the file has open groups of pictures" if exact.open_gop else None
 

@@ -131,11 +131,11 @@ class Checkpoints:
     def restore(self, learner: Learner, chosen: Path | None = None) -> tuple[dict[str, Any] | None, list[str]]:
         """Fill what has learnt and the optimiser from the newest whole checkpoint. Called by all processes.
 
+        Those that are damaged are renamed, not deleted.
+
         Args:
             learner: to fill.
             chosen: the checkpoint to take in place of the newest; it must be whole.
-
-        Those that are damaged are renamed, not deleted.
 
         Returns:
             state.json of the checkpoint, None where there is none yet; a line on each that is damaged.
@@ -276,6 +276,8 @@ def _agreed(path: Path, trouble: str, remedy: str) -> Iterator[None]:
     reason = None
     try:
         yield
+    except MemoryError:  # says nothing of the checkpoint
+        raise
     except BadInput as error:
         reason = str(error)
     except Exception as error:

@@ -122,7 +122,9 @@ def keep_offending(folder: Path, step: int, process: int, reason: str, passes: l
     place.mkdir(exist_ok=True)
     path = place / f"step_{step:08d}_process_{process}.json"
     path.write_text(json.dumps({"step": step, "reason": reason, "passes": passes}, indent=1) + "\n", encoding="utf-8")
-    save_file({name: value.cpu().clone() for name, value in tensors.items()}, path.with_suffix(".safetensors"))
+    save_file(
+        {name: value.cpu().contiguous().clone() for name, value in tensors.items()}, path.with_suffix(".safetensors")
+    )
     return path
 
 

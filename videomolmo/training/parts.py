@@ -114,6 +114,7 @@ class Parts:
         strange = [name for name in self.files if name != INDEX and not _PART.fullmatch(name)]
         if strange or INDEX not in self.files:
             raise ValueError(f"files are {sorted(self.files)!r:.80}, expected {INDEX} and {part_name(0)}")
+        self._opened: dict[int, Any] = {}
         self._check(INDEX, _MOST)
         self.tensors = Index.model_validate_json(read_whole(folder / INDEX, _MOST)).tensors
         self.shapes = {name: tuple(piece.shape) for name, piece in self.tensors.items()}
@@ -147,16 +148,18 @@ class Parts:
         """
         shape, pieces, start = self.shapes[name], [], 0
         for number in self.tensors[name].parts:
-            with safe_open(self.folder / part_name(number), framework="pt") as file:
-                there = file.get_slice(name)
-                if not shape:
-                    return file.get_tensor(name)
-                own = there.get_shape()
-                if tuple(own[1:]) != shape[1:]:
-                    raise ValueError(f"{name} has shape {own} in {part_name(number)}, expected {list(shape)}")
-                if start < last and start + own[0] > first:
-                    pieces.append(there[max(first - start, 0) : min(last - start, own[0])])
-                start += own[0]
+            if number not in self._opened:  # its header is read once for all tensors
+                self._opened[number] = safe_open(self.folder / part_name(number), framework="pt")
+            file = self._opened[number]
+            if not shape:
+                return file.get_tensor(name)
+            there = file.get_slice(name)
+            own = there.get_shape()
+            if tuple(own[1:]) != shape[1:]:
+                raise ValueError(f"{name} has shape {own} in {part_name(number)}, expected {list(shape)}")
+            if start < last and start + own[0] > first:
+                pieces.append(there[max(first - start, 0) : min(last - start, own[0])])
+            start += own[0]
         if start != shape[0]:
             raise ValueError(f"{name} has {start} rows, expected {shape[0]}")
         return torch.cat(pieces)
