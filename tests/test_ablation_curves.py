@@ -35,6 +35,7 @@ def run(tmp_path) -> Path:
         (folder / name).mkdir(parents=True)
         for step, measured in rows:
             append_log(folder / name / "log.jsonl", stage=name.partition("_")[0], step=step, **measured)
+    append_log(folder / "see" / "log.jsonl", damaged="checkpoint.safetensors is no whole checkpoint")
     (folder / "pointing_96").mkdir()
     (folder / "pointing_96" / "recipe.json").write_text(json.dumps(recipe))
     return folder

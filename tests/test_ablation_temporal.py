@@ -250,9 +250,9 @@ def test_a_cell_goes_on_to_language(cache, tmp_path):
     with pytest.raises(BadInput, match="language_clips = \\[6\\], not 7"):
         next(temporal.run([temporal.Cell("addition", 4, 1)], out, cache, replace(size, language_clips=7)))
     (folder,) = (cache / "language").glob("addition-4-1-*")
-    begun, taught = load_checkpoint(folder / "begin.pt")["state"], starts.taught_start()
+    begun, taught = load_checkpoint(folder / "begin.safetensors")["state"], starts.taught_start()
     same = {name for name in taught if torch.equal(begun[name], taught[name])}
-    assert (folder / "weights.pt").is_file()
+    assert (folder / "weights.safetensors").is_file()
     assert {name for name in taught if name.startswith(("model.vision.", "model.language."))} <= same
 
 

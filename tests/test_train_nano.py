@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from videomolmo.cli import main
 from videomolmo.model import PointingModel
 from videomolmo.training import nano, pointing
-from videomolmo.training.run_state import load_checkpoint
+from videomolmo.training.run_state import load_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,13 +46,13 @@ def test_the_recipe_leads_from_nothing_to_both_models_and_is_not_done_twice(smal
     assert [stage["name"] for stage in recipe["stages"]] == names and recipe["share"] == 0.0001
     chosen = ["follow on larger", "write larger", "write on larger", "write last larger"]
     name = "language.layers.0.mlp.up_proj.weight"
-    states = [load_checkpoint(tmp_path / f"{stage}_cross_attention" / "weights.pt")["state"] for stage in chosen]
+    states = [load_weights(tmp_path / f"{stage}_cross_attention" / "weights.safetensors") for stage in chosen]
     mean = torch.stack([state[f"model.{name}"] for state in states]).mean(dim=0)
     shipped = load_file(tmp_path / "pointing" / "model.safetensors")[name]
     assert recipe["averaged"] == chosen and torch.allclose(shipped.float(), mean, atol=1e-3, rtol=1e-3)
     assert not torch.equal(shipped, states[-1][f"model.{name}"].half())
 
     small.clear()
-    (tmp_path / "follow larger_cross_attention" / "weights.pt").unlink()
+    (tmp_path / "follow larger_cross_attention" / "weights.safetensors").unlink()
     assert main(command) == 0
     assert small == ["follow larger_cross_attention"]  # what was lost comes again, all else is kept

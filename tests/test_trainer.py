@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from golden import model_folders, near, read_json, tensors
+from safetensors.torch import load_file
 from test_model_golden import gradients_near, model_of, train_batch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -207,7 +208,7 @@ def test_only_the_temporal_module_changes(model, rows, tmp_path):
     before, after = PointingModel.from_pretrained(model).state_dict(), weights(tmp_path / "run")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if name.startswith("temporal.")}
-    held = sum(path.stat().st_size for path in (tmp_path / "run/checkpoints/step_00000002").glob("*.distcp"))
+    held = sum(path.stat().st_size for path in (tmp_path / "run/checkpoints/step_00000002").glob("*.safetensors"))
     assert held < 3.5 * sum(after[name].nbytes for name in changed) + 50_000, "frozen weights are saved again and again"
 
 
@@ -333,7 +334,7 @@ def test_checkpoints_leave_what_is_not_theirs(model, rows, tmp_path):
     (strange / "notes.txt").write_text("mine")
     left = tmp_path / "run" / "checkpoints" / ".unfinished_step_00000002"
     left.mkdir()
-    (left / "__0_0.distcp").write_bytes(b"cut off")
+    (left / "part_0000.safetensors").write_bytes(b"cut off")
     (left / "thesis.txt").write_text("mine")
     learner = assemble(recipe, accelerator_for(recipe))
     Checkpoints(strange.parent, "yet another", 1).save(learner, {"step": 9})
@@ -346,9 +347,11 @@ def test_a_damaged_checkpoint_is_named(model, rows, tmp_path):
     recipe = recipe_of(model, rows, tmp_path / "run", steps=4)
     train(recipe, progress=False)
     last = tmp_path / "run" / "checkpoints" / "step_00000004"
-    (last / "__0_0.distcp").write_bytes(b"")
+    whole = (last / "part_0000.safetensors").read_bytes()
+    (last / "part_0000.safetensors").write_bytes(b"")
     with pytest.raises(BadInput, match="resume from an earlier"):
-        train(recipe, progress=False)
+        train(recipe, resume=last, progress=False)
+    (last / "part_0000.safetensors").write_bytes(whole)
     before = weights(tmp_path / "run")
     done = train(recipe, resume=last.with_name("step_00000002"), progress=False)
     assert done.step == 4 and all(torch.equal(before[name], value) for name, value in weights(tmp_path / "run").items())
@@ -372,7 +375,7 @@ def test_a_loss_that_is_not_a_number_stops_with_its_sample(model, rows, tmp_path
     culprit = found["passes"][-1]["samples"][0]
     assert culprit["position"] == 9 and culprit["branches"]
     again = Samples(recipe.data, context=2, seed=recipe.run.seed)[9]
-    batch = torch.load(tmp_path / "run/offending/step_00000002_process_0.pt", weights_only=True)
+    batch = load_file(tmp_path / "run/offending/step_00000002_process_0.safetensors")
     processor = PointingProcessor(load_tokenizer(model), TINY)
     example = processor.training_example(again.frame, [list(pair) for pair in again.branches], again.past)
     assert again.about == culprit and torch.equal(batch["pixels"][0], example["pixels"])

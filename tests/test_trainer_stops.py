@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from training_runs import fixture_of, recipe_of, rows_of_blocks, tiny_model, weights
 
 from videomolmo import provenance
@@ -97,7 +98,7 @@ def test_a_loss_that_runs_away_stops_the_run_and_its_samples_are_kept(model, row
     (story,) = (tmp_path / "run" / "offending").glob("*.json")
     passes = json.loads(story.read_text(encoding="utf-8"))["passes"]
     assert len(passes) == 4 and all(turn["samples"][0]["branches"] for turn in passes)
-    tensors = torch.load(story.with_suffix(".pt"), weights_only=True)
+    tensors = load_file(story.with_suffix(".safetensors"))
     assert tensors["pixels"].shape[0] == 1
 
 

@@ -147,31 +147,31 @@ def test_training_goes_on_after_a_kill(module, train, clips_folder, tmp_path):
     process = shell(KILLED.format(module=module, clips=str(clips_folder), folder=str(tmp_path / "killed")))
     _, errors = process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL, errors.decode()
-    assert load_checkpoint(tmp_path / "killed" / "checkpoint.pt")["step"] == 2
+    assert load_checkpoint(tmp_path / "killed" / "checkpoint.safetensors")["step"] == 2
     resumed = load_checkpoint(train(clips_folder, tmp_path / "killed"))
     whole = load_checkpoint(train(clips_folder, tmp_path / "whole"))
     assert equal(resumed, whole)
-    before = load_checkpoint(tmp_path / "killed" / "checkpoint.pt")
+    before = load_checkpoint(tmp_path / "killed" / "checkpoint.safetensors")
     assert before["step"] in (2, 4)
 
 
 def test_finished_training_is_not_done_again(clips_folder, tmp_path, monkeypatch):
-    done = tmp_path / "weights.pt"
+    done = tmp_path / "weights.safetensors"
     save_checkpoint(done, state={})
     assert train_pointing(clips_folder, tmp_path) == done
     assert load_checkpoint(done) == {"state": {}}
 
 
 def test_a_checkpoint_is_old_or_new_but_never_half(tmp_path, monkeypatch):
-    path = tmp_path / "checkpoint.pt"
+    path = tmp_path / "checkpoint.safetensors"
     assert load_checkpoint(path) is None
     save_checkpoint(path, step=1)
 
-    def fails(parts, file):
-        file.write(b"half")
+    def fails(file):
+        os.ftruncate(file, 40)
         raise OSError("disk full")
 
-    monkeypatch.setattr(torch, "save", fails)
+    monkeypatch.setattr(os, "fsync", fails)
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint(path, step=2)
     assert load_checkpoint(path) == {"step": 1}
@@ -323,9 +323,9 @@ def test_of_several_beginnings_the_last_that_has_a_tensor_counts(clips, tmp_path
     paths = []
     for name, config in (("first", own.config), ("second", single)):
         state = {f"model.{key}": value for key, value in PointingModel(config).state_dict().items()}
-        save_checkpoint(tmp_path / f"{name}.pt", state=state | heads)
-        paths.append(tmp_path / f"{name}.pt")
-    both, _, _, _ = pointing._start(own.config, STAGE, tmp_path / "none.pt", tuple(paths), 1, "cpu")
+        save_checkpoint(tmp_path / f"{name}.safetensors", state=state | heads)
+        paths.append(tmp_path / f"{name}.safetensors")
+    both, _, _, _ = pointing._start(own.config, STAGE, tmp_path / "none.safetensors", tuple(paths), 1, "cpu")
     first, second = (load_checkpoint(path)["state"] for path in paths)
     begun = {f"model.{name}": value for name, value in both["model"].state_dict().items()}
     assert all(torch.equal(begun[name], second.get(name, first[name])) for name in begun)

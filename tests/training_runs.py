@@ -33,6 +33,10 @@ TINY = PointingConfig(
     ),
     context=2, connector_norm=True, window_positions=True, init_output_zero=False,
 )  # fmt: skip
+SMALLEST = replace(
+    TINY, vision=VisionConfig(width=8, heads=2, layers=3, mlp=8, vit_layers=(-2, -3)),
+    language=replace(TINY.language, width=8, layers=1, heads=2, kv_heads=1, ff=8),
+)  # fmt: skip
 FAST = Optimiser(language=2e-3, vision=2e-3, temporal=2e-3, connector=2e-3, lora=5e-3, batch=4, warmup=2, steps=6)
 
 
@@ -43,6 +47,11 @@ def tiny_model(folder: Path, config: PointingConfig = TINY) -> Path:
     corpus = [template.format(p=f"the {colour} block") for template in TEMPLATES for colour in COLOURS]
     save_tokenizer(build_nano_tokenizer(corpus, 360), str(folder))
     return folder
+
+
+def smallest_model(folder: Path) -> Path:
+    """A model of which a checkpoint has a few kB."""
+    return tiny_model(folder, SMALLEST)
 
 
 def rows_of_blocks(folder: Path, clips: int = 6, frames: int = 5, size: int = 32, blocks: int = 2) -> Path:

@@ -73,7 +73,7 @@ def claim(out: Path, made_by: dict, what: str) -> None:
         write_json(known, made_by)
     except OSError as error:
         raise BadInput(f"{out} cannot be used ({error.strerror or error}); give another folder") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"{known} cannot be read ({error}); give a new folder") from error
 
 

@@ -18,7 +18,7 @@ from videomolmo.shipped import nano_pointing_96
 from videomolmo.training.nano import CLIPS
 from videomolmo.training.pointing import Stage, train_stage
 from videomolmo.training.rendered import RenderedClips, RenderSpec, render_all
-from videomolmo.training.run_state import load_checkpoint, save_checkpoint
+from videomolmo.training.run_state import found, load_weights, save_checkpoint
 from videomolmo.training.starts import State, assembled
 
 BATCH = 40  # questions answered at a time
@@ -84,16 +84,16 @@ def teach_language(both: nn.ModuleDict, clips: RenderedClips, stage: Stage, fold
         both: model and heads, as `temporal_train.train` returns them.
         clips: five frames each.
         stage: see `language_stage`.
-        folder: gets begin.pt, the stage's checkpoint, log.jsonl and weights.pt.
+        folder: gets begin.safetensors, the stage's checkpoint, log.jsonl and weights.safetensors.
         seed: of the order of examples.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    begin = folder / "begin.pt"
-    if not begin.exists():
+    begin = folder / "begin.safetensors"
+    if not (there := found(begin)):
         save_checkpoint(begin, state=both.state_dict())
     config = both["model"].config
-    done = train_stage(config, stage, processor_of(both["model"]), clips, folder, begin=(begin,), seed=seed)
-    return trained(load_checkpoint(done)["state"], config)
+    done = train_stage(config, stage, processor_of(both["model"]), clips, folder, begin=(there or begin,), seed=seed)
+    return trained(load_weights(done), config)
 
 
 def trained(state: State, config: PointingConfig) -> PointingModel:

@@ -60,7 +60,7 @@ def curves(run: Path, recipe: Mapping[str, Any]) -> pd.DataFrame:
             continue  # trains nothing but the temporal module
         log = Path(run) / (f"{stage['name']}_{recipe['temporal']}" if stage["past"] else stage["name"]) / "log.jsonl"
         text = log.read_text(encoding="utf-8") if log.is_file() else ""
-        last = {line["step"]: line for line in map(json.loads, text.splitlines())}
+        last = {line["step"]: line for line in map(json.loads, text.splitlines()) if "step" in line}
         if not last:
             raise BadInput(f"{log} is not there or empty, expected the log of stage {stage['name']!r}")
         rows += [last[step] | {"stage": stage["name"], "total_step": before + step} for step in sorted(last)]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from videomolmo.errors import BadInput
+from videomolmo.pickled import read_torch
 
 
 def build_nano(folder: Path, size: int | None = None) -> nn.Module:
@@ -132,7 +133,7 @@ def load_published(name: str, checkpoint: Path, device: torch.device | str = "cp
         BadInput: the file holds no such checkpoint, or weights that do not fit.
     """
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
+        state = read_torch(checkpoint)["model"]
     except Exception as error:  # unpickling hostile or broken files raises many kinds
         raise BadInput(f"{checkpoint}: not a SAM 2 checkpoint ({type(error).__name__}); download it again") from error
     model = build_published(name)

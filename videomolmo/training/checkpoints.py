@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch.distributed.checkpoint as sharded_files
+from accelerate.utils import broadcast_object_list, gather_object
 from filelock import FileLock, Timeout
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
-from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -27,12 +27,46 @@ from torch.distributed.checkpoint.state_dict import (
 
 from videomolmo.errors import BadInput
 from videomolmo.training.assemble import Learner
+from videomolmo.training.earlier import METADATA, EarlierParts
+from videomolmo.training.parts import (
+    Checked,
+    Parts,
+    Written,
+    check_fit,
+    fill,
+    own_pieces,
+    read_whole,
+    told_wrong,
+    write_index,
+    write_part,
+)
+from videomolmo.training.run_state import set_aside
 
 STATE = "state.json"
 _NAME = re.compile(r"^step_(\d{8})$")
 _UNFINISHED, _LEAVING = ".unfinished_", ".leaving_"
-_OURS = re.compile(r"^(__\d+_\d+\.distcp|\.metadata|state\.json)(\.tmp)?$")
+_OURS = re.compile(r"^(part_\d{4,}\.safetensors|index\.json|state\.json|__\d+_\d+\.distcp|\.metadata)(\.tmp)?$")
+_OF_A_RUN = ("checkpoints", "metrics.jsonl", "model", "offending", "run.json", "tensorboard", "training.lock")
+_MOST = 16 << 20  # bytes of a state.json
 _LEARNT = StateDictOptions(ignore_frozen_params=True, strict=False)
+
+
+class Watched(Checked):
+    """Numbers of the watch over the loss."""
+
+    mean: float = 0.0
+    seen: int = Field(0, ge=0)
+    lowest: float | None = None
+
+
+class State(Checked, extra="allow"):
+    """What a run needs of state.json; the rest is for people to read."""
+
+    step: int = Field(ge=0, lt=10**8)
+    run: str | None = None
+    watch: Watched = Watched()
+    resumed_from: str | None = None
+    files: dict[str, Written] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,8 +74,8 @@ class Checkpoints:
     """The checkpoints of a run, one folder for each.
 
     A checkpoint holds what has learnt (weights that never change are read from the model's own folder again), the
-    optimiser's state, and in state.json the step, from which schedule, data position and random states follow. Each
-    process writes its share; any number of processes, sharded or not, can read it.
+    optimiser's state, and in state.json the step, from which schedule, data position and random states follow, and
+    size and hash of every file. Each process writes its share; any number of processes, sharded or not, can read it.
 
     Args:
         folder: made where missing.
@@ -57,44 +91,90 @@ class Checkpoints:
         """Write a checkpoint after `state["step"]` steps; called by all processes."""
         final = self.folder / f"step_{state['step']:08d}"
         temporary = final.with_name(_UNFINISHED + final.name)
-        main, wait = learner.accelerator.is_main_process, learner.accelerator.wait_for_everyone
+        accelerator = learner.accelerator
+        main, wait = accelerator.is_main_process, accelerator.wait_for_everyone
         if main:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._sweep()
+            if temporary.is_symlink():
+                raise BadInput(f"{temporary} is a link, expected nothing there; remove it")
             temporary.mkdir(exist_ok=True)
         wait()
-        with _quiet_when_alone():
-            sharded_files.save(_tensors(learner), checkpoint_id=temporary)
-        wait()
+        tensors = _flat(_tensors(learner))
+        pieces = own_pieces(tensors, accelerator.process_index, accelerator.num_processes)
+        with _agreed(temporary, "cannot be written", "free space on the disk and run it again"):
+            part = write_part(temporary, accelerator.process_index, pieces)
+        told = gather_object([part])
         if main:
-            _write(temporary / STATE, state | {"run": self.run})
+            files = write_index(temporary, told, {name: value.shape for name, value in tensors.items()})
+            _write(temporary / STATE, state | {"run": self.run, "files": files})
             _sync(temporary)
             self._leave([final])
+            if os.path.lexists(final):
+                set_aside(final)
             os.rename(temporary, final)
             _sync(self.folder)
-            self._leave(self._whole()[: -self.keep])
+            self._leave(self._there()[: -self.keep])
             self._sweep()
         wait()
         return final
 
     def latest(self) -> Path | None:
-        """The newest whole checkpoint."""
-        return max(self._whole(), default=None)
+        """The newest checkpoint; whether it is whole is seen when it is read."""
+        return max(self._there(), default=None)
 
-    def _whole(self) -> list[Path]:
-        if not self.folder.is_dir():
-            return []
-        return sorted(path for path in self.folder.iterdir() if _NAME.match(path.name) and (path / STATE).is_file())
+    def latest_state(self) -> dict[str, Any]:
+        """state.json of the newest checkpoint that has one, or one of step 0."""
+        states = (_state_of(path) for path in reversed(self._there()))
+        return next((state for state in states if state), {"step": 0})
+
+    def restore(self, learner: Learner, chosen: Path | None = None) -> tuple[dict[str, Any] | None, list[str]]:
+        """Fill what has learnt and the optimiser from the newest whole checkpoint. Called by all processes.
+
+        Those that are damaged are renamed, not deleted.
+
+        Args:
+            learner: to fill.
+            chosen: the checkpoint to take in place of the newest; it must be whole.
+
+        Returns:
+            state.json of the checkpoint, None where there is none yet; a line on each that is damaged.
+
+        Raises:
+            BadInput: there are checkpoints, and none is whole, or the chosen one is not.
+        """
+        if chosen is not None:
+            return restore(learner, chosen), []
+        paths, wrong = broadcast_object_list([self._there()])[0], []
+        for path in reversed(paths):
+            try:
+                state = restore(learner, path)
+                if state["step"] != int(_NAME.match(path.name)[1]):
+                    raise BadInput(f"{path} was written after step {state['step']}, against its name")
+            except BadInput as error:
+                wrong.append((path, str(error)))
+                continue
+            return state, [f"{reason}; it is now {self._aside(learner, path)}" for path, reason in wrong]
+        if wrong:
+            raise BadInput(f"{wrong[0][1]}; no other checkpoint is whole: give --resume DIR, or a new folder")
+        return None, []
+
+    def _aside(self, learner: Learner, path: Path) -> str:
+        return set_aside(path).name if learner.accelerator.is_main_process else ""
+
+    def _there(self) -> list[Path]:
+        found = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted(path for path in found if _NAME.match(path.name) and path.is_dir() and not path.is_symlink())
 
     def drop_after(self, step: int) -> None:
         """Delete the run's own checkpoints of later steps, so that it goes on from there."""
-        self._leave([path for path in self._whole() if read_state(path)["step"] > step])
+        self._leave([path for path in self._there() if _state_of(path).get("step", 0) > step])
         self._sweep()
 
     def _leave(self, paths: Sequence[Path]) -> None:
         """Rename checkpoints of this run, so that a killed deletion leaves none that looks whole."""
         for path in paths:
-            if path.is_dir() and read_state(path).get("run") == self.run:
+            if path.is_dir() and not path.is_symlink() and _state_of(path).get("run") == self.run:
                 os.rename(path, path.with_name(f"{_LEAVING}{path.name}_{time.time_ns()}"))
 
     def _sweep(self) -> None:
@@ -103,10 +183,10 @@ class Checkpoints:
 
     def _delete(self, path: Path) -> None:
         """Remove the files that a checkpoint consists of, and the folder if nothing else lies there."""
-        if not path.is_dir():
+        if not path.is_dir() or path.is_symlink():
             return
         for file in sorted(path.iterdir(), key=lambda file: file.name == STATE):
-            if _OURS.match(file.name):
+            if _OURS.match(file.name) and (file.is_symlink() or not file.is_dir()):
                 file.unlink()
         if not any(path.iterdir()):
             path.rmdir()
@@ -117,8 +197,12 @@ def locked(folder: Path) -> Iterator[None]:
     """Keep other starts of a run out of its folder: two would delete each other's unfinished files.
 
     Raises:
-        BadInput: another process trains there.
+        BadInput: another process trains there, or a link lies there in place of what a run writes.
     """
+    written = [folder / name for name in _OF_A_RUN]
+    written += [path for name in ("model", "offending") for path in (folder / name).glob("*")]
+    if links := [path for path in written if path.is_symlink()]:
+        raise BadInput(f"{links[0]} is a link, and a run writes only into its own folder; remove it")
     lock = FileLock(folder / "training.lock")
     try:
         lock.acquire(blocking=False)
@@ -131,31 +215,51 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """state.json of a checkpoint.
+    """state.json of a checkpoint, its types and its own hash looked at.
 
     Raises:
-        BadInput: it is no checkpoint.
+        BadInput: it is no checkpoint, or state.json is damaged.
     """
     try:
-        state = json.loads((path / STATE).read_text(encoding="utf-8"))
-        return state | {"step": int(state["step"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path} is no checkpoint ({type(error).__name__}: {error}); give a folder step_…") from error
+        text = read_whole(path / STATE, _MOST).decode("utf-8")
+        state = json.loads(text)
+        known = State.model_validate(state).model_dump()
+        earlier = state.get("files") is None and os.path.lexists(path / METADATA)
+        if not earlier and (_sealed({**state, "sha256": None}) != text or known["files"] is None):
+            raise ValueError(f"{STATE} has changed since it was written")
+        return state | known
+    except ValidationError as error:
+        reason = f"{STATE}: {told_wrong(error)}"
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error!s:.160}"
+    raise BadInput(f"{path} is no checkpoint ({reason}); give a folder step_…")
+
+
+def _state_of(path: Path) -> dict[str, Any]:
+    """As `read_state`, and nothing where it is damaged."""
+    try:
+        return read_state(path)
+    except BadInput:
+        return {}
 
 
 def restore(learner: Learner, path: Path) -> dict[str, Any]:
     """Fill what has learnt and the optimiser from a checkpoint; returns its state.json. Called by all processes.
 
     Raises:
-        BadInput: the folder is no checkpoint, or of another model.
+        BadInput: the folder is no checkpoint, is damaged, or of another model.
     """
-    state, tensors = read_state(path), _tensors(learner)
-    try:
-        with _quiet_when_alone():
-            sharded_files.load(tensors, checkpoint_id=path)
-    except (Exception, CheckpointException) as error:  # torch's own kind is no Exception
-        reason = str(error).strip().splitlines()[-1][:200]
-        raise BadInput(f"{path} cannot be read ({reason}); resume from an earlier checkpoint beside it") from error
+    process, processes = learner.accelerator.process_index, learner.accelerator.num_processes
+    tensors, unread = _tensors(learner), ("cannot be read", "resume from an earlier checkpoint beside it")
+    with _agreed(path, *unread):
+        state, flat = read_state(path), _flat(tensors)
+        files = state["files"]
+        parts = EarlierParts(path) if files is None else Parts(path, files)
+        check_fit(parts.shapes, flat)
+        parts.check(process, processes)
+    with _agreed(path, *unread):
+        for name, value in flat.items():
+            fill(value, parts, name)
     set_model_state_dict(learner.objective, tensors["model"], options=_LEARNT)
     groups = learner.optimiser.param_groups
     settings = [{name: value for name, value in group.items() if name != "params"} for group in groups]
@@ -164,6 +268,24 @@ def restore(learner: Learner, path: Path) -> dict[str, Any]:
         group.update(own)  # rates are the recipe's, also where the checkpoint is another run's
     learner.optimiser.zero_grad(set_to_none=True)
     return state
+
+
+@contextmanager
+def _agreed(path: Path, trouble: str, remedy: str) -> Iterator[None]:
+    """What goes wrong with a checkpoint on one process is BadInput on all, so that none waits for another."""
+    reason = None
+    try:
+        yield
+    except MemoryError:  # says nothing of the checkpoint
+        raise
+    except BadInput as error:
+        reason = str(error)
+    except Exception as error:
+        last = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
+        reason = f"{path} {trouble} ({last}); {remedy}"
+    told = [one for one in gather_object([reason]) if one]
+    if told:
+        raise BadInput(told[0])
 
 
 def learnt(learner: Learner) -> dict[str, Tensor]:
@@ -188,19 +310,24 @@ def _learning(learner: Learner, state: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in state.items() if name in names}
 
 
-@contextmanager
-def _quiet_when_alone() -> Iterator[None]:
-    """Without torch's warnings that there is one process only, and, in older versions, of what it does itself."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="torch.distributed is (disabled|unavailable)|TypedStorage is deprecated"
-        )
-        yield
+def _flat(tensors: dict[str, Any]) -> dict[str, Tensor]:
+    """`_tensors` by one name each; settings of the optimiser are the recipe's and left out."""
+    learnt = {f"model.{name}": value for name, value in tensors["model"].items()}
+    states = tensors["optimiser"]["state"]
+    return learnt | {
+        f"optimiser.state.{name}.{key}": value for name, state in states.items() for key, value in state.items()
+    }
+
+
+def _sealed(values: dict[str, Any]) -> str:
+    """The text of state.json, with the hash of itself where "sha256" is: any byte that changes is noticed."""
+    text = json.dumps(values | {"sha256": None}, indent=1, allow_nan=False)
+    return json.dumps(values | {"sha256": hashlib.sha256(text.encode()).hexdigest()}, indent=1)
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
     with open(path, "w", encoding="utf-8") as file:
-        json.dump(values, file, indent=1)
+        file.write(_sealed(values))
         file.flush()
         os.fsync(file.fileno())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,12 @@ from videomolmo.model.tokenizer import load_tokenizer, save_tokenizer
 from videomolmo.training.adapters import merge
 from videomolmo.training.assemble import Learner
 from videomolmo.training.checkpoints import learnt
+from videomolmo.training.parts import read_whole
 from videomolmo.training.recipe import Recipe
+from videomolmo.training.run_state import set_aside
 from videomolmo.whole_files import write_json
+
+_MOST = 64 << 20  # bytes of a run.json
 
 
 def export(learner: Learner, recipe: Recipe, folder: Path) -> Path:
@@ -42,7 +47,9 @@ def export(learner: Learner, recipe: Recipe, folder: Path) -> Path:
     return folder
 
 
-def write_run(folder: Path, recipe: Recipe, processes: int, start: int, total: int, epoch: int) -> None:
+def write_run(
+    folder: Path, recipe: Recipe, processes: int, start: int, total: int, epoch: int, damaged: Sequence[str] = ()
+) -> None:
     """Add this start of a run to run.json: its recipe, versions, commit and machine.
 
     Args:
@@ -51,10 +58,18 @@ def write_run(folder: Path, recipe: Recipe, processes: int, start: int, total: i
         processes: that train together.
         start, total: steps done before, and of the whole run.
         epoch: samples of one epoch.
+        damaged: lines on checkpoints that were left out.
     """
     path = folder / "run.json"
-    before = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.is_file() else []
+    try:
+        before = json.loads(read_whole(path, _MOST))["starts"] if path.exists() else []
+        if not isinstance(before, list):
+            raise TypeError("its starts are no list")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        damaged = [*damaged, f"{path} cannot be read ({error!s:.80}); it is now {set_aside(path).name}"]
+        before = []
     new = {"time": round(time.time(), 1), "step": start, "processes": processes, "recipe": asdict(recipe)} | _made_by()
+    new |= {"damaged": list(damaged)} if damaged else {}
     write_json(path, {"total_steps": total, "samples_per_epoch": epoch, "starts": [*before, new]})
 
 

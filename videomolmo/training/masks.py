@@ -21,7 +21,8 @@ from videomolmo.training.run_state import (
     MovingAverage,
     append_log,
     cosine,
-    load_checkpoint,
+    found,
+    load_weights,
     resume,
     save_checkpoint,
     save_progress,
@@ -208,16 +209,16 @@ def train_masks(
     device: str = "cpu",
     checkpoint_every: int = 200,
 ) -> Path:
-    """Train from the averaged weights of `begin` or from nothing; goes on from `folder`/checkpoint.pt if there is one.
+    """Train from the averaged weights of `begin` or from nothing, or go on from `folder`/checkpoint.safetensors.
 
     Returns:
-        `folder`/ema.pt, the moving average of the weights.
+        `folder`/ema.safetensors, the moving average of the weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    done = folder / "ema.pt"
-    if done.exists():
-        return done
-    model, optimiser, average, start = _start(config, run, folder / "checkpoint.pt", begin, seed, device)
+    done = folder / "ema.safetensors"
+    if there := found(done):
+        return there
+    model, optimiser, average, start = _start(config, run, folder / "checkpoint.safetensors", begin, seed, device)
     total = sum(stage.steps for stage in run.stages)
     schedule = [stage for stage in run.stages for _ in range(stage.steps)]
     recent: list[tuple[float, float, float]] = []
@@ -241,7 +242,7 @@ def train_masks(
             bar.set_postfix(T=schedule[step].frames, loss=mean[0], j=mean[1], j_last=mean[2])
             recent = []
         if (step + 1) % checkpoint_every == 0 or step + 1 == total:
-            save_progress(folder / "checkpoint.pt", model, optimiser, average, step + 1)
+            save_progress(folder / "checkpoint.safetensors", model, optimiser, average, step + 1)
     save_checkpoint(done, model=average.state)
     return done
 
@@ -255,7 +256,7 @@ def _start(
     model = build_nano(config, run.size).train()
     initialise(model)
     if begin is not None:
-        model.load_state_dict(load_checkpoint(begin)["model"])
+        model.load_state_dict(load_weights(begin, "model", model.state_dict()))
     model.to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=run.peak, betas=(0.9, 0.98), weight_decay=0.02)
     average = MovingAverage(model, 0.998)

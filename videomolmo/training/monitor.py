@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors.torch import save_file
 from tqdm import tqdm
 
 from videomolmo.training.run_state import append_log
+from videomolmo.whole_files import write_text
 
 SPAN = 20  # steps that the recent mean of the loss looks back
 LEAST = 0.1  # a loss below it is as good: what it is multiplied with says nothing
@@ -98,7 +99,7 @@ class Monitor:
     def note(self, text: str) -> None:
         """A line above the bar."""
         if self.main:
-            self._bar.write(text)
+            self._bar.write(text, file=sys.stderr)
 
     def close(self) -> None:
         self._bar.close()
@@ -121,30 +122,31 @@ def keep_offending(folder: Path, step: int, process: int, reason: str, passes: l
     place.mkdir(exist_ok=True)
     path = place / f"step_{step:08d}_process_{process}.json"
     path.write_text(json.dumps({"step": step, "reason": reason, "passes": passes}, indent=1) + "\n", encoding="utf-8")
-    torch.save({name: value.cpu() for name, value in tensors.items()}, path.with_suffix(".pt"))
+    save_file(
+        {name: value.cpu().contiguous().clone() for name, value in tensors.items()}, path.with_suffix(".safetensors")
+    )
     return path
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; a line that a kill cut off is left out."""
+    """The lines of a run's metrics.jsonl; one that a kill cut off, or that tells of no step, is left out."""
     path = Path(folder) / METRICS
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(row, dict) and type(row.get("step")) is int:
+            rows.append(row)
     return rows
 
 
 def _cut(path: Path, start: int) -> None:
     """Drop lines of steps that will be done again."""
     rows = read_metrics(path.parent)
-    kept = [row for row in rows if row.get("step", 0) <= start]
     if path.is_file():
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        os.replace(temporary, path)
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= start))
 
 
 def _board(folder: Path, start: int):

@@ -19,7 +19,7 @@ from videomolmo.training import masks, pointing
 from videomolmo.training.growth import enlarged, grown
 from videomolmo.training.pointing_data import answer
 from videomolmo.training.rendered import RenderedClips, RenderSpec, render_all
-from videomolmo.training.run_state import load_checkpoint, save_checkpoint
+from videomolmo.training.run_state import found, load_weights, save_checkpoint
 
 MASK_CLIPS = RenderSpec("masks", clips=6000, frames=8, size=160, motion_share=0.35, strides=(1, 1, 2, 3), seed=11)
 PICTURES = RenderSpec("pictures", clips=30000, frames=1, size=96, motion_share=0.25, strides=(1,), seed=21)
@@ -139,7 +139,7 @@ def _train_masks(out: Path, recipe: dict) -> None:
         run = replace(run, stages=tuple(replace(stage, steps=_scaled(stage.steps, share)) for stage in run.stages))
         seed = recipe["seed"] + number
         weights = masks.train_masks(config, clips, out / run.name, run, seed=seed, begin=weights, device=_device())
-    export_masks(load_checkpoint(weights)["model"], config / "config.yaml", out / "masks", recipe)
+    export_masks(load_weights(weights, "model"), config / "config.yaml", out / "masks", recipe)
 
 
 def _train_pointing(out: Path, recipe: dict) -> None:
@@ -150,16 +150,16 @@ def _train_pointing(out: Path, recipe: dict) -> None:
     tokenizer = load_tokenizer(str(folder))
     config = PointingConfig.nano(temporal=recipe["temporal"], vocab_size=VOCABULARY)
     weights = _run_stages(POINTING_STAGES, config, tokenizer, (PICTURES, CLIPS), out, recipe)
-    state = load_checkpoint(weights[-1])["state"]
+    state = load_weights(weights[-1])
     export_pointing(state, config, tokenizer, out / "pointing_96", recipe, POINTING_STAGES)
     config = enlarged(config, LARGE_CLIPS.size)
     state, means = grown(state, config), []
     for name, stages in (("grown", LARGER_STAGES), ("mean", FINER_STAGES)):
-        begin = out / f"{name}_{recipe['temporal']}.pt"
-        if not begin.exists():
+        begin = out / f"{name}_{recipe['temporal']}.safetensors"
+        if not (there := found(begin)):
             save_checkpoint(begin, state=state)
-        weights = _run_stages(stages, config, tokenizer, (LARGE_PICTURES, LARGE_CLIPS), out, recipe, (begin,))
-        state = averaged([load_checkpoint(path)["state"] for path in weights[-AVERAGED:]])
+        weights = _run_stages(stages, config, tokenizer, (LARGE_PICTURES, LARGE_CLIPS), out, recipe, (there or begin,))
+        state = averaged([load_weights(path) for path in weights[-AVERAGED:]])
         means.append(state)
     stages = POINTING_STAGES + LARGER_STAGES + FINER_STAGES
     about = recipe | {"averaged": [stage.name for one in (LARGER_STAGES, FINER_STAGES) for stage in one[-AVERAGED:]]}

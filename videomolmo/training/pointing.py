@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from videomolmo.errors import BadInput
 from videomolmo.model import PointingConfig, PointingModel, PointingProcessor
 from videomolmo.training.guidance import FactHeads, attention_loss
 from videomolmo.training.rendered import RenderedClips
@@ -26,7 +27,8 @@ from videomolmo.training.run_state import (
     MovingAverage,
     append_log,
     cosine,
-    load_checkpoint,
+    found,
+    load_weights,
     resume,
     save_checkpoint,
     save_progress,
@@ -158,18 +160,18 @@ def train_stage(
         stage: what to train and how long.
         processor: the model's.
         clips: rendered training clips; five frames each where the stage looks at the past.
-        folder: gets checkpoint.pt while running, log.jsonl, and weights.pt at the end.
-        begin: weights.pt of earlier stages, of which the last that has a tensor counts; none for a fresh model.
+        folder: gets checkpoint.safetensors while running, log.jsonl, and weights.safetensors at the end.
+        begin: weights of earlier stages, of which the last that has a tensor counts; none for a fresh model.
         seed: of initial weights and of the order of examples.
         device: to train on.
         checkpoint_every: steps from one checkpoint to the next.
         pictures: single frames, where the stage has stills.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    done = folder / "weights.pt"
-    if done.exists():
-        return done
-    both, optimiser, average, start = _start(config, stage, folder / "checkpoint.pt", begin, seed, device)
+    done = folder / "weights.safetensors"
+    if there := found(done):
+        return there
+    both, optimiser, average, start = _start(config, stage, folder / "checkpoint.safetensors", begin, seed, device)
     recent: list[dict[str, float]] = []
     feed = batches(processor, clips, stage, seed, start, encoder(both["model"], stage, device), pictures)
     bar = tqdm(feed, initial=start, total=stage.steps, desc=stage.name)
@@ -181,7 +183,7 @@ def train_stage(
             bar.set_postfix(mean)
             recent = []
         if (step + 1) % checkpoint_every == 0:
-            save_progress(folder / "checkpoint.pt", both, optimiser, average, step + 1)
+            save_progress(folder / "checkpoint.safetensors", both, optimiser, average, step + 1)
     save_checkpoint(done, state=average.state)
     return done
 
@@ -221,7 +223,7 @@ def _start(
     heads = FactHeads(config.language.width, config.vision.feature_dim, config.image.patch_px)
     both = nn.ModuleDict({"model": model, "heads": heads})
     if begin:
-        begin_from(both, {name: value for path in begin for name, value in load_checkpoint(path)["state"].items()})
+        begin_from(both, {name: value for path in begin for name, value in load_weights(path).items()})
     both.to(device)
     optimiser = optimiser_of(both, stage)
     average = MovingAverage(both, AVERAGE)
@@ -242,10 +244,14 @@ def parameter_groups(model: PointingModel, heads: FactHeads, stage: Stage) -> li
 
 def begin_from(both: nn.Module, state: dict[str, Tensor]) -> None:
     """Take over an earlier stage's weights; only a temporal module may be new."""
-    missing, unexpected = both.load_state_dict(state, strict=False)
+    try:
+        missing, unexpected = both.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise BadInput(f"weights of the stage before do not fit: {reason}; train from the first stage on") from error
     strange = [name for name in (*missing, *unexpected) if not name.startswith("model.temporal.")]
     if strange:
-        raise ValueError(f"weights of the stage before do not fit: {strange[:4]}; train from the first stage on")
+        raise BadInput(f"weights of the stage before do not fit: {strange[:4]}; train from the first stage on")
 
 
 def single_frame(config: PointingConfig) -> PointingConfig:

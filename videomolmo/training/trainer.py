@@ -33,7 +33,7 @@ from videomolmo.model.sequence import PADDING
 from videomolmo.model.tokenizer import load_tokenizer
 from videomolmo.result_folder import check_folder
 from videomolmo.training.assemble import Learner, accelerator_for, assemble, weight_of
-from videomolmo.training.checkpoints import Checkpoints, locked, read_state, restore
+from videomolmo.training.checkpoints import Checkpoints, locked, read_state
 from videomolmo.training.export import export, write_run
 from videomolmo.training.feed import MicroBatch, MicroBatches, feed
 from videomolmo.training.monitor import Diverged, Monitor, Watch, keep_offending
@@ -137,6 +137,7 @@ class _Run:
         self.arithmetic = Arithmetic(learner.model.config, recipe.learn)
         self.watch = self._watch()
         self.resumed_from: str | None = None
+        self.damaged: list[str] = []  # lines on checkpoints that were left out
         self.signal: int | None = None
 
     def go(self, resume: Path | None) -> Outcome:
@@ -165,8 +166,7 @@ class _Run:
         step = read_state(resume)["step"]
         if step > self.total:
             raise BadInput(f"{resume} is after step {step}, this run has {self.total}; give an earlier checkpoint")
-        newest = checkpoints.latest()
-        known = read_state(newest) if newest is not None else {"step": 0}
+        known = checkpoints.latest_state()
         if known.get("resumed_from") == str(resume.resolve()) and known["step"] > step:
             raise BadInput(
                 f"{self.folder} already went on from {resume} to step {known['step']}; leave --resume away to go on "
@@ -176,10 +176,13 @@ class _Run:
     def _go_on(self, checkpoints: Checkpoints, resume: Path | None) -> Outcome:
         start = self._restore(checkpoints, resume)
         if self.accelerator.is_main_process:
-            write_run(self.folder, self.recipe, self.accelerator.num_processes, start, self.total, len(self.samples))
+            count, epoch = self.accelerator.num_processes, len(self.samples)
+            write_run(self.folder, self.recipe, count, start, self.total, epoch, self.damaged)
         monitor = Monitor(
             self.folder, self.accelerator.is_main_process, start, self.total, self.recipe.run.log_every, self.progress
         )
+        for line in self.damaged:
+            monitor.note(f"videomolmo: {line}; going on after step {start}")
         try:
             with self._signals():
                 return self._steps(start, checkpoints, monitor)
@@ -188,10 +191,9 @@ class _Run:
 
     def _restore(self, checkpoints: Checkpoints, resume: Path | None) -> int:
         """Fill everything from a checkpoint; returns the step to go on with, 0 without one."""
-        path = resume or checkpoints.latest()
-        if path is None:
+        state, self.damaged = checkpoints.restore(self.learner, resume)
+        if state is None:
             return 0
-        state = restore(self.learner, path)
         if resume is not None and self.accelerator.is_main_process:
             checkpoints.drop_after(state["step"])
         self.resumed_from = state.get("resumed_from") if resume is None else str(resume.resolve())
