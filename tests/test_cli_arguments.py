@@ -78,7 +78,7 @@ def test_what_looks_like_an_option_is_none_where_it_cannot_be(line, named, tmp_p
     "line, named",
     [
         (["ground", "a.mp4", "--nope", "a circle"], "--nope"), (["ground", "a.mp4", "a", "--out", "new", "b"], ": b\n"),
-        (["ground", "a.mp4", "a circle", "--out"], "--out"), (["ground", "a.mp4", "--out", "--overwrite", "b"], "--out"),
+        (["ground", "a.mp4", "b", "--out"], "--out"), (["ground", "a.mp4", "--out", "--overwrite", "b"], "--out"),
         (["convert", "--dtype", "float32", "a"], "TARGET"), (["data", "check", "--split", "valid"], "NAME"),
         (["sweep", "--dry-run"], "NOTEBOOK"), (["ground", "a.mp4", "--every", "x", "b"], "'x' is not a whole number"),
     ],
