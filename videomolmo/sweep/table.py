@@ -181,6 +181,7 @@ def _uniform(table: "pd.DataFrame") -> "pd.DataFrame":
 
 def _write(table: "pd.DataFrame", folder: Path) -> None:
     unfinished = folder / f".results.parquet.{os.getpid()}"
+    unfinished.unlink(missing_ok=True)  # a link of that name would lead elsewhere
     table.to_parquet(unfinished, index=False)
     unfinished.replace(folder / "results.parquet")
     write_csv(table, folder / "results.csv")
