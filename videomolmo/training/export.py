@@ -53,7 +53,7 @@ def write_run(folder: Path, recipe: Recipe, processes: int, start: int, total: i
         epoch: samples of one epoch.
     """
     path = folder / "run.json"
-    before = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.is_file() else []
+    before = json.loads(path.read_text(encoding="utf-8-sig"))["starts"] if path.is_file() else []
     new = {"time": round(time.time(), 1), "step": start, "processes": processes, "recipe": asdict(recipe)} | _made_by()
     write_json(path, {"total_steps": total, "samples_per_epoch": epoch, "starts": [*before, new]})
 
