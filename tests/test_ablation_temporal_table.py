@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def test_a_table_stays_whole_when_writing_fails(tmp_path, monkeypatch):
     path = tmp_path / "table.csv"
     temporal_table.append(path, [row("none", 0, 1, "01")])
     before = path.read_bytes()
-    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
         temporal_table.append(path, [row("none", 0, 2, "01")])
     assert path.read_bytes() == before
@@ -196,7 +197,9 @@ def test_shipped_plots_are_of_the_shipped_table(tmp_path):
 
 def test_the_readme_shows_this_table():
     text = (ROOT / "data/ablations/README.md").read_text(encoding="utf-8")
-    assert all(text.count(mark) == 1 for mark in MARKS), f"data/ablations/README.md has no block between {' and '.join(MARKS)}"
+    assert all(text.count(mark) == 1 for mark in MARKS), (
+        f"data/ablations/README.md has no block between {' and '.join(MARKS)}"
+    )
     shown = text.split(MARKS[0])[1].split(MARKS[1])[0]
     assert shown.strip() == temporal.block(temporal.shipped_table(), temporal.grid()).strip(), "`temporal report`"
 

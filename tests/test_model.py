@@ -285,6 +285,12 @@ def test_broken_or_absent_files_are_refused(tmp_path: Path) -> None:
         PointingModel.from_pretrained(tmp_path)
 
 
+def test_a_configuration_may_begin_with_a_byte_order_mark(tmp_path) -> None:
+    PointingConfig.nano().to_json(tmp_path / "config.json")
+    (tmp_path / "config.json").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "config.json").read_bytes())
+    assert PointingConfig.from_json(tmp_path / "config.json") == PointingConfig.nano()
+
+
 @pytest.mark.parametrize("config", [PointingConfig.nano(), PointingConfig.molmo_7b("none", "pad_and_partial_pad")])
 def test_config_round_trip_and_unknown_keys(config: PointingConfig) -> None:
     values = config.to_dict()

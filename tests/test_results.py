@@ -186,6 +186,15 @@ def test_save_and_load(result, video, tmp_path):
     assert np.array_equal(loaded.video()[3], video[3])
 
 
+def test_a_result_that_an_editor_saved_with_a_byte_order_mark_loads(result, tmp_path):
+    folder = result.save(tmp_path / "out", overlay=False)
+    for name in ("run.json", "answers.jsonl"):
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    loaded = GroundingResult.load(folder)
+    assert loaded.sentence == result.sentence and loaded.answers == result.answers
+    loaded.save(folder, overwrite=True, overlay=False)  # it is still known as a result
+
+
 def test_a_result_of_an_array_asks_for_it_when_loaded(result, tmp_path):
     loaded = GroundingResult.load(result.save(tmp_path / "out", overlay=False))
     with pytest.raises(BadInput, match="made from an array"):

@@ -63,12 +63,14 @@ def test_a_cell_that_gets_no_kernel_fails_at_once_with_its_traceback(claimed, mo
     def nothing(self, name: str) -> KernelSpec:
         raise NoSuchKernel(name)
 
+    job, store = claimed()
     if trouble == "kernel":
         monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", nothing)
-    job, store = claimed("out" if trouble == "kernel" else "{out}")  # papermill fills in what stands in braces
+    else:
+        store.notebook.write_text("{}")
     assert run_cell(job) == "failed"
     facts = facts_of_failure(store)
-    told = {"kernel": "NoSuchKernel: No such kernel named python3", "papermill": "PapermillMissingParameterException"}
+    told = {"kernel": "NoSuchKernel: No such kernel named python3", "papermill": "ValidationError: Notebook could not"}
     assert facts["tries"] == 1 and facts["error"].startswith(told[trouble])
     assert facts["traceback"].startswith("Traceback") and "execute_notebook" in facts["traceback"]
 

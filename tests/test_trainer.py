@@ -67,6 +67,12 @@ def test_shipped_recipes_are_valid(path):
     assert read_recipe(path).model.source
 
 
+def test_a_recipe_may_begin_with_a_byte_order_mark_and_end_its_lines_as_windows_does(tmp_path):
+    text = RECIPES[0].read_text(encoding="utf-8")
+    (tmp_path / "recipe.toml").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert read_recipe(tmp_path / "recipe.toml") == read_recipe(RECIPES[0])
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
@@ -81,6 +87,7 @@ def test_shipped_recipes_are_valid(path):
         ("[[data.sets]]\nsplit = 'train'", "lacks 'name'"),
         ("data = 3", "expected a table"),
         ("out = ", "is not TOML"),
+        ("out = " + "[" * 100_000, "is not TOML"),
     ],
 )
 def test_a_wrong_recipe_is_refused(tmp_path, capsys, text, message):

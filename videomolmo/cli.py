@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,8 +40,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+class Command(argparse.ArgumentParser):
+    """Options may stand anywhere, also between two arguments, where Python's parser takes the second for one too many.
+
+    It is shown the options first, which all take one value or none.
+    """
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> tuple:
+        if args is None or any(action.nargs == argparse.PARSER for action in self._actions):
+            return super().parse_known_args(args, namespace)  # commands of its own, whose options these may be
+        options, others, left = [], [], list(args)
+        while left:
+            text = left.pop(0)
+            if text == "--":  # nothing after it is an option
+                others, left = others + left, []
+            elif self._is_option(text):
+                options.append(text)
+                if self._wants_value(text) and left and left[0] != "--":
+                    options.append(left.pop(0))
+            else:
+                others.append(text)
+        return super().parse_known_args([*options, "--", *others] if others else options, namespace)
+
+    def _is_option(self, text: str) -> bool:
+        """As Python's parser sees it: a dash alone, a negative number, and what has a space is none."""
+        name = text.partition("=")[0]
+        return name.startswith("-") and name != "-" and " " not in name and not re.fullmatch(r"-\d*\.?\d+", text)
+
+    def _wants_value(self, text: str) -> bool:
+        """Whether the value of this option, which may be shortened, is the next argument."""
+        known = self._option_string_actions
+        meant = [known[text]] if text in known else [known[name] for name in known if name.startswith(text)]
+        return "=" not in text and any(action.nargs != 0 for action in meant)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="videomolmo", description="Point at what a sentence names in a video.")
+    parser = Command(prog="videomolmo", description="Point at what a sentence names in a video.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     ground = commands.add_parser(
         "ground", help="points, masks and tracks of what a sentence names",

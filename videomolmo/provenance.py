@@ -55,7 +55,7 @@ def claim(out: Path, made_by: dict, what: str) -> None:
     known = out / "settings.json"
     try:
         if known.is_file():
-            before = json.loads(known.read_text(encoding="utf-8"))
+            before = json.loads(known.read_text(encoding="utf-8-sig"))
             if not isinstance(before, dict):
                 raise BadInput(f"{known} holds no settings; give a new folder")
             different = sorted(key for key in made_by if before.get(key) != made_by[key])

@@ -62,7 +62,7 @@ def _check_own(folder: Path) -> None:
     if not (files or inner):
         return
     try:
-        facts = json.loads((folder / FILES[-1]).read_text(encoding="utf-8"))
+        facts = json.loads((folder / FILES[-1]).read_text(encoding="utf-8-sig"))
         ours = isinstance(facts, dict) and (facts.keys() >= OWN or facts == BETWEEN)
     except (OSError, ValueError):
         ours = False

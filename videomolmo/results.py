@@ -18,6 +18,7 @@ from videomolmo.fusion import iou
 from videomolmo.plain import as_json, as_path
 from videomolmo.result_folder import new_results
 from videomolmo.spool import LazyMasks, MaskSpool
+from videomolmo.tables import write_csv
 from videomolmo.video import Frames, open_video
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ class GroundingResult:
             file.writelines(
                 json.dumps(vars(answer), ensure_ascii=False, default=as_json) + "\n" for answer in self.answers
             )
-        self.tracks.to_csv(place / "tracks.csv", index=False)
+        write_csv(self.tracks, place / "tracks.csv")
         _write_palette_masks(self, place / "masks")
         for path in self.spool.files():
             shutil.copyfile(path, place / "propagation" / path.name)
@@ -232,8 +233,8 @@ class GroundingResult:
         """
         folder = Path(folder).absolute()  # masks are read later, wherever the program is then
         try:
-            facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-            lines = (folder / "answers.jsonl").read_text(encoding="utf-8").split("\n")  # JSON leaves U+2028 as it is
+            facts = json.loads((folder / "run.json").read_text(encoding="utf-8-sig"))
+            lines = (folder / "answers.jsonl").read_text("utf-8-sig").split("\n")  # JSON leaves U+2028 as it is
             answers = [_answer(json.loads(line)) for line in lines if line.strip()]
             known = {name: facts.pop(name) for name in ("sentence", "objects", "height", "width", "fps", "warning")}
             times, source = np.array(facts.pop("times_s")), facts.pop("video")

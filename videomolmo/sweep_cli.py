@@ -84,7 +84,7 @@ def _dry_run(given: dict) -> int:
     from videomolmo.sweep.run import prepare
 
     told = as_seconds(given.get("seconds_per_cell"), "--seconds-per-cell")
-    notebook, grid, store = prepare(Path(given["notebook"]), given["grid"], given["out"])
+    notebook, grid, store = prepare(Path(given["notebook"]), given["grid"], given["out"], given.get("cache"))
     plan = make_plan(grid, store.records(), retry_failed=given.get("retry_failed", False))
     print(f"{notebook.path.name}: {len(plan.cells)} cells\n{listing(plan)}")
     print(estimate(plan, _place(given).at_once, told, notebook.seconds, grid.seconds))
@@ -104,6 +104,8 @@ def _run(given: dict) -> int:
         print(f"{summary.bare} cells left no table: it is results.csv in `results_folder`, or the only CSV there")
     for name, reason in summary.lost.items():
         print(f"not run: {name}: {reason}", file=sys.stderr)
+    for name, reason in summary.damaged.items():
+        print(f"run again: {name}: {reason}; what was there is kept as cells/{name}.*.old", file=sys.stderr)
     for name, reason in summary.unread.items():
         print(f"without its rows: {name}: {reason}; remove cells/{name} to have it run again", file=sys.stderr)
     if summary.interrupted:

@@ -109,7 +109,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         print("nothing scored: this set has no public masks, points or counts")
     else:
         print(means[["kind", "metric", "value", "n"]].to_string(index=False, float_format="{:.4f}".format))
-    lost = json.loads((options.out / "missing.json").read_text(encoding="utf-8"))
+    lost = json.loads((options.out / "missing.json").read_text(encoding="utf-8-sig"))
     if lost["count"]:
         print(f"{lost['count']} expressions have no prediction and count 0: see {options.out / 'missing.json'}")
     if lost["frames"]:

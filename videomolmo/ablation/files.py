@@ -1,25 +1,13 @@
-"""How the ablations leave tables and plots behind: whole or not at all, and every plot says which table it shows."""
+"""How the ablations leave plots behind: every plot says which table it shows."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from videomolmo import provenance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-def write_csv(table: pd.DataFrame, path: Path, **options: Any) -> Path:
-    """The table as CSV without its index, whole or not at all; `options` are pandas' own. Returns `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    table.to_csv(temporary, index=False, **options)
-    os.replace(temporary, path)
-    return path
 
 
 def note_of(path: Path) -> str:

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from videomolmo.ablation.files import write_csv
 from videomolmo.ablation.fusion_scores import OURS, PAPER, Setting, name_of
 from videomolmo.ablation.hard_clips import KINDS
 from videomolmo.errors import BadInput
+from videomolmo.tables import read_csv, write_csv
 
 ALL = "all"
 METRICS = ("J&F", "J", "F")
@@ -92,7 +92,7 @@ def read_table(path: Path) -> pd.DataFrame:
     """
     if not Path(path).is_file():
         raise BadInput(f"{path} is not there; make it with `python -m videomolmo.ablation.fusion_grid`")
-    table = pd.read_csv(path)
+    table = read_csv(path)
     if tuple(table.columns) != COLUMNS:
         raise BadInput(f"{path} has columns {list(table.columns)}, expected {list(COLUMNS)}; give another file")
     return table

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from videomolmo.ablation.files import write_csv
 from videomolmo.errors import BadInput
+from videomolmo.tables import read_csv, write_csv
 
 CELL = ("variant", "context", "seed")  # what names a cell
 SETTINGS = ("look", "settle", "language", "train_clips", "test_clips", "language_clips")  # equal in all of a table
@@ -46,7 +46,7 @@ def load(path: Path) -> pd.DataFrame:
     """
     if not Path(path).is_file():
         raise BadInput(f"{path} is not there, expected the table of the temporal ablation; run it first")
-    table = pd.read_csv(path, dtype={"right": str, "commit": str, "machine": str}, keep_default_na=False)
+    table = read_csv(path, dtype={"right": str, "commit": str, "machine": str}, na_values=[])
     if tuple(table.columns) != COLUMNS:
         raise BadInput(f"{path} has columns {list(table.columns)}, expected {list(COLUMNS)}; give another file")
     return table

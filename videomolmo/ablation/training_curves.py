@@ -17,9 +17,9 @@ from typing import Any
 
 import pandas as pd
 
-from videomolmo.ablation.files import write_csv
 from videomolmo.errors import BadInput
 from videomolmo.provenance import sha256
+from videomolmo.tables import write_csv
 from videomolmo.whole_files import write_json
 
 TABLE = "training_curves.csv"

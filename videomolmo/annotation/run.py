@@ -120,7 +120,7 @@ def _gather(out: Path, parts: Iterable[Path], made_by: dict, refused: dict[str, 
     verdicts, histogram, several, rows_count = Counter(), [0] * BINS, 0, 0
     with open(out / ROWS, "w", encoding="utf-8") as rows, open(out / QUALITY, "w", encoding="utf-8") as quality:
         for part in parts:
-            content = json.loads(part.read_text(encoding="utf-8"))
+            content = json.loads(part.read_text(encoding="utf-8-sig"))
             rows.writelines(json.dumps(row) + "\n" for row in content["rows"])
             rows_count += len(content["rows"])
             for row in content["quality"]:

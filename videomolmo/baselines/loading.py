@@ -43,7 +43,7 @@ def load_grounder(
 def _family(folder: Path) -> str | None:
     """`model_type` of a folder's configuration; what is wrong with it is said by whoever loads it."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
     except ValueError:
         return None
     return config.get("model_type") if isinstance(config, dict) else None

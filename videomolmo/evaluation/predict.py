@@ -25,7 +25,7 @@ def read_answer(out: Path, record: Record, expression: Expression) -> dict | Non
     None where nothing was, or where the sentence is another one by now.
     """
     try:
-        answer = json.loads(answer_path(out, record, expression).read_text(encoding="utf-8"))
+        answer = json.loads(answer_path(out, record, expression).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         return None
     return answer if answer.get("text") == expression.text else None

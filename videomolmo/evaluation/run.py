@@ -35,6 +35,7 @@ from videomolmo.grounding import check_settings
 from videomolmo.metrics import mean_over_revos, ref_davis17
 from videomolmo.metrics.expressions import RevosScore
 from videomolmo.plain import needed_path
+from videomolmo.tables import write_csv
 from videomolmo.whole_files import write_json
 
 if TYPE_CHECKING:
@@ -290,5 +291,5 @@ def _write(out: Path, facts: dict, rows: list[dict]) -> "pd.DataFrame":
 
     table = pd.DataFrame([facts | row for row in rows], columns=[*facts, *COLUMNS])
     table.to_parquet(out / "results.parquet", index=False)
-    table.to_csv(out / "results.csv", index=False)
+    write_csv(table, out / "results.csv")
     return table

@@ -17,6 +17,7 @@ from videomolmo.drawing import palette, png_bytes
 from videomolmo.errors import BadInput
 from videomolmo.inspector.inspection import Inspection
 from videomolmo.inspector.painting import Look, paint_beside
+from videomolmo.tables import write_csv
 
 Progress = Callable[[int, int], None]
 Beside = tuple[Inspection, Look]  # a result, and how it is shown
@@ -110,7 +111,7 @@ def export_tracks(inspection: Inspection, path: str | Path) -> Path:
             rows.append((t, time_s, n, name, *centre, box, decisions[place], round(float(agreement[place]), 4)))
     names = ("frame", "time_s", "object", "name", "x_px", "y_px", "area_px", "box", "decision", "agreement")
     with new_file(path, ".csv") as unfinished:
-        pd.DataFrame(rows, columns=list(names)).to_csv(unfinished, index=False)
+        write_csv(pd.DataFrame(rows, columns=list(names)), unfinished)
     return Path(path)
 
 

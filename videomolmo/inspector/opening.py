@@ -114,7 +114,7 @@ _SETTINGS = {
 
 def _facts(folder: Path) -> dict[str, Any]:
     try:
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        facts = json.loads((folder / "run.json").read_text(encoding="utf-8-sig"))
         if isinstance(facts, dict) and "times_s" in facts:
             return facts
         reason = "it has no times of frames"
@@ -126,7 +126,7 @@ def _facts(folder: Path) -> dict[str, Any]:
 def _answers(path: Path) -> tuple[list[KeyAnswer], list[str]]:
     """The answers that can be read."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
     except OSError as error:
         return [], [f"the model's answers are missing ({path.name}: {error.strerror})"]
     answers, bad = [], []

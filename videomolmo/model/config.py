@@ -251,7 +251,7 @@ class PointingConfig:
     def from_json(cls, path: str | Path) -> PointingConfig:
         """Read what `to_json` wrote."""
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8-sig")))
         except json.JSONDecodeError as error:
             raise BadInput(f"{path} is not JSON ({error.msg}, line {error.lineno}); save the model again") from error
         except BadInput:

@@ -100,7 +100,7 @@ def read_config_file(folder: str | Path) -> dict[str, Any]:
     """config.json as it stands."""
     path = Path(folder) / CONFIG_FILE
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise BadInput(f"{path} cannot be read ({error}); copy or download all files of the model") from error
     if not isinstance(values, dict):

@@ -60,7 +60,7 @@ class Shards:
 def _weight_map(index: Path) -> dict[str, str]:
     """Weight name to file name; only files right beside the index."""
     try:
-        promised = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        promised = json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"]
         strange = [file for file in promised.values() if Path(file).name != file or not file.endswith(".safetensors")]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{index} is no index of shards ({type(error).__name__}); download it again") from error

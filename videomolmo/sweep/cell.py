@@ -100,7 +100,7 @@ def _keep(store: Store, job: Job, attempt: Path, end: End, facts: dict[str, Any]
         facts["table"] = _table(attempt)
         end = _judged(attempt, facts["table"])
     if end.state == DONE:
-        (attempt / LOG).unlink()
+        (attempt / LOG).unlink(missing_ok=True)
         store.publish(attempt, job.name, DONE, facts)
         return DONE
     error = f"the kernel died {TRIES} times, {end.error}" if end.state == DIED else end.error
@@ -113,7 +113,7 @@ def _judged(attempt: Path, table: str | None) -> End:
     """DONE, unless the notebook left a table that nobody could collect."""
     try:
         if table:
-            read_rows(attempt / table)
+            read_rows(attempt, table)
     except BadInput as error:
         return End(FAILED, f"the notebook ran to its end, but {error}", traceback.format_exc())
     return End(DONE)
@@ -157,9 +157,10 @@ def _run(job: Job, store: Store, folder: Path) -> End:
         try:
             # papermill's own `cwd` moves the whole process, which cells in other threads would feel
             papermill.execute_notebook(
-                str(store.notebook), str(folder / "notebook.ipynb"), parameters, kernel_name="python3",
-                progress_bar=False, start_timeout=START_WITHIN_S, resources={"metadata": {"path": str(folder)}},
-                store_widget_state=False, kernel_manager_class=kernel.manager_class, on_notebook_start=kernel.is_ready,
+                _literal(store.notebook), _literal(folder / "notebook.ipynb"), parameters, kernel_name="python3",
+                language="python", progress_bar=False, start_timeout=START_WITHIN_S, store_widget_state=False,
+                resources={"metadata": {"path": str(folder)}}, kernel_manager_class=kernel.manager_class,
+                on_notebook_start=kernel.is_ready,
             )  # fmt: skip
         except papermill.PapermillExecutionError as error:
             if kernel.ended:
@@ -177,6 +178,11 @@ def _run(job: Job, store: Store, folder: Path) -> End:
                 return End(DIED, f"before it was ready ({told})", traceback.format_exc())
             return End(FAILED, told, traceback.format_exc())
     return End(DONE)
+
+
+def _literal(path: Path) -> str:
+    """The path for papermill, which fills in parameters where one has braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 class _Kernel:

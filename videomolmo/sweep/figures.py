@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from videomolmo.errors import BadInput
@@ -144,17 +145,19 @@ def means(table: "pd.DataFrame", view: View, measure: str) -> "pd.DataFrame":
 
 
 def figure(points: "pd.DataFrame", view: View, measure: str) -> Any:
-    """A plotly figure of `means`: lines over a number, points side by side over names."""
+    """A plotly figure of `means`: lines over a number, points side by side over names; no text in it is markup."""
     import plotly.express as px
 
+    points = points.assign(**{name: points[name].map(_plain) for name in view.shown})
     lines = _is_number(points[view.x])
     points = points.sort_values(view.shown) if lines else points
     colour, names = view.colour, [name for name in (view.colour, view.facet) if name]
     points = points.assign(**{name: points[name].map(str) for name in names if _is_number(points[name])})
     draw = px.line if lines else px.scatter
+    labels = {name: escape(name, quote=False) for name in view.shown} | {"mean": escape(measure, quote=False)}
     drawn = draw(
         points, x=view.x, y="mean", color=colour, facet_col=view.facet, error_y="half",
-        facet_col_wrap=min(4, points[view.facet].nunique()) if view.facet else 0, labels={"mean": measure},
+        facet_col_wrap=min(4, points[view.facet].nunique()) if view.facet else 0, labels=labels,
         template="plotly_white", hover_data=["repetitions", "rows"], **({"markers": True} if lines else {}),
     )  # fmt: skip
     drawn.for_each_annotation(lambda one: one.update(text=one.text.replace("=", " = ")))
@@ -167,6 +170,10 @@ def figure(points: "pd.DataFrame", view: View, measure: str) -> Any:
         drawn.update_layout(scattermode="group", scattergap=0.5)
         drawn.update_xaxes(type="category")
     return drawn.update_layout(height=440, margin={"t": 50}, title=None)
+
+
+def _plain(value: Any) -> Any:
+    return escape(value, quote=False) if isinstance(value, str) else value
 
 
 def _is_number(column: "pd.Series") -> bool:

@@ -16,7 +16,7 @@ from videomolmo.sweep.notebook import SECONDS, Notebook, as_seconds
 
 TABLES = {"fixed", "grid", "cells", "repeats", "cluster"}
 JSON_TYPES = (bool, int, float, str, list, dict)
-LONGEST_LABEL = 80  # characters; some file systems end at 143
+LONGEST_LABEL, MOST_BYTES = 80, 120  # characters, and bytes of them; some file systems end at 143
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,12 @@ def read_grid(path: Path, notebook: Notebook) -> Grid:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        with open(path, "rb") as file:
-            content = tomllib.load(file)
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror}); --grid wants a TOML file") from None
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 (byte {error.start}), which TOML is written in; save it as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadInput(f"{path}: not TOML ({error})") from None
     if unknown := sorted(set(content) - TABLES - {SECONDS}):
         expected = f"[{'], ['.join(sorted(TABLES))}] or {SECONDS}"
@@ -192,7 +191,8 @@ def _named(notebook: Notebook, given: list[dict[str, Any]]) -> tuple[Cell, ...]:
     for values in given:
         parameters = defaults | values
         parts = [f"{name}={_short(parameters.get(name, ''))}" for name in telling]
-        cell = Cell(",".join(parts)[:LONGEST_LABEL] or "cell", values, parameters)
+        label = ",".join(parts)[:LONGEST_LABEL].encode()[:MOST_BYTES].decode(errors="ignore")
+        cell = Cell(label or "cell", values, parameters)
         cells.setdefault(cell.key, cell)
     return tuple(cells.values())
 

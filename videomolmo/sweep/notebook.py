@@ -11,6 +11,7 @@ from typing import Any
 
 from videomolmo.cache import key_of
 from videomolmo.errors import BadInput
+from videomolmo.sweep.state import COLUMNS
 
 RESULTS, CACHE = "results_folder", "cache_folder"  # parameters that the sweep itself sets
 SECONDS = "seconds_per_run"  # in a notebook's metadata, and in a grid
@@ -59,12 +60,14 @@ class Notebook:
 
     Attributes:
         path: where it lies.
+        text: what stands in the file.
         sha256: hash of what decides a run: the cells' kinds, sources and tags, not outputs or editor's metadata.
         parameters: of its parameters cell, by name.
         seconds: of one run with its defaults, where its metadata say so (videomolmo.seconds_per_run).
     """
 
     path: Path
+    text: str
     sha256: str
     parameters: Mapping[str, Parameter]
     seconds: float | None
@@ -94,7 +97,8 @@ def read_notebook(path: Path) -> Notebook:
     """What a sweep has to know of a notebook.
 
     Raises:
-        BadInput: no such file, no notebook, not exactly one cell tagged "parameters", or seconds that are none.
+        BadInput: no such file, no notebook, one of another language than Python, not exactly one cell tagged
+            "parameters", or seconds that are none.
 
     Differs: papermill's own `inspect_notebook` reads the cell line by line with a regular expression and misses
         annotations such as `int | None`; here Python's parser reads it.
@@ -102,19 +106,32 @@ def read_notebook(path: Path) -> Notebook:
     import nbformat
 
     try:
-        content = nbformat.read(path, as_version=4)
+        text = Path(path).read_text(encoding="utf-8-sig")
+        content = nbformat.reads(text, as_version=4)
+        cells = [[str(cell.cell_type), cell.source, sorted(cell.metadata.get("tags", []))] for cell in content.cells]
+        if not all(isinstance(source, str) for _, source, _ in cells):
+            raise TypeError("the source of a cell is no text")
+        noted, language = content.metadata.get("videomolmo"), _language(content.metadata)
     except FileNotFoundError:
         raise BadInput(f"{path}: no such notebook") from None
-    except Exception as error:  # nbformat has no common class for what it raises
+    except Exception as error:  # nbformat has no common class for what it raises, and lets much pass
         raise BadInput(f"{path}: not a notebook ({error})") from error
-    tagged = [cell for cell in content.cells if "parameters" in cell.metadata.get("tags", [])]
+    if "python" not in language.lower():
+        raise BadInput(f"{path}: a notebook in {language}, expected Python")
+    tagged = [source for _, source, tags in cells if "parameters" in tags]
     if len(tagged) != 1:
         raise BadInput(f"{path}: {len(tagged)} cells are tagged 'parameters', expected one; tag the cell in JupyterLab")
-    deciding = [[cell.cell_type, cell.source, sorted(cell.metadata.get("tags", []))] for cell in content.cells]
-    noted = content.metadata.get("videomolmo")
     value = noted.get(SECONDS) if isinstance(noted, dict) else None
     seconds = as_seconds(value, f"{path}: {SECONDS} in its metadata")
-    return Notebook(Path(path), key_of({"cells": deciding}), _parameters(tagged[0].source, path), seconds)
+    return Notebook(Path(path), text, key_of({"cells": cells}), _parameters(tagged[0], path), seconds)
+
+
+def _language(metadata: Mapping[str, Any]) -> str:
+    """What a notebook says it is written in; one that says nothing, as after `jupytext` or by hand, is in Python."""
+    said = [
+        (metadata.get(part) or {}).get(name) for part, name in (("language_info", "name"), ("kernelspec", "language"))
+    ]
+    return next((one for one in said if isinstance(one, str) and one), "python")
 
 
 def as_seconds(value: Any, said: str) -> float | None:
@@ -136,6 +153,8 @@ def _parameters(source: str, path: Path) -> dict[str, Parameter]:
         lines = ast.parse(source).body
     except SyntaxError as error:
         raise BadInput(f"{path}: the parameters cell is not Python ({error.msg}, line {error.lineno})") from None
+    except (ValueError, RecursionError, MemoryError) as error:  # characters that Python refuses, or too many brackets
+        raise BadInput(f"{path}: the parameters cell is not Python ({error})") from None
     found = {}
     for line in lines:
         targets = line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
@@ -144,6 +163,8 @@ def _parameters(source: str, path: Path) -> dict[str, Parameter]:
                 text = ast.unparse(line)
                 annotation = getattr(line, "annotation", None)
                 found[target.id] = Parameter(target.id, text, annotation, _literal(line.value))
+    if taken := [name for name in found if name in COLUMNS]:
+        raise BadInput(f"{path}: the sweep's own table has a column {taken[0]!r}; give that parameter another name")
     return found
 
 
@@ -166,7 +187,10 @@ def fits(value: Any, annotation: ast.expr) -> bool:
         case ast.Constant(value=None):
             return value is None
         case ast.Constant(value=str(text)):
-            return fits(value, ast.parse(text, mode="eval").body)
+            try:
+                return fits(value, ast.parse(text, mode="eval").body)
+            except (SyntaxError, ValueError):  # words, such as "in seconds"
+                return True
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
             return fits(value, left) or fits(value, right)
         case ast.Name(id="float"):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from videomolmo.sweep.grid import Cell, Grid
-from videomolmo.sweep.store import DONE, MISSING, Record
+from videomolmo.sweep.store import DAMAGED, DONE, FAILED, MISSING, Record
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,15 @@ class Plan:
     to_run: tuple[Cell, ...]
 
     def state(self, cell: Cell) -> str:
-        """ "done", "failed" or "missing"."""
+        """ "done", "failed", "damaged" or "missing"."""
         record = self.records.get(cell.key)
         return record.state if record else MISSING
+
+    @property
+    def damaged(self) -> dict[str, str]:
+        """Folder of a cell → what is wrong with its record."""
+        found = (self.records[cell.key] for cell in self.cells if self.state(cell) == DAMAGED)
+        return {record.folder.name: record.facts["error"] for record in found}
 
     def count(self, state: str) -> int:
         """How many cells are in this state."""
@@ -33,12 +39,9 @@ class Plan:
 
 
 def make_plan(grid: Grid, records: Mapping[str, Record], *, retry_failed: bool = False) -> Plan:
-    """Cells that nobody ran yet, and those that failed if they are wanted again."""
-    again = () if retry_failed else records.keys()
-    to_run = tuple(
-        cell for cell in grid.cells
-        if cell.key not in again and not (cell.key in records and records[cell.key].state == DONE)
-    )  # fmt: skip
+    """Cells that nobody ran yet or whose record is damaged, and those that failed if they are wanted again."""
+    over = {DONE} if retry_failed else {DONE, FAILED}
+    to_run = tuple(cell for cell in grid.cells if cell.key not in records or records[cell.key].state not in over)
     return Plan(grid.cells, records, to_run)
 
 
@@ -48,7 +51,7 @@ def listing(plan: Plan) -> str:
     lines = []
     for cell in plan.cells:
         record = plan.records.get(cell.key)
-        took = f"{record.facts['seconds']:.1f} s" if record else ""
+        took = f"{record.facts['seconds']:.1f} s" if record and record.state != DAMAGED else ""
         lines.append(f"  {'run' if cell.key in keys else 'skip':4}  {plan.state(cell):7} {took:>10}  {cell.name}")
     return "\n".join(lines)
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from videomolmo.errors import BadInput
 from videomolmo.sweep.figures import View, choose_view, figure, means, measures, select
-from videomolmo.sweep.store import DONE, FAILED, Record, Store
+from videomolmo.sweep.store import DAMAGED, DONE, FAILED, Record, Store
 from videomolmo.sweep.table import PROVENANCE, UNREAD, collect, unread
 from videomolmo.whole_files import write_text
 
@@ -50,7 +50,7 @@ def report(
     """
     store = Store(out)
     facts, path = store.facts(), Path(path or Path(out) / "report.html")
-    if path.is_dir() or not path.parent.is_dir():
+    if (path.exists() and not path.is_file()) or not path.parent.is_dir():
         raise BadInput(f"{path} cannot be written; give a file in a folder that is there")
     if path.exists() and TITLE not in path.read_text(encoding="utf-8", errors="replace")[:HEAD]:
         raise BadInput(f"{path} is there and no report of a sweep; give another file")
@@ -61,7 +61,8 @@ def report(
     without = unread(table)
     table = select(table, where or {})
     repeats = [over] if over else [name for name in facts["repeats"] if name in table]
-    view = choose_view(table, facts["varied"], own, repeats, x=x, colour=colour, facet=facet, y=y)
+    varied = [name for name in facts["varied"] if name in table]
+    view = choose_view(table, varied, own, repeats, x=x, colour=colour, facet=facet, y=y)
     singular = {name.removesuffix("s") for cell in facts["cells"].values() for name in cell["parameters"]}
     written = [
         name for name in own if name not in singular
@@ -93,10 +94,12 @@ def _page(
     states = {key: records[key].state if key in records else None for key in facts["cells"]}
     done, failed = (sum(state == wanted for state in states.values()) for wanted in (DONE, FAILED))
     missing = [cell["name"] for key, cell in facts["cells"].items() if states[key] is None]
+    damaged = [records[key] for key in states if states[key] == DAMAGED]
     title = f"{TITLE} {facts['notebook']}"
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>{len(states)} cells: {done} done, {failed} failed, {len(missing)} missing. {escape(reading)}</p>",
+        f"<p>{len(states)} cells: {done} done, {failed} failed, {len(missing) + len(damaged)} missing. "
+        f"{escape(reading)}</p>",
     ]
     for number, (name, points) in enumerate(drawn):
         html = figure(points, view, name).to_html(full_html=False, include_plotlyjs=number == 0)
@@ -106,6 +109,8 @@ def _page(
         parts.append(f"<h2>{escape(name)}</h2>{behind}{html}<details><summary>numbers</summary>{numbers}</details>")
     parts += _failures(records[key] for key in facts["cells"] if states[key] == FAILED)
     parts += _list("Missing cells", missing)
+    told = (f"{record.folder.name}: {record.facts['error']}" for record in damaged)
+    parts += _list("Cells whose record is damaged, to be run again", told)
     parts += _list("Done, but their tables cannot be read", (f"{name}: {why}" for name, why in without.items()))
     parts.append(_provenance(table, facts))
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
@@ -141,7 +146,7 @@ def _list(title: str, texts: Iterable[str]) -> list[str]:
 
 def _provenance(table: "pd.DataFrame", facts: dict[str, Any]) -> str:
     """What made the results; more than one commit among them is said loudly."""
-    lines = [f"<tr><td>notebook (hash)</td><td>{facts['sha256']}</td></tr>"]
+    lines = [f"<tr><td>notebook (hash)</td><td>{escape(facts['sha256'])}</td></tr>"]
     for name in ("commit", "machine", "versions"):
         column = table[f"cell_{name}" if f"cell_{name}" in table else name]
         values = [escape(str(value)) for value in column.unique()]

@@ -15,7 +15,7 @@ from videomolmo.sweep.cluster import Place
 from videomolmo.sweep.grid import Cell, Grid, read_grid
 from videomolmo.sweep.notebook import CACHE, RESULTS, Notebook, read_notebook
 from videomolmo.sweep.plan import Plan, make_plan
-from videomolmo.sweep.store import DONE, FAILED, Store, now
+from videomolmo.sweep.store import DONE, FAILED, Store, check_place, now
 from videomolmo.sweep.table import collect, unread
 
 STOP_WITHIN_S = 20
@@ -30,6 +30,7 @@ class Summary:
         bare: cells that are done and left no table, see `collect`.
         lost: cell → what kept it from being run at all, such as a cluster that went away.
         unread: cell that is done → why its table can no longer be read.
+        damaged: cell that was run again → what was wrong with its record.
         interrupted: stopped by Ctrl-C or SIGTERM.
     """
 
@@ -39,15 +40,18 @@ class Summary:
     bare: int = 0
     lost: dict[str, str] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
 
 
-def prepare(notebook: Path, grid: Path, out: Path) -> tuple[Notebook, Grid, Store]:
+def prepare(notebook: Path, grid: Path, out: Path, cache: Path | None = None) -> tuple[Notebook, Grid, Store]:
     """Everything a sweep needs, checked; nothing is written.
 
     Raises:
-        BadInput: see `read_notebook`, `read_grid` and `Store.check`.
+        BadInput: see `read_notebook`, `read_grid` and `Store.check`; or the cache is no folder.
     """
+    if cache:
+        check_place(Path(cache))
     content = read_notebook(Path(notebook))
     cells, store = read_grid(Path(grid), content), Store(Path(out))
     store.check(content)
@@ -79,7 +83,7 @@ def sweep(
     Raises:
         BadInput: nothing was run. A notebook that raises is no error here: its cell is recorded as failed.
     """
-    content, cells, store = prepare(notebook, grid, out)
+    content, cells, store = prepare(notebook, grid, out, cache)
     place = replace(place or Place(), options=cells.cluster)
     nothing = not make_plan(cells, store.records(), retry_failed=retry_failed).to_run
     where = nullcontext() if nothing else place.executor()
@@ -89,6 +93,7 @@ def sweep(
         jobs = [_job(cell, content, store, token, cache, place) for cell in plan.to_run]
         with tqdm(total=len(jobs), unit="cell", disable=not (progress and jobs)) as bar:
             summary = _run_all(jobs, store, executor, bar) if jobs else Summary()
+        summary.damaged = plan.damaged
         summary.unread = unread(collect(store))
         return _counted(summary, make_plan(cells, store.records()))
 
@@ -136,7 +141,7 @@ def _counted(summary: Summary, plan: Plan) -> Summary:
     summary.done, summary.failed = plan.count(DONE), plan.count(FAILED)
     summary.missing = len(plan.cells) - summary.done - summary.failed
     done = [plan.records[cell.key] for cell in plan.cells if plan.state(cell) == DONE]
-    summary.bare = sum(record.facts["table"] is None for record in done)
+    summary.bare = sum(record.facts.get("table") is None for record in done)
     return summary
 
 

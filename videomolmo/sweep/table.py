@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videomolmo.errors import BadInput
+from videomolmo.sweep.state import COLUMNS
 from videomolmo.sweep.store import DONE, Record, Store
+from videomolmo.tables import write_csv
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PROVENANCE = ("seconds", "commit", "versions", "machine", "notebook")
-UNREAD = "table_error"  # why a cell that is done has none of its own rows; a column only where there is such a cell
+PROVENANCE = COLUMNS[1:-1]
+UNREAD = COLUMNS[-1]  # why a cell that is done has none of its own rows; a column only where there is such a cell
 INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 DECIMAL = re.compile(r"[+-]?(?=\.?[0-9])(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")
 INFINITE = ("inf", "-inf")
+NOT_A_NUMBER = ("nan", "NaN")
 TRUTH = {"True": True, "False": False}
 
 
@@ -30,7 +33,8 @@ def collect(store: Store) -> "pd.DataFrame":
         them the columns `cell`, one for each parameter, `seconds`, `commit`, `versions`, `machine` and `notebook`
         (hash). A cell without a table has one row. Where a notebook's table already has a column of such a name, and
         says something else, ours is called cell_NAME. Lists and tables are JSON text. Columns are numbers only where
-        that keeps every digit of every cell. A cell whose table cannot be read any more has one row, and says why in
+        that keeps every digit of every cell; "nan" among numbers is one that is missing, and any other word, such as
+        "NA" or "None", is a text. A cell whose table cannot be read any more has one row, and says why in
         the column `table_error`.
     """
     import pandas as pd
@@ -56,21 +60,36 @@ def unread(table: "pd.DataFrame") -> dict[str, str]:
     return dict(table[["cell", UNREAD]].dropna().itertuples(index=False))
 
 
-def read_rows(path: Path) -> "pd.DataFrame":
+def read_rows(folder: Path, name: str) -> "pd.DataFrame":
     """A cell's own table, each value as the text that stands there; NaN where there is none.
 
+    Args:
+        folder: of the cell.
+        name: of the table, as a path in it.
+
     Raises:
-        BadInput: it is not there, or no CSV file with a header and rows that fit it.
+        BadInput: it is not there, lies elsewhere, or is no CSV file with a header and rows that fit it.
     """
     import pandas as pd
 
+    path = folder / name
     try:
-        rows = pd.read_csv(path, dtype=str)
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError("it lies outside the cell's folder")
+        if path.exists() and not path.is_file():
+            raise ValueError("no file")
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
         if not isinstance(rows.index, pd.RangeIndex):  # pandas takes what is too much on the left for names of rows
             raise ValueError("rows have more values than the header has names")
-    except (OSError, ValueError) as error:  # pandas' own errors are of the second kind
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # pandas' own are of the second kind, circles of links the third
         why = " ".join(str(error).split())
-        raise BadInput(f"{path.name} is no table ({why}); expected CSV with a header and rows that fit it") from error
+        raise BadInput(
+            f"{' '.join(path.name.split()):.80} is no table ({why}); expected CSV with a header and rows that fit it"
+        ) from error
     return rows
 
 
@@ -86,7 +105,7 @@ class _Part:
         self.own = pd.DataFrame(index=[0])
         if path:
             try:
-                self.own = read_rows(record.folder / path)
+                self.own = read_rows(record.folder, path)
             except BadInput as error:
                 bad = {UNREAD: str(error)}
         if not len(self.own):  # a header alone: the cell has one row, as those without a table
@@ -129,7 +148,8 @@ def _typed(column: "pd.Series") -> "pd.Series":
         return bare.map(TRUTH, na_action="ignore")
     if len(texts) and not bare.hasnans and all(_is_whole(text, 2**63 - 1) for text in texts):
         return bare.map(int).astype("int64")
-    return bare.astype("float64") if all(map(_is_kept, texts)) else column
+    numbers = [text for text in texts if text not in NOT_A_NUMBER]
+    return bare.astype("float64") if all(map(_is_kept, numbers)) and (numbers or not len(texts)) else column
 
 
 def _is_whole(text: str, largest: int) -> bool:
@@ -150,16 +170,18 @@ def _is_kept(text: str) -> bool:
 
 
 def _uniform(table: "pd.DataFrame") -> "pd.DataFrame":
-    """Columns of mixed kinds, which Parquet does not know, as text."""
+    """Columns of mixed kinds or of very large whole numbers, which Parquet does not know, as text."""
     for name in table.columns:
-        kinds = {type(value) for value in table[name].dropna()}
-        if table[name].dtype == object and len(kinds) > 1:
+        values = table[name].dropna()
+        large = values.dtype == object and any(isinstance(value, int) and abs(value) >= 2**63 for value in values)
+        if large or (values.dtype == object and len({type(value) for value in values}) > 1):
             table[name] = table[name].map(str, na_action="ignore")
     return table
 
 
 def _write(table: "pd.DataFrame", folder: Path) -> None:
-    for name, write in (("results.parquet", table.to_parquet), ("results.csv", table.to_csv)):
-        unfinished = folder / f".{name}.{os.getpid()}"
-        write(unfinished, index=False)
-        unfinished.replace(folder / name)
+    unfinished = folder / f".results.parquet.{os.getpid()}"
+    unfinished.unlink(missing_ok=True)  # a link of that name would lead elsewhere
+    table.to_parquet(unfinished, index=False)
+    unfinished.replace(folder / "results.parquet")
+    write_csv(table, folder / "results.csv")

@@ -132,7 +132,7 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl; one that a kill cut off, or that tells of no step, is left out."""
     path = Path(folder) / METRICS
     rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if path.is_file() else []:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):

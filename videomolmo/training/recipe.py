@@ -280,10 +280,10 @@ def read_recipe(path: str | Path, out: str | Path | None = None) -> Recipe:
         BadInput: no such file, no TOML, an unknown key, a value of the wrong type or out of range.
     """
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} cannot be read ({error}); give a TOML file, see data/recipes") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadInput(f"{path} is not TOML: {error}") from error
     recipe = _build(Recipe, values, "")
     return recipe if out is None else replace(recipe, out=str(out))

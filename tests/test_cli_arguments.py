@@ -1,0 +1,99 @@
+"""The order of what stands on the command line: options before, between and behind the other arguments are the same."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import seen_throughout
+from small_notebooks import write_notebook
+
+from videomolmo.cli import main
+from videomolmo.synth.clips import Clip
+from videomolmo.video import VideoWriter
+
+
+def orders(arguments: list[str], options: list[list[str]]) -> Iterator[list[str]]:
+    """All ways to put options among arguments that keep their order."""
+    for places in itertools.product(range(len(arguments) + 1), repeat=len(options)):
+        line = [[] for _ in range(len(arguments) + 1)]
+        for place, option in zip(places, options, strict=True):
+            line[place] += option
+        yield [word for at, words in enumerate(line) for word in (*words, *arguments[at : at + 1])]
+
+
+COMMANDS = {
+    "ground": (["nowhere.mp4", "the red circle"], [["--out", "new"], ["--overwrite"], ["--every=3"]]),
+    "convert": (["nowhere/weights", "new"], [["--dtype", "bfloat16"]]),
+    "export": (["nowhere/weights", "new"], [["--shard-size", "1GB"]]),
+    "train": (["nowhere.toml"], [["--out", "new"], ["--quiet"]]),
+    "data check": (["mevis", "nowhere"], [["--split", "valid"]]),
+    "sweep": (["nowhere.ipynb"], [["--grid", "nowhere.toml"], ["--out", "new"], ["--dry-run"]]),
+    "sweep report": (["report", "nowhere"], [["--x", "tau"], ["--where", "a=b"], ["--html", "new.html"]]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_options_stand_anywhere(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words, told = command.replace(" report", "").split(), set()
+    for line in orders(*COMMANDS[command]):
+        assert main([*words, *line]) == 2  # argparse would have ended the process
+        told.add(capsys.readouterr().err)
+    (error,) = told
+    assert "nowhere" in error and not list(tmp_path.iterdir())
+
+
+def test_a_clip_is_grounded_with_options_between_clip_and_sentence(clip: Clip, truthful, tiny_folder, tmp_path):
+    truthful(clip, seen_throughout(clip)[:1])
+    with VideoWriter(tmp_path / "clip.mp4", 10, *clip.frames.shape[1:3]) as writer:
+        for frame in clip.frames:
+            writer.write(frame)
+    own = ["--model", tiny_folder / "pointing", "--masks", tiny_folder / "masks", "--device", "cpu"]
+    line = [tmp_path / "clip.mp4", "--out", tmp_path / "out", *own, "the red circle", "--max-frames", 2]
+    assert main(["ground", *map(str, line)]) == 0
+    facts = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))
+    assert facts["sentence"] == "the red circle" and facts["frames"] == 2
+
+
+@pytest.mark.parametrize(
+    "line, named",
+    [
+        (["--out", "new", "--", "-nowhere.mp4", "a circle"], "-nowhere.mp4: no such"),
+        (["nowhere.mp4", "--out", "new", "--", "--tau"], "nowhere.mp4: no such"),
+        (["nowhere.mp4", "--every", "-5", "-7"], "--every is -5"),
+        (["nowhere.mp4", "--out", "new", "- the red circle"], "nowhere.mp4: no such"),
+        (["nowhere.mp4", "--out", "new"], "a sentence is missing"),
+    ],
+)
+def test_what_looks_like_an_option_is_none_where_it_cannot_be(line, named, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["ground", *line]) == 2 and named in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line, named",
+    [
+        (["ground", "a.mp4", "--nope", "a circle"], "--nope"), (["ground", "a.mp4", "a", "--out", "new", "b"], ": b\n"),
+        (["ground", "a.mp4", "b", "--out"], "--out"), (["ground", "a.mp4", "--out", "--overwrite", "b"], "--out"),
+        (["convert", "--dtype", "float32", "a"], "TARGET"), (["data", "check", "--split", "valid"], "NAME"),
+        (["sweep", "--dry-run"], "NOTEBOOK"), (["ground", "a.mp4", "--every", "x", "b"], "'x' is not a whole number"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_still_named(line, named, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(line)
+    assert ended.value.code == 2 and named in capsys.readouterr().err
+
+
+def test_a_sweep_is_planned_whatever_stands_first(tmp_path, capsys):
+    grid: Path = tmp_path / "grid.toml"
+    grid.write_text("[grid]\ntau = [0.5, 0.7]\n")
+    notebook, told = write_notebook(tmp_path / "small.ipynb"), set()
+    for line in orders([str(notebook)], [["--grid", str(grid)], ["--out", str(tmp_path / "out")], ["--dry-run"]]):
+        assert main(["sweep", *line]) == 0
+        told.add(capsys.readouterr().out)
+    assert len(told) == 1 and "2 cells" in told.pop()
