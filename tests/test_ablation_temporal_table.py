@@ -198,8 +198,6 @@ def test_shipped_plots_are_of_the_shipped_table(tmp_path):
 def test_the_readme_shows_this_table():
     text = (ROOT / "data/ablations/README.md").read_text(encoding="utf-8")
     assert all(text.count(mark) == 1 for mark in MARKS), f"no block between {' and '.join(MARKS)}"
-        f"data/ablations/README.md has no block between {' and '.join(MARKS)}"
-    )
     shown = text.split(MARKS[0])[1].split(MARKS[1])[0]
     assert shown.strip() == temporal.block(temporal.shipped_table(), temporal.grid()).strip(), "`temporal report`"
 
