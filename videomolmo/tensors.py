@@ -9,7 +9,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from videomolmo.errors import BadInput
-from videomolmo.untrusted import shortened
+from videomolmo.untrusted import first_line, shortened
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -32,7 +32,7 @@ def shapes_of(path: Path) -> dict[str, Tensor]:
                 found[name] = torch.empty(shape, dtype=DTYPES[kind], device="meta")
     except Exception as error:  # safetensors, the system and, for absurd shapes, torch have errors of their own
         raise BadInput(
-            f"{path} is no complete safetensors file ({str(error)[:120]}); copy or download it again"
+            f"{path} is no complete safetensors file ({first_line(error)}); copy or download it again"
         ) from error
     return found
 

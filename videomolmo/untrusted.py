@@ -127,6 +127,12 @@ def first_fault(error: Exception, name: str = "") -> str:
     return f"{where} is {shown} ({fault['msg'].lower()})"
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, for a message of one line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(lines[0].split())[:160]
+
+
 def shortened(value: object) -> str:
     """A value as it is shown in an error: one line, however large it is."""
     if isinstance(value, int) and value.bit_length() > 200:
