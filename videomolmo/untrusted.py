@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from videomolmo.errors import BadInput
 
 MOST_TEXT = 64 * 2**20  # bytes of a text file that is read whole; published tokenizers have up to 33 MB
-SHOWN = 60  # characters of a strange value in an error
+SHOWN = 120  # characters of a strange value in an error
 T = TypeVar("T")
 
 
@@ -40,7 +40,8 @@ def regular_file(path: str | Path, most_bytes: int | None = None) -> Path:
     except FileNotFoundError as error:
         raise BadInput(f"{path} does not exist; copy or download all files of the model") from error
     except (OSError, ValueError) as error:
-        raise BadInput(f"{str(path)[:200]!r} cannot be opened ({error}); check the path") from error
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise BadInput(f"{str(path)[:200]!r} cannot be opened ({reason}); check the path") from error
     if not stat.S_ISREG(facts.st_mode):
         raise BadInput(f"{path} is a folder, a pipe or a device, expected a file; copy or download it again")
     if most_bytes is not None and facts.st_size > most_bytes:
@@ -79,7 +80,7 @@ def read_json(path: str | Path, most_bytes: int = MOST_TEXT) -> dict[str, Any]:
     """
     text = read_text(path, most_bytes)
     try:
-        values = json.loads(text, parse_constant=_no_number)
+        values = json.loads(text, parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         where = f"{error.msg}, line {error.lineno}" if isinstance(error, json.JSONDecodeError) else str(error)[:80]
         raise BadInput(f"{path} is not JSON ({where}); copy or download it again") from error
@@ -90,6 +91,13 @@ def read_json(path: str | Path, most_bytes: int = MOST_TEXT) -> dict[str, Any]:
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), -float("inf")):
+        raise ValueError(f"{text[:40]} is beyond all numbers")
+    return value
 
 
 def checked(kind: type[T], values: Any, source: str) -> T:

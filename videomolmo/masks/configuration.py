@@ -87,7 +87,7 @@ _switches = (
 )  # fmt: skip
 Sam2 = _part(
     "sam2_base.SAM2Base", image_encoder=Required[_encoder], memory_attention=Required[_memory],
-    memory_encoder=Required[_memory_encoder], image_size=whole(32, 2048), backbone_stride=whole(4, 32),
+    memory_encoder=Required[_memory_encoder], image_size=whole(32, 1024), backbone_stride=whole(4, 32),
     num_maskmem=whole(1, 64), max_obj_ptrs_in_encoder=whole(1, 64), max_cond_frames_in_attn=whole(-1, 64),
     memory_temporal_stride_for_eval=Few, multimask_min_pt_num=whole(0, 16), multimask_max_pt_num=whole(0, 16),
     sigmoid_scale_for_mem_enc=number(-1e3, 1e3), sigmoid_bias_for_mem_enc=number(-1e3, 1e3),
@@ -155,4 +155,6 @@ class Unfilled(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        return func(*args, **({"device": "meta"} | kwargs if func in self.MAKERS else kwargs))
+        if func in self.MAKERS and kwargs.get("device") is None:
+            kwargs = kwargs | {"device": "meta"}
+        return func(*args, **kwargs)

@@ -235,8 +235,6 @@ class PointingConfig:
         values = read_json(path)
         try:
             return cls.from_dict(values)
-        except BadInput:
-            raise
         except (ValueError, TypeError) as error:
             raise BadInput(f"{path}: {error}") from error
 

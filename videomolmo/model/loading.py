@@ -84,11 +84,10 @@ def read_configuration(folder: str | Path) -> PointingConfig:
     values = read_config_file(folder)
     if not is_published(values):
         return read_config(folder)
+    names = set(Shards(folder).tensors)
     try:
-        return config_from_hub(values, set(Shards(folder).tensors))
+        return config_from_hub(values, names)
     except (ValueError, TypeError, KeyError) as error:
-        if isinstance(error, BadInput):
-            raise
         raise BadInput(f"{Path(folder) / CONFIG_FILE}: {error}; copy or download it again") from error
 
 

@@ -161,7 +161,10 @@ def build(
         prepare: changes the empty model where needed and says how its weights are put; see `quantize.quantised`.
     """
     model = PointingModel.empty(config, attn_implementation)
-    shapes = list(convert_published(shapes, config))
+    try:
+        shapes = list(convert_published(shapes, config))
+    except BadInput as error:
+        raise BadInput(f"{source}: {error}") from error
     added: list[tuple[str, Tensor]] = []
     if any(name.startswith("temporal.") for name, _ in shapes):
         check_fit(model, shapes, source)

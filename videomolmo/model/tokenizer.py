@@ -77,6 +77,12 @@ def check_tokenizer(folder: str | Path) -> None:
                 raise BadInput(f"{path}: has {foreign[0]!r}, which is no setting of a tokenizer; remove it")
 
 
+def check_words(tokenizer: PreTrainedTokenizerFast) -> None:
+    """ValueError where a tokenizer loses words: a question would vanish without an error."""
+    if (found := tokenizer.decode(tokenizer.encode(PROBE, add_special_tokens=False))) != PROBE:
+        raise ValueError(f"it gives {found!r} for {PROBE!r}")
+
+
 @contextmanager
 def broken_tokenizers_are_refused(folder: str | Path) -> Iterator[None]:
     """Every error of the tokenizer's library inside it becomes a BadInput; even its panics, which are no Exceptions."""
@@ -152,8 +158,7 @@ def load_tokenizer(folder: str | Path, config: LanguageConfig | None = None) -> 
     with broken_tokenizers_are_refused(folder):
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, split_special_tokens=True, local_files_only=True)
         known = tokenizer.get_vocab()
-        if tokenizer.decode(tokenizer.encode(PROBE, add_special_tokens=False)) != PROBE:
-            raise ValueError("it does not give words back")
+        check_words(tokenizer)
     wanted = {} if config is None else config.extra_ids | {END_OF_TEXT: config.end_of_text}
     most = max(known.values(), default=0)
     if config is not None and most >= config.vocab_size + config.extra_vocab:
