@@ -315,7 +315,7 @@ def test_weights_that_are_not_finite_are_named(value, pointing, masks, tmp_path)
             spoilt = state[name].clone()
             spoilt.view(-1)[-1] = value
             save_file(state | {name: spoilt}, folder / WEIGHTS_FILE)
-            refused(load, folder, repr(name), "not finite")
+            refused(load, folder, repr(name), "not finite", str(folder))
 
 
 @pytest.mark.parametrize("quantize", [None, "8bit", "4bit"])

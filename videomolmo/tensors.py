@@ -37,22 +37,24 @@ def shapes_of(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def check_finite(name: str, value: Tensor, stored: Tensor | None = None) -> None:
+def check_finite(name: str, value: Tensor, stored: Tensor | None = None, source: object = "") -> None:
     """Nothing, where all numbers of a weight are finite.
 
     Args:
         name: of the weight.
         value: as it goes into the model.
         stored: as it is in its file, to tell what was wrong there from what no longer fits in fewer bits.
+        source: where it comes from, for the message.
 
     Raises:
         BadInput: NaN or infinity.
     """
     if not value.is_floating_point() or _finite(value):
         return
+    where = f"{source}: weight" if source else "weight"
     if stored is not None and _finite(stored):
-        raise BadInput(f"weight {shortened(name)} is too large for {value.dtype}; load it with dtype='float32'")
-    raise BadInput(f"weight {shortened(name)} is not finite: its file holds NaN or infinity; train or download it anew")
+        raise BadInput(f"{where} {shortened(name)} is too large for {value.dtype}; load it with dtype='float32'")
+    raise BadInput(f"{where} {shortened(name)} is not finite (NaN or infinity); train or download it anew")
 
 
 def _finite(value: Tensor) -> bool:

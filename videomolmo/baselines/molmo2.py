@@ -270,9 +270,9 @@ def load_molmo2(folder: Path, dtype: torch.dtype = torch.float32, attention: str
         raise BadInput(f"{folder}: weights are missing or do not fit: {', '.join(wrong[:3])}; download the model again")
     try:
         for name, parameter in model.named_parameters():
-            check_finite(name, parameter.data)
+            check_finite(name, parameter.data, source=folder)
     except BadInput:
         for name, value in Shards(folder):  # again, under the name in the file
-            check_finite(name, value)
+            check_finite(name, value, source=folder)
         raise
     return model.eval(), processor

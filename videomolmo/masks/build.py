@@ -55,7 +55,7 @@ def load_nano(folder: Path, device: torch.device | str = "cpu") -> nn.Module:
         model = _built(read_configuration(path), path)
     check_fit(model, shapes, str(weights))
     with safe_open(weights, framework="pt") as file:
-        fill(model, ((name, file.get_tensor(name)) for name in shapes))
+        fill(model, ((name, file.get_tensor(name)) for name in shapes), str(weights))
     model = model.to(device).eval()
     _try(model, path)
     return model
@@ -118,7 +118,7 @@ def load_published(name: str, checkpoint: Path, device: torch.device | str = "cp
     with Unfilled():
         model = build_published(name)
     check_fit(model, state, str(checkpoint))
-    fill(model, state.items())
+    fill(model, state.items(), str(checkpoint))
     return model.to(device).eval()
 
 
@@ -165,7 +165,7 @@ def check_fit(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> 
         raise BadInput(f"{source}: weights do not fit this model ({len(misfits)} misfits: {shown})")
 
 
-def fill(model: nn.Module, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+def fill(model: nn.Module, tensors: Iterable[tuple[str, torch.Tensor]], source: str) -> None:
     """Give an unfilled model its weights, checked with `check_fit`, in its own precision.
 
     Raises:
@@ -174,5 +174,5 @@ def fill(model: nn.Module, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
     own, state = model.state_dict(), {}
     for name, value in tensors:
         state[name] = value.to(own[name].dtype, copy=True)
-        check_finite(name, state[name], value)
+        check_finite(name, state[name], value, source)
     model.load_state_dict(state, assign=True)

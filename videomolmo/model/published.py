@@ -171,7 +171,7 @@ def build(
     else:
         check_fit(model, [*shapes, *_in(model.temporal)], source)
         added = _fresh_temporal(config)  # only now: its memory is that of the vision tower's width
-    return model.filled(chain(convert_published(tensors, config), added), devices, dtype, prepare(model))
+    return model.filled(chain(convert_published(tensors, config), added), devices, dtype, prepare(model), source)
 
 
 def _fresh_temporal(config: PointingConfig) -> list[tuple[str, Tensor]]:

@@ -62,6 +62,7 @@ def fill(
     devices: Devices,
     dtype: torch.dtype,
     put: Put = put_plain,
+    source: str = "",
 ) -> None:
     """Give a model made on the meta device its weights one by one, so that no second copy is ever held.
 
@@ -70,6 +71,7 @@ def fill(
         tensors: names and tensors, each used once and then let go.
         devices, dtype: of the weights in the model; see `placement.side_by_side`.
         put: how one tensor is put in its place; quantised layers have their own way.
+        source: where they come from, for messages.
 
     Raises:
         BadInput: a weight that is not finite.
@@ -77,7 +79,7 @@ def fill(
     for name, value in tensors:
         owner, _, own = name.rpartition(".")
         placed = value.to(device_of(name, devices), dtype, copy=True)
-        check_finite(name, placed, value)
+        check_finite(name, placed, value, source)
         put(model.get_submodule(owner), own, placed)
 
 
