@@ -81,18 +81,24 @@ def checkpoint_file(name: str, file: str, offline: bool = False) -> Path:
 
 def hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every safetensors file of a model, by file name."""
-    return {path.name: file_hash(path) for path in sorted(folder.glob("*.safetensors"))}
+    return {path.name: file_hash(path) for path in sorted(folder.glob("*.safetensors")) if path.is_file()}
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file; the hub's cache names large files by it, which saves reading them."""
+    """SHA-256 of a file; the hub's cache names large files by it, which saves reading them.
+
+    Elsewhere a name proves nothing: anybody can lay a file into a folder "blobs".
+    """
+    from huggingface_hub.constants import HF_HUB_CACHE
+
     target = path.resolve()
-    named = path.is_symlink() and target.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", target.name)
+    cached = path.is_symlink() and target.parent.name == "blobs" and target.is_relative_to(Path(HF_HUB_CACHE).resolve())
+    named = cached and re.fullmatch(r"[0-9a-f]{64}", target.name)
     return target.name if named else provenance.sha256(path)
 
 
 def _folder_or_hub(name: str, option: str, needs: str, offline: bool) -> Path:
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return Path(name)
     if not _HUB_ID.match(name):
         raise BadInput(

@@ -1,11 +1,11 @@
 """A grounder by its name, whichever model family it is of."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videomolmo import hub
 from videomolmo.errors import BadInput
+from videomolmo.untrusted import read_json
 
 if TYPE_CHECKING:
     from videomolmo.grounding import VideoGrounder
@@ -40,10 +40,9 @@ def load_grounder(
     return Molmo2Grounder.from_pretrained(str(folder), masks, device, offline=offline, **options)
 
 
-def _family(folder: Path) -> str | None:
+def _family(folder: Path) -> object:
     """`model_type` of a folder's configuration; what is wrong with it is said by whoever loads it."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
-    except ValueError:
+        return read_json(folder / "config.json").get("model_type")
+    except BadInput:
         return None
-    return config.get("model_type") if isinstance(config, dict) else None

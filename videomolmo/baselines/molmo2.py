@@ -19,13 +19,24 @@ import torch
 from jaxtyping import Float, UInt8
 
 from videomolmo import hub
+from videomolmo.baselines.molmo2_files import (
+    check_inputs,
+    check_processor,
+    check_processor_files,
+    checked_config,
+    plain_generation,
+)
 from videomolmo.baselines.timed_answers import by_time, check_times, in_milliseconds
 from videomolmo.errors import BadInput
 from videomolmo.grounding import VideoGrounder, device_named, load_masks
 from videomolmo.masks.tracker import MaskTracker
 from videomolmo.model.loading import ATTENTION, dtype_of
+from videomolmo.model.shards import Shards
+from videomolmo.model.tokenizer import broken_tokenizers_are_refused, check_words
 from videomolmo.points import Answer, read_points
 from videomolmo.stopwatch import Stopwatch
+from videomolmo.tensors import check_finite
+from videomolmo.untrusted import first_line
 from videomolmo.video import Frames
 
 MOST_FRAMES = 128  # shown at a time, as in fine-tuning; a longer clip is asked about in parts
@@ -236,17 +247,32 @@ def load_molmo2(folder: Path, dtype: torch.dtype = torch.float32, attention: str
     except ImportError as error:
         raise BadInput("this transformers has no Molmo 2; install a newer one: pip install -U transformers") from error
     try:
+        config = checked_config(folder)
+        check_processor_files(folder)
         model, report = Molmo2ForConditionalGeneration.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention, use_safetensors=True, local_files_only=True,
-            output_loading_info=True,
+            folder, config=config, dtype=dtype, attn_implementation=attention, use_safetensors=True,
+            local_files_only=True, output_loading_info=True,
         )  # fmt: skip
-        processor = Molmo2Processor.from_pretrained(folder, local_files_only=True)
+        plain_generation(model)
+        with broken_tokenizers_are_refused(folder):
+            processor = Molmo2Processor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            check_words(processor.tokenizer)
+            check_processor(processor, config)
+            blank = shrunk(processor, np.zeros((8, 8, 3), np.uint8))[None]
+            check_inputs(inputs_of(processor, blank, np.zeros(1), PROMPT.format("a")), config)
     except Exception as error:  # transformers raises many kinds; nearly all mean that these files are no Molmo 2
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        reason = str(error) if isinstance(error, BadInput) else first_line(error)
         raise BadInput(f"{folder}: no Molmo 2 that can be loaded with attention {attention!r}: {reason}") from error
     # the published vision towers have two layers more than are used
     strange = [name for name in report["unexpected_keys"] if "vision" not in name and "image_vit" not in name]
     wrong = sorted({*report["missing_keys"], *strange})
     if wrong:
         raise BadInput(f"{folder}: weights are missing or do not fit: {', '.join(wrong[:3])}; download the model again")
+    try:
+        for name, parameter in model.named_parameters():
+            check_finite(name, parameter.data, source=folder)
+    except BadInput:
+        for name, value in Shards(folder):  # again, under the name in the file
+            check_finite(name, value, source=folder)
+        raise
     return model.eval(), processor

@@ -1,90 +1,69 @@
 """Build SAM 2, nano or published, from its configuration and fill it with weights, strictly."""
 
-import re
-from collections.abc import Iterator
-from importlib import import_module
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from videomolmo.errors import BadInput
+from videomolmo.masks.configuration import Sam2, Unfilled, checked, instantiate, read_configuration, read_yaml
+from videomolmo.masks.tracker import MaskTracker
 from videomolmo.pickled import read_torch
+from videomolmo.tensors import check_finite, shapes_of
+from videomolmo.untrusted import first_line, model_file, regular_file, shortened
 
 
 def build_nano(folder: Path, size: int | None = None) -> nn.Module:
     """An untrained nano SAM 2 after `folder`/config.yaml, made of the unpatched classes of the `sam2` package.
 
     `size` builds it for pictures of another width in pixels; the weights are the same, whatever the size.
-    Differs: the package's own builder searches only its own configurations and starts on CUDA.
+    Differs: the package's own builder runs what a configuration names, and starts on CUDA.
+
+    Raises:
+        BadInput: see `configuration.read_configuration`; or parts that do not fit together.
     """
-    from hydra.utils import instantiate
-    from omegaconf import OmegaConf
-
     path = Path(folder) / "config.yaml"
+    values = read_configuration(path)
+    return _built(values if size is None else values | {"image_size": size}, path)
+
+
+def _built(values: dict, path: Path) -> nn.Module:
     try:
-        config = OmegaConf.load(path)
-        foreign = sorted(target for target in _targets(OmegaConf.to_container(config)) if not _is_own(target))
-    except Exception as error:  # yaml and omegaconf raise many kinds
-        raise BadInput(f"{path}: not a configuration of SAM 2 ({type(error).__name__}); see data/nano/masks") from error
-    if foreign or not _is_own(str(config.get("_target_"))):
-        raise BadInput(
-            f"{path}: builds {foreign or 'nothing'}, expected only classes of sam2.modeling; nothing was run"
-        )
-    if size is not None:
-        config.image_size = size
-    try:
-        return instantiate(config, _recursive_=True)
-    except Exception as error:
-        reason = str(error).split(chr(10))[0]
-        raise BadInput(f"{path}: SAM 2 cannot be built from it ({reason}); see data/nano/masks") from error
-
-
-_OWN = re.compile(r"sam2\.modeling(\.\w+)+")
-
-
-def _is_own(target: str) -> bool:
-    """Whether a name means a class that SAM 2 itself defines: its modules also know all that they import."""
-    module, _, name = target.rpartition(".")
-    if not _OWN.fullmatch(target):
-        return False
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError):
-        return False
-    return isinstance(found, type) and found.__module__ == module
-
-
-def _targets(config: Any) -> Iterator[str]:
-    """Every class or function that a configuration would call."""
-    if isinstance(config, dict):
-        yield from (str(value) for key, value in config.items() if key == "_target_")
-        for value in config.values():
-            yield from _targets(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from _targets(value)
+        return instantiate(values)
+    except Exception as error:  # parts that do not fit together raise what they like
+        raise BadInput(f"{path}: SAM 2 cannot be built from it ({first_line(error)}); see data/nano/masks") from error
 
 
 def load_nano(folder: Path, device: torch.device | str = "cpu") -> nn.Module:
     """Nano SAM 2 with its weights, in float32 and evaluation mode.
 
     Raises:
-        BadInput: no weights there, or weights that do not fit this configuration.
+        BadInput: no weights there, weights that do not fit this configuration or are not finite, or a model that
+            cannot follow an object.
     """
-    from safetensors.torch import load_file
+    path, weights = Path(folder) / "config.yaml", Path(folder) / "model.safetensors"
+    shapes = shapes_of(model_file(weights))
+    with Unfilled():
+        model = _built(read_configuration(path), path)
+    check_fit(model, shapes, str(weights))
+    with safe_open(weights, framework="pt") as file:
+        fill(model, ((name, file.get_tensor(name)) for name in shapes), str(weights))
+    model = model.to(device).eval()
+    _try(model, path)
+    return model
 
-    weights = Path(folder) / "model.safetensors"
-    if not weights.is_file():
-        raise BadInput(f"{weights}: no such weights; give a folder that holds config.yaml and model.safetensors")
-    model = build_nano(folder)
+
+def _try(model: nn.Module, path: Path) -> None:
+    """Follow a click over two grey frames: sizes can fit the weights and yet not one another."""
     try:
-        state = load_file(weights)
-    except Exception as error:  # safetensors has an error class of its own, and files can be anything
-        raise BadInput(f"{weights}: not a safetensors file ({str(error)[:80]}); copy it again") from error
-    fill(model, state, str(weights))
-    return model.to(device).eval()
+        tracker = MaskTracker(model)
+        frame = tracker.encode(np.full((16, 16, 3), 128, np.uint8))
+        tracker.start(0, frame, [np.full((1, 2), 8, np.float32)], frames=2).step(1, frame)
+    except Exception as error:  # as above
+        raise BadInput(f"{path}: this SAM 2 cannot run ({first_line(error)}); see data/nano/masks") from error
 
 
 def published_name(name: str) -> str | None:
@@ -113,17 +92,15 @@ def build_published(name: str) -> nn.Module:
     Differs: no holes are filled (that step needs a compiled extension and is skipped by the package without it).
     """
     import sam2
-    from hydra.utils import instantiate
-    from omegaconf import OmegaConf
 
-    config = OmegaConf.load(Path(sam2.__file__).parent / published_names()[name][0]).model
-    config.binarize_mask_from_pts_for_mem_enc = True
-    config.sam_mask_decoder_extra_args = {
+    path = Path(sam2.__file__).parent / published_names()[name][0]
+    values = checked(Sam2, read_yaml(path)["model"], str(path))
+    decoder = {
         "dynamic_multimask_via_stability": True,
         "dynamic_multimask_stability_delta": 0.05,
         "dynamic_multimask_stability_thresh": 0.98,
     }
-    return instantiate(config, _recursive_=True)
+    return instantiate(values | {"binarize_mask_from_pts_for_mem_enc": True, "sam_mask_decoder_extra_args": decoder})
 
 
 def load_published(name: str, checkpoint: Path, device: torch.device | str = "cpu") -> nn.Module:
@@ -132,26 +109,51 @@ def load_published(name: str, checkpoint: Path, device: torch.device | str = "cp
     Raises:
         BadInput: the file holds no such checkpoint, or weights that do not fit.
     """
-    try:
-        state = read_torch(checkpoint)["model"]
-    except Exception as error:  # unpickling hostile or broken files raises many kinds
-        raise BadInput(f"{checkpoint}: not a SAM 2 checkpoint ({type(error).__name__}); download it again") from error
-    model = build_published(name)
-    fill(model, state, str(checkpoint))
+    state = _checkpoint(Path(checkpoint))
+    with Unfilled():
+        model = build_published(name)
+    check_fit(model, state, str(checkpoint))
+    fill(model, state.items(), str(checkpoint))
     return model.to(device).eval()
 
 
-def fill(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
-    """Load `state` into `model`, every key used once and none missing, or refuse with the first misfits."""
+def _checkpoint(path: Path) -> dict[str, torch.Tensor]:
+    """Names and tensors; nothing that the file names is imported or run."""
+    regular_file(path)
+    try:
+        state = read_torch(path)["model"]
+        if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+            raise ValueError("no names of weights")
+        if not all(isinstance(value, torch.Tensor) and value.is_floating_point() for value in state.values()):
+            raise ValueError("not all floating point tensors")
+    except Exception as error:  # zip and unpickling of hostile or broken files raise many kinds
+        raise BadInput(f"{path}: not a SAM 2 checkpoint ({first_line(error)}); download it again") from error
+    return state
+
+
+def check_fit(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
+    """Every name used once and none missing, or the first misfits; `state` may be without data."""
     own = model.state_dict()
-    misfits = [f"{key} missing" for key in own.keys() - state.keys()]
-    misfits += [f"{key} unexpected" for key in state.keys() - own.keys()]
+    misfits = [f"{name} missing" for name in own.keys() - state.keys()]
+    misfits += [f"{shortened(name)} unexpected" for name in state.keys() - own.keys()]
     misfits += [
-        f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
-        for key in own.keys() & state.keys()
-        if own[key].shape != state[key].shape
+        f"{name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
+        for name in own.keys() & state.keys()
+        if own[name].shape != state[name].shape
     ]
     if misfits:
         shown = "; ".join(sorted(misfits)[:4])
         raise BadInput(f"{source}: weights do not fit this model ({len(misfits)} misfits: {shown})")
-    model.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()})
+
+
+def fill(model: nn.Module, tensors: Iterable[tuple[str, torch.Tensor]], source: str) -> None:
+    """Give an unfilled model its weights, checked with `check_fit`, in its own precision.
+
+    Raises:
+        BadInput: a weight that is not finite.
+    """
+    own, state = model.state_dict(), {}
+    for name, value in tensors:
+        state[name] = value.to(own[name].dtype, copy=True)
+        check_finite(name, state[name], value, source)
+    model.load_state_dict(state, assign=True)

@@ -5,26 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from videomolmo.errors import BadInput
+from videomolmo.untrusted import check_fields, number, read_json, shortened, whole
 
-TEMPORAL_KINDS = ("none", "addition", "concatenation", "cross_attention", "cross_attention_all")
-PAD_EMBEDS = (None, "pad_and_partial_pad")
+TemporalKind = Literal["none", "addition", "concatenation", "cross_attention", "cross_attention_all"]
+TEMPORAL_KINDS = get_args(TemporalKind)
+# Far above any model that there is, and small enough that a model of all of them is laid out (without memory) at once.
+Width, Layers, Heads, Vocabulary = whole(1, 2**17), whole(1, 256), whole(1, 1024), whole(1, 2**22)
+Small = number(0, 1)
 EXTRA_TOKENS = ("<im_start>", "<im_end>", "<im_patch>", "<im_col>", "<|image|>")
-
-
-def _least(owner: object, bound: int | float, *names: str) -> None:
-    """Raise ValueError where a field of `owner` lies below `bound`."""
-    for name in names:
-        if getattr(owner, name) < bound:
-            raise ValueError(f"{type(owner).__name__}.{name} is {getattr(owner, name)}, must be at least {bound}")
-
-
-def _choice(owner: object, name: str, allowed: tuple) -> None:
-    """Raise ValueError where a field of `owner` is none of the allowed values."""
-    if getattr(owner, name) not in allowed:
-        raise ValueError(f"{type(owner).__name__}.{name} is {getattr(owner, name)!r}, must be one of {allowed}")
 
 
 def _divides(owner: object, small: str, large: str) -> None:
@@ -49,23 +40,21 @@ class ImageConfig:
         mean, std: normalisation per RGB channel.
     """
 
-    size_px: int = 336
-    patch_px: int = 14
-    margins: tuple[int, int] = (4, 4)
-    max_crops: int = 12
-    resize: str = "pad"
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    size_px: whole(1, 4096) = 336
+    patch_px: whole(1, 256) = 14
+    margins: tuple[whole(0, 256), whole(0, 256)] = (4, 4)
+    max_crops: whole(0, 256) = 12
+    resize: Literal["pad", "stretch"] = "pad"
+    mean: tuple[Small, Small, Small] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[number(1e-3, 10), number(1e-3, 10), number(1e-3, 10)] = (0.26862954, 0.26130258, 0.27577711)
 
     def __post_init__(self) -> None:
-        _least(self, 1, "size_px", "patch_px")
-        _least(self, 0, "max_crops")
-        _choice(self, "resize", ("pad", "stretch"))
+        check_fields(self)
         _divides(self, "patch_px", "size_px")
         if self.grid % 2:
             raise ValueError(f"ImageConfig.size_px / patch_px is {self.grid}, must be even for 2x2 windows")
-        if self.max_crops and (min(self.margins) < 0 or any(margin % 2 for margin in self.margins)):
-            raise ValueError(f"ImageConfig.margins is {self.margins}, must be even and at least 0")
+        if self.max_crops and (any(margin % 2 for margin in self.margins)):
+            raise ValueError(f"ImageConfig.margins is {self.margins}, must be even")
         if self.max_crops and sum(self.margins) >= self.grid:
             raise ValueError(f"ImageConfig.margins is {self.margins}, their sum must be below the grid of {self.grid}")
 
@@ -104,20 +93,20 @@ class ImageConfig:
 class VisionConfig:
     """The CLIP-style tower. `vit_layers` count from the last of `layers` blocks and are concatenated in this order."""
 
-    width: int = 1024
-    heads: int = 16
-    layers: int = 23
-    mlp: int = 4096
-    vit_layers: tuple[int, ...] = (-2, -9)
-    stem: str = "linear"
-    norm_eps: float = 1e-5
+    width: Width = 1024
+    heads: Heads = 16
+    layers: Layers = 23
+    mlp: Width = 4096
+    vit_layers: tuple[whole(-256, 255), ...] = (-2, -9)
+    stem: Literal["linear", "conv"] = "linear"
+    norm_eps: Small = 1e-5
 
     def __post_init__(self) -> None:
-        _least(self, 1, "width", "heads", "layers", "mlp")
-        _least(self, 0, "norm_eps")
-        _choice(self, "stem", ("linear", "conv"))
+        check_fields(self)
         _divides(self, "heads", "width")
-        if not self.vit_layers or any(not -self.layers <= layer < self.layers for layer in self.vit_layers):
+        if not 1 <= len(self.vit_layers) <= self.layers or any(
+            not -self.layers <= layer < self.layers for layer in self.vit_layers
+        ):
             raise ValueError(
                 f"VisionConfig.vit_layers is {self.vit_layers}, each must lie in [-{self.layers}, {self.layers - 1}]"
             )
@@ -137,24 +126,21 @@ class VisionConfig:
 class LanguageConfig:
     """The Qwen2 language model. `ff` is the SwiGLU width (the published files give twice that)."""
 
-    vocab_size: int = 152064
-    extra_vocab: int = 128
-    width: int = 3584
-    layers: int = 28
-    heads: int = 28
-    kv_heads: int = 4
-    ff: int = 18944
-    rope_theta: float = 1e6
-    rms_eps: float = 1e-6
-    max_positions: int = 4096
+    vocab_size: Vocabulary = 152064
+    extra_vocab: whole(len(EXTRA_TOKENS), 2**16) = 128
+    width: Width = 3584
+    layers: Layers = 28
+    heads: Heads = 28
+    kv_heads: Heads = 4
+    ff: Width = 18944
+    rope_theta: number(1, 1e12) = 1e6
+    rms_eps: Small = 1e-6
+    max_positions: whole(1, 2**24) = 4096
     tie_word_embeddings: bool = False
-    end_of_text: int = 151643
+    end_of_text: whole(0, 2**22) = 151643
 
     def __post_init__(self) -> None:
-        _least(self, 1, "vocab_size", "width", "layers", "heads", "kv_heads", "ff", "max_positions")
-        _least(self, len(EXTRA_TOKENS), "extra_vocab")
-        _least(self, 0, "rms_eps", "end_of_text")
-        _least(self, 1, "rope_theta")
+        check_fields(self)
         _divides(self, "heads", "width")
         _divides(self, "kv_heads", "heads")
         if self.end_of_text >= self.vocab_size:
@@ -187,25 +173,21 @@ class PointingConfig:
     image: ImageConfig = field(default_factory=ImageConfig)
     vision: VisionConfig = field(default_factory=VisionConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
-    temporal: str = "cross_attention"
-    context: int = 4
-    temporal_heads: int | None = None
-    temporal_head_dim: int | None = None
+    temporal: TemporalKind = "cross_attention"
+    context: whole(0, 256) = 4
+    temporal_heads: Heads | None = None
+    temporal_head_dim: Width | None = None
     init_output_zero: bool = True
-    projector_width: int | None = None
+    projector_width: Width | None = None
     connector_norm: bool = False
     window_positions: bool = False
-    image_padding_embed: str | None = None
-    loss_token_weighting: str | None = None
+    image_padding_embed: Literal["pad_and_partial_pad"] | None = None
+    loss_token_weighting: Literal["root_subsegments"] | None = None
 
     def __post_init__(self) -> None:
-        _choice(self, "temporal", TEMPORAL_KINDS)
-        _choice(self, "image_padding_embed", PAD_EMBEDS)
-        _choice(self, "loss_token_weighting", (None, "root_subsegments"))
-        _least(self, 0 if self.temporal == "none" else 1, "context")
-        for name in ("temporal_heads", "temporal_head_dim", "projector_width"):
-            if getattr(self, name) is not None:
-                _least(self, 1, name)
+        check_fields(self)
+        if self.context < 1 and self.temporal != "none":
+            raise ValueError(f"PointingConfig.context is {self.context}, must be at least 1")
         patch_px, width = self.image.patch_px, self.vision.width
         if self.vision.stem == "conv" and (patch_px < 2 or patch_px & (patch_px - 1) or width % (patch_px // 2)):
             raise ValueError(
@@ -250,12 +232,9 @@ class PointingConfig:
     @classmethod
     def from_json(cls, path: str | Path) -> PointingConfig:
         """Read what `to_json` wrote."""
+        values = read_json(path)
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8-sig")))
-        except json.JSONDecodeError as error:
-            raise BadInput(f"{path} is not JSON ({error.msg}, line {error.lineno}); save the model again") from error
-        except BadInput:
-            raise
+            return cls.from_dict(values)
         except (ValueError, TypeError) as error:
             raise BadInput(f"{path}: {error}") from error
 
@@ -286,9 +265,9 @@ class PointingConfig:
 def _build(part: type, values: dict[str, Any], name: str) -> Any:
     """Dataclass `part` from a mapping, lists turned into tuples; unknown keys raise BadInput."""
     if not isinstance(values, dict):
-        raise BadInput(f"{name} is {values!r}, expected a JSON object; see PointingConfig.to_dict()")
+        raise BadInput(f"{name} is {shortened(values)}, expected a JSON object; see PointingConfig.to_dict()")
     known = [entry.name for entry in fields(part)]
     unknown = sorted(set(values) - set(known))
     if unknown:
-        raise BadInput(f"{name} has unknown keys {unknown}, expected only {known}; remove or rename them")
+        raise BadInput(f"{name} has unknown keys {shortened(unknown)}, expected only {known}; remove or rename them")
     return part(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})

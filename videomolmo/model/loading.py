@@ -20,6 +20,7 @@ from videomolmo.model.published_config import config_for_hub, config_from_hub
 from videomolmo.model.quantize import quantised
 from videomolmo.model.shards import Shards
 from videomolmo.model.weights import CONFIG_FILE, read_config
+from videomolmo.untrusted import MOST_TEXT, model_file, read_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
@@ -83,11 +84,10 @@ def read_configuration(folder: str | Path) -> PointingConfig:
     values = read_config_file(folder)
     if not is_published(values):
         return read_config(folder)
+    names = set(Shards(folder).tensors)
     try:
-        return config_from_hub(values, set(Shards(folder).tensors))
-    except (ValueError, TypeError) as error:
-        if isinstance(error, BadInput):
-            raise
+        return config_from_hub(values, names)
+    except (ValueError, TypeError, KeyError) as error:
         raise BadInput(f"{Path(folder) / CONFIG_FILE}: {error}; copy or download it again") from error
 
 
@@ -98,14 +98,7 @@ def is_published(values: dict[str, Any]) -> bool:
 
 def read_config_file(folder: str | Path) -> dict[str, Any]:
     """config.json as it stands."""
-    path = Path(folder) / CONFIG_FILE
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read ({error}); copy or download all files of the model") from error
-    if not isinstance(values, dict):
-        raise BadInput(f"{path} holds no JSON object; copy or download it again")
-    return values
+    return read_json(Path(folder) / CONFIG_FILE)
 
 
 def convert(source: str | Path, target: Path, dtype: torch.dtype | None = None) -> PointingModel:
@@ -150,7 +143,7 @@ def _copy_tokenizer(source: str | Path, target: Path) -> None:
     """What the tokenizer needs, where the source has it."""
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         if (Path(source) / name).is_file():
-            shutil.copyfile(Path(source) / name, target / name)
+            shutil.copyfile(model_file(Path(source) / name, MOST_TEXT), target / name)
 
 
 def stored_dtype(folder: str | Path) -> torch.dtype:

@@ -263,7 +263,7 @@ class PointingModel(nn.Module):
         model = cls.empty(read_config(folder), attn_implementation)
         shards = Shards(folder)
         check_fit(model, shards.tensors.items(), str(folder))
-        return model.filled(shards, devices, dtype, prepare(model))
+        return model.filled(shards, devices, dtype, prepare(model), str(folder))
 
     @classmethod
     def empty(cls, config: PointingConfig, attn_implementation: str = "sdpa") -> PointingModel:
@@ -277,15 +277,19 @@ class PointingModel(nn.Module):
         devices: Devices,
         dtype: torch.dtype,
         put: Put = put_plain,
+        source: str = "",
     ) -> PointingModel:
         """Give an `empty` model its weights, one at a time, and what it computes from its sizes; evaluation mode.
 
         Args:
             tensors: our names and tensors, all of them.
             devices, dtype: where the weights go, and in which precision.
-            put: see `weights.fill`.
+            put, source: see `weights.fill`.
+
+        Raises:
+            BadInput: a weight that is not finite.
         """
-        fill(self, tensors, devices, dtype, put)
+        fill(self, tensors, devices, dtype, put, source)
         with device_of("language.rotary_emb", devices):
             self.language.rotary_emb = type(self.language.rotary_emb)(config=self.language.config)
         return connect(self, devices).eval()

@@ -16,6 +16,7 @@ from videomolmo.model.placement import Devices
 from videomolmo.model.pointing import PointingModel
 from videomolmo.model.temporal import TemporalModule
 from videomolmo.model.weights import Put, check_fit, put_plain
+from videomolmo.untrusted import shortened
 
 # Published name -> our name, `{n}` a block number, where tensors stay as they are. Biases ride along with weights.
 RENAMES = {
@@ -82,10 +83,12 @@ def from_published(name: str, value: Tensor, config: PointingConfig) -> list[tup
         rows = [language.ff, language.ff]
         names = [f"{layer}.mlp.{which}_proj.weight" for which in ("up", "gate")]
     else:
-        raise BadInput(f"weight {name!r} is unknown, expected names of a published Molmo model; check the file")
-    if value.shape[0] != sum(rows):
         raise BadInput(
-            f"weight {name!r} has {value.shape[0]} rows, the configuration expects {sum(rows)}; "
+            f"weight {shortened(name)} is unknown, expected names of a published Molmo model; check the file"
+        )
+    if value.shape[:1] != (sum(rows),):
+        raise BadInput(
+            f"weight {name!r} has {(*value.shape, 0)[0]} rows, the configuration expects {sum(rows)}; "
             "use the configuration that belongs to the weights"
         )
     return list(zip(names, value.split(rows), strict=True))
@@ -158,12 +161,17 @@ def build(
         prepare: changes the empty model where needed and says how its weights are put; see `quantize.quantised`.
     """
     model = PointingModel.empty(config, attn_implementation)
-    shapes = list(convert_published(shapes, config))
+    try:
+        shapes = list(convert_published(shapes, config))
+    except BadInput as error:
+        raise BadInput(f"{source}: {error}") from error
     added: list[tuple[str, Tensor]] = []
-    if not any(name.startswith("temporal.") for name, _ in shapes):
-        added = _fresh_temporal(config)
-    check_fit(model, [*shapes, *added], source)
-    return model.filled(chain(convert_published(tensors, config), added), devices, dtype, prepare(model))
+    if any(name.startswith("temporal.") for name, _ in shapes):
+        check_fit(model, shapes, source)
+    else:
+        check_fit(model, [*shapes, *_in(model.temporal)], source)
+        added = _fresh_temporal(config)  # only now: its memory is that of the vision tower's width
+    return model.filled(chain(convert_published(tensors, config), added), devices, dtype, prepare(model), source)
 
 
 def _fresh_temporal(config: PointingConfig) -> list[tuple[str, Tensor]]:
@@ -171,4 +179,8 @@ def _fresh_temporal(config: PointingConfig) -> list[tuple[str, Tensor]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = TemporalModule(replace(config, init_output_zero=True))
-    return [(f"temporal.{name}", value) for name, value in module.state_dict().items()]
+    return _in(module)
+
+
+def _in(temporal: TemporalModule) -> list[tuple[str, Tensor]]:
+    return [(f"temporal.{name}", value) for name, value in temporal.state_dict().items()]

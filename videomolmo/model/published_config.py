@@ -6,6 +6,7 @@ from typing import Any
 
 from videomolmo.errors import BadInput
 from videomolmo.model.config import EXTRA_TOKENS, ImageConfig, LanguageConfig, PointingConfig, VisionConfig
+from videomolmo.untrusted import shortened
 
 FIXED = {  # values of the published configuration that this package has no options for
     "activation_type": "swiglu", "rope": True, "clip_qkv": None, "qkv_bias": True, "layer_norm_type": "rms",
@@ -114,24 +115,27 @@ def config_from_hub(values: dict[str, Any], names: set[str]) -> PointingConfig:
         return PointingConfig.from_dict(values[OURS])
     if values.get("model_type") != "molmo":
         raise BadInput(
-            f"config.json is of model_type {values.get('model_type')!r}, expected 'molmo' (VideoMolmo, Molmo-7B-D) or "
-            "a model saved by this package; for Molmo 2 see videomolmo.load_grounder"
+            f"config.json is of model_type {shortened(values.get('model_type'))}, expected 'molmo' "
+            "(VideoMolmo, Molmo-7B-D) or a model saved by this package; for Molmo 2 see videomolmo.load_grounder"
         )
     values = MOLMO_7B_D | values
     for name in HUB_FIXED:
         if values[name] != MOLMO_7B_D[name]:
             raise BadInput(
-                f"config.json has {name} = {values[name]!r}, only {MOLMO_7B_D[name]!r} is supported: these are the "
-                "blocks of another language model (Molmo-7B-O has such); use VideoMolmo or Molmo-7B-D"
+                f"config.json has {name} = {shortened(values[name])}, only {MOLMO_7B_D[name]!r} is supported: "
+                "these are the blocks of another language model (Molmo-7B-O has such); use VideoMolmo or Molmo-7B-D"
             )
+    ff = values["intermediate_size"]
+    if not isinstance(ff, int) or ff % 2:
+        raise BadInput(f"config.json has intermediate_size = {shortened(ff)}, expected an even number: gate and up")
     language = LanguageConfig(
         vocab_size=values["embedding_size"] or values["vocab_size"],
         width=values["hidden_size"],
         layers=values["num_hidden_layers"],
         heads=values["num_attention_heads"],
         kv_heads=values["num_key_value_heads"] or values["num_attention_heads"],
-        ff=values["intermediate_size"] // 2,
-        rope_theta=float(values["rope_theta"]),
+        ff=ff // 2,
+        rope_theta=values["rope_theta"],
         rms_eps=values["layer_norm_eps"],
         max_positions=values["max_position_embeddings"],
     )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from videomolmo.errors import BadInput
+from videomolmo.tensors import shapes_of
+from videomolmo.untrusted import checked, model_file, read_json, shortened
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 
@@ -34,15 +34,19 @@ class Shards:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         index = self.folder / INDEX_FILE
-        promised = _weight_map(index) if index.is_file() else None
+        promised = _weight_map(index) if os.path.lexists(index) else None
         self.files = [self.folder / name for name in (sorted(set(promised.values())) if promised else [WEIGHTS_FILE])]
         self.tensors: dict[str, Tensor] = {}
         for path in self.files:
-            for name, empty in _header(path).items():
+            for name, empty in shapes_of(model_file(path)).items():
                 if name in self.tensors:
-                    raise BadInput(f"{path}: weight {name!r} is in an earlier shard too; download the files again")
+                    raise BadInput(
+                        f"{path}: weight {shortened(name)} is in an earlier shard too; download the files again"
+                    )
                 if promised is not None and promised.get(name) != path.name:
-                    raise BadInput(f"{path}: weight {name!r} is not promised there by {INDEX_FILE}; download again")
+                    raise BadInput(
+                        f"{path}: weight {shortened(name)} is not promised there by {INDEX_FILE}; download again"
+                    )
                 self.tensors[name] = empty
         lacking = sorted(set(promised or ()) - set(self.tensors))
         if lacking:
@@ -59,31 +63,12 @@ class Shards:
 
 def _weight_map(index: Path) -> dict[str, str]:
     """Weight name to file name; only files right beside the index."""
-    try:
-        promised = json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"]
-        strange = [file for file in promised.values() if Path(file).name != file or not file.endswith(".safetensors")]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{index} is no index of shards ({type(error).__name__}); download it again") from error
+    values = read_json(index)
+    if not isinstance(promised := values.get("weight_map"), dict):
+        raise BadInput(f"{index} is no index of shards (it has no weight_map); download it again")
+    promised = checked(dict[str, str], promised, f"{index} is no index of shards")
+    strange = [file for file in promised.values() if Path(file).name != file or not file.endswith(".safetensors")]
     if strange or not promised:
-        raise BadInput(f"{index} names {strange[:1] or 'no file'}, expected .safetensors files beside it")
+        named = shortened(strange[0]) if strange else "no file"
+        raise BadInput(f"{index} names {named}, expected .safetensors files beside it")
     return promised
-
-
-def _header(path: Path) -> dict[str, Tensor]:
-    """Names, shapes and precisions in one file."""
-    if not path.is_file():
-        raise BadInput(f"{path} does not exist; copy or download all files of the model")
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = file.keys()
-            return {name: _empty(file.get_slice(name)) for name in names}
-    except SafetensorError as error:
-        raise BadInput(f"{path} is no complete safetensors file ({error}); copy or download it again") from error
-
-
-def _empty(part: Any) -> Tensor:
-    dtypes = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    kind = part.get_dtype()
-    if kind not in dtypes:
-        raise SafetensorError(f"weights of type {kind}, expected floating point")
-    return torch.empty(part.get_shape(), dtype=dtypes[kind], device="meta")

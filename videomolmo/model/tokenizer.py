@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
+from pydantic import ConfigDict, Field, with_config
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+from typing_extensions import TypedDict
 
 from videomolmo.errors import BadInput
 from videomolmo.model.config import LanguageConfig
+from videomolmo.untrusted import checked, first_line, number, read_json, whole
 
 END_OF_TEXT = "<|endoftext|>"
 MOST_NUMBERED = 9  # points with a token of their own for x2=" .. y9="
@@ -19,6 +26,75 @@ GRAMMAR = (
     *(' <point x="', ' <points x1="'),  # as an answer begins after "Assistant:"
 )
 SMALLEST = 1 + 256 + len(GRAMMAR)
+
+
+MOST_SETTINGS = 256
+MOST_ADDED = 4096  # tokens beside the vocabulary; each takes longer than the one before, and Molmo has 423
+PROBE = "Point to the cat: 1.5"
+_Token = str | dict[str, str | bool | int] | None
+_Tokens = Annotated[list[_Token] | dict[str, _Token] | None, Field(max_length=MOST_ADDED)]
+_Settings = with_config(ConfigDict(extra="allow"))(
+    TypedDict(
+        "_Settings",
+        dict.fromkeys([f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")], _Token)
+        | dict.fromkeys(("extra_special_tokens", "additional_special_tokens"), _Tokens)
+        | dict.fromkeys(("clean_up_tokenization_spaces", "split_special_tokens", "add_prefix_space"), bool | None)
+        | dict.fromkeys(("padding_side", "truncation_side"), Literal["left", "right"])
+        | {
+            "added_tokens_decoder": Annotated[dict[str, _Token], Field(max_length=MOST_ADDED)],
+            "model_max_length": number(1, 1e31) | None,
+        },
+        total=False,
+    )
+)
+_Numbered = Annotated[dict[str, whole(0, 2**24)], Field(max_length=MOST_ADDED)]
+_Added = dict[str, Annotated[list[Any], Field(max_length=MOST_ADDED)]]
+# Arguments of transformers' classes that would make them read other files or objects than the folder's own.
+_FOREIGN = ("init_inputs", "fast_tokenizer_files", "gguf_file", "tokenizer_object", "vocab_file", "tokenizer_file",
+            "vocab", "merges", "spm_file", "from_slow")  # fmt: skip
+
+
+def check_tokenizer(folder: str | Path) -> None:
+    """Nothing, where the files of a folder's tokenizer are JSON with values of the right kinds.
+
+    Raises:
+        BadInput: they are not, or they would have other files read.
+    """
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        path = Path(folder) / name
+        if not os.path.lexists(path):
+            continue
+        values = read_json(path)
+        if name == "added_tokens.json":
+            checked(_Numbered, values, str(path))
+        elif name == "tokenizer.json":
+            checked(_Added, {"added_tokens": values.get("added_tokens")}, str(path))
+        else:
+            checked(_Settings, values, str(path))
+            if len(values) > MOST_SETTINGS:
+                raise BadInput(f"{path} has {len(values)} settings, expected at most {MOST_SETTINGS}; copy it again")
+            if foreign := sorted(key for key in values if key in _FOREIGN or key.startswith("_")):
+                raise BadInput(f"{path}: has {foreign[0]!r}, which is no setting of a tokenizer; remove it")
+
+
+def check_words(tokenizer: PreTrainedTokenizerFast) -> None:
+    """ValueError where a tokenizer loses words: a question would vanish without an error."""
+    if (found := tokenizer.decode(tokenizer.encode(PROBE, add_special_tokens=False))) != PROBE:
+        raise ValueError(f"it gives {found!r} for {PROBE!r}")
+
+
+@contextmanager
+def broken_tokenizers_are_refused(folder: str | Path) -> Iterator[None]:
+    """Every error of the tokenizer's library inside it becomes a BadInput; even its panics, which are no Exceptions."""
+    try:
+        yield
+    except (BadInput, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise BadInput(
+            f"{folder}: its tokenizer cannot be read ({first_line(error)}); copy tokenizer.json and "
+            "tokenizer_config.json again"
+        ) from error
 
 
 def build_nano_tokenizer(corpus: list[str], size: int = 512) -> PreTrainedTokenizerFast:
@@ -78,10 +154,16 @@ def load_tokenizer(folder: str | Path, config: LanguageConfig | None = None) -> 
     """
     if not (Path(folder) / "tokenizer.json").is_file():
         raise BadInput(f"{folder} has no tokenizer.json; a pointing model comes with its tokenizer, copy both")
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, split_special_tokens=True)
+    check_tokenizer(folder)
+    with broken_tokenizers_are_refused(folder):
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, split_special_tokens=True, local_files_only=True)
+        known = tokenizer.get_vocab()
+        check_words(tokenizer)
     wanted = {} if config is None else config.extra_ids | {END_OF_TEXT: config.end_of_text}
-    known = tokenizer.get_vocab()
-    for name, number in wanted.items():
-        if known.get(name, number) != number:
-            raise BadInput(f"{folder}: the tokenizer gives {name} the id {known[name]}, the model has {number} for it")
+    most = max(known.values(), default=0)
+    if config is not None and most >= config.vocab_size + config.extra_vocab:
+        raise BadInput(f"{folder}: the tokenizer has an id {most}, which the model has no place for; copy both")
+    for name, place in wanted.items():
+        if known.get(name, place) != place:
+            raise BadInput(f"{folder}: the tokenizer gives {name} the id {known[name]}, the model has {place} for it")
     return tokenizer

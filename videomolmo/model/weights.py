@@ -14,6 +14,7 @@ from videomolmo.errors import BadInput
 from videomolmo.model.config import PointingConfig
 from videomolmo.model.placement import Devices, device_of
 from videomolmo.model.shards import WEIGHTS_FILE
+from videomolmo.tensors import check_finite
 
 CONFIG_FILE = "config.json"
 SHOWN = 6  # names listed in an error
@@ -61,6 +62,7 @@ def fill(
     devices: Devices,
     dtype: torch.dtype,
     put: Put = put_plain,
+    source: str = "",
 ) -> None:
     """Give a model made on the meta device its weights one by one, so that no second copy is ever held.
 
@@ -69,10 +71,16 @@ def fill(
         tensors: names and tensors, each used once and then let go.
         devices, dtype: of the weights in the model; see `placement.side_by_side`.
         put: how one tensor is put in its place; quantised layers have their own way.
+        source: where they come from, for messages.
+
+    Raises:
+        BadInput: a weight that is not finite.
     """
     for name, value in tensors:
         owner, _, own = name.rpartition(".")
-        put(model.get_submodule(owner), own, value.to(device_of(name, devices), dtype, copy=True))
+        placed = value.to(device_of(name, devices), dtype, copy=True)
+        check_finite(name, placed, value, source)
+        put(model.get_submodule(owner), own, placed)
 
 
 def _shortened(names: list[str]) -> str:
@@ -104,9 +112,4 @@ def save_model(model: nn.Module, folder: str | Path, dtype: torch.dtype | None =
 
 def read_config(folder: str | Path) -> PointingConfig:
     """The configuration saved in a model folder."""
-    path = Path(folder) / CONFIG_FILE
-    if not path.is_file():
-        raise BadInput(
-            f"{path} does not exist, expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}; check the path"
-        )
-    return PointingConfig.from_json(path)
+    return PointingConfig.from_json(Path(folder) / CONFIG_FILE)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from videomolmo.errors import BadInput
 from videomolmo.model import PointingModel
+from videomolmo.tensors import check_finite
 from videomolmo.training.recipe import Learn, Optimiser
 
 ADAPTER = "default"  # peft's name of the one adapter
@@ -96,9 +97,13 @@ def merge(model: PointingModel, learnt: Mapping[str, Tensor], learn: Learn) -> N
         model: without adapters; changed in place.
         learnt: whole tensors under the names of the model with adapters.
         learn: size of the adapters.
+
+    Raises:
+        BadInput: a learnt tensor that is not finite.
     """
     plain = dict(model.named_parameters())
     for name, value in learnt.items():
+        check_finite(name, value)
         if ".lora_A." in name:
             out = learnt[name.replace(".lora_A.", ".lora_B.")]
             delta = out.float() @ value.float() * (learn.alpha / learn.rank)

@@ -136,7 +136,7 @@ def _read(folder: Path, config: PointingConfig, prepare: Callable[[PointingModel
         return build(shards.tensors.items(), shards, config, str(folder), prepare=prepare)
     model = PointingModel.empty(config)
     check_fit(model, shards.tensors.items(), str(folder))
-    return model.filled(shards, "cpu", torch.float32, prepare(model))
+    return model.filled(shards, "cpu", torch.float32, prepare(model), str(folder))
 
 
 def _place(model: PointingModel, recipe: Recipe, accelerator: Accelerator, sharded: bool) -> Put:
