@@ -15,6 +15,7 @@ from videomolmo.video_bytes import FileStart, Whole, whole_bytes
 
 _TELL_DURATION = {"matroska,webm", "asf", "flv", "mxf", "ivf"}  # of others ffmpeg guesses it from the file's end
 _FEW = 8  # times, from which no usual step can be told
+_PAUSE = 9.5  # steps, longer than encoders let pictures wait for each other
 _HOLE = 1.75  # of the usual step; film at 24 frames shown at 60 steps by 1 and 1.5
 
 
@@ -94,7 +95,7 @@ def survey(path: Path) -> tuple[Any, Any, Survey]:
     count, counted = len(packets) - (packets[-1].is_damaged or (broken and whole.ragged)), 0
     if "mp4" in kind:
         counted = len(stream.index_entries)
-        promised = 0 if whole.promised is False else max(promised, counted)  # a fragment tells nothing of the next one
+        promised = 0 if whole.promised is False else max(promised, counted)
     elif kind in ("mxf", "ivf"):
         counted = promised
     in_mid_packet = kind == "mpegts" and all(size % length for length in (188, 192, 204))
@@ -115,10 +116,7 @@ def _scan(container: Any, stream: Any) -> tuple[list[Packet], float, str | None]
 
     packets, end_s, failure = [], 0.0, None
     keyless = container.format.name in {"gif", "apng"}  # each picture paints over the one before
-    is_jpeg, jpeg_ends = (
-        stream.codec_context.codec.canonical_name == "mjpeg",
-        False,
-    )  # as the first picture does; those of some cameras do not
+    is_jpeg, jpeg_ends = stream.codec_context.codec.canonical_name == "mjpeg", False  # cameras leave the end mark out
     try:
         for packet in container.demux():
             begins = packet.pts if packet.dts is None else packet.dts
@@ -145,8 +143,10 @@ def _promise(stream: Any, packets: list[Packet], whole: Whole) -> tuple[int, flo
     if kind == "avi" and stream.frames < 1 << 30:  # which stands for a number that was never filled in
         return stream.frames - max(0, (packets[-1].dts or 0) + 1 - len(packets)), 0.0  # it counts empty places too
     rate = stream.average_rate or stream.guessed_rate
-    if "mp4" in kind or kind not in _TELL_DURATION or not rate:
-        return stream.frames if "mp4" in kind else 0, 0.0
+    if "mp4" in kind:
+        return 0 if whole.promised is False else stream.frames, 0.0  # a fragment tells nothing of the next one
+    if kind not in _TELL_DURATION or not rate:
+        return 0, 0.0
     ends_s = container.duration / 1e6 if container.duration else whole.seconds
     if re.fullmatch(r"\d+:\d\d:\d\d\.\d+", own := stream.metadata.get("DURATION", "")):  # the sound's may be longer
         ends_s = sum(float(part) * unit for part, unit in zip(own.split(":"), (3600, 60, 1), strict=True))
@@ -185,17 +185,21 @@ def _loses_frames(stream: Any, packets: list[Packet], whole: Whole) -> bool:
     return lost or len(packets) < (stream.frames or _promise(stream, packets, whole)[0])
 
 
-def before_hole(times: list[int], sure: float, most: float = math.inf) -> list[int]:
+def before_hole(times: list[int], sure: float, most: float = math.inf, pauses: bool = False) -> list[int]:
     """Times shown up to the first one, later than `sure`, before which a frame must be missing.
 
     Args:
         times: in order, in any unit.
         sure: none is missing up to here.
         most: from one frame to the next, as far as a header tells.
+        pauses: whether a long time without a frame may be meant.
     """
-    hole = _HOLE * min(_usual_step(times), most if len(times) < _FEW else math.inf)
-    ends = (number for number, (a, b) in enumerate(pairwise(times), start=1) if b > sure and b - a > hole)
-    return times[: next(ends, None)]
+    step = min(_usual_step(times), most if len(times) < _FEW else math.inf)
+    longest = _PAUSE * step if pauses else math.inf
+    for number, (a, b) in enumerate(pairwise(times), start=1):
+        if b > sure and _HOLE * step < b - a < longest:
+            return times[:number]
+    return times
 
 
 def _usual_step(times: list[int]) -> float:

@@ -135,7 +135,7 @@ class PyAVReader:
         sure = times[0] if doubtful.dts is None else doubtful.dts
         if self.format == "mxf":  # it keeps times of decoding; those of the last pictures shown are guessed
             times = [time for time in times if time <= sure]
-        shown = before_hole(times, sure, self._step())
+        shown = before_hole(times, sure, self._step(), pauses=not found.cut)
         if found.cut or len(shown) < len(times):
             self._warn(len(shown), found.cut or "a frame is missing")
         return shown
@@ -196,7 +196,7 @@ class PyAVReader:
                 times[:sure] if why else times
             )  # the others waited for pictures before them, perhaps the missing ones
         elif why or self.format in _STREAMED:
-            times = before_hole(times, times[sure - 1], self._step())
+            times = before_hole(times, times[sure - 1], self._step(), pauses=not why)
         self._say_left_out(self._undecodable)
         if why or len(times) < decoded:
             self._warn(len(times), why or "a frame is missing")

@@ -145,7 +145,8 @@ class VideoWriter:
         if self._ticks is None:
             return number
         known = len(self._ticks)
-        usual = int(np.median(np.diff(self._ticks))) if known > 1 else round(_TICKS / self._rate)
+        usual = round(np.median(np.diff(self._ticks))) if known > 1 else round(_TICKS / self._rate)
+        usual = max(usual, _TICKS // 1000)  # below a millisecond in all, MP4 says that a video has no length
         return self._ticks[number] if number < known else self._ticks[-1] + (number - known + 1) * usual
 
     def close(self) -> None:
