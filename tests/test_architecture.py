@@ -21,8 +21,8 @@ ROWS = {
     "listing": 0,
     # 1 numpy
     "points": 1, "fusion": 1, "metrics": 1, "video": 1, "video_read": 1, "video_write": 1, "spool": 1, "synth": 1,
-    "video_packets": 1, "image_folder": 1, "mask_pictures": 1, "plain": 1, "hub": 1, "cache": 1, "tables": 1,
-    "untrusted": 1,
+    "video_packets": 1, "video_bytes": 1, "video_turn": 1, "video_decord": 1, "image_folder": 1, "mask_pictures": 1,
+    "plain": 1, "hub": 1, "cache": 1, "tables": 1, "untrusted": 1,
     # 2 numpy: what a result is, and pictures of it
     "result_folder": 2, "results": 2, "drawing": 2, "exercises": 2, "datasets": 2,
     # 3 torch: the two backbones, and what they read

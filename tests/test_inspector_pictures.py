@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -29,6 +30,7 @@ from videomolmo.inspector.inspection import LAYERS, Inspection
 from videomolmo.inspector.painting import EncodedCache, Look, colour_of, encode, paint, view_size
 from videomolmo.inspector.plot_style import DECISION_STYLES
 from videomolmo.inspector.segments import DECISIONS
+from videomolmo.video import open_video
 
 BARE = {"points": False, "ids": False, "outlines": False}
 
@@ -292,6 +294,23 @@ def test_videos_show_what_is_painted(seen, tmp_path):
         assert image.n_frames == 12
     with Image.open(export_view(seen, tmp_path / "v.png", 3, Look(size=(80, 102)))) as image:
         assert np.array_equal(np.array(image), paint(seen, 3, Look(size=(80, 102))))
+
+
+def test_videos_have_the_times_and_the_pixels_of_the_clip(tmp_path):
+    result = made_result()
+    result.times_s = np.array([0, 0.1, 0.2, 0.21, 2.2, 2.3, 2.4, 2.5, 2.6, 2.7, 2.8, 4])
+    result._video.pixel_aspect = Fraction(2)
+    seen = Inspection(result)
+    with open_video(export_video(seen, tmp_path / "a.mp4")) as frames:
+        assert np.allclose(frames.times_s, result.times_s, atol=1e-4) and frames.pixel_aspect == 2
+        height, width = frames.height, frames.width
+    with Image.open(export_video(seen, tmp_path / "a.gif")) as image:
+        durations = []
+        for number in range(image.n_frames):
+            image.seek(number)
+            durations.append(image.info["duration"])
+        assert abs(image.width / image.height - 2 * width / height) < 0.05
+    assert durations == [100, 100, 2000, *[100] * 6, 1200, 100]  # one frame is shorter than a GIF's shortest
 
 
 def test_two_who_write_at_once_do_not_mix(tmp_path):

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from dataclasses import fields, replace
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -68,6 +69,14 @@ def result(tmp_path, video) -> GroundingResult:
         fps=10.0, spool=spool, config={"model": {"every": 4}, "weights_sha256": {"a": "b"}}, source=None,
         _video=open_video(video, fps=10),
     )  # fmt: skip
+
+
+def test_the_overlay_has_the_times_and_the_pixels_of_its_source(result, tmp_path):
+    times_s = np.array([0, 0.1, 0.2, 0.25, 3.25, 3.375, 3.5, 4.5])
+    result._video.pixel_aspect = Fraction(16, 11)  # as of an old television picture
+    with open_video(replace(result, times_s=times_s).overlay(tmp_path / "overlay.mp4")) as overlay:
+        assert len(overlay) == FRAMES and np.allclose(overlay.times_s, times_s, atol=1e-4)
+        assert overlay.pixel_aspect == Fraction(16, 11) and overlay.width / overlay.height == WIDTH / HEIGHT
 
 
 def test_masks_of_every_layer(result):

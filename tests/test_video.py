@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
-from numbered_frames import HEIGHT, WIDTH, number_of, picture
+from numbered_frames import HEIGHT, WIDTH, encode, needs, number_of, picture
 from PIL import Image
 
 from videomolmo.errors import BadInput
@@ -22,23 +22,6 @@ CLOSED = {"x264-params": "keyint=12:min-keyint=12:scenecut=0:bframes=3:b-adapt=0
 OPEN = {**CLOSED, "x264-params": CLOSED["x264-params"] + ":open-gop=1:b-pyramid=normal"}
 X265 = {"x265-params": "keyint=12:log-level=none", "crf": "18"}  # open groups of pictures by default
 SHARED = Path(__file__).parents[2] / "shared" / "videos"
-
-
-def encode(path: Path, codec="libx264", count=60, options=None, pix_fmt="yuv420p", times_ms=None, turn=None, **opening):
-    """A file whose frames carry 0 to count - 1."""
-    with av.open(str(path), "w", **opening) as container:
-        stream = container.add_stream(codec, rate=30, options=options or {})
-        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, pix_fmt
-        unit = Fraction(1, 1000) if times_ms else Fraction(1, 30)
-        stream.codec_context.time_base = unit
-        if turn:
-            stream.set_display_rotation(turn)
-        for number in range(count):
-            frame = av.VideoFrame.from_ndarray(picture(number))
-            frame.pts, frame.time_base = (times_ms[number] if times_ms else number), unit
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
 
 
 def cut(source: Path, target: Path, after: int) -> Path:
@@ -69,13 +52,6 @@ def assert_exact(path: Path, numbers: range) -> None:
     with open_video(path) as frames:
         for number in [*order[:40], *reversed(range(0, len(numbers), 7))]:
             assert np.array_equal(frames[number], in_order[number]), number
-
-
-def needs(codec: str) -> None:
-    try:
-        av.Codec(codec, "w")
-    except av.codec.codec.UnknownCodecError:
-        pytest.skip(f"this PyAV has no encoder {codec}")
 
 
 KINDS = {  # name: (file, codec, arguments)
@@ -137,6 +113,33 @@ def test_the_rate_is_the_mean_of_what_is_shown(suffix, tmp_path):
         assert frames.fps == pytest.approx(30000 / 1001, rel=0.01)
     with open_video(uneven) as frames:
         assert frames.fps == pytest.approx(59 / frames.times_s[-1], rel=0.03)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
+@pytest.mark.parametrize("swaps", [False, True])
+@pytest.mark.parametrize("x, y", [(1, 1), (-1, 1), (1, -1), (-1, -1)])
+def test_display_matrices_turn_and_mirror(suffix, swaps, x, y, tmp_path):
+    one, (width, height) = 1 << 16, (HEIGHT, WIDTH) if swaps else (WIDTH, HEIGHT)
+    rows = [0, y * one, 0, x * one, 0, 0] if swaps else [x * one, 0, 0, 0, y * one, 0]
+    matrix = [*rows, width * one * (x < 0), height * one * (y < 0), 1 << 30]
+    path = encode(tmp_path / f"a.{suffix}", count=4, matrix=matrix)
+    with open_video(encode(tmp_path / "plain.mp4", count=4)) as plain, open_video(path) as frames:
+        for stored, shown in zip(plain, frames, strict=True):
+            wanted = (stored.swapaxes(0, 1) if swaps else stored)[::y, ::x]
+            assert (frames.height, frames.width) == shown.shape[:2] == wanted.shape[:2]
+            assert np.array_equal(shown, wanted)
+    if swaps or x < 0 or y < 0:
+        pytest.importorskip("decord", reason="decord is not installed")
+        with pytest.raises(BadInput, match="rotation tag"):
+            open_video(path, reader="decord")
+
+
+def test_the_shape_of_pixels_turns_with_the_picture(tmp_path):
+    for turn, shape in [(None, Fraction(16, 11)), (180, Fraction(16, 11)), (90, Fraction(11, 16))]:
+        for suffix in ("mp4", "mkv"):
+            with open_video(encode(tmp_path / f"a.{suffix}", count=3, turn=turn, aspect=Fraction(16, 11))) as frames:
+                assert frames.pixel_aspect == shape
+    assert open_video(np.zeros((1, 4, 4, 3), np.uint8)).pixel_aspect == 1
 
 
 @pytest.mark.parametrize("turn", [90, 180, -90])
@@ -343,6 +346,14 @@ def test_decord_where_it_is_right_and_not_where_it_is_wrong(tmp_path):
     ]:
         with pytest.raises(BadInput, match=message):
             open_video(encode(tmp_path / name, count=30, **arguments), reader="decord")
+
+
+def test_decord_is_compared_with_the_exact_reader_at_opening(tmp_path):
+    pytest.importorskip("decord", reason="decord is not installed")
+    for name, codec in [("a.wmv", "wmv2"), ("b.wmv", "wmv1"), ("a.avi", "libx264")]:
+        path = encode(tmp_path / name, codec, options={"g": "12", "bf": "0"})
+        with pytest.raises(BadInput, match=r"would give wrong frames \(frame .* shows another picture"):
+            open_video(path, reader="decord")
 
 
 def test_decord_says_where_it_fails(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,21 @@ def test_writer_and_back(height, width, tmp_path):
         assert abs(difference).mean() < 6
     data = path.read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")  # plays before it is loaded
+
+
+def test_times_and_shape_of_pixels_come_back(tmp_path):
+    times_s = np.array([0.5, 0.6, 0.6334, 0.6667, 3.0, 3.0417, 90.0])
+    with VideoWriter(tmp_path / "out.mp4", 30, HEIGHT, WIDTH, times_s, Fraction(40, 33)) as video:
+        for number in range(8):
+            video.write(picture(number))
+    with open_video(tmp_path / "out.mp4") as frames:
+        assert [number_of(frame) for frame in frames] == list(range(8)) and frames.pixel_aspect == Fraction(40, 33)
+        assert np.allclose(frames.times_s[:7], times_s - 0.5, atol=1e-5) and frames.times_s[7] > frames.times_s[6]
+    with VideoWriter(tmp_path / "same.mp4", 30, HEIGHT, WIDTH, [0, 0, 0]) as video:  # a data set may show one thrice
+        for number in range(3):
+            video.write(picture(number))
+    with open_video(tmp_path / "same.mp4") as frames:
+        assert len(frames) == 3 and frames.times_s[-1] < 0.001
 
 
 def test_names_that_look_like_addresses(tmp_path, monkeypatch):
@@ -69,6 +85,9 @@ def test_writer_refuses(tmp_path):
         (("no/out.mp4", 30, 10, 10), "does not exist"),
         (("out.mp4", 0, 10, 10), "fps=0"),
         (("out.mp4", 30, 0, 10), "height=0"),
+        (("out.mp4", 30, 10, 10, [0, np.inf]), "a finite time"),
+        (("out.mp4", 30, 10, 10, [[0, 1]]), "times_s of shape"),
+        (("out.mp4", 30, 10, 10, None, 0), "pixel_aspect=0"),
     ]:
         with pytest.raises(BadInput, match=message):
             VideoWriter(tmp_path / arguments[0], *arguments[1:])

@@ -105,14 +105,18 @@ def _fitted(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def write_overlay(result: "GroundingResult", path: Path) -> Path:
-    """The whole result as an H.264 video; small frames are enlarged so that players show them well."""
+    """The whole result as an H.264 video, with the times and the shape of pixels of its source.
+
+    Small frames are enlarged so that players show them well.
+    """
     from videomolmo.video import VideoWriter
 
     short, long = sorted((result.height, result.width))
     enlarge = max(1, min(-(-SHOWN_WELL // short), ENLARGED_TO // long))
     size = result.height * enlarge, result.width * enlarge
-    with VideoWriter(path, result.fps, *size) as writer:
-        for at, frame in enumerate(result.video().iterate(stop=result.frames)):
+    video = result.video()
+    with VideoWriter(path, result.fps, *size, result.times_s, video.pixel_aspect) as writer:
+        for at, frame in enumerate(video.iterate(stop=result.frames)):
             writer.write(result_frame(result, at, frame, size))
     return path
 

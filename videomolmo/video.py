@@ -7,6 +7,7 @@ import operator
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Protocol, SupportsIndex, runtime_checkable
 
@@ -16,6 +17,7 @@ from jaxtyping import Float64, UInt8
 from videomolmo.errors import BadInput
 from videomolmo.image_folder import IMAGE_SUFFIXES, read_folder
 from videomolmo.plain import as_array, as_number, as_path, as_whole
+from videomolmo.video_decord import DecordReader
 from videomolmo.video_read import BrokenVideo, PyAVReader
 from videomolmo.video_write import VideoWriter
 
@@ -51,11 +53,13 @@ class Frames(Sequence):
     Attributes:
         name: of the file or folder, or 'array'.
         source: path of the file or folder that holds these frames and no others; None of an array.
-        height, width: of every frame, pixels, after the rotation tag.
+        height, width: of every frame, pixels, turned and mirrored as the file's display matrix says.
+        pixel_aspect: width of a pixel over its height; 1 of images and arrays.
         fps: mean frames a second.
         times_s: when each frame is shown, from 0.
-        warning: None, or one line once it is known that the video breaks off: 'decoded 57 of 90 frames, then: ...'.
-            It is known at opening when the file ends early, and otherwise when reading comes to the place.
+        warning: None, or one line once it is known that the video breaks off: 'decoded 57 of 90 frames, then: ...', or
+            'decoded 57 of 58 or more frames, then: ...' where the file does not say how many there were. It is known
+            at opening when the file ends early, and otherwise when reading comes to the place.
     """
 
     def __init__(self, reader: _Reader, name: str, max_frames: int | None = None, source: Path | None = None):
@@ -63,6 +67,7 @@ class Frames(Sequence):
         self._lock = threading.RLock()  # a decoder serves one thread at a time
         self._length = len(reader) if max_frames is None else min(len(reader), max_frames)
         self.height, self.width, self.fps = reader.height, reader.width, reader.fps
+        self.pixel_aspect: Fraction = getattr(reader, "pixel_aspect", Fraction(1))
         self.times_s = np.array(reader.times_s[: self._length], dtype=np.float64)
 
     @property
@@ -160,69 +165,7 @@ def open_video(
         raise BadInput(f"{path}: the file is empty (0 bytes); expected a video, so copy or download it again")
     if fps is not None:
         raise BadInput(f"fps={fps} for {path}: a video file carries its own rate; give fps only with images or arrays")
-    return Frames(PyAVReader(path) if reader == "pyav" else _DecordReader(path), path.name, most, path)
-
-
-class _DecordReader:
-    """The same frames through decord, refused where decord is known to give others.
-
-    Args:
-        path: video file.
-
-    Raises:
-        BadInput: decord is not installed, or its frames would not be those that a player shows.
-    """
-
-    def __init__(self, path: Path):
-        try:
-            import decord
-        except ImportError:
-            raise BadInput(
-                "reader 'decord' is not installed; expected the package decord; install it or use reader 'pyav'"
-            ) from None
-        exact = PyAVReader(path)
-        exact.close()
-        why = self._objection(exact)
-        if why:
-            raise BadInput(f"{path}: reader 'decord' would give wrong frames ({why}); use reader 'pyav'")
-        try:
-            self._video = decord.VideoReader(str(path), num_threads=1)
-        except (decord.DECORDError, RuntimeError):
-            raise BadInput(f"{path}: reader 'decord' cannot open it; use reader 'pyav'") from None
-        if len(self._video) != len(exact):
-            raise BadInput(
-                f"{path}: reader 'decord' counts {len(self._video)} frames where the file shows {len(exact)}; "
-                "use reader 'pyav'"
-            )
-        self.height, self.width, self.fps, self.times_s = exact.height, exact.width, exact.fps, exact.times_s
-        self.path, self.warning = path, None
-
-    @staticmethod
-    def _objection(exact: PyAVReader) -> str | None:
-        """Why decord must not read this file, or None."""
-        if "mpegts" in exact.format:
-            return "it hangs on MPEG-TS"
-        if exact.warning:
-            return exact.warning
-        if exact.turns:
-            return "it does not apply the rotation tag"
-        return "the file has open groups of pictures" if exact.open_gop else None
-
-    def __len__(self) -> int:
-        return len(self._video)
-
-    def read(self, number: int) -> UInt8[np.ndarray, "height width 3"]:
-        """Frame `number`, 0 to len - 1."""
-        try:
-            return self._video[number].asnumpy()
-        except Exception as error:  # decord's own errors have no common base
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            self.warning = self.warning or f"decoded {number} of {len(self)} frames, then: {reason}"
-            raise BrokenVideo(f"{self.path}: reader 'decord' fails at frame {number} ({reason}); use 'pyav'") from None
-
-    def close(self) -> None:
-        """Release the decoder."""
-        self._video = None
+    return Frames(PyAVReader(path) if reader == "pyav" else DecordReader(path), path.name, most, path)
 
 
 class _ArrayReader:

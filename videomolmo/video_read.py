@@ -8,6 +8,7 @@ there is believed.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from itertools import chain, dropwhile, islice, pairwise
@@ -18,10 +19,12 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from videomolmo.errors import BadInput
-from videomolmo.video_packets import Packet, has_leading_pictures, open_stream, reason, scan
+from videomolmo.video_packets import Packet, Survey, before_hole, has_leading_pictures, open_stream, reason, survey
+from videomolmo.video_turn import Turn, pixel_aspect
 
 # Codecs in which each packet shows exactly one frame, so that counting packets counts frames.
 _ONE_FRAME_A_PACKET = {"h264", "hevc", "vvc", "vp9", "av1", "mjpeg", "mpeg2video", "prores", "dnxhd", "ffv1", "png"}
+_STREAMED = ("mpegts", "mpeg")  # containers in which nothing tells where the video ends
 _NEAR = 8  # frames: decoding this far ahead is cheaper than a seek
 _SAME_RATE = 0.02  # times that are off by this share of the header's rate are its rounding
 _KEPT = 4  # decoded frames kept for whoever asks again
@@ -48,24 +51,25 @@ class PyAVReader:
         self.path, self._converter = path, VideoReformatter()  # kept: a new one for each frame doubles the time
         self.warning: str | None = None
         self._broken: int | None = None
-        self._failure, self._careful, self._by_count = "", False, False
+        self._failure, self._careful, self._by_count, self._draining = "", False, False, False
         self._cache: dict[int, Any] = {}
-        self._container, self._stream = open_stream(path)
-        packets, failure = scan(self._container, self._stream)
+        self._container, self._stream, self._survey = survey(path)
+        packets = self._survey.packets
         self._total = sum(not packet.is_hidden for packet in packets)
         self._orders = {packet.pts: packet.order for packet in packets if packet.pts is not None}
         # keys by time: the pictures that follow a key frame in the file and precede it on screen need the key before
         self._keys = sorted((p for p in packets if p.is_key and p.pts is not None), key=lambda packet: packet.pts)
         self.open_gop = has_leading_pictures(packets)
         if self._packets_tell_frames(packets):
-            self._pts = self._shown_times(packets, failure)
+            self._pts = self._shown_times(self._survey)
             self._drop_undecodable_head()
         else:
-            self._index_by_decoding()
+            self._index_by_decoding(self._survey)
         first = self._cache[0]
         self._size = (first.height, first.width)
-        self.turns = round(first.rotation / 90) % 4  # quarter turns counterclockwise
-        self.height, self.width = self._size if self.turns % 2 == 0 else self._size[::-1]
+        self.turn = Turn.of(first)
+        self.height, self.width = self._size[::-1] if self.turn.swaps else self._size
+        self.pixel_aspect = pixel_aspect(self._stream, self.turn)
         self.times_s, self.fps = self._times()
         self._needs = self._last_needed()
 
@@ -73,7 +77,7 @@ class PyAVReader:
         return len(self._pts)
 
     def read(self, number: int) -> UInt8[np.ndarray, "height width 3"]:
-        """Frame `number` as a player shows it, turned as its rotation tag says.
+        """Frame `number` as a player shows it, turned and mirrored as its display matrix says.
 
         A frame of another size than the first is scaled to the first, as players do.
 
@@ -83,7 +87,7 @@ class PyAVReader:
         self._find(number)
         height, width = self._size
         image = self._converter.reformat(self._cache[number], width, height, "rgb24").to_ndarray()
-        return np.ascontiguousarray(np.rot90(image, self.turns))
+        return np.ascontiguousarray(self.turn.apply(image))
 
     def close(self) -> None:
         """Release the file and the decoder."""
@@ -96,32 +100,63 @@ class PyAVReader:
         """ffmpeg's name of the container, such as 'mpegts'."""
         return self._container.format.name
 
+    def key_numbers(self) -> list[int]:
+        """Numbers of the frames from which decoding can begin, as far as they are known."""
+        numbers = {pts: number for number, pts in enumerate(self._pts)}
+        return [numbers[key.pts] for key in self._keys if key.pts in numbers and not self._by_count]
+
+    @property
+    def _codec(self) -> str:
+        return self._stream.codec_context.codec.canonical_name
+
     def _packets_tell_frames(self, packets: list[Packet]) -> bool:
-        """Whether the packets' times are the frames' times: all there, each once, on one timeline."""
-        codec = self._stream.codec_context.codec.canonical_name
+        """Whether the packets' times are the frames' times: all there, each once, on one timeline, and in its order."""
+        codec = self._codec
         if codec not in _ONE_FRAME_A_PACKET and not (codec == "mpeg4" and "mp4" in self.format):
             return False
-        if self.format == "avi" and codec != "mjpeg":
-            return False  # AVI keeps no presentation times; those of pictures out of order are made up
         pts = [packet.pts for packet in packets if not packet.is_hidden]
         dts = [packet.dts for packet in packets if packet.dts is not None]
-        return None not in pts and len(set(pts)) == len(pts) and all(a <= b for a, b in pairwise(dts))
+        all_told = None not in pts and len(set(pts)) == len(pts) and all(a <= b for a, b in pairwise(dts))
+        return all_told and not self._only_decoding_times(packets)
 
-    def _shown_times(self, packets: list[Packet], failure: str | None) -> list[int]:
+    def _only_decoding_times(self, packets: list[Packet]) -> bool:
+        """Whether the container tells the order of decoding only, of pictures that are shown in another."""
+        pts = [packet.pts for packet in packets if packet.pts is not None]
+        return self.format == "avi" or bool(self._stream.codec_context.has_b_frames and pts == sorted(pts))
+
+    def _shown_times(self, found: Survey) -> list[int]:
         """Times shown in order; of a file that ends early only those before the first time that may be missing."""
-        promised = len(self._stream.index_entries) if "mp4" in self.format else 0
-        last, size = packets[-1], self.path.stat().st_size
-        in_mid_packet = "mpegts" in self.format and all(size % length for length in (188, 192, 204))
-        if not (failure or last.is_damaged or len(packets) < promised or in_mid_packet):
-            return sorted(p.pts for p in packets if not p.is_hidden)
+        times, doubtful = sorted(p.pts for p in found.packets[: found.count] if not p.is_hidden), found.packets[-1]
+        if self.format in _STREAMED:
+            doubtful = next((packet for packet in found.packets if packet.is_damaged), doubtful)
+        elif not found.cut:
+            return times
         # a missing packet is decoded after the ones we have, and shown no earlier than it is decoded
-        horizon = last.dts if last.dts is not None else last.pts
-        shown = sorted(
-            p.pts for p in packets if not p.is_hidden and p.pts <= horizon and not (p is last and p.is_damaged)
-        )
-        self._total = max(self._total, promised)
-        self.warning = f"decoded {len(shown)} of {self._total} frames, then: {failure or 'the file ends early'}"
+        sure = times[0] if doubtful.dts is None else doubtful.dts
+        if self.format == "mxf":  # it keeps times of decoding; those of the last pictures shown are guessed
+            times = [time for time in times if time <= sure]
+        shown = before_hole(times, sure, self._step(), pauses=not found.cut)
+        if found.cut or len(shown) < len(times):
+            self._warn(len(shown), found.cut or "a frame is missing")
         return shown
+
+    def _step(self) -> float:
+        """From one frame to the next by the header's rate, in the stream's unit."""
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        return 1 / float(rate * self._stream.time_base) if rate else math.inf
+
+    def _warn(self, shown: int, why: str) -> None:
+        """Say that only `shown` frames were there, if it is so."""
+        if self._survey.reached and shown >= min(self._total, self._survey.promised):
+            return  # cut behind its last frame
+        total = self._survey.promised or f"{max(self._total, shown + 1)} or more"
+        self.warning = f"decoded {shown} of {total} frames, then: {why}"
+        self._total = max(self._total, self._survey.promised)
+
+    def _say_left_out(self, frames: int) -> None:
+        """Say that frames are missing at the start, but for streams, which anybody may begin to receive anywhere."""
+        if frames and self.format not in _STREAMED:
+            self.warning = self.warning or f"left out the first {frames} frames, which do not decode"
 
     def _drop_undecodable_head(self) -> None:
         """Leave out what no player shows: pictures before the first key frame whose references were cut away."""
@@ -133,28 +168,45 @@ class PyAVReader:
                     break  # the first key frame itself is missing
                 self._pts = self._pts[number:]
                 self._total -= number
+                if not self._survey.packets[0].is_key:
+                    self._say_left_out(number)
                 self._next = 1
                 self._cache[0] = frame
                 return
         raise BadInput(f"{self.path}: its first frame does not decode ({self._failure or 'damaged'}); {_REMEDY}")
 
-    def _index_by_decoding(self) -> None:
+    def _index_by_decoding(self, found: Survey) -> None:
         """Index of a file whose packets do not tell: decode it once and keep each frame's time if it has one."""
         self._careful, self._by_count, self._pts = True, True, []
         self._restart(0)
-        first, times = None, []
+        first, times, sure = None, [], 0
         for frame in self._frames:
             if frame.is_corrupt:
                 self._failure = "a damaged frame"
                 break
             first = first or frame
             times.append(frame.pts)
+            sure += not self._draining
         if first is None:
             raise BadInput(f"{self.path}: no frame of it decodes ({self._failure or 'no picture data'}); {_REMEDY}")
-        if self._failure:
-            self.warning = f"decoded {len(times)} of {max(self._total, len(times))} frames, then: {self._failure}"
+        decoded, why, sure = len(times), self._failure or found.cut, max(1, sure)
         self._by_count = None in times or any(a >= b for a, b in pairwise(times))
-        self._pts = list(range(len(times))) if self._by_count else times
+        if self._by_count or self._only_decoding_times(found.packets):
+            times = (
+                times[:sure] if why else times
+            )  # the others waited for pictures before them, perhaps the missing ones
+        elif why or self.format in _STREAMED:
+            times = before_hole(times, times[sure - 1], self._step(), pauses=not why)
+        self._say_left_out(self._undecodable)
+        if why or len(times) < decoded:
+            self._warn(len(times), why or "a frame is missing")
+        self._pts, self._stored = times, None
+        if self._by_count:
+            self._pts = list(range(len(times)))
+            told = zip(*((p.dts, p.pts) for p in found.packets[: found.count]), strict=True)
+            stored = sorted({*next((each for each in told if None not in each), ())})
+            if len(stored) == found.count and (decoded == found.count or self._codec in _ONE_FRAME_A_PACKET):
+                self._stored = stored[: len(times)]
         self._total, self._careful = len(times), bool(self._failure)
         self._restart(0)
         self._next, self._cache[0] = 1, next(self._frames)
@@ -162,10 +214,11 @@ class PyAVReader:
     def _times(self) -> tuple[np.ndarray, float]:
         """Presentation times in seconds from 0, and frames a second."""
         rate = self._stream.average_rate or self._stream.guessed_rate
-        if self._by_count:
+        pts = self._stored if self._by_count else self._pts
+        if pts is None:
             fps = float(rate or 30)
             return np.arange(len(self._pts)) / fps, fps
-        times_s = (np.asarray(self._pts, dtype=np.int64) - self._pts[0]) * float(self._stream.time_base)
+        times_s = (np.asarray(pts, dtype=np.int64) - pts[0]) * float(self._stream.time_base)
         if len(times_s) > 1:
             mean = (len(times_s) - 1) / times_s[-1]
             if not rate or abs(float(rate) / mean - 1) > _SAME_RATE + 1 / len(times_s):
@@ -235,15 +288,20 @@ class PyAVReader:
         """Begin to decode at packet `order`."""
         packets = self._seek(order) if order else None
         if packets is None:
-            self._container.close()
-            self._container, self._stream = open_stream(self.path)
+            self._open()
             self._stream.thread_type = "SLICE" if self._careful else "AUTO"
             packets = islice((packet for packet in self._container.demux(self._stream) if packet.size), order, None)
+        packets = islice(packets, self._survey.count - order)
         self._began_at_start, self._failure = order == 0, ""
         self._cache.clear()
         self._frames = self._decode(packets)
         key = next((key for key in self._keys if key.order == order), None)
         self._next = bisect_left(self._pts, key.pts) if order and key else 0
+
+    def _open(self) -> None:
+        """Open the file again."""
+        self._container.close()
+        self._container, self._stream = open_stream(self.path, self._survey.until)
 
     def _seek(self, order: int) -> Iterator[Any] | None:
         """Packets from `order` on after a seek; None when the seek led past it or nowhere known."""
@@ -265,6 +323,7 @@ class PyAVReader:
         import av
 
         context, began = self._stream.codec_context, False
+        self._draining, self._undecodable = False, 0
         try:
             for packet in packets:
                 if not packet.size:
@@ -275,12 +334,14 @@ class PyAVReader:
                     self._failure = reason(error)
                     if began:
                         break
+                    self._undecodable += 1
                     continue  # nothing shown yet: what precedes the first whole picture of a cut stream
                 if frames and not began:
                     began, self._failure = True, ""
                 yield from frames
         except av.FFmpegError as error:
             self._failure = reason(error)
+        self._draining = True
         try:
             yield from context.decode(None)  # frames still waiting for their turn
         except av.FFmpegError as error:

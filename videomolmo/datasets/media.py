@@ -159,7 +159,7 @@ class _Selected:
             raise Unreadable(f"{frames.name}: has {len(frames)} frames; frame {beyond[0]} is annotated")
         self._frames, self._numbers = frames, numbers
         self.height, self.width, self.fps = frames.height, frames.width, frames.fps
-        self.times_s = frames.times_s[list(numbers)]
+        self.times_s, self.pixel_aspect = frames.times_s[list(numbers)], frames.pixel_aspect
 
     @property
     def warning(self) -> str | None:

@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +124,7 @@ def export_video(
     progress: Progress | None = None,
     beside: Beside | None = None,
 ) -> Path:
-    """The chosen layers over the clip, as .mp4 (H.264) or .gif.
+    """The chosen layers over the clip, as .mp4 (H.264) or .gif, with the clip's times and shape of pixels.
 
     Args:
         inspection: what is shown.
@@ -142,8 +144,10 @@ def export_video(
     if not sides:
         raise BadInput("the clip has no frames to write")
     with new_file(path, suffix) as unfinished:
-        pictures = _pictures(sides, progress)
-        (_write_gif if suffix == ".gif" else _write_mp4)(unfinished, pictures, inspection.fps)
+        longest, video = max((one for one, _ in sides), key=lambda one: one.frames), sides[0][0].video()
+        aspect = Fraction(1) if video is None else video.pixel_aspect
+        write = _write_gif if suffix == ".gif" else _write_mp4
+        write(unfinished, _pictures(sides, progress), inspection.fps, longest.times_s, aspect)
     return Path(path)
 
 
@@ -186,24 +190,34 @@ def _pictures(sides: list[Beside], progress: Progress | None) -> Iterator[np.nda
             progress(t + 1, frames)
 
 
-def _write_mp4(path: Path, pictures: Iterator[np.ndarray], fps: float) -> None:
+def _write_mp4(path: Path, pictures: Iterator[np.ndarray], fps: float, times_s: np.ndarray, aspect: Fraction) -> None:
     from videomolmo.video import VideoWriter
 
     first = next(pictures)
-    with VideoWriter(path, fps, *first.shape[:2]) as writer:
-        writer.write(first)
-        for picture in pictures:
+    with VideoWriter(path, fps, *first.shape[:2], times_s, aspect) as writer:
+        for picture in chain([first], pictures):
             writer.write(picture)
 
 
-def _write_gif(path: Path, pictures: Iterator[np.ndarray], fps: float) -> None:
+def _write_gif(path: Path, pictures: Iterator[np.ndarray], fps: float, times_s: np.ndarray, aspect: Fraction) -> None:
+    """A GIF, which counts in hundredths of a second, below two of which players slow down, and knows square pixels."""
     from PIL import Image
 
-    step = max(1, round(100 / max(fps, 1)))  # hundredths of a second, the unit of the format; below 2 players slow down
-    skip = -(-2 // step)
-    kept = (picture for n, picture in enumerate(pictures) if n % skip == 0)
-    images = (Image.fromarray(picture).quantize(128, Image.Quantize.FASTOCTREE) for picture in kept)
-    next(images).save(path, "GIF", save_all=True, append_images=images, duration=10 * step * skip, loop=0)
+    kept, starts = [], np.rint(100 * np.asarray(times_s)).astype(int)
+    for n, start in enumerate(starts.tolist()):
+        if not kept or start - starts[kept[-1]] >= 2:
+            kept.append(n)
+    chosen, steps = set(kept), np.diff(starts[kept]).tolist()
+    last = max(2, round(float(np.median(steps)) if steps else 100 / max(fps, 1)))
+    images = (
+        Image.fromarray(picture)
+        .resize((max(1, round(picture.shape[1] * aspect)), picture.shape[0]))
+        .quantize(128, Image.Quantize.FASTOCTREE)
+        for n, picture in enumerate(pictures)
+        if n in chosen
+    )
+    durations = [10 * step for step in [*steps, last]]
+    next(images).save(path, "GIF", save_all=True, append_images=images, duration=durations, loop=0)
 
 
 def _labels(inspection: Inspection, layer: str, t: int) -> np.ndarray:
