@@ -35,6 +35,9 @@ def open_stream(path: Path, until: int | None = None) -> tuple[Any, Any]:
     """Opened container and its video stream for a file, or for its first `until` bytes; cover pictures do not count."""
     import av
 
+    # With a log callback (torchvision up to 0.23 sets one at import) a decoding thread that logs waits for Python while
+    # Python waits for that thread to end: closing a video hangs.
+    av.logging.set_level(None)
     try:
         container = av.open(f"file:{path}" if until is None else FileStart(path, until), metadata_errors="replace")
     except av.FFmpegError as error:
