@@ -32,6 +32,7 @@ class FrameCanvas(anywidget.AnyWidget):
         frame: the one shown.
         looked_at: whether any browser shows this.
         asked_at: `time.monotonic()` when a browser asked last; 0 before that.
+        kept: what must not be given back while a browser shows this, or is about to.
     """
 
     _esm = "\n".join(Path(__file__).with_name(name).read_text("utf-8") for name in ("time_line.js", "canvas.js"))
@@ -57,7 +58,7 @@ class FrameCanvas(anywidget.AnyWidget):
     ) -> None:
         super().__init__(**traits)
         self.frame, self.looked_at, self.asked_at, self._age = 0, False, 0.0, 0
-        self._picture, self._on_left = picture, on_left
+        self._picture, self._on_left, self.kept = picture, on_left, None
         self._views: set[str] = set()
         self._on_frame, self._on_click, self._on_size, self._on_theme = on_frame, on_click, on_size, on_theme
         self.on_msg(self._receive)
@@ -119,3 +120,4 @@ class FrameCanvas(anywidget.AnyWidget):
             if not self._views:
                 self.looked_at = False
                 self._on_left()
+                self.kept = None
