@@ -26,7 +26,7 @@ MOST_JSON_BYTES = 32 << 20  # of one file
 MOST_ARRAY_BYTES = 2 << 30
 _MOST_HEADER_BYTES = 10_000  # of an array
 _MOST_DIRECTORY_BYTES = 64 << 10  # of a zip file
-_AT_ONCE = 1 << 20  # bytes unpacked at a time
+_AT_ONCE = 1 << 18  # bytes unpacked at a time
 _LOCKED = 0x1  # flag of an encrypted member
 
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e300, le=1e300)]
@@ -298,12 +298,12 @@ class StoredArrays:
                 raise ValueError(f"it has {info.file_size} bytes, expected at most {most}")
             with self._zip.open(info) as file:
                 found, is_by_columns, dtype = _header(file, info.file_size, kinds, shape)
-                data = memoryview(bytearray(info.file_size - file.tell()))
-                done = 0
+                data, done = np.empty(info.file_size - file.tell(), np.uint8), 0
                 while done < len(data):
-                    if not (got := file.readinto(data[done : done + _AT_ONCE])):
+                    if not (part := file.read(_AT_ONCE)):
                         raise ValueError("it ends early")
-                    done += got
+                    data[done : done + len(part)] = np.frombuffer(part, np.uint8)
+                    done += len(part)
             return np.ndarray(found, dtype, data, order="F" if is_by_columns else "C")
         except Exception as error:  # as above
             raise self._bad(error, name) from None

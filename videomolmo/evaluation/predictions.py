@@ -68,7 +68,7 @@ class Predictions:
         """One mask at `size` (nearest neighbour); None where its file is missing or cannot be read."""
         path = self.path(record, expression, frame)
         try:
-            with Image.open(path) as image:
+            with open_plain(path) as file, Image.open(file) as image:
                 mask = np.asarray(image.convert("RGB") if image.mode in ("RGBA", "LA", "PA") else image)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             return None

@@ -174,6 +174,12 @@ class Desk:
         for tell in self.themed:
             tell()
 
+    def unhear(self) -> None:
+        """Let go of all parts: nothing is told to them any more."""
+        self.clicked = None
+        for told in (self.moved, self.changed, self.themed, self.work.turned, self.scores.told, self.comparing.told):
+            told.clear()
+
     def _caption(self, frame: int) -> str:
         longest = max(self.shown, key=lambda one: one.frames)
         if not longest.frames:

@@ -80,8 +80,7 @@ class Inspection:
         settings = kept.config.get("model", {})
         rule, tau = self._run_with = settings.get("fusion", "iou"), settings.get("tau", 0.7)  # None: it makes no sense
         self.rule, self.tau, self.matching = rule or "iou", 0.7 if tau is None else float(tau), None
-        self.names: dict[int, str] = {}
-        self.version = 0
+        self.names, self.version = {}, 0
         self.log = CorrectionLog(self.folder, result_key(kept), Told(self.frames, kept.objects, *size))
         self.history, self.runs = History(kept.objects), Runs(self.folder, self.log.result, self.log.clip)
         self._scores: tuple[int, Scores] | None = None

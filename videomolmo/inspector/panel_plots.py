@@ -19,7 +19,7 @@ class PlotStack(anywidget.AnyWidget):
         browser is slower than the kernel.
     """
 
-    _esm = Path(__file__).parent / "plots.js"
+    _esm = Path(__file__).with_name("plots.js").read_text("utf-8")  # as the canvas's
     figures = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
 

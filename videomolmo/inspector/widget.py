@@ -23,6 +23,8 @@ from videomolmo.inspector.truth import open_truth
 from videomolmo.inspector.widget_work import close_all, somebody_watches, when_quiet
 from videomolmo.results import GroundingResult
 
+PARTS = ("look", "objects", "fusion", "correct", "files", "questions", "answer", "plots", "compare", "box")
+
 
 class TrackInspector:
     """A result to look through and to correct; `videomolmo.inspect` makes one.
@@ -38,7 +40,7 @@ class TrackInspector:
         inspection, other: what is looked at.
         look, objects, fusion, correct, files, questions, plots, answer, compare: the parts; `compare` is None with one
             result.
-        box: all of it, as one widget.
+        box: all of it, as one widget. After `close` it and the parts are None.
     """
 
     def __init__(self, desk: Desk) -> None:
@@ -50,6 +52,7 @@ class TrackInspector:
         self.box = self._assemble()
         self._closing = weakref.finalize(self, _give_back, desk, self.box)  # no part knows the whole
         self._closing.atexit = False
+        desk.canvas.keeper = weakref.ref(self)
 
     def _assemble(self) -> widgets.VBox:
         compare = [self.compare.box] if self.compare is not None else []
@@ -67,6 +70,7 @@ class TrackInspector:
         """Give back all videos, memory and widgets. Pictures can still be made: they open what they need again."""
         self.desk.canvas.kept = None
         self._closing()
+        vars(self).update(dict.fromkeys(PARTS))
 
     def __enter__(self) -> "TrackInspector":
         return self
@@ -155,6 +159,7 @@ def _give_back(desk: Desk, box: widgets.VBox) -> None:
     """What an inspector holds beside itself."""
     desk.work.cancel()
     desk.give_back()
+    desk.unhear()
     close_all(box)
 
 
