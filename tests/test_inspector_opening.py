@@ -111,8 +111,12 @@ SENSELESS = [
 def test_answers_that_contradict_themselves_are_left_out(folder, change, loaded):
     rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
     rows[2] |= change
-    (folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = GroundingResult.load(folder) if loaded else folder
+    (folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(BadInput, match=r"answers\.jsonl, line 3"):
+        GroundingResult.load(folder)
+    if loaded:  # whoever made it in memory may have said anything
+        source.answers[2] = KeyAnswer(**rows[2])
     inspection = Inspection(source)
     assert f"answer on frame {change.get('frame', 10)} contradicts itself" in look_everywhere(inspection)
     assert sorted(inspection.outcomes()) == [0, 5]

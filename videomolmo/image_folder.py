@@ -13,6 +13,7 @@ from jaxtyping import Float64, UInt8
 
 from videomolmo.errors import BadInput, MissingFile, Unreadable
 from videomolmo.listing import in_natural_order
+from videomolmo.stored import open_plain
 from videomolmo.video_read import BrokenVideo
 
 if TYPE_CHECKING:
@@ -152,12 +153,16 @@ def opened_image(path: Path, what: str = "image") -> Iterator[Image.Image]:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        file = open_plain(path)
+    except FileNotFoundError:
+        raise MissingFile(f"{path}: no such {what}") from None
+    except (OSError, BadInput) as error:
+        raise Unreadable(f"{path}: the {what} cannot be read ({error}); replace or remove it") from None
+    try:
+        with file, Image.open(file) as image:
             yield image
     except BadInput:
         raise
-    except FileNotFoundError:
-        raise MissingFile(f"{path}: no such {what}") from None
     except Exception as error:  # of damaged files Pillow raises whatever its parsers meet
         raise Unreadable(f"{path}: the {what} cannot be read ({error}); replace or remove it") from None
 

@@ -12,6 +12,7 @@ from typing import Any
 from videomolmo.errors import BadInput
 from videomolmo.plain import as_path
 from videomolmo.spool import WINDOW_FILE
+from videomolmo.stored import read_json
 
 OWN = {"sentence", "times_s", "objects"}  # by which a run.json is known as ours
 BETWEEN = {"videomolmo": "this result is being replaced"}  # run.json while it is
@@ -62,9 +63,9 @@ def _check_own(folder: Path) -> None:
     if not (files or inner):
         return
     try:
-        facts = json.loads((folder / FILES[-1]).read_text(encoding="utf-8-sig"))
-        ours = isinstance(facts, dict) and (facts.keys() >= OWN or facts == BETWEEN)
-    except (OSError, ValueError):
+        facts = read_json(folder / FILES[-1])
+        ours = facts.keys() >= OWN or facts == BETWEEN
+    except (OSError, BadInput):
         ours = False
     if not ours:
         raise BadInput(

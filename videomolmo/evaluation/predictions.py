@@ -15,6 +15,7 @@ from videomolmo.datasets.record import Expression, Record
 from videomolmo.errors import BadInput, MissingFile, Unreadable
 from videomolmo.listing import in_natural_order
 from videomolmo.mask_pictures import read_foreground
+from videomolmo.stored import open_plain
 
 LAYOUT = "{clip}/{expression}/{frame}.png"
 FIELDS = ("clip", "expression", "frame", "object", "source", "exp_id")
@@ -176,7 +177,7 @@ def _as_served(path: Path) -> bytes:
 def _check_mask(path: Path, size: tuple[int, int]) -> None:
     """Nothing where a server can read the file: a PNG of one channel in the size of the clip."""
     try:
-        with Image.open(path) as image:
+        with open_plain(path) as file, Image.open(file) as image:
             kind, found = (image.format, image.mode), image.size[::-1]
             image.verify()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -8,6 +8,7 @@ from videomolmo.inspector.desk import Desk
 from videomolmo.inspector.figures import name_of
 from videomolmo.inspector.inspection import LAYERS
 from videomolmo.inspector.painting import LAYER_SIGNS, colour_of
+from videomolmo.inspector.widget_work import close_all
 
 MARKS = {"points": "points", "ids": "numbers", "boxes": "boxes", "patterns": "patterns"}
 TRAIL = 20
@@ -92,6 +93,8 @@ class ObjectPanel:
         same = self._of is self._desk.inspection  # objects of another result have other numbers
         hidden = {number for number, (box, _) in self.rows.items() if same and not box.value}
         self._of = self._desk.inspection
+        for line in self._list.children:
+            close_all(line)
         self.rows, lines = {}, []
         for number in numbers:
             lines.append(self._row(number, number not in hidden))

@@ -82,7 +82,7 @@ def _sheets(shown: list[Inspection], looks: Sequence[Look], frames: list[int]) -
     rows = []
     for one, look, name in zip(shown, looks, ("first: ", "second: ") if len(shown) > 1 else ("",), strict=True):
         model = one.result.config.get("model", {})
-        settings = f"rule {one.rule} · τ {one.tau:g}" + (f" · k {model['every']}" if "every" in model else "")
+        settings = f"rule {one.rule} · τ {one.tau:g}" + (f" · k {model['every']}" if model.get("every") else "")
         title = f"{name}“{one.sentence}” · {one.frames} frames · {one.objects} objects · {settings}"
         there = [t for t in frames if t < one.frames]
         if not there or not one.height:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -17,6 +16,7 @@ from videomolmo.errors import BadInput
 from videomolmo.image_folder import list_images
 from videomolmo.mask_pictures import read_labels
 from videomolmo.plain import as_array, as_path
+from videomolmo.stored import StoredArrays, open_plain
 
 VOID = 255
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".pgm", ".pbm")  # without loss: numbers of objects stay what they are
@@ -129,12 +129,12 @@ def _of_labels(
 def _from_file(path: Path) -> np.ndarray:
     """Masks of a .npy, or of a .npz: one array of masks, or bits of each object by name with their `shape` beside."""
     try:
-        data = np.load(path, allow_pickle=False)
-        if isinstance(data, np.ndarray):
-            return data
-        with data:
-            arrays = {name: data[name] for name in data.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        if path.suffix.lower() == ".npy":
+            open_plain(path).close()
+            return np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a size that is a lie takes no memory
+        with StoredArrays(path) as stored:
+            arrays = {name: stored.read(name, "bui", None) for name in stored.bytes}
+    except (OSError, ValueError, EOFError, BadInput) as error:
         raise BadInput(f"truth {path}: cannot be read ({error})") from None
     shape = arrays.pop("shape", None)
     if not arrays:
