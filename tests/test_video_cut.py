@@ -12,6 +12,7 @@ from numbered_frames import encode, needs, number_of
 
 from videomolmo.errors import BadInput
 from videomolmo.video import open_video
+from videomolmo.video_bytes import whole_bytes
 
 FIELD = Path(__file__).parents[2] / "shared" / "field"
 B_PICTURES = {"x264-params": "keyint=12:min-keyint=12:scenecut=0:bframes=3:b-adapt=0:ref=4", "crf": "18"}
@@ -105,6 +106,22 @@ def test_nothing_is_shown_after_a_hole(kind, damage, whole, tmp_path):
     middle = bytes(length) if damage == "zeros" else b""
     (tmp_path / path.name).write_bytes(data[:begin] + middle + data[begin + length :])
     assert assert_begins_like(tmp_path / path.name, wanted) < 40
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_bytes_are_walked_through_to_an_end(kind, whole, tmp_path):
+    path, _ = whole(kind)
+    with av.open(str(path)) as container:
+        name = container.format.name
+    chance, damaged = random.Random(kind), tmp_path / path.name
+    for _ in range(40):
+        data = bytearray(path.read_bytes()[: chance.choice([200, 2000, chance.randrange(1, 9000)])])
+        for place in chance.choices(range(min(len(data), 600)), k=chance.choice([1, 8, 60])):
+            data[place] = chance.randrange(256)
+        damaged.write_bytes(data)
+        assert 0 <= whole_bytes(damaged, name).until <= len(data)
+    damaged.write_bytes(path.read_bytes()[:200] + bytes(3_000_000))
+    assert whole_bytes(damaged, name).until <= 3_000_200
 
 
 def test_a_number_that_the_header_tells_is_told(whole, tmp_path):

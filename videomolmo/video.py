@@ -58,8 +58,9 @@ class Frames(Sequence):
         fps: mean frames a second.
         times_s: when each frame is shown, from 0.
         warning: None, or one line once it is known that the video breaks off: 'decoded 57 of 90 frames, then: ...', or
-            'decoded 57 of 58 or more frames, then: ...' where the file does not say how many there were. It is known
-            at opening when the file ends early, and otherwise when reading comes to the place.
+            'decoded 57 of 58 or more frames, then: ...' where the file does not say how many there were; or 'left out
+            the first 12 frames, which do not decode'. It is known at opening when the file ends early or its container
+            has a hole, and otherwise when reading comes to the place.
     """
 
     def __init__(self, reader: _Reader, name: str, max_frames: int | None = None, source: Path | None = None):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -42,10 +43,13 @@ def whole_bytes(path: Path, kind: str) -> Whole:
     with path.open("rb", buffering=0) as file:
 
         def read(place: int, count: int) -> bytes:
+            if place >= size:  # damaged numbers lead anywhere
+                return b""
             file.seek(place)
             return file.read(count)
 
-        return walk(read, size)
+        found = walk(read, size)
+    return found._replace(until=min(found.until, size))
 
 
 class FileStart(io.RawIOBase):
@@ -139,24 +143,18 @@ def _asf(read: Read, size: int) -> Whole:
     """Data packets of one size, each of which begins as the first one does."""
     header = int.from_bytes(read(16, 8), "little")
     facts = read(0, min(header, 1 << 16)).partition(bytes.fromhex("A1DCAB8C47A9CF118EE400C00C205365"))[2]
-    at = {
-        "packets": (40, 8),
-        "100 ns": (48, 8),
-        "preroll, ms": (64, 8),
-        "flags": (72, 4),
-        "least": (76, 4),
-        "most": (80, 4),
-    }
-    known = {name: int.from_bytes(facts[begin : begin + width], "little") for name, (begin, width) in at.items()}
-    length, first = known["least"], header + 50
-    if not length or length != known["most"] or known["flags"] & 1:  # of a broadcast the header knows no number
+    if len(facts) < 84:
         return Whole(size, None)
-    seconds, begin = known["100 ns"] / 1e7 - known["preroll, ms"] / 1e3, read(first, 3)
-    for number in range(known["packets"]):
+    count, ticks, _, preroll_ms, flags, length, most = struct.unpack_from("<4Q3I", facts, 40)
+    if not length or length != most or flags & 1:  # of a broadcast the header knows no number
+        return Whole(size, None)
+    first, seconds = header + 50, ticks / 1e7 - preroll_ms / 1e3
+    begin = read(first, 3)
+    for number in range(count):
         place = first + number * length
         if place < size < place + length:
             return Whole(size, False, True, seconds)  # small pictures that are whole lie in it
-        if read(place, 3) != begin:
+        if place >= size or read(place, 3) != begin:
             return Whole(place, False, place < size, seconds)
     return Whole(size, True)
 
@@ -202,8 +200,9 @@ def _gif(read: Read, size: int) -> Whole:
         head = read(place, 10)
         if head[:1] == b";":
             return Whole(size, True)
-        if head[:1] == b"\0":  # written by careless programs, skipped by all
-            place += 1
+        careless = len(head) - len(head.lstrip(b"\0"))  # zeros that some programs write, and all skip
+        if 0 < careless < len(head):
+            place += careless
             continue
         if head[:1] == b"!":
             place += 2
