@@ -17,6 +17,8 @@ from videomolmo.shipped import nano_masks, nano_pointing
 from videomolmo.synth.clips import Clip, generate_clip
 from videomolmo.video import Frames
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("repeatable", derandomize=True, database=None)  # the same examples in every run
 settings.load_profile("repeatable")
 
@@ -25,6 +27,17 @@ CORPUS = [
     for colour in ("red", "green", "blue")
     for shape in ("circle", "square")
 ]
+
+
+def pytest_sessionfinish(session) -> None:
+    """A worker's worst errors travel to the process that prints the table."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["parity"] = golden.WORST
+
+
+def pytest_testnodedown(node) -> None:
+    for stage, (worst, bound) in node.workeroutput.get("parity", {}).items() if hasattr(node, "workeroutput") else ():
+        golden.WORST[stage] = (max(worst, golden.WORST.get(stage, (0.0, 0.0))[0]), bound)
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
