@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from videomolmo.errors import BadInput
+from videomolmo.whole_files import whole_file
 
 SUFFIX = ".npz"
 
@@ -79,11 +79,5 @@ def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, **arrays)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as unfinished:
+        np.savez_compressed(unfinished, **arrays)

@@ -1,6 +1,5 @@
 """How the ablations leave tables and plots behind: whole or not at all, and every plot says which table it shows."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from videomolmo import provenance
+from videomolmo.whole_files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,10 +15,8 @@ if TYPE_CHECKING:
 
 def write_csv(table: pd.DataFrame, path: Path, **options: Any) -> Path:
     """The table as CSV without its index, whole or not at all; `options` are pandas' own. Returns `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    table.to_csv(temporary, index=False, **options)
-    os.replace(temporary, path)
+    with whole_file(path) as unfinished:
+        table.to_csv(unfinished, index=False, **options)
     return path
 
 

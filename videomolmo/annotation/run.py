@@ -2,21 +2,25 @@
 
 import hashlib
 import json
-import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict
-from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from videomolmo import provenance
 from videomolmo.annotation.records import Settings, annotate_clip
+from videomolmo.cache import key_of
 from videomolmo.datasets import first_records, read_dataset
 from videomolmo.errors import BadInput
+from videomolmo.whole_files import UNFINISHED, read_json, remove_dead, whole_file, write_json, write_text
+from videomolmo.workers import run_all
 
 ROWS, QUALITY, REPORT = "annotations.jsonl", "quality.jsonl", "report.json"
+OURS = (ROWS, QUALITY, REPORT, "parts")
 BINS = 10
 
 
@@ -61,31 +65,48 @@ def annotate_dataset(
         "frame_numbers": "of images", "dataset": name, "split": split, "masks": masks, "clips": count, "names": clips,
         "weights": weights, **asdict(settings),
     }  # fmt: skip
-    provenance.claim(out, made_by, "annotations")
-    parts = out / "parts"
-    parts.mkdir(exist_ok=True)
-    todo = [number for number in range(count) if not _part(parts, number).exists()]
-    refused = {}
-    if todo:
-        with get_context("spawn").Pool(workers, _begin, (name, path, split, masks, settings, parts)) as pool:
-            done = pool.imap_unordered(_annotate, todo)
-            for number, reason in tqdm(done, total=count, initial=count - len(todo), desc="annotate", unit="clip"):
-                if reason:
-                    refused[number] = reason
-    if refused and len(refused) == count:
-        raise BadInput(f"no clip could be annotated; the first: {refused[0]}")
-    there = [_part(parts, number) for number in range(count) if number not in refused]
-    return _gather(out, there, made_by, {names[number]: reason for number, reason in sorted(refused.items())})
+    with provenance.claimed(out, made_by, "annotations", OURS):
+        (out / "parts").mkdir(exist_ok=True)
+        parts = {number: _part(out / "parts", number) for number in range(count)}
+        key = key_of(made_by)
+        todo = [number for number, part in parts.items() if _read_part(part, key) is None]
+        begin = (name, path, split, masks, settings, out / "parts", key)
+        refused = _run(todo, min(workers, len(todo)), begin, count)
+        if refused and len(refused) == count:
+            raise BadInput(f"no clip could be annotated; the first: {refused[0]}")
+        there = (_read_part(part, key) for number, part in parts.items() if number not in refused)
+        return _gather(out, there, made_by, {names[number]: reason for number, reason in sorted(refused.items())})
 
 
 def _part(parts: Path, number: int) -> Path:
     return parts / f"{number:06d}.json"
 
 
-_worker: dict = {}
+def _read_part(path: Path, key: str) -> dict[str, list] | None:
+    """Rows of a clip; None where it is not done, or by other settings."""
+    part = read_json(path)
+    known = isinstance(part, dict) and part.get("made_by") == key
+    return part if known and all(isinstance(part.get(name), list) for name in ("rows", "quality")) else None
 
 
-def _begin(name: str, path: Path | None, split: str | None, masks: str, settings: Settings, parts: Path) -> None:
+def _run(todo: list[int], workers: int, begin: tuple, count: int) -> dict[int, str]:
+    """Annotate clips; the numbers of those that were refused, and why."""
+    import torch
+
+    threads, refused = torch.get_num_threads(), {}
+    try:
+        with closing(run_all(_annotate, todo, workers, "annotate", _begin, begin)) as results:
+            done = tqdm(results, total=count, initial=count - len(todo), desc="annotate", unit="clip")
+            for number, reason in done:
+                if reason:
+                    refused[number] = reason
+    finally:
+        torch.set_num_threads(threads)  # which one worker has changed for itself
+        remove_dead(begin[-2], UNFINISHED)
+    return refused
+
+
+def _begin(name: str, path: Path | None, split: str | None, masks: str, settings: Settings, *target: Any) -> tuple:
     """Once in each process: SAM 2 on one thread, so that all processes compute alike, and the data set's index."""
     import torch
 
@@ -94,31 +115,25 @@ def _begin(name: str, path: Path | None, split: str | None, masks: str, settings
 
     torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    _worker.update(
-        tracker=MaskTracker(load_masks(masks, device)[0]), records=read_dataset(name, path, split),
-        settings=settings, parts=parts,
-    )  # fmt: skip
+    return MaskTracker(load_masks(masks, device)[0]), read_dataset(name, path, split), settings, *target
 
 
-def _annotate(number: int) -> tuple[int, str]:
+def _annotate(begun: tuple, number: int) -> tuple[int, str]:
     """Annotate one clip; its number, and why it was refused: one missing picture need not stop all the others."""
+    tracker, records, settings, parts, key = begun
     try:
-        rows, quality = annotate_clip(_worker["records"][number], _worker["tracker"], _worker["settings"])
+        rows, quality = annotate_clip(records[number], tracker, settings)
     except BadInput as error:
         return number, str(error)
-    target = _part(_worker["parts"], number)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps({"rows": rows, "quality": quality}), encoding="utf-8")
-    unfinished.replace(target)
+    write_text(_part(parts, number), json.dumps({"made_by": key, "rows": rows, "quality": quality}))
     return number, ""
 
 
-def _gather(out: Path, parts: Iterable[Path], made_by: dict, refused: dict[str, str]) -> dict:
+def _gather(out: Path, parts: Iterable[dict], made_by: dict, refused: dict[str, str]) -> dict:
     """Join all parts in the order of the clips; returns the report."""
     verdicts, histogram, several, rows_count = Counter(), [0] * BINS, 0, 0
-    with open(out / ROWS, "w", encoding="utf-8") as rows, open(out / QUALITY, "w", encoding="utf-8") as quality:
-        for part in parts:
-            content = json.loads(part.read_text(encoding="utf-8"))
+    with _lines(out / ROWS) as rows, _lines(out / QUALITY) as quality:
+        for content in parts:
             rows.writelines(json.dumps(row) + "\n" for row in content["rows"])
             rows_count += len(content["rows"])
             for row in content["quality"]:
@@ -137,5 +152,11 @@ def _gather(out: Path, parts: Iterable[Path], made_by: dict, refused: dict[str, 
         "versions": provenance.versions(),
         "commit": provenance.commit(),
     }
-    (out / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_json(out / REPORT, report)
     return report
+
+
+@contextmanager
+def _lines(path: Path) -> Iterator[TextIO]:
+    with whole_file(path) as whole, open(whole, "w", encoding="utf-8") as file:
+        yield file

@@ -1,6 +1,5 @@
 """Ask a model all expressions of a benchmark and keep its masks and answers; goes on where it was stopped."""
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING
 from videomolmo import provenance
 from videomolmo.datasets.record import Expression, Record
 from videomolmo.evaluation.predictions import Predictions
-from videomolmo.whole_files import write_json
+from videomolmo.whole_files import read_json, write_json
 
 if TYPE_CHECKING:
     from videomolmo.grounding import VideoGrounder
@@ -19,16 +18,14 @@ def answer_path(out: Path, record: Record, expression: Expression) -> Path:
     return Predictions(out / "answers").path(record, expression, 0).parent.with_suffix(".json")
 
 
-def read_answer(out: Path, record: Record, expression: Expression) -> dict | None:
+def read_answer(out: Path, record: Record, expression: Expression, made_by: str | None) -> dict | None:
     """What was kept of one expression: key frames with points and texts, number of objects, seconds.
 
-    None where nothing was, or where the sentence is another one by now.
+    None where nothing was, where other settings made it, or where the sentence is another one by now.
     """
-    try:
-        answer = json.loads(answer_path(out, record, expression).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return answer if answer.get("text") == expression.text else None
+    answer = read_json(answer_path(out, record, expression))
+    known = isinstance(answer, dict) and (answer.get("text"), answer.get("made_by")) == (expression.text, made_by)
+    return answer if known else None
 
 
 def predict(
@@ -38,6 +35,7 @@ def predict(
     out: Path,
     predictions: Predictions,
     settings: dict,
+    made_by: str,
 ) -> None:
     """Ground one expression and write a mask for every frame, the answers last.
 
@@ -47,6 +45,7 @@ def predict(
         out: of the evaluation.
         predictions: where masks go.
         settings: `every`, `fusion`, `tau`, `context` of `VideoGrounder.__call__`.
+        made_by: a mark of all settings of the evaluation, kept with the answers.
     """
     begun = time.perf_counter()
     with record.frames() as video:
@@ -57,6 +56,7 @@ def predict(
         answer_path(out, record, expression),
         {
             "text": expression.text,
+            "made_by": made_by,
             "commit": provenance.commit(),
             "objects": int(result.objects),
             "seconds": round(time.perf_counter() - begun, 3),

@@ -1,6 +1,5 @@
 """Predicted masks on disk as public tools and servers take them: one PNG for each frame of each expression."""
 
-import os
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from PIL import Image
 
 from videomolmo.datasets.record import Expression, Record
 from videomolmo.errors import BadInput
+from videomolmo.whole_files import whole_file
 
 LAYOUT = "{clip}/{expression}/{frame}.png"
 FIELDS = ("clip", "expression", "frame", "object", "source", "exp_id")
@@ -79,8 +79,8 @@ class Predictions:
     def write(self, record: Record, expression: Expression, frame: int, mask: Bool[np.ndarray, "height width"]) -> None:
         """One mask as a PNG of 0 and 255."""
         path = self.path(record, expression, frame)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+        with whole_file(path) as unfinished:
+            Image.fromarray(mask.astype(np.uint8) * 255).save(unfinished, "PNG")
 
 
 def _names(record: Record, expression: Expression, frame: int) -> dict[str, str]:
@@ -131,11 +131,9 @@ def write_submission(records: Iterator[Record], predictions: Predictions, datase
         )
     for path, size in sizes.items():
         _check_mask(path, size)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as archive:
+    with whole_file(target, replace=False) as unfinished, zipfile.ZipFile(unfinished, "w") as archive:
         for path, name in entries:
             archive.write(path, name)
-    unfinished.replace(target)
     return len(entries)
 
 

@@ -21,6 +21,7 @@ from videomolmo.inspector.panel_plots import PlotPanel
 from videomolmo.inspector.truth import open_truth
 from videomolmo.inspector.widget_work import somebody_watches, when_quiet
 from videomolmo.results import GroundingResult
+from videomolmo.whole_files import whole_file
 
 
 class TrackInspector:
@@ -99,8 +100,8 @@ class TrackInspector:
         path = Path(path)
         if path.exists():
             raise BadInput(f"{path} exists; choose another name")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self.picture())
+        with whole_file(path, replace=False) as unfinished:
+            unfinished.write_bytes(self.picture())
         return path
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from videomolmo.errors import Terminated
 from videomolmo.sweep.cell import STOPPED, Job, facts_of, run_cell
 from videomolmo.sweep.cluster import Place
 from videomolmo.sweep.grid import Cell, Grid, read_grid
@@ -30,7 +31,7 @@ class Summary:
         bare: cells that are done and left no table, see `collect`.
         lost: cell → what kept it from being run at all, such as a cluster that went away.
         unread: cell that is done → why its table can no longer be read.
-        interrupted: stopped by Ctrl-C or SIGTERM.
+        stopped_by: number of the signal that ended it early: of Ctrl-C, or SIGTERM.
     """
 
     done: int = 0
@@ -39,7 +40,7 @@ class Summary:
     bare: int = 0
     lost: dict[str, str] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
-    interrupted: bool = False
+    stopped_by: int | None = None
 
 
 def prepare(notebook: Path, grid: Path, out: Path) -> tuple[Notebook, Grid, Store]:
@@ -110,8 +111,8 @@ def _run_all(jobs: list[Job], store: Store, executor: Executor, bar: tqdm) -> Su
             summary.failed += state == FAILED
             bar.set_postfix({"failed": summary.failed} if summary.failed else {})
             bar.update()
-    except KeyboardInterrupt:
-        summary.interrupted = True
+    except KeyboardInterrupt as error:
+        summary.stopped_by = getattr(error, "number", signal.SIGINT)
         store.withdraw()  # cells that run end within a second, cells that wait end when they start
         for future in wait(futures, timeout=STOP_WITHIN_S).not_done:
             future.cancel()
@@ -144,8 +145,8 @@ def _counted(summary: Summary, plan: Plan) -> Summary:
 def _terminated_like_interrupted() -> Iterator[None]:
     """SIGTERM, which batch systems send, ends a sweep as Ctrl-C does."""
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    def interrupt(number: int, _: object) -> None:
+        raise Terminated(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield

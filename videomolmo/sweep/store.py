@@ -18,7 +18,7 @@ from videomolmo.errors import BadInput
 from videomolmo.result_folder import check_folder
 from videomolmo.sweep.grid import Grid
 from videomolmo.sweep.notebook import Notebook
-from videomolmo.whole_files import write_json, write_text
+from videomolmo.whole_files import is_trace, write_json, write_text
 
 FILE, NOTEBOOK = "sweep.json", "notebook.ipynb"
 DONE, FAILED, MISSING = "done", "failed", "missing"
@@ -90,7 +90,7 @@ class Store:
                     f"{self.out} holds runs of {before['notebook']} as it was then, and {notebook.path} differs from "
                     f"it; give a new folder, so that one table speaks of one notebook"
                 )
-        elif self.out.is_dir() and {path.name for path in self.out.iterdir()} - OWN:
+        elif self.out.is_dir() and {path.name for path in self.out.iterdir() if not is_trace(path)} - OWN:
             raise BadInput(f"{self.out} is not empty and holds no sweep; give a new folder")
 
     def claim(self, notebook: Notebook, grid: Grid) -> None:

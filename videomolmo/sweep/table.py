@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 from decimal import Decimal
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from videomolmo.errors import BadInput
 from videomolmo.sweep.store import DONE, Record, Store
+from videomolmo.whole_files import whole_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,6 +160,5 @@ def _uniform(table: "pd.DataFrame") -> "pd.DataFrame":
 
 def _write(table: "pd.DataFrame", folder: Path) -> None:
     for name, write in (("results.parquet", table.to_parquet), ("results.csv", table.to_csv)):
-        unfinished = folder / f".{name}.{os.getpid()}"
-        write(unfinished, index=False)
-        unfinished.replace(folder / name)
+        with whole_file(folder / name) as unfinished:
+            write(unfinished, index=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from dataclasses import asdict
@@ -16,7 +15,7 @@ from videomolmo.training.adapters import merge
 from videomolmo.training.assemble import Learner
 from videomolmo.training.checkpoints import learnt
 from videomolmo.training.recipe import Recipe
-from videomolmo.whole_files import write_json
+from videomolmo.whole_files import read_json, write_json
 
 
 def export(learner: Learner, recipe: Recipe, folder: Path) -> Path:
@@ -53,7 +52,8 @@ def write_run(folder: Path, recipe: Recipe, processes: int, start: int, total: i
         epoch: samples of one epoch.
     """
     path = folder / "run.json"
-    before = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.is_file() else []
+    told = read_json(path)
+    before = told["starts"] if isinstance(told, dict) and isinstance(told.get("starts"), list) else []
     new = {"time": round(time.time(), 1), "step": start, "processes": processes, "recipe": asdict(recipe)} | _made_by()
     write_json(path, {"total_steps": total, "samples_per_epoch": epoch, "starts": [*before, new]})
 

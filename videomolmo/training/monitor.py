@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from videomolmo.training.run_state import append_log
+from videomolmo.whole_files import write_json, write_text
 
 SPAN = 20  # steps that the recent mean of the loss looks back
 LEAST = 0.1  # a loss below it is as good: what it is multiplied with says nothing
@@ -120,7 +120,7 @@ def keep_offending(folder: Path, step: int, process: int, reason: str, passes: l
     place = folder / "offending"
     place.mkdir(exist_ok=True)
     path = place / f"step_{step:08d}_process_{process}.json"
-    path.write_text(json.dumps({"step": step, "reason": reason, "passes": passes}, indent=1) + "\n", encoding="utf-8")
+    write_json(path, {"step": step, "reason": reason, "passes": passes})
     torch.save({name: value.cpu() for name, value in tensors.items()}, path.with_suffix(".pt"))
     return path
 
@@ -142,9 +142,7 @@ def _cut(path: Path, start: int) -> None:
     rows = read_metrics(path.parent)
     kept = [row for row in rows if row.get("step", 0) <= start]
     if path.is_file():
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        os.replace(temporary, path)
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def _board(folder: Path, start: int):
