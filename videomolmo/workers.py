@@ -52,8 +52,8 @@ def run_all(
         pool.shutdown()
     except BrokenProcessPool as error:
         raise BadInput(
-            f"{doing}: one of {workers} processes died before its work was done, perhaps for want of memory; what was "
-            "finished is kept, so run it again, with fewer workers or one"
+            f"{doing}: one of {workers} processes died, perhaps for want of memory; what was finished is kept, so run "
+            "it again, with fewer workers or one"
         ) from error
     finally:
         for process in set(multiprocessing.active_children()) - others:

@@ -77,10 +77,13 @@ def feed(batches: MicroBatches, workers: int) -> Iterator[MicroBatch]:
         reason = error.strerror or error
         print(f"train: no further processes here ({reason}; is /dev/shm missing?): one does it all", file=sys.stderr)
         loaded = iter(_loader(batches, 0))
-    for micro in loaded:
-        if isinstance(micro, BadInput):
-            raise micro
-        yield micro
+    try:
+        for micro in loaded:
+            if isinstance(micro, BadInput):
+                raise micro
+            yield micro
+    finally:
+        del loaded  # now, whoever keeps the error and what it holds: with it, workers end
 
 
 def _loader(batches: MicroBatches, workers: int) -> DataLoader:
