@@ -151,7 +151,7 @@ def test_a_worker_killed_from_outside_is_noticed_while_it_works(tmp_path):
 
 
 def test_nothing_else_makes_a_pool():
-    """The pools of `multiprocessing` start dead workers again for ever; only this file has one, and it is none of them."""
+    """The pools of `multiprocessing` start dead workers again for ever."""
     found = {
         path.relative_to(ROOT / "videomolmo").as_posix()
         for path in (ROOT / "videomolmo").rglob("*.py")

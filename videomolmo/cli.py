@@ -73,8 +73,9 @@ def _ended_in_order() -> Iterator[None]:
     try:
         yield
     finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
+        if not asked:  # else the process ends, and what it still removes is not to be disturbed
+            for number in numbers:
+                signal.signal(number, signal.SIG_DFL)
 
 
 def _line_of(error: OSError, argv: Sequence[str] | None) -> str:
@@ -82,13 +83,9 @@ def _line_of(error: OSError, argv: Sequence[str] | None) -> str:
     remedy = "make room there" if error.errno in FULL else "check the path and who may use it"
     if isinstance(error.filename, (str, bytes)):
         return f"{os.fsdecode(error.filename)}: {error.strerror or error}; {remedy}"
-    try:
-        sys.stdout.flush()
-    except OSError:  # it is the output that cannot be written
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor can it at the last flush
-        return f"standard output: cannot be written ({error.strerror or error}); {remedy}"
     command = next(iter(sys.argv[1:] if argv is None else argv), "")
-    return f"{command}: the system refused what was asked of it ({error.strerror or error}); {remedy}"
+    doing = "standard output or a log cannot be written" if error.errno in FULL else "stopped by the system"
+    return f"{command}: {doing} ({error.strerror or error}); {remedy}"
 
 
 def _parser() -> argparse.ArgumentParser:
