@@ -208,6 +208,8 @@ def _save(result: "GroundingResult", folder: Path, overwrite: bool) -> Path:
     try:
         return result.save(folder, overwrite=overwrite)
     except BadInput as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
+            raise
         number = next(n for n in range(1, 1000) if not folder.with_name(f"{folder.name}.{n}").exists())
         print(f"videomolmo: {error}", file=sys.stderr)
         return result.save(folder.with_name(f"{folder.name}.{number}"))

@@ -38,11 +38,11 @@ def run_all(
         BadInput: a worker died; what it had finished stays.
     """
     workers = min(workers, len(jobs))
-    pool = _pool(workers, doing, begin, given) if workers > 1 else None
-    if pool is None:
+    if workers < 2 or no_more_processes(doing):
         begun = begin(*given) if begin and jobs else given
         yield from (work(begun, job) for job in jobs)
         return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (begin, given))
     others = set(multiprocessing.active_children())
     try:
         with _plain_path():
@@ -61,13 +61,15 @@ def run_all(
         pool.shutdown(cancel_futures=True)
 
 
-def _pool(workers: int, doing: str, begin: Callable | None, given: tuple) -> ProcessPoolExecutor | None:
+def no_more_processes(doing: str) -> bool:
+    """Whether the system gives no further processes, as without shared memory (/dev/shm); standard error says so."""
     try:
-        return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (begin, given))
+        multiprocessing.Lock()
     except (OSError, ImportError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or error
         print(f"{doing}: no further processes here ({reason}; is /dev/shm missing?): one does it all", file=sys.stderr)
-        return None
+        return True
+    return False
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from videomolmo.model import PointingProcessor
 from videomolmo.model.processor import collate
 from videomolmo.training.order import Slices
 from videomolmo.training.samples import Samples
+from videomolmo.workers import no_more_processes
 
 PREFETCHED = 2  # micro-batches that wait for each worker
 
@@ -60,7 +60,7 @@ def feed(batches: MicroBatches, workers: int) -> Iterator[MicroBatch]:
 
     What a sample is depends on its position alone, so the number of workers changes nothing but the speed. At most
     `workers` × `PREFETCHED` micro-batches wait in memory. Where the system gives no further process, as without shared
-    memory (/dev/shm), a line on standard error says so, and this one decodes.
+    memory, a line on standard error says so, and this one decodes.
 
     Args:
         batches: of this process.
@@ -71,12 +71,15 @@ def feed(batches: MicroBatches, workers: int) -> Iterator[MicroBatch]:
     """
     if workers:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        loaded = iter(_loader(batches, workers))
-    except OSError as error:
-        reason = error.strerror or error
-        print(f"train: no further processes here ({reason}; is /dev/shm missing?): one does it all", file=sys.stderr)
-        loaded = iter(_loader(batches, 0))
+    if workers and no_more_processes("train"):
+        workers = 0
+    loaded = iter(
+        DataLoader(
+            batches, batch_size=None, shuffle=False, num_workers=workers,
+            prefetch_factor=PREFETCHED if workers else None, worker_init_fn=_settle,
+            generator=torch.Generator().manual_seed(batches.samples.seed),
+        )
+    )  # fmt: skip
     try:
         for micro in loaded:
             if isinstance(micro, BadInput):
@@ -84,14 +87,6 @@ def feed(batches: MicroBatches, workers: int) -> Iterator[MicroBatch]:
             yield micro
     finally:
         del loaded  # now, whoever keeps the error and what it holds: with it, workers end
-
-
-def _loader(batches: MicroBatches, workers: int) -> DataLoader:
-    return DataLoader(
-        batches, batch_size=None, shuffle=False, num_workers=workers,
-        prefetch_factor=PREFETCHED if workers else None, worker_init_fn=_settle,
-        generator=torch.Generator().manual_seed(batches.samples.seed),
-    )  # fmt: skip
 
 
 @contextmanager
