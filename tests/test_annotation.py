@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import miniature_datasets as mini
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +27,7 @@ from videomolmo.datasets import read_dataset
 from videomolmo.datasets.annotations import LabelPNGs
 from videomolmo.datasets.record import Expression, Record, pictures
 from videomolmo.errors import BadInput
+from videomolmo.whole_files import held
 
 ROWS, COLUMNS = np.mgrid[:40, :60]
 
@@ -189,6 +192,58 @@ def test_the_same_bytes_with_more_workers_and_after_a_kill(annotated: Path, tmp_
         assert (annotated / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     report = json.loads((annotated / "report.json").read_text(encoding="utf-8"))
     assert report["versions"]["torch"] and report["seed"] == 0
+
+
+@pytest.mark.slow
+def test_files_that_a_power_cut_emptied_or_cut_are_not_done(annotated: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cut"
+    shutil.copytree(annotated, out)
+    parts = sorted((out / "parts").iterdir())
+    for path, content in (
+        (out / "settings.json", b""), (out / "report.json", b"\0" * 50), (out / "annotations.jsonl", b""),
+        (parts[0], b""), (parts[1], parts[1].read_bytes()[:-3]),
+        (parts[2], json.dumps({"made_by": "other settings", "rows": [], "quality": []}).encode()),
+    ):  # fmt: skip
+        path.write_bytes(content)
+    annotate_dataset("generated", None, out, SETTINGS, limit=3)
+    for path in annotated.rglob("*.json*"):
+        assert path.read_bytes() == (out / path.relative_to(annotated)).read_bytes()
+
+
+@pytest.mark.slow
+def test_two_at_once_in_one_folder_are_refused(annotated: Path, capsys) -> None:
+    before = {path: path.read_bytes() for path in annotated.rglob("*") if path.is_file()}
+    arguments = ["annotate", "--benchmark", "generated", "--limit", "3", "--every", "30", "--candidates", "4"]
+    with held(annotated):
+        assert main([*arguments, "--out", str(annotated)]) == 2
+    assert f"another process works in {annotated}; wait for it" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in annotated.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_a_killed_worker_ends_the_work_in_one_line_and_sigterm_in_order(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    command = [
+        sys.executable, "-m", "videomolmo.cli", "annotate", "--benchmark", "generated", "--every", "4", "--workers", "2"
+    ]  # fmt: skip
+    for out, code in ((tmp_path / "killed", 2), (tmp_path / "ended", 143)):
+        process = subprocess.Popen(
+            [*command, "--out", out], env=environment, text=True, stderr=subprocess.PIPE, start_new_session=True
+        )
+        until = time.monotonic() + 300
+        while not list(out.glob("parts/*.json")) and time.monotonic() < until and process.poll() is None:
+            time.sleep(0.1)
+        workers = psutil.Process(process.pid).children()
+        if code == 2:
+            next(worker for worker in workers if "spawn_main" in " ".join(worker.cmdline())).kill()
+        else:
+            os.killpg(process.pid, signal.SIGTERM)  # as a batch system does
+        errors = process.communicate(timeout=300)[1].splitlines()
+        line = "one of 2 processes died" if code == 2 else "ended by SIGTERM"
+        assert process.returncode == code and line in errors[-1] and "Traceback" not in "".join(errors)
+        assert not psutil.wait_procs(workers, timeout=300)[1]
+        assert sorted(path.name for path in out.iterdir()) == ["parts", "settings.json"]
+        assert all(path.suffix == ".json" for path in (out / "parts").iterdir())
 
 
 @pytest.mark.parametrize(

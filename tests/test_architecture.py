@@ -17,12 +17,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A file imports only from its own row or a lower number. The longest matching name counts.
 ROWS = {
     # 0 plain Python
-    "errors": 0, "stopwatch": 0, "prompts": 0, "provenance": 0, "shipped": 0, "whole_files": 0,
-    "listing": 0,
-    # 1 numpy
+    "errors": 0, "stopwatch": 0, "prompts": 0, "shipped": 0, "workers": 0, "listing": 0,
+    # 1 numpy, filelock
     "points": 1, "fusion": 1, "metrics": 1, "video": 1, "video_read": 1, "video_write": 1, "spool": 1, "synth": 1,
     "video_packets": 1, "video_bytes": 1, "video_turn": 1, "video_decord": 1, "image_folder": 1, "mask_pictures": 1,
-    "plain": 1, "hub": 1, "cache": 1, "tables": 1, "untrusted": 1, "stored": 1,
+    "plain": 1, "hub": 1, "cache": 1, "tables": 1, "untrusted": 1, "stored": 1, "whole_files": 1, "provenance": 1,
     # 2 numpy: what a result is, and pictures of it
     "result_folder": 2, "results": 2, "drawing": 2, "exercises": 2, "datasets": 2,
     # 3 torch: the two backbones, and what they read

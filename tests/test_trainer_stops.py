@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -22,6 +24,7 @@ from videomolmo.training import monitor, trainer
 from videomolmo.training.assemble import Objective
 from videomolmo.training.monitor import Diverged, Watch
 from videomolmo.training.recipe import Optimiser, Run
+from videomolmo.training.samples import Samples
 from videomolmo.training.trainer import train
 
 model, rows = fixture_of(tiny_model), fixture_of(rows_of_blocks)
@@ -60,6 +63,32 @@ def test_a_broken_clip_ends_the_run_in_one_line_and_may_be_replaced_from_there(m
         train(recipe, progress=False)
     assert "\n" not in str(caught.value)
     assert train(replace(recipe, data=replace(recipe.data, broken="replace")), progress=False).step == 2
+
+
+def test_a_worker_that_dies_ends_the_run_in_one_line(model, rows, tmp_path, monkeypatch):
+    own = Samples.__getitem__
+
+    def dies(self, position):
+        if torch.utils.data.get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return own(self, position)
+
+    monkeypatch.setattr(Samples, "__getitem__", dies)
+    recipe = recipe_of(model, rows, tmp_path / "run", steps=2, workers=2)
+    with pytest.raises(BadInput, match=r"^train: one of 2 processes that read data died .*fewer run\.workers or 0$"):
+        train(recipe, progress=False)
+    assert not multiprocessing.active_children()
+    monkeypatch.undo()
+    assert train(recipe, progress=False).step == 2
+
+
+def test_without_shared_memory_the_training_process_reads_data_itself(model, rows, tmp_path, monkeypatch, capsys):
+    def none(*_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr("_multiprocessing.SemLock", none)  # what fails without /dev/shm
+    assert train(recipe_of(model, rows, tmp_path / "run", steps=1, workers=2), progress=False).step == 1
+    assert "train: no further processes here (No such file or directory; is /dev/shm" in capsys.readouterr().err
 
 
 def test_data_that_came_since_are_another_run(model, tmp_path):

@@ -1,28 +1,40 @@
 """The command line: `videomolmo ground` and its kin; commands on data sets are in files of their own."""
 
 import argparse
+import errno
 import os
 import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videomolmo import data_cli, sweep_cli, train_cli, work_cli
-from videomolmo.errors import BadInput
+from videomolmo.errors import BadInput, Terminated
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+ENDING_S = 10.0  # in which what asks again to end is not heard: `timeout` sends its signal twice
 
 if TYPE_CHECKING:
     from videomolmo.results import GroundingResult
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, or 2 when the input was refused (one line on standard error)."""
+    """Run a command; returns the exit code: 0, or 2 when the input was refused (one line on standard error).
+
+    Ctrl-C, SIGTERM and SIGHUP end it in order, with 128 and their number: nothing temporary stays.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal or file that knows no “×” is no reason to stop
     try:
-        options = _parser().parse_args(argv)
-        code = options.run(options)
+        with _ended_in_order():
+            options = _parser().parse_args(argv)
+            code = options.run(options)
         sys.stdout.flush()  # here, where a reader that went away is still noticed
         return code
     except BadInput as error:
@@ -32,9 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor will there be at the last flush
         return 141
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"videomolmo: {place}{error.strerror or error}; check the path and who may use it", file=sys.stderr)
+        print(f"videomolmo: {_line_of(error, argv)}", file=sys.stderr)
         return 2
+    except Terminated as error:
+        print(f"videomolmo: ended by {signal.Signals(error.number).name}", file=sys.stderr)
+        return 128 + error.number
     except KeyboardInterrupt:
         print("videomolmo: interrupted", file=sys.stderr)
         return 130
@@ -72,6 +86,41 @@ class Command(argparse.ArgumentParser):
         known = self._option_string_actions
         meant = [known[text]] if text in known else [known[name] for name in known if name.startswith(text)]
         return "=" not in text and any(action.nargs != 0 for action in meant)
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Signals that end a process at once raise `Terminated` instead, so that it puts its things away."""
+    asked = 0.0
+
+    def end(number: int, _: object) -> None:
+        nonlocal asked
+        if not asked or time.monotonic() - asked > ENDING_S:
+            asked = time.monotonic()
+            raise Terminated(number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    numbers = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]  # not under nohup
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        if not asked:  # else the process ends, and what it still removes is not to be disturbed
+            for number in numbers:
+                signal.signal(number, signal.SIG_DFL)
+
+
+def _line_of(error: OSError, argv: Sequence[str] | None) -> str:
+    """What the system refused: which path, or at least which command and what it was about to do."""
+    remedy = "make room there" if error.errno in FULL else "check the path and who may use it"
+    if isinstance(error.filename, (str, bytes)):
+        return f"{os.fsdecode(error.filename)}: {error.strerror or error}; {remedy}"
+    command = next(iter(sys.argv[1:] if argv is None else argv), "")
+    doing = "standard output or a log cannot be written" if error.errno in FULL else "stopped by the system"
+    return f"{command}: {doing} ({error.strerror or error}); {remedy}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -194,6 +243,8 @@ def _save(result: "GroundingResult", folder: Path, overwrite: bool) -> Path:
     try:
         return result.save(folder, overwrite=overwrite)
     except BadInput as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
+            raise
         number = next(n for n in range(1, 1000) if not folder.with_name(f"{folder.name}.{n}").exists())
         print(f"videomolmo: {error}", file=sys.stderr)
         return result.save(folder.with_name(f"{folder.name}.{number}"))
@@ -252,7 +303,9 @@ def _estimate(options: argparse.Namespace) -> int:
 
 
 def _check_new(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    from videomolmo.whole_files import is_trace
+
+    if folder.exists() and (not folder.is_dir() or not all(map(is_trace, folder.iterdir()))):
         raise BadInput(f"{folder} is there already and not empty; name a new folder, nothing was written")
 
 

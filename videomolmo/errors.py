@@ -1,4 +1,12 @@
-"""The one error a user is meant to read: what was given, what was expected, what to do."""
+"""The one error a user is meant to read (what was given, what was expected, what to do), and a wish to stop."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or its like: what runs ends as after Ctrl-C, and the command line exits with 128 + `number`."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class BadInput(ValueError):

@@ -2,17 +2,24 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import platform
+import re
 import subprocess
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from videomolmo.errors import BadInput
-from videomolmo.whole_files import is_unfinished, write_json
+from videomolmo.whole_files import held, is_trace, reason_of, write_json
 
 PACKAGES = ("videomolmo", "torch", "transformers", "sam2", "numpy", "av", "opencv-python-headless", "tokenizers")
+SETTINGS = "settings.json"
+_LEFT = re.compile(r"\.settings\.json\.\d+")  # what versions before this one left where they were killed
+_OWN = re.compile(rf"settings\.json(\.\d+\.old)?|{_LEFT.pattern}")
 
 
 def versions() -> dict[str, str]:
@@ -41,40 +48,71 @@ def commit() -> str | None:
     return head.stdout.strip() + ("+" if status.stdout.strip() else "") if head.returncode == 0 else None
 
 
-def claim(out: Path, made_by: dict, what: str) -> None:
+@contextmanager
+def claimed(out: Path, made_by: dict, what: str, ours: Collection[str] = ()) -> Iterator[None]:
+    """`claim` a folder and hold it while the block runs, so that nobody else works there.
+
+    Raises:
+        BadInput: as `claim`, or another process holds it.
+    """
+    claim(out, made_by, what, ours)
+    with held(out):
+        claim(out, made_by, what, ours)  # again, now that nobody else can
+        yield
+
+
+def claim(out: Path, made_by: dict, what: str, ours: Collection[str] = ()) -> None:
     """Write settings.json into a new folder, or make sure that the one there says the same, so that work can go on.
 
     Args:
         out: folder of results; made where missing.
         made_by: the settings, ready for JSON.
         what: "annotations" or the like, for messages.
+        ours: names of results that say themselves what made them: where nothing else is there, settings that a power
+            cut or a full disk broke are written again. What cannot be read stays, as settings.json.1.old.
 
     Raises:
         BadInput: the folder holds other things, or results of other settings, or cannot be written.
     """
-    known = out / "settings.json"
+    known = out / SETTINGS
     try:
+        there = [path.name for path in out.iterdir() if not is_trace(path)] if out.is_dir() else []
+        foreign = {name for name in there if name not in ours and not _OWN.fullmatch(name)}
         if known.is_file():
-            before = json.loads(known.read_text(encoding="utf-8-sig"))
-            if not isinstance(before, dict):
-                raise BadInput(f"{known} holds no settings; give a new folder")
-            different = sorted(key for key in made_by if before.get(key) != made_by[key])
-            if different:
-                told = [f"{key} ({before.get(key)!r:.60}, now {made_by[key]!r:.60})" for key in different]
-                raise BadInput(f"{out} holds {what} with other {', '.join(told)}; give a new folder")
-            return
-        there = list(out.iterdir()) if out.is_dir() else []
-        left = [path for path in there if is_unfinished(path, known.name)]
-        if len(there) > len(left) or (out.exists() and not out.is_dir()):
+            try:
+                _compare(known, out, made_by, what)
+                return
+            except (ValueError, RecursionError) as error:
+                if isinstance(error, BadInput):
+                    raise
+                if foreign or not ours:
+                    raise BadInput(f"{known} cannot be read ({error}); give a new folder") from error
+                if known.read_bytes().strip(b"\0 \r\n"):
+                    known.rename(_unused(known))
+        elif foreign or set(there) & set(ours) or (out.exists() and not out.is_dir()):
             raise BadInput(f"{out} is there and not empty, and what it holds is not {what}; give a new folder")
-        out.mkdir(parents=True, exist_ok=True)
-        for path in left:
-            path.unlink(missing_ok=True)
         write_json(known, made_by)
+        for name in filter(_LEFT.fullmatch, there):
+            (out / name).unlink(missing_ok=True)
     except OSError as error:
-        raise BadInput(f"{out} cannot be used ({error.strerror or error}); give another folder") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadInput(f"{known} cannot be read ({error}); give a new folder") from error
+        raise BadInput(f"{out} cannot be used ({reason_of(error)}); give another folder") from error
+
+
+def _compare(known: Path, out: Path, made_by: dict, what: str) -> None:
+    """Nothing where settings that are there are these; a ValueError that is no BadInput where they are broken."""
+    before = json.loads(known.read_text(encoding="utf-8-sig"))
+    if not isinstance(before, dict):
+        raise BadInput(f"{known} holds no settings; give a new folder")
+    different = sorted(key for key in made_by if before.get(key) != made_by[key])
+    if different:
+        told = [f"{key} ({before.get(key)!r:.60}, now {made_by[key]!r:.60})" for key in different]
+        raise BadInput(f"{out} holds {what} with other {', '.join(told)}; give a new folder")
+
+
+def _unused(path: Path) -> Path:
+    """A name beside a file that nothing has: settings.json.1.old and so on."""
+    names = (path.with_name(f"{path.name}.{number}.old") for number in itertools.count(1))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def sha256(path: Path) -> str:

@@ -1,9 +1,7 @@
 """Folders of results: what lies in them, whether one may be written, and how a new result takes an old one's place."""
 
-import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +10,8 @@ from typing import Any
 from videomolmo.errors import BadInput
 from videomolmo.plain import as_path
 from videomolmo.spool import WINDOW_FILE
-from videomolmo.stored import read_json
+from videomolmo.stored import parse, read_bytes
+from videomolmo.whole_files import held, is_trace, put, put_all, reason_of, unfinished, write_json
 
 OWN = {"sentence", "times_s", "objects"}  # by which a run.json is known as ours
 BETWEEN = {"videomolmo": "this result is being replaced"}  # run.json while it is
@@ -42,7 +41,7 @@ def check_folder(folder: str | Path, *, overwrite: bool, source: Any = None, res
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise BadInput(f"{folder}: no permission to write in {nearest}; choose another folder")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+    if not overwrite and folder.is_dir() and not all(map(is_trace, folder.iterdir())):
         raise BadInput(f"{folder} is not empty; choose another folder, or --overwrite to replace the results in it")
     for name in FILES:
         if (folder / name).is_dir():
@@ -63,7 +62,9 @@ def _check_own(folder: Path) -> None:
     if not (files or inner):
         return
     try:
-        facts = read_json(folder / FILES[-1])
+        content = read_bytes(folder / FILES[-1])
+        is_blank = not content.strip(b"\0")  # what a power cut may leave of a file
+        facts = BETWEEN if is_blank else parse(dict[str, Any], content, FILES[-1])
         ours = facts.keys() >= OWN or facts == BETWEEN
     except (OSError, BadInput):
         ours = False
@@ -121,14 +122,16 @@ def new_results(folder: str | Path, *, overwrite: bool, source: Any = None) -> I
         folder = check_folder(folder, overwrite=overwrite, source=source)
         made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".unfinished.", dir=folder) as place:
+        with unfinished(folder) as place:
             for name in FOLDERS:
-                (Path(place) / name).mkdir()
-            yield Path(place)
-            _take_place(Path(place), folder)
+                (place / name).mkdir()
+            yield place
+            with held(folder, wait=True):
+                check_folder(folder, overwrite=overwrite, source=source)  # others may have written there meanwhile
+                _take_place(place, folder)
             made = []
     except OSError as error:
-        raise BadInput(f"{folder}: cannot write there ({error.strerror or error}); choose another folder") from error
+        raise BadInput(f"{folder}: cannot write there ({reason_of(error)}); choose another folder") from error
     finally:
         for path in made:  # empty again
             if path.is_dir() and not any(path.iterdir()):
@@ -138,18 +141,16 @@ def new_results(folder: str | Path, *, overwrite: bool, source: Any = None) -> I
 def _take_place(place: Path, folder: Path) -> None:
     """Move finished results from `place` to where they belong; in between run.json says so, and no mixture is read."""
     _set_corrections_aside(folder)
-    (place / "between").write_text(json.dumps(BETWEEN), "utf-8")
-    os.replace(place / "between", folder / FILES[-1])
+    write_json(folder / FILES[-1], BETWEEN)
     for name, pattern in FOLDERS.items():
         (folder / name).mkdir(exist_ok=True)
         for path in (folder / name).iterdir():
             if pattern.fullmatch(path.name):
                 path.unlink()
-        for path in (place / name).iterdir():
-            os.replace(path, folder / name / path.name)
+        put_all((place / name).iterdir(), folder / name)
     for name in FILES:
         if (place / name).exists():
-            os.replace(place / name, folder / name)
+            put(place / name, folder / name)
         else:
             (folder / name).unlink(missing_ok=True)
 

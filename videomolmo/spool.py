@@ -1,7 +1,6 @@
 """Masks of a whole clip on disk, one file a window, read when asked for, so that memory does not grow with the clip."""
 
 import re
-import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable
@@ -12,7 +11,9 @@ import numpy as np
 
 from videomolmo.errors import BadInput
 from videomolmo.stored import MOST_FRAMES, MOST_OBJECTS, MOST_PIXELS, StoredArrays
+from videomolmo.whole_files import held_folder, let_go, told
 
+TEMPORARY = "videomolmo_masks."  # how temporary folders begin
 WINDOW_FILE = re.compile(r"\d{5,}\.npz")
 LAYERS = ("fused", "forward", "backward")
 
@@ -83,13 +84,16 @@ class MaskSpool:
     """The three layers of masks of a clip: `fused`, `forward`, `backward`, in files `00000.npz` named by first frame.
 
     Args:
-        folder: where the files lie or will lie; None takes a temporary folder that goes with this object.
+        folder: where the files lie or will lie; None takes a temporary folder that goes with this object. If the
+            process is killed, the next one that takes such a folder removes it.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="videomolmo_") if folder is None else folder)
         if folder is None:
-            weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+            with told("cannot hold temporary files", Path(tempfile.gettempdir())):
+                folder, lock = held_folder(Path(tempfile.gettempdir()), TEMPORARY)
+            weakref.finalize(self, let_go, folder, lock)
+        self.folder = Path(folder)
         names = [path.name for path in self.folder.glob("*.npz")]
         starts = {int(name[:-4]) for name in names if WINDOW_FILE.fullmatch(name)}
         self._starts = sorted(start for start in starts if f"{start:05d}.npz" in names)
@@ -104,7 +108,8 @@ class MaskSpool:
         shape = np.array(layers["fused"].shape)
         flags = {f"has_{name}": value for name, value in known.items()}
         path = self.folder / f"{start:05d}.npz"
-        np.savez_compressed(path, ids=np.array(ids, int), shape=shape, **packed, **flags)
+        with told("masks cannot be written", path):
+            np.savez_compressed(path, ids=np.array(ids, int), shape=shape, **packed, **flags)
         self._starts = sorted({*self._starts, start})
         self._cache.pop(start, None)
 

@@ -108,9 +108,9 @@ def _run(given: dict) -> int:
         print(f"run again: {name}: {reason}; what was there is kept as cells/{name}.*.old", file=sys.stderr)
     for name, reason in summary.unread.items():
         print(f"without its rows: {name}: {reason}; remove cells/{name} to have it run again", file=sys.stderr)
-    if summary.interrupted:
+    if summary.stopped_by is not None:
         print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+        return 128 + summary.stopped_by
     if summary.failed:
         print("tracebacks: failed.json in each cell's folder; --retry-failed runs them again", file=sys.stderr)
     return 1 if summary.failed or summary.missing or summary.unread else 0

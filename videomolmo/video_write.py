@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from videomolmo.errors import BadInput
+from videomolmo.whole_files import put, reason_of, unfinished
 
 _SUFFIXES = (".mp4", ".m4v", ".mov")
 _TICKS = 120_000  # a second, of which the usual rates, milliseconds and 30000/1001 are whole numbers
@@ -31,8 +31,8 @@ def _ticks(times_s: Sequence[float] | np.ndarray) -> list[int]:
 class VideoWriter:
     """Writes RGB frames to an H.264 file: yuv420p, index in front, BT.709 colours, as browsers want it.
 
-    The frames go to a temporary file beside `path`, which takes that name at `close`; when the `with` block ends in an
-    exception the temporary file is removed and an older file of that name stays as it was.
+    The frames go to a file in a hidden folder beside `path`, which takes that name at `close`; when the `with` block
+    ends in an exception that folder is removed and an older file of that name stays as it was.
 
     Args:
         path: file to write, ending in .mp4, .m4v or .mov; its folder must exist.
@@ -85,17 +85,18 @@ class VideoWriter:
         self._unit, self._ticks, self._lasting = 1 / self._rate, None, {}
         if times_s is not None:
             self._unit, self._ticks = Fraction(1, _TICKS), _ticks(times_s)
-        self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}{self.path.suffix}")
-        self._container = None
-        self._open()
+        self._container, self._until_done = None, ExitStack()
+        try:
+            self._temporary = self._until_done.enter_context(unfinished(self.path.parent)) / self.path.name
+            self._open()
+        except OSError as error:
+            self._until_done.close()
+            raise BadInput(f"{self.path}: cannot be written ({reason_of(error)}); choose another folder") from None
 
     def _open(self) -> None:
         import av
 
-        try:
-            self._container = av.open(f"file:{self._temporary}", "w", options={"movflags": "+faststart"})
-        except OSError as error:
-            raise BadInput(f"{self.path}: cannot be written ({error.strerror}); choose another folder") from None
+        self._container = av.open(f"file:{self._temporary}", "w", options={"movflags": "+faststart"})
         # One thread and no look-ahead: with either, x264 writes the same frames differently from run to run.
         repeatable = "threads=1:rc-lookahead=0:sync-lookahead=0:mbtree=0"
         options = {"crf": "18", "preset": "veryfast", "x264-params": repeatable}
@@ -164,11 +165,12 @@ class VideoWriter:
             with self._refusal_in_one_line():
                 self._mux(None)
                 self._container.close()
-            os.replace(self._temporary, self.path)
+            put(self._temporary, self.path)
         except BaseException:
             self.abandon()
             raise
         self._container = None
+        self._until_done.close()
 
     def abandon(self) -> None:
         """Stop and remove what was written; the file of that name, if any, stays as it was."""
@@ -181,7 +183,7 @@ class VideoWriter:
         except (OSError, av.FFmpegError):
             pass  # nobody needs the end of this file
         finally:
-            self._temporary.unlink(missing_ok=True)
+            self._until_done.close()
 
     @contextmanager
     def _refusal_in_one_line(self) -> Iterator[None]:

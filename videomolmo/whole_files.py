@@ -1,24 +1,232 @@
-"""Files that appear whole or not at all, whenever the process is killed."""
+"""Files that appear whole or not at all, folders that one process holds, and the end of what dead processes left."""
 
+import contextlib
+import errno
 import json
 import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from videomolmo.errors import BadInput
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+LOCK = ".videomolmo.lock"  # in a folder that a process holds
+UNFINISHED = ".unfinished."  # how folders begin that hold what takes its place once it is whole
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+@contextmanager
+def whole_file(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
+    """Where to write a file: its own name in a hidden folder beside it, from which it moves when the block ends well.
+
+    It is on the disk before it takes the place of an earlier file, so that a power cut leaves the one or the other.
+
+    Args:
+        path: of the file; its folder is made where missing.
+        replace: whether an earlier file may be replaced.
+
+    Raises:
+        BadInput: there is such a file, and `replace` is False.
+        OSError: it cannot be written; see `told`.
+    """
+    path = Path(path)
+    with told("cannot be written", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished(path.parent) as place:
+            yield place / path.name
+            put(place / path.name, path, replace=replace)
+
+
+@contextmanager
+def files_of(folder: str | Path, last: str) -> Iterator[Path]:
+    """Where to write files that appear in `folder` when the block ends well; `last` is the sign that all are there.
+
+    Raises:
+        OSError: they cannot be written; see `told`.
+    """
+    folder = Path(folder)
+    with told("cannot be written", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with unfinished(folder) as place:
+            (place / "files").mkdir()
+            yield place / "files"
+            put_all(sorted((place / "files").iterdir(), key=lambda path: path.name == last), folder)
+
+
+def put(source: Path, path: Path, *, replace: bool = True) -> None:
+    """Move a file, or a folder with files, to its place once all of it is on the disk; `replace` as in `whole_file`."""
+    for file in [*source.rglob("*"), source] if source.is_dir() else [source]:
+        _sync(file)
+    if replace:
+        os.replace(source, path)
+    else:
+        _take_name(source, path)
+    _sync(path.parent)
+
+
+def put_all(sources: Iterable[Path], folder: Path) -> None:
+    """Move files into a folder, under their names; as `put`, but many at once."""
+    sources = list(sources)
+    for source in sources:
+        _sync(source)
+    for source in sources:
+        os.replace(source, folder / source.name)
+    _sync(folder)
+
+
+def _take_name(source: Path, path: Path) -> None:
+    """Give a file or folder its name where nothing else has that; an empty folder does not count."""
+    try:
+        if source.is_dir():
+            os.rename(source, path)
+        else:
+            os.link(source, path)
+    except OSError as error:  # some disks know no such links
+        if os.path.lexists(path):
+            raise BadInput(f"{path} exists; give another name") from error
+        os.replace(source, path)
+
+
+def _sync(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk."""
+    with contextlib.suppress(PermissionError):  # a folder, on Windows
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        except OSError as error:
+            if error.errno not in {errno.EINVAL, errno.EBADF, *_NO_LOCKS}:  # of disks that have no such thing
+                raise
+        finally:
+            os.close(number)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text beside its place, under a hidden name that begins with its own, and move it there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
-
-
-def is_unfinished(path: Path, name: str) -> bool:
-    """Whether a file is what `write_text` leaves of `name` when it is killed."""
-    return path.is_file() and path.name.startswith(f".{name}.") and path.name.rpartition(".")[2].isdecimal()
+    """A `whole_file` of text, in UTF-8."""
+    with whole_file(path) as unfinished_file:
+        unfinished_file.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """`write_text` of plain JSON, indented."""
+    """A `whole_file` of plain JSON, indented."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote; None where no such file is there, or one that is empty or broken: it is not done."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return None
+
+
+@contextmanager
+def told(trouble: str, path: Path) -> Iterator[None]:
+    """Have an OSError that leaves the block say what could not be done, such as "cannot be written", and to which path.
+
+    One that names another file speaks for itself.
+    """
+    try:
+        yield
+    except OSError as error:
+        if hasattr(error, "reason") or (error.filename and UNFINISHED not in os.fsdecode(error.filename)):
+            raise
+        named = OSError(error.errno, f"{trouble} ({reason_of(error)})", str(path))
+        named.reason = reason_of(error)
+        raise named from error
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says, without the path."""
+    return getattr(error, "reason", None) or error.strerror or str(error) or type(error).__name__
+
+
+@contextmanager
+def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Work in a folder that nobody else holds; what dead processes left there unfinished is removed.
+
+    Args:
+        folder: made where missing.
+        wait: until whoever holds it lets go.
+
+    Raises:
+        BadInput: another process holds it, and `wait` is False.
+        OSError: it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = hold(folder, wait=wait)
+    if lock is None:
+        raise BadInput(f"another process works in {folder}; wait for it, stop it first, or give another folder")
+    try:
+        remove_dead(folder, UNFINISHED)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (folder / LOCK).unlink()  # before the lock goes: who opened it meanwhile sees that it is no longer there
+        lock.release()
+
+
+def hold(folder: Path, *, wait: bool = False) -> "BaseFileLock | None":
+    """The lock on a folder, as long as this process lives; None where another one, or other work in this one, has it.
+
+    Where the disk knows no locks, it is not locked: work goes on, and nothing that others left is removed.
+
+    Raises:
+        OSError: the folder is gone, or cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK, thread_local=False)
+    try:
+        lock.acquire(blocking=wait)
+    except Timeout:
+        return None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return lock
+
+
+def held_folder(parent: Path, prefix: str) -> "tuple[Path, BaseFileLock]":
+    """A new folder in `parent`, held until `let_go`; what dead processes left under such names is removed before."""
+    remove_dead(parent, prefix)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        with contextlib.suppress(FileNotFoundError):  # another process took it for a dead one's: it was not held yet
+            if (lock := hold(folder)) is not None:
+                return folder, lock
+
+
+def let_go(folder: Path, lock: "BaseFileLock") -> None:
+    """Remove a folder of `held_folder`."""
+    lock.release()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def unfinished(beside: Path) -> Iterator[Path]:
+    """A hidden folder in `beside` for what is to take its place there by `put`; it is gone when the block ends."""
+    folder, lock = held_folder(beside, UNFINISHED)
+    try:
+        yield folder
+    finally:
+        let_go(folder, lock)
+
+
+def remove_dead(parent: Path, prefix: str) -> None:
+    """Remove the folders in `parent` that `held_folder` made under such names, and that no living process holds."""
+    for path in list(parent.iterdir()) if parent.is_dir() else ():
+        if path.name.startswith(prefix) and path.is_dir() and not path.is_symlink():
+            with contextlib.suppress(OSError):  # somebody else's, or gone meanwhile
+                if (lock := hold(path)) is not None and lock.is_locked:
+                    let_go(path, lock)
+
+
+def is_trace(path: Path) -> bool:
+    """Whether a path only shows that a process works in the folder, or was killed there."""
+    return path.name == LOCK or path.name.startswith(UNFINISHED)

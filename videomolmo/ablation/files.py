@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videomolmo import provenance
+from videomolmo.whole_files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,5 +25,6 @@ def save_plots(figures: "Mapping[str, Figure]", path: Path, folder: Path) -> lis
         for name, figure in figures.items():
             for suffix, more in ((".png", {}), (".svg", {"Date": None})):
                 files.append(folder / f"{path.stem}_{name}{suffix}")
-                figure.savefig(files[-1], dpi=150, metadata=note | more)
+                with whole_file(files[-1]) as unfinished:
+                    figure.savefig(unfinished, dpi=150, metadata=note | more)
     return files

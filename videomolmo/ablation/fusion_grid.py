@@ -7,7 +7,6 @@ noisy clicks, on clips that no choice was made on. `--first 0 --clips 40` are th
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ from videomolmo.ablation.fusion_table import make_table, read_table, write_table
 from videomolmo.ablation.hard_clips import POINTS
 from videomolmo.ablation.propagations import EVERY, encoded
 from videomolmo.errors import BadInput
-from videomolmo.whole_files import write_json
+from videomolmo.whole_files import read_json, write_json
 
 HELD_OUT = 10_000_000  # first seed; rules and their constants are chosen on clips of seeds from 0
 CLIPS, COST_EVERY = 60, 10
@@ -96,7 +95,7 @@ def write_all(out: Path, scores: dict, chosen: Sequence[Setting], seeds: Sequenc
     path = write_table(make_table(scores, chosen, seeds, facts), out / "fusion.csv")
     draw(path)
     known = out / "fusion.json"
-    before = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else {}
+    before = read_json(known) or {}
     about = {"versions": provenance.versions(), **facts, "cost": cost or before.get("cost")}
     write_json(known, about)
     return path

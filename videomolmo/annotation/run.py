@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, NotRequired, TextIO
 
 from pydantic import ConfigDict, Field
 from tqdm import tqdm
@@ -16,10 +15,13 @@ from typing_extensions import TypedDict
 
 from videomolmo import hub, provenance
 from videomolmo.annotation.records import Settings, annotate_clip
+from videomolmo.cache import key_of
 from videomolmo.datasets import first_records, read_dataset
 from videomolmo.errors import BadInput
 from videomolmo.plain import as_path, as_whole, needed_path
 from videomolmo.stored import read_json
+from videomolmo.whole_files import UNFINISHED, remove_dead, whole_file, write_json, write_text
+from videomolmo.workers import run_all
 
 
 class Quality(TypedDict):
@@ -36,9 +38,11 @@ class Part(TypedDict):
 
     rows: list[dict[str, Any]]
     quality: list[Quality]
+    made_by: NotRequired[str]
 
 
 ROWS, QUALITY, REPORT = "annotations.jsonl", "quality.jsonl", "report.json"
+OURS = (ROWS, QUALITY, REPORT, "parts")
 BINS = 10
 
 
@@ -84,39 +88,50 @@ def annotate_dataset(
         "frame_numbers": "of images", "dataset": name, "split": split, "masks": masks, "clips": count, "names": clips,
         "weights": weights, **asdict(settings),
     }  # fmt: skip
-    provenance.claim(out, made_by, "annotations")
-    parts = out / "parts"
-    parts.mkdir(exist_ok=True)
-    todo = [number for number in range(count) if _read_part(_part(parts, number)) is None]
-    refused = {}
-    if todo:
-        with get_context("spawn").Pool(workers, _begin, (name, path, split, masks, settings, parts)) as pool:
-            done = pool.imap_unordered(_annotate, todo)
-            for number, reason in tqdm(done, total=count, initial=count - len(todo), desc="annotate", unit="clip"):
-                if reason:
-                    refused[number] = reason
-    if refused and len(refused) == count:
-        raise BadInput(f"no clip could be annotated; the first: {refused[0]}")
-    there = [_part(parts, number) for number in range(count) if number not in refused]
-    return _gather(out, there, made_by, {names[number]: reason for number, reason in sorted(refused.items())})
+    with provenance.claimed(out, made_by, "annotations", OURS):
+        (out / "parts").mkdir(exist_ok=True)
+        parts = {number: _part(out / "parts", number) for number in range(count)}
+        key = key_of(made_by)
+        todo = [number for number, part in parts.items() if _read_part(part, key) is None]
+        begin = (name, path, split, masks, settings, out / "parts", key)
+        refused = _run(todo, min(workers, len(todo)), begin, count)
+        if refused and len(refused) == count:
+            raise BadInput(f"no clip could be annotated; the first: {refused[0]}")
+        there = (_read_part(part, key) for number, part in parts.items() if number not in refused)
+        return _gather(out, there, made_by, {names[number]: reason for number, reason in sorted(refused.items())})
 
 
 def _part(parts: Path, number: int) -> Path:
     return parts / f"{number:06d}.json"
 
 
-def _read_part(path: Path) -> dict | None:
-    """Rows and quality of a clip; None where they are not there, or damaged: it is done again."""
+def _read_part(path: Path, key: str) -> dict | None:
+    """Rows and quality of a clip; None where it is not done, damaged, or by other settings: it is done again."""
     try:
-        return read_json(path, Part)
+        part = read_json(path, Part)
     except (OSError, BadInput):
         return None
+    return part if part.get("made_by", key) == key else None
 
 
-_worker: dict = {}
+def _run(todo: list[int], workers: int, begin: tuple, count: int) -> dict[int, str]:
+    """Annotate clips; the numbers of those that were refused, and why."""
+    import torch
+
+    threads, refused = torch.get_num_threads(), {}
+    try:
+        with closing(run_all(_annotate, todo, workers, "annotate", _begin, begin)) as results:
+            done = tqdm(results, total=count, initial=count - len(todo), desc="annotate", unit="clip")
+            for number, reason in done:
+                if reason:
+                    refused[number] = reason
+    finally:
+        torch.set_num_threads(threads)  # which one worker has changed for itself
+        remove_dead(begin[-2], UNFINISHED)
+    return refused
 
 
-def _begin(name: str, path: Path | None, split: str | None, masks: str, settings: Settings, parts: Path) -> None:
+def _begin(name: str, path: Path | None, split: str | None, masks: str, settings: Settings, *target: Any) -> tuple:
     """Once in each process: SAM 2 on one thread, so that all processes compute alike, and the data set's index."""
     import torch
 
@@ -125,33 +140,27 @@ def _begin(name: str, path: Path | None, split: str | None, masks: str, settings
 
     torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    _worker.update(
-        tracker=MaskTracker(load_masks(masks, device)[0]), records=read_dataset(name, path, split),
-        settings=settings, parts=parts,
-    )  # fmt: skip
+    return MaskTracker(load_masks(masks, device)[0]), read_dataset(name, path, split), settings, *target
 
 
-def _annotate(number: int) -> tuple[int, str]:
+def _annotate(begun: tuple, number: int) -> tuple[int, str]:
     """Annotate one clip; its number, and why it was refused: one missing picture need not stop all the others."""
+    tracker, records, settings, parts, key = begun
     try:
-        rows, quality = annotate_clip(_worker["records"][number], _worker["tracker"], _worker["settings"])
+        rows, quality = annotate_clip(records[number], tracker, settings)
     except BadInput as error:
         return number, str(error)
-    target = _part(_worker["parts"], number)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps({"rows": rows, "quality": quality}), encoding="utf-8")
-    unfinished.replace(target)
+    write_text(_part(parts, number), json.dumps({"made_by": key, "rows": rows, "quality": quality}))
     return number, ""
 
 
-def _gather(out: Path, parts: Iterable[Path], made_by: dict, refused: dict[str, str]) -> dict:
+def _gather(out: Path, parts: Iterable[dict | None], made_by: dict, refused: dict[str, str]) -> dict:
     """Join all parts in the order of the clips; returns the report."""
     verdicts, histogram, several, rows_count = Counter(), [0] * BINS, 0, 0
-    with open(out / ROWS, "w", encoding="utf-8") as rows, open(out / QUALITY, "w", encoding="utf-8") as quality:
-        for part in parts:
-            content = _read_part(part)
+    with _lines(out / ROWS) as rows, _lines(out / QUALITY) as quality:
+        for content in parts:
             if content is None:
-                raise BadInput(f"{part} was damaged meanwhile; remove it and run again")
+                raise BadInput(f"a part in {out} was damaged meanwhile; run again")
             rows.writelines(json.dumps(row) + "\n" for row in content["rows"])
             rows_count += len(content["rows"])
             for row in content["quality"]:
@@ -170,5 +179,11 @@ def _gather(out: Path, parts: Iterable[Path], made_by: dict, refused: dict[str, 
         "versions": provenance.versions(),
         "commit": provenance.commit(),
     }
-    (out / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_json(out / REPORT, report)
     return report
+
+
+@contextmanager
+def _lines(path: Path) -> Iterator[TextIO]:
+    with whole_file(path) as whole, open(whole, "w", encoding="utf-8") as file:
+        yield file

@@ -23,6 +23,7 @@ from videomolmo.model import PointingConfig, PointingModel, PointingProcessor, c
 from videomolmo.model.loading import dtype_of
 from videomolmo.model.quantize import quantised, weight_bytes
 from videomolmo.video import open_video
+from videomolmo.whole_files import write_json
 
 SIZES = {"molmo_7b": PointingConfig.molmo_7b, "nano": PointingConfig.nano}
 NEW_TOKENS = 48
@@ -156,7 +157,7 @@ def main() -> None:
     result["masks"] = mask_times(options.masks, frames, device)
     result |= {"versions": provenance.versions(), "commit": provenance.commit()}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(options.out, result)
     print(json.dumps(result, indent=1))
 
 

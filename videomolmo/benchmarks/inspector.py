@@ -8,6 +8,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -41,8 +42,8 @@ def main() -> None:
         views["1280x720 at 960x540"] = wide, (540, 960)
         for name, (place, size) in views.items():
             found["paint_ms"][name] = paint_ms(place, size, options.runs)
-        with get_context("spawn").Pool(1) as fresh:  # whose memory nothing else has filled
-            found[f"long_{options.frames}"] = fresh.apply(long_clip, (long,))
+        with ProcessPoolExecutor(1, get_context("spawn")) as fresh:  # whose memory nothing else has filled
+            found[f"long_{options.frames}"] = fresh.submit(long_clip, long).result()
     print(json.dumps(found, indent=1))
 
 

@@ -6,7 +6,6 @@ All figures are from nano models and synthetic clips, unless a row names a real 
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from videomolmo.synth.clips import Clip, clip_query, generate_clip
 from videomolmo.synth.scene import sample_scene
 from videomolmo.synth.sentences import Query, ask, sample_query
 from videomolmo.synth.shapes import NAMELESS
+from videomolmo.whole_files import write_json
 
 HELD_OUT = 10_000_000  # first seed; training never draws one that small a second time (its seeds lie below 2**40)
 SIZE = 192
@@ -234,7 +234,7 @@ def main() -> None:
     facts = {"versions": provenance.versions(), "commit": provenance.commit(), "weights": grounder.weights}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     facts["options"] = {name: str(value) for name, value in vars(options).items()}
-    options.out.write_text(json.dumps({"rows": rows, **facts}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(options.out, {"rows": rows, **facts})
     print("| what | measure | value | 95 % | n |\n|---|---|---|---|---|")
     for row in rows:
         interval = f"{row['low']:.3f} … {row['high']:.3f}" if "low" in row else str(row.get("split", ""))

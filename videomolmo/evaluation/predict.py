@@ -20,10 +20,10 @@ def answer_path(out: Path, record: Record, expression: Expression) -> Path:
     return Predictions(out / "answers").path(record, expression, 0).parent.with_suffix(".json")
 
 
-def read_answer(out: Path, record: Record, expression: Expression) -> dict | None:
+def read_answer(out: Path, record: Record, expression: Expression, made_by: str | None) -> dict | None:
     """What was kept of one expression: key frames with points and texts, number of objects, seconds.
 
-    None where nothing was, where it is damaged, or where the sentence is another one by now.
+    None where nothing was, where it is damaged, other settings made it, or the sentence is another one by now.
     """
     try:
         answer = read_json(answer_path(out, record, expression), KeptAnswer)
@@ -31,7 +31,8 @@ def read_answer(out: Path, record: Record, expression: Expression) -> dict | Non
         return None
     most = len(record.frame_names) or MOST_FRAMES
     fits = all(key["frame"] < most for key in answer["key_frames"])
-    return answer if fits and answer["text"] == expression.text else None
+    known = (answer["text"], answer.get("made_by", made_by)) == (expression.text, made_by)
+    return answer if fits and known else None
 
 
 def predict(
@@ -41,6 +42,7 @@ def predict(
     out: Path,
     predictions: Predictions,
     settings: dict,
+    made_by: str,
 ) -> None:
     """Ground one expression and write a mask for every frame, the answers last.
 
@@ -50,6 +52,7 @@ def predict(
         out: of the evaluation.
         predictions: where masks go.
         settings: `every`, `fusion`, `tau`, `context` of `VideoGrounder.__call__`.
+        made_by: a mark of all settings of the evaluation, kept with the answers.
     """
     begun = time.perf_counter()
     with record.frames() as video:
@@ -60,6 +63,7 @@ def predict(
         answer_path(out, record, expression),
         {
             "text": expression.text,
+            "made_by": made_by,
             "commit": provenance.commit(),
             "objects": int(result.objects),
             "seconds": round(time.perf_counter() - begun, 3),

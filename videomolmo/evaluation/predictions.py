@@ -1,7 +1,6 @@
 """Predicted masks on disk as public tools and servers take them: one PNG for each frame of each expression."""
 
 import io
-import os
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from videomolmo.errors import BadInput, MissingFile, Unreadable
 from videomolmo.listing import in_natural_order
 from videomolmo.mask_pictures import read_foreground
 from videomolmo.stored import open_plain
+from videomolmo.whole_files import whole_file
 
 LAYOUT = "{clip}/{expression}/{frame}.png"
 FIELDS = ("clip", "expression", "frame", "object", "source", "exp_id")
@@ -104,8 +104,8 @@ class Predictions:
     def write(self, record: Record, expression: Expression, frame: int, mask: Bool[np.ndarray, "height width"]) -> None:
         """One mask as a PNG of 0 and 255."""
         path = self.path(record, expression, frame)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+        with whole_file(path) as unfinished:
+            Image.fromarray(mask.astype(np.uint8) * 255).save(unfinished, "PNG")
 
 
 def _names(record: Record, expression: Expression, frame: int) -> dict[str, str]:
@@ -156,11 +156,9 @@ def write_submission(records: Iterator[Record], predictions: Predictions, datase
         )
     for path, size in sizes.items():
         _check_mask(path, size)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as archive:
+    with whole_file(target, replace=False) as unfinished, zipfile.ZipFile(unfinished, "w") as archive:
         for path, name in entries:
             archive.writestr(name, _as_served(path))
-    unfinished.replace(target)
     return len(entries)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from videomolmo import hub, provenance
+from videomolmo.cache import key_of
 from videomolmo.datasets import first_records, read_dataset
 from videomolmo.datasets.mevis import REVOS_KINDS, REVOS_NAME
 from videomolmo.datasets.record import Expression, Record, Records
@@ -36,12 +37,15 @@ from videomolmo.metrics import mean_over_revos, ref_davis17
 from videomolmo.metrics.expressions import RevosScore
 from videomolmo.plain import needed_path
 from videomolmo.tables import write_csv
-from videomolmo.whole_files import write_json
+from videomolmo.whole_files import whole_file, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from videomolmo.grounding import VideoGrounder
+
 ALL = "(all)"
+OURS = ("predictions", "answers", "missing.json", "results.parquet", "results.csv")
 COLUMNS = ("clip", "expression", "kind", "text", "metric", "value", "n", "seconds")
 MEANS = {
     "count exact": "EMA",
@@ -87,7 +91,8 @@ def evaluate(
         those with several values are counted there too, and on standard error, with what was done with them.
 
     Raises:
-        BadInput: `out` holds results of other settings, no foreign mask is there, or what the parts refuse.
+        BadInput: `out` holds results of other settings, another process works there, no foreign mask is there, or what
+            the parts refuse.
     """
     benchmark, _ = known(benchmark)
     settings = check_settings(every, fusion, tau, context)
@@ -99,18 +104,17 @@ def evaluate(
     by = {"foreign": str(foreign), "layout": layout} if foreign else {"model": model, "masks": masks, **settings}
     made_by = _about(benchmark, records, limit) | by | {"expressions": _digest(records)}
     predictions = Predictions(foreign or out / "predictions", layout)
-    refused: dict[str, str] = {}
-    if foreign is None:
-        weights, refused = _predict(records, predictions, out, model, masks, device, settings, made_by)
-    else:
-        weights = _claim_foreign(records, predictions, out, made_by)
-    rows, missing, lacking = _scores(records, predictions, out, refused, foreign is not None)
-    rows += _means(rows) if benchmark != REVOS_NAME else _revos_means(rows)
-    rows += _ref_davis17(records, predictions) if benchmark == "ref_davis17" else []
-    lost = {"missing": missing, "count": len(missing), "reasons": refused, "frames": lacking}
-    _tell(out, lost, predictions.notes())
-    facts = made_by | {"commit": provenance.commit(), "weights": " ".join(sorted(weights.values()))}
-    return _write(out, facts, rows)
+    facts = made_by | {"commit": provenance.commit(), "weights": ""}  # those of others are not known
+    if foreign is not None:
+        _check_foreign(records, predictions)
+        with provenance.claimed(out, made_by, "an evaluation", OURS):
+            return _score(records, predictions, out, {}, None, facts)
+    grounder = _grounder(model, masks, device, settings)
+    whole = made_by | {"weights": grounder.weights}
+    with provenance.claimed(out, whole, "an evaluation", OURS):
+        refused = _predict(grounder, records, predictions, out, settings, key_of(whole))
+        facts["weights"] = " ".join(sorted(grounder.weights.values()))
+        return _score(records, predictions, out, refused, key_of(whole), facts)
 
 
 def _about(benchmark: str, records: Records, limit: int | None) -> dict:
@@ -124,45 +128,50 @@ def _tell(out: Path, lost: dict, notes: list[str]) -> None:
         print(note, file=sys.stderr)
 
 
-def _predict(
-    records: Records,
-    predictions: Predictions,
-    out: Path,
-    model: str,
-    masks: str,
-    device: str,
-    settings: dict,
-    made_by: dict,
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Predict what is not there yet; the hashes of the weights, and why expressions were refused.
+def _score(
+    records: Records, predictions: Predictions, out: Path, refused: dict[str, str], key: str | None, facts: dict
+) -> "pd.DataFrame":
+    """Write what is missing, and the table."""
+    rows, missing, lacking = _scores(records, predictions, out, refused, key)
+    rows += _means(rows) if facts["benchmark"] != REVOS_NAME else _revos_means(rows)
+    if facts["benchmark"] == "ref_davis17":
+        rows += _ref_davis17(records, predictions)
+    lost = {"missing": missing, "count": len(missing), "reasons": refused, "frames": lacking}
+    _tell(out, lost, predictions.notes())
+    return _write(out, facts, rows)
 
-    Nothing is written before the settings are checked. A clip or a sentence that is refused stops none of the others.
-    """
+
+def _grounder(model: str, masks: str, device: str, settings: dict) -> "VideoGrounder":
+    """The models, once the settings are known to fit: nothing is written before."""
     from videomolmo.baselines import load_grounder
 
     grounder = load_grounder(model, masks, device)
     grounder.context_of(settings["context"])
-    provenance.claim(out, made_by | {"weights": grounder.weights}, "an evaluation")
+    return grounder
+
+
+def _predict(
+    grounder: "VideoGrounder", records: Records, predictions: Predictions, out: Path, settings: dict, key: str
+) -> dict[str, str]:
+    """Predict what is not there yet; why expressions were refused. A clip or sentence that is stops no other."""
     refused: dict[str, str] = {}
-    todo = [pair for pair in _pairs(records) if read_answer(out, *pair) is None]
+    todo = [pair for pair in _pairs(records) if read_answer(out, *pair, key) is None]
     for record, expression in tqdm(todo, desc="predict", unit="expression"):
         try:
-            predict(grounder, record, expression, out, predictions, settings)
+            predict(grounder, record, expression, out, predictions, settings, key)
         except BadInput as error:
             refused[_name(record, expression)] = str(error)
-    return grounder.weights, refused
+    return refused
 
 
-def _claim_foreign(records: Records, predictions: Predictions, out: Path, made_by: dict) -> dict[str, str]:
-    """Take `out` for scores of masks that lie in a folder, where there are any; their weights are not known."""
+def _check_foreign(records: Records, predictions: Predictions) -> None:
+    """Nothing where any mask of others is there."""
     if not predictions.root.is_dir():
         raise BadInput(f"{predictions.root} is no folder of predictions; check the path")
     first = next(_pairs(records), None)
     if first and not any(_has_any(predictions, *pair) for pair in _pairs(records)):
         looked_for = predictions.path(*first, 0)
         raise BadInput(f"no mask in {predictions.root}: the first looked for is {looked_for}; check path and layout")
-    provenance.claim(out, made_by, "an evaluation")
-    return {}
 
 
 def _digest(records: Records) -> str:
@@ -180,19 +189,21 @@ def _name(record: Record, expression: Expression) -> str:
 
 
 def _scores(
-    records: Records, predictions: Predictions, out: Path, refused: dict[str, str], foreign: bool
+    records: Records, predictions: Predictions, out: Path, refused: dict[str, str], key: str | None
 ) -> tuple[list[dict], list[str], dict[str, int]]:
     """Rows of every expression; those that nothing was predicted for; how many frames of the others have no mask.
 
-    Of `foreign` masks neither points nor counts are known, and none are scored.
+    Without a `key` masks are foreign: of them neither points nor counts are known, and none are scored.
     """
     rows, missing, lacking = [], [], {}
     for record, expression in tqdm(list(_pairs(records)), desc="score", unit="expression"):
-        answer, name = read_answer(out, record, expression), _name(record, expression)
+        answer, name = read_answer(out, record, expression, key), _name(record, expression)
         try:
             masks = predictions if name not in refused else Predictions(out / "refused")  # what lies there answers
             scores = _mask_scores(record, expression, masks)  # another sentence; of this one there is nothing
-            others = [] if foreign else [*score_points(record, expression, answer), *score_count(expression, answer)]
+            others = []
+            if key is not None:
+                others = [*score_points(record, expression, answer), *score_count(expression, answer)]
         except BadInput:
             if name not in refused:
                 raise
@@ -290,6 +301,7 @@ def _write(out: Path, facts: dict, rows: list[dict]) -> "pd.DataFrame":
     import pandas as pd
 
     table = pd.DataFrame([facts | row for row in rows], columns=[*facts, *COLUMNS])
-    table.to_parquet(out / "results.parquet", index=False)
+    with whole_file(out / "results.parquet") as unfinished:
+        table.to_parquet(unfinished, index=False)
     write_csv(table, out / "results.csv")
     return table

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +17,7 @@ from videomolmo.errors import BadInput
 from videomolmo.inspector.inspection import Inspection
 from videomolmo.inspector.painting import Look, paint_beside
 from videomolmo.tables import write_csv
+from videomolmo.whole_files import put, told, unfinished, whole_file
 
 Progress = Callable[[int, int], None]
 Beside = tuple[Inspection, Look]  # a result, and how it is shown
@@ -43,19 +41,13 @@ def export_davis(inspection: Inspection, folder: str | Path, layer: str = "fused
         raise BadInput(f"{inspection.objects} objects do not fit into index pictures, which hold 255; use COCO")
     _parent(folder)
     colours = palette(256).ravel().tolist()
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with told("cannot be written", folder), unfinished(folder.parent) as place:
+        (place / "frames").mkdir()
         for t in range(inspection.frames):
             image = Image.fromarray(_labels(inspection, layer, t))
             image.putpalette(colours)
-            image.save(unfinished / f"{t:05d}.png")
-        unfinished.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()  # empty, as checked
-        os.replace(unfinished, folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+            image.save(place / "frames" / f"{t:05d}.png")
+        put(place / "frames", folder, replace=False)
     return folder
 
 
@@ -89,8 +81,8 @@ def export_coco(inspection: Inspection, path: str | Path, layer: str = "fused") 
                  "area": int(rle.area(encoded)), "bbox": [float(edge) for edge in rle.toBbox(encoded)],
                  "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}}
             )  # fmt: skip
-    with new_file(path, ".json") as unfinished:
-        unfinished.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+    with new_file(path, ".json") as new:
+        new.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
     return Path(path)
 
 
@@ -112,8 +104,8 @@ def export_tracks(inspection: Inspection, path: str | Path) -> Path:
             time_s, name = round(float(inspection.times_s[t]), 4), inspection.names.get(n) or f"object {n}"
             rows.append((t, time_s, n, name, *centre, box, decisions[place], round(float(agreement[place]), 4)))
     names = ("frame", "time_s", "object", "name", "x_px", "y_px", "area_px", "box", "decision", "agreement")
-    with new_file(path, ".csv") as unfinished:
-        write_csv(pd.DataFrame(rows, columns=list(names)), unfinished)
+    with new_file(path, ".csv") as new:
+        write_csv(pd.DataFrame(rows, columns=list(names)), new)
     return Path(path)
 
 
@@ -143,11 +135,11 @@ def export_video(
     sides = [(one, _enlarged(one, its_look, smallest)) for one, its_look in _sides(inspection, look, beside)]
     if not sides:
         raise BadInput("the clip has no frames to write")
-    with new_file(path, suffix) as unfinished:
+    with new_file(path, suffix) as new:
         longest, video = max((one for one, _ in sides), key=lambda one: one.frames), sides[0][0].video()
         aspect = Fraction(1) if video is None else video.pixel_aspect
         write = _write_gif if suffix == ".gif" else _write_mp4
-        write(unfinished, _pictures(sides, progress), inspection.fps, longest.times_s, aspect)
+        write(new, _pictures(sides, progress), inspection.fps, longest.times_s, aspect)
     return Path(path)
 
 
@@ -163,8 +155,8 @@ def export_view(
     frames = max((one.frames for one, _ in sides), default=0)
     if not 0 <= t < frames:
         raise BadInput(f"frame {t} is not in the clip of {frames} frames")
-    with new_file(path, ".png") as unfinished:
-        unfinished.write_bytes(png_bytes(paint_beside(sides, t)))
+    with new_file(path, ".png") as new:
+        new.write_bytes(png_bytes(paint_beside(sides, t)))
     return Path(path)
 
 
@@ -245,19 +237,9 @@ def _parent(path: Path) -> None:
         raise BadInput(f"{path}: its folder {path.parent} does not exist; create it first")
 
 
-def _take_name(unfinished: Path, path: Path) -> None:
-    """Give a finished file its name, where nobody else took that meanwhile."""
-    try:
-        os.link(unfinished, path)
-    except OSError as error:  # some disks know no such links
-        if isinstance(error, FileExistsError) or path.exists():
-            raise BadInput(f"{path} exists; give another name") from None
-        os.replace(unfinished, path)
-
-
 @contextmanager
 def new_file(path: str | Path, suffix: str) -> Iterator[Path]:
-    """A temporary name beside a new file, which takes its own name when the block ends well.
+    """Where to write a new file, see `whole_file`.
 
     Raises:
         BadInput: the file exists, has another suffix, or no folder.
@@ -268,12 +250,5 @@ def new_file(path: str | Path, suffix: str) -> Iterator[Path]:
     _parent(path)
     if path.exists():
         raise BadInput(f"{path} exists; give another name")
-    number, name = tempfile.mkstemp(suffix, f".{path.stem}.", path.parent)  # two may write at once
-    os.close(number)
-    unfinished = Path(name)
-    try:
-        yield unfinished
-        unfinished.chmod(0o644)
-        _take_name(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path, replace=False) as new:
+        yield new

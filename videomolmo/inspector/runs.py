@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from videomolmo.inspector.edits import Clicks
 from videomolmo.inspector.strips import Strip
 from videomolmo.spool import Told
 from videomolmo.stored import MOST_ARRAY_BYTES, StoredArrays
+from videomolmo.whole_files import whole_file
 
 
 class Run(NamedTuple):
@@ -73,16 +73,10 @@ class Runs:
             return
         self.folder.mkdir(exist_ok=True)
         target = self.folder / run.name(self._results[0])
-        unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            with open(unfinished, "wb") as file:
-                np.savez_compressed(
-                    file, bits=strip.bits, start=strip.start, box=np.array(strip.box), made_from=json.dumps(run)
-                )
-            os.replace(unfinished, target)
-        except OSError:
-            unfinished.unlink(missing_ok=True)
-            raise
+        with whole_file(target) as unfinished:
+            np.savez_compressed(
+                unfinished, bits=strip.bits, start=strip.start, box=np.array(strip.box), made_from=json.dumps(run)
+            )
 
     def move(self, folder: Path) -> None:
         """From memory to the folder of a result."""

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import tempfile
 from pathlib import Path
 
 from videomolmo.annotation.records import ABSENT
@@ -16,6 +13,7 @@ from videomolmo.inspector.edits import Click
 from videomolmo.inspector.exports import new_file
 from videomolmo.inspector.inspection import Inspection
 from videomolmo.inspector.strips import pack
+from videomolmo.whole_files import put
 
 JPEG_QUALITY = 95
 
@@ -53,17 +51,13 @@ def write_rows(inspection: Inspection, path: Path) -> int:
     if not row["frame_idxs"]:
         raise BadInput("no key frame has an answer that can be learned from; add a point to one")
     _check_frames(inspection, row["frame_idxs"])
-    with new_file(path, ".jsonl") as unfinished:
-        unfinished.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
-        frames = Path(tempfile.mkdtemp(prefix=f".{clip}.", dir=path.parent))
-        try:
-            for t in row["frame_idxs"]:
-                Image.fromarray(inspection.frame(t)).save(frames / f"{t:05d}.jpg", quality=JPEG_QUALITY)
-            frames.chmod(0o755)
-            os.replace(frames, folder)
-        except BaseException:
-            shutil.rmtree(frames, ignore_errors=True)
-            raise
+    with new_file(path, ".jsonl") as new:
+        new.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+        frames = new.parent / "frames"
+        frames.mkdir()
+        for t in row["frame_idxs"]:
+            Image.fromarray(inspection.frame(t)).save(frames / f"{t:05d}.jpg", quality=JPEG_QUALITY)
+        put(frames, folder, replace=False)
     return 1
 
 

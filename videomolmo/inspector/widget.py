@@ -24,6 +24,7 @@ from videomolmo.inspector.truth import open_truth
 from videomolmo.inspector.widget_work import close_all, somebody_watches, when_quiet
 from videomolmo.plain import as_whole, needed_path
 from videomolmo.results import GroundingResult
+from videomolmo.whole_files import whole_file
 
 PARTS = ("look", "objects", "fusion", "correct", "files", "questions", "answer", "plots", "compare", "box")
 
@@ -122,8 +123,8 @@ class TrackInspector:
         path = Path(path)
         if path.exists():
             raise BadInput(f"{path} exists; choose another name")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self.picture())
+        with whole_file(path, replace=False) as unfinished:
+            unfinished.write_bytes(self.picture())
         return path
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from videomolmo.model.published import build, to_published
 from videomolmo.model.published_config import config_for_hub, config_from_hub
 from videomolmo.model.quantize import quantised
 from videomolmo.model.shards import Shards
-from videomolmo.model.weights import CONFIG_FILE, read_config
+from videomolmo.model.weights import CONFIG_FILE, read_config, safetensors_told
 from videomolmo.untrusted import MOST_TEXT, model_file, read_json
+from videomolmo.whole_files import files_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
@@ -110,8 +111,9 @@ def convert(source: str | Path, target: Path, dtype: torch.dtype | None = None) 
         dtype: of the weights; None keeps theirs.
     """
     model = load_model(source, dtype=dtype or stored_dtype(source))
-    model.save_pretrained(target)
-    _copy_tokenizer(source, target)
+    with files_of(target, CONFIG_FILE) as place:
+        model.save_pretrained(place)
+        _copy_tokenizer(source, place)
     return model
 
 
@@ -132,11 +134,11 @@ def export(source: str | Path, target: Path, shard_size: str = "5GB") -> None:
         raise BadInput(f"shard size is {shard_size!r}, expected a number with KB, MB, GB or TB, such as 5GB")
     model = load_model(source, dtype=stored_dtype(source))
     state = to_published(model)
-    target.mkdir(parents=True, exist_ok=True)
-    save_torch_state_dict(state, target, max_shard_size=shard_size)
-    text = json.dumps(config_for_hub(model.config), indent=2) + "\n"
-    (target / CONFIG_FILE).write_text(text, encoding="utf-8")
-    _copy_tokenizer(source, target)
+    with files_of(target, CONFIG_FILE) as place, safetensors_told():
+        save_torch_state_dict(state, place, max_shard_size=shard_size)
+        text = json.dumps(config_for_hub(model.config), indent=2) + "\n"
+        (place / CONFIG_FILE).write_text(text, encoding="utf-8")
+        _copy_tokenizer(source, place)
 
 
 def _copy_tokenizer(source: str | Path, target: Path) -> None:

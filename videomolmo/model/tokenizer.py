@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 from videomolmo.errors import BadInput
 from videomolmo.model.config import LanguageConfig
 from videomolmo.untrusted import checked, first_line, number, read_json, whole
+from videomolmo.whole_files import files_of
 
 END_OF_TEXT = "<|endoftext|>"
 MOST_NUMBERED = 9  # points with a token of their own for x2=" .. y9="
@@ -137,7 +138,8 @@ def build_nano_tokenizer(corpus: list[str], size: int = 512) -> PreTrainedTokeni
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
     """Write tokenizer.json and its settings into a folder."""
-    tokenizer.save_pretrained(folder)
+    with files_of(folder, "tokenizer.json") as place:
+        tokenizer.save_pretrained(place)
 
 
 def load_tokenizer(folder: str | Path, config: LanguageConfig | None = None) -> PreTrainedTokenizerFast:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from videomolmo.model.config import PointingConfig
 from videomolmo.model.placement import Devices, device_of
 from videomolmo.model.shards import WEIGHTS_FILE
 from videomolmo.tensors import check_finite
+from videomolmo.whole_files import files_of
 
 CONFIG_FILE = "config.json"
 SHOWN = 6  # names listed in an error
@@ -96,18 +97,21 @@ def save_model(model: nn.Module, folder: str | Path, dtype: torch.dtype | None =
         folder: made where missing.
         dtype: of the stored weights, for example torch.float16 to halve the file; None keeps the model's.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in model.state_dict().items()}
-    weights, config = (folder / f".{name}.{os.getpid()}" for name in (WEIGHTS_FILE, CONFIG_FILE))
+    with files_of(folder, CONFIG_FILE) as place, safetensors_told():
+        save_file(state, place / WEIGHTS_FILE, metadata={"format": "pt"})
+        model.config.to_json(place / CONFIG_FILE)
+
+
+@contextmanager
+def safetensors_told() -> Iterator[None]:
+    """What safetensors says of a full disk and its like, as the OSError that it is."""
+    from safetensors import SafetensorError
+
     try:
-        save_file(state, weights, metadata={"format": "pt"})
-        model.config.to_json(config)
-        os.replace(weights, folder / WEIGHTS_FILE)
-        os.replace(config, folder / CONFIG_FILE)
-    finally:
-        weights.unlink(missing_ok=True)
-        config.unlink(missing_ok=True)
+        yield
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def read_config(folder: str | Path) -> PointingConfig:

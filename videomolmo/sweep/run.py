@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from videomolmo.errors import Terminated
 from videomolmo.sweep.cell import STOPPED, Job, facts_of, run_cell
 from videomolmo.sweep.cluster import Place
 from videomolmo.sweep.grid import Cell, Grid, read_grid
@@ -31,7 +32,7 @@ class Summary:
         lost: cell → what kept it from being run at all, such as a cluster that went away.
         unread: cell that is done → why its table can no longer be read.
         damaged: cell that was run again → what was wrong with its record.
-        interrupted: stopped by Ctrl-C or SIGTERM.
+        stopped_by: number of the signal that ended it early: of Ctrl-C, or SIGTERM.
     """
 
     done: int = 0
@@ -41,7 +42,7 @@ class Summary:
     lost: dict[str, str] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
-    interrupted: bool = False
+    stopped_by: int | None = None
 
 
 def prepare(notebook: Path, grid: Path, out: Path, cache: Path | None = None) -> tuple[Notebook, Grid, Store]:
@@ -115,8 +116,8 @@ def _run_all(jobs: list[Job], store: Store, executor: Executor, bar: tqdm) -> Su
             summary.failed += state == FAILED
             bar.set_postfix({"failed": summary.failed} if summary.failed else {})
             bar.update()
-    except KeyboardInterrupt:
-        summary.interrupted = True
+    except KeyboardInterrupt as error:
+        summary.stopped_by = getattr(error, "number", signal.SIGINT)
         store.withdraw()  # cells that run end within a second, cells that wait end when they start
         for future in wait(futures, timeout=STOP_WITHIN_S).not_done:
             future.cancel()
@@ -149,8 +150,8 @@ def _counted(summary: Summary, plan: Plan) -> Summary:
 def _terminated_like_interrupted() -> Iterator[None]:
     """SIGTERM, which batch systems send, ends a sweep as Ctrl-C does."""
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    def interrupt(number: int, _: object) -> None:
+        raise Terminated(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -19,7 +19,7 @@ from videomolmo.result_folder import check_folder
 from videomolmo.sweep.grid import Grid
 from videomolmo.sweep.notebook import Notebook, read_notebook
 from videomolmo.sweep.state import DoneFile, DriverFile, FailedFile, SweepFile, read_state
-from videomolmo.whole_files import write_json, write_text
+from videomolmo.whole_files import is_trace, write_json, write_text
 
 FILE, NOTEBOOK, LOCK = "sweep.json", "notebook.ipynb", "sweep.lock"
 DONE, FAILED, DAMAGED, MISSING = "done", "failed", "damaged", "missing"
@@ -94,7 +94,8 @@ class Store:
                 f"{self.out} holds runs of {name} as it was then, and {notebook.path} differs from "
                 f"it; give a new folder, so that one table speaks of one notebook"
             )
-        if not hashes and self.out.is_dir() and {path.name for path in self.out.iterdir()} - OWN:
+        foreign = {path.name for path in self.out.iterdir() if not is_trace(path)} - OWN if self.out.is_dir() else ()
+        if not hashes and foreign:
             raise BadInput(f"{self.out} is not empty and holds no sweep; give a new folder")
 
     def _check_own(self) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 from decimal import Decimal
 from pathlib import Path
@@ -12,6 +11,7 @@ from videomolmo.errors import BadInput
 from videomolmo.sweep.state import COLUMNS
 from videomolmo.sweep.store import DONE, Record, Store
 from videomolmo.tables import write_csv
+from videomolmo.whole_files import whole_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -180,8 +180,6 @@ def _uniform(table: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def _write(table: "pd.DataFrame", folder: Path) -> None:
-    unfinished = folder / f".results.parquet.{os.getpid()}"
-    unfinished.unlink(missing_ok=True)  # a link of that name would lead elsewhere
-    table.to_parquet(unfinished, index=False)
-    unfinished.replace(folder / "results.parquet")
+    with whole_file(folder / "results.parquet") as unfinished:
+        table.to_parquet(unfinished, index=False)
     write_csv(table, folder / "results.csv")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from videomolmo.model import PointingProcessor
 from videomolmo.model.processor import collate
 from videomolmo.training.order import Slices
 from videomolmo.training.samples import Samples
+from videomolmo.workers import no_more_processes
 
 PREFETCHED = 2  # micro-batches that wait for each worker
 
@@ -57,7 +59,8 @@ def feed(batches: MicroBatches, workers: int) -> Iterator[MicroBatch]:
     """Iterate over micro-batches in order; close the iterator to end its workers.
 
     What a sample is depends on its position alone, so the number of workers changes nothing but the speed. At most
-    `workers` × `PREFETCHED` micro-batches wait in memory.
+    `workers` × `PREFETCHED` micro-batches wait in memory. Where the system gives no further process, as without shared
+    memory, a line on standard error says so, and this one decodes.
 
     Args:
         batches: of this process.
@@ -68,15 +71,36 @@ def feed(batches: MicroBatches, workers: int) -> Iterator[MicroBatch]:
     """
     if workers:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    loader = DataLoader(
-        batches, batch_size=None, shuffle=False, num_workers=workers,
-        prefetch_factor=PREFETCHED if workers else None, worker_init_fn=_settle,
-        generator=torch.Generator().manual_seed(batches.samples.seed),
+    if workers and no_more_processes("train"):
+        workers = 0
+    loaded = iter(
+        DataLoader(
+            batches, batch_size=None, shuffle=False, num_workers=workers,
+            prefetch_factor=PREFETCHED if workers else None, worker_init_fn=_settle,
+            generator=torch.Generator().manual_seed(batches.samples.seed),
+        )
     )  # fmt: skip
-    for micro in loader:
-        if isinstance(micro, BadInput):
-            raise micro
-        yield micro
+    try:
+        for micro in loaded:
+            if isinstance(micro, BadInput):
+                raise micro
+            yield micro
+    finally:
+        del loaded  # now, whoever keeps the error and what it holds: with it, workers end
+
+
+@contextmanager
+def deaths_told(workers: int) -> Iterator[None]:
+    """While `feed` is iterated: a worker that dies, which torch says wherever the training process is, as bad input."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise BadInput(
+            f"train: one of {workers} processes that read data died ({str(error).splitlines()[0]}), perhaps for want "
+            "of memory; run it again to go on from the last checkpoint, with fewer run.workers or 0"
+        ) from error
 
 
 def _settle(worker: int) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from videomolmo.training.run_state import append_log
-from videomolmo.whole_files import write_text
+from videomolmo.whole_files import write_json, write_text
 
 SPAN = 20  # steps that the recent mean of the loss looks back
 LEAST = 0.1  # a loss below it is as good: what it is multiplied with says nothing
@@ -121,7 +121,7 @@ def keep_offending(folder: Path, step: int, process: int, reason: str, passes: l
     place = folder / "offending"
     place.mkdir(exist_ok=True)
     path = place / f"step_{step:08d}_process_{process}.json"
-    path.write_text(json.dumps({"step": step, "reason": reason, "passes": passes}, indent=1) + "\n", encoding="utf-8")
+    write_json(path, {"step": step, "reason": reason, "passes": passes})
     save_file(
         {name: value.cpu().contiguous().clone() for name, value in tensors.items()}, path.with_suffix(".safetensors")
     )

@@ -1,6 +1,5 @@
 """The whole recipe of the shipped weights: render, train stage by stage, export; resumes wherever it was stopped."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from videomolmo.errors import BadInput
 from videomolmo.model import PointingConfig, PointingModel, PointingProcessor
 from videomolmo.model.config import TEMPORAL_KINDS
 from videomolmo.model.tokenizer import build_nano_tokenizer, load_tokenizer, save_tokenizer
+from videomolmo.model.weights import safetensors_told
 from videomolmo.synth.scene import sample_scene
 from videomolmo.synth.sentences import ask, sample_query
 from videomolmo.training import masks, pointing
@@ -20,6 +20,7 @@ from videomolmo.training.growth import enlarged, grown
 from videomolmo.training.pointing_data import answer
 from videomolmo.training.rendered import RenderedClips, RenderSpec, render_all
 from videomolmo.training.run_state import found, load_weights, save_checkpoint
+from videomolmo.whole_files import files_of, write_json
 
 MASK_CLIPS = RenderSpec("masks", clips=6000, frames=8, size=160, motion_share=0.35, strides=(1, 1, 2, 3), seed=11)
 PICTURES = RenderSpec("pictures", clips=30000, frames=1, size=96, motion_share=0.25, strides=(1,), seed=21)
@@ -234,13 +235,13 @@ def export_masks(state: dict, config: Path, folder: Path, recipe: dict) -> None:
     """Write nano SAM 2 as it is shipped: half precision, with its configuration."""
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
     half = {name: value.half().contiguous() if value.is_floating_point() else value for name, value in state.items()}
-    save_file(half, folder / "model.safetensors")
-    (folder / "config.yaml").write_text(Path(config).read_text(encoding="utf-8"), encoding="utf-8")
+    with files_of(folder, "config.yaml") as place, safetensors_told():
+        save_file(half, place / "model.safetensors")
+        (place / "config.yaml").write_text(Path(config).read_text(encoding="utf-8"), encoding="utf-8")
     _write_recipe(folder, recipe | {"runs": [asdict(run) for run in MASK_RUNS]})
 
 
 def _write_recipe(folder: Path, recipe: dict) -> None:
     facts = recipe | {"versions": provenance.versions(), "commit": provenance.commit(), "machine": provenance.machine()}
-    (folder / "recipe.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "recipe.json", facts)

@@ -1,8 +1,9 @@
 """Generated clips rendered once to disk, in parts, so that training reads them many times; resumes where it stopped."""
 
 import json
+import zipfile
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from videomolmo.listing import in_natural_order
 from videomolmo.synth.facts import Thing, things_of
 from videomolmo.synth.render import Renderer
 from videomolmo.synth.scene import sample_scene
+from videomolmo.whole_files import UNFINISHED, held, remove_dead, whole_file
+from videomolmo.workers import run_all
 
 PART = 200  # clips in a file
 
@@ -33,23 +36,29 @@ class RenderSpec:
 
 
 def render_all(spec: RenderSpec, folder: Path, workers: int = 2) -> None:
-    """Write every missing part of `spec` below `folder`, with a progress bar."""
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = [n for n in range(-(-spec.clips // PART)) if not _part(folder, n).exists()]
-    if not missing:
-        return
-    with get_context("spawn").Pool(workers) as pool:
-        jobs = pool.imap_unordered(_render_part, [(spec, folder, n) for n in missing])
-        for _ in tqdm(jobs, total=len(missing), desc=f"render {spec.name}", unit=f"x{PART} clips"):
-            pass
+    """Write every missing or broken part of `spec` below `folder`, with a progress bar.
+
+    Raises:
+        BadInput: another process renders there, or one of the workers died.
+    """
+    with held(folder):
+        missing = [n for n in range(-(-spec.clips // PART)) if not zipfile.is_zipfile(_part(folder, n))]
+        if not missing:
+            return
+        try:
+            with closing(run_all(_render_part, missing, workers, "render", given=(spec, folder))) as parts:
+                for _ in tqdm(parts, total=len(missing), desc=f"render {spec.name}", unit=f"x{PART} clips"):
+                    pass
+        finally:
+            remove_dead(folder, UNFINISHED)
 
 
 def _part(folder: Path, number: int) -> Path:
     return folder / f"part_{number:04d}.npz"
 
 
-def _render_part(job: tuple[RenderSpec, Path, int]) -> None:
-    spec, folder, number = job
+def _render_part(given: tuple[RenderSpec, Path], number: int) -> None:
+    spec, folder = given
     count = min(PART, spec.clips - number * PART)
     frames = np.zeros((count, spec.frames, spec.size, spec.size, 3), np.uint8)
     ids = np.zeros((count, spec.frames, spec.size, spec.size), np.uint8)
@@ -58,9 +67,8 @@ def _render_part(job: tuple[RenderSpec, Path, int]) -> None:
         clip_frames, clip_ids, things = render_clip(spec, number * PART + index)
         frames[index], ids[index] = clip_frames, clip_ids
         facts.append([asdict(thing) for thing in things])
-    temporary = folder / f"unfinished_{number:04d}.npz"
-    np.savez(temporary, frames=frames, ids=ids, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8))
-    temporary.replace(_part(folder, number))
+    with whole_file(_part(folder, number)) as unfinished:
+        np.savez(unfinished, frames=frames, ids=ids, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8))
 
 
 def render_clip(spec: RenderSpec, index: int) -> tuple[np.ndarray, np.ndarray, list[Thing]]:

@@ -35,7 +35,7 @@ from videomolmo.result_folder import check_folder
 from videomolmo.training.assemble import Learner, accelerator_for, assemble, weight_of
 from videomolmo.training.checkpoints import Checkpoints, locked, read_state
 from videomolmo.training.export import export, write_run
-from videomolmo.training.feed import MicroBatch, MicroBatches, feed
+from videomolmo.training.feed import MicroBatch, MicroBatches, deaths_told, feed
 from videomolmo.training.monitor import Diverged, Monitor, Watch, keep_offending
 from videomolmo.training.order import Slices
 from videomolmo.training.recipe import Recipe
@@ -202,7 +202,8 @@ class _Run:
 
     def _steps(self, start: int, checkpoints: Checkpoints, monitor: Monitor) -> Outcome:
         batches = MicroBatches(self.samples, self.processor, self.slices, start, self.total)
-        with closing(feed(batches, self.recipe.run.workers)) as source:
+        workers = self.recipe.run.workers
+        with deaths_told(workers), closing(feed(batches, workers)) as source:
             return self._until_done(start, source, checkpoints, monitor)
 
     def _until_done(
