@@ -184,3 +184,17 @@ def test_an_answer_of_the_first_line_only(tmp_path):
         file.write("\n")
     inspection = Inspection(folder, truth=true_masks(12, 2, 40, 51))
     assert inspection.answer_near(0).text == "one\u2028two" and "cannot be read" not in " ".join(inspection.missing())
+
+
+def test_many_objects_are_drawn_but_listed_in_part(tmp_path):
+    """A row and a line for each of ten thousand would take minutes."""
+    import videomolmo
+
+    result = made_result(objects=3)
+    result.objects = 2000
+    with videomolmo.inspect(result, folder=tmp_path) as inspector:
+        assert len(inspector.objects.rows) == 200 and inspector.inspection.objects == 2000
+        assert any("2000 objects" in line for line in inspector.inspection.missing())
+        inspector.objects.rows[1][0].value = False
+        shown = inspector.desk.look.objects
+        assert 1 not in shown and shown[0] == 2 and shown[-1] == 2000

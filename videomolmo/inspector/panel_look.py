@@ -8,6 +8,7 @@ from videomolmo.inspector.desk import Desk
 from videomolmo.inspector.figures import name_of
 from videomolmo.inspector.inspection import LAYERS
 from videomolmo.inspector.painting import LAYER_SIGNS, colour_of
+from videomolmo.inspector.shown import listed
 from videomolmo.inspector.widget_work import close_all
 
 MARKS = {"points": "points", "ids": "numbers", "boxes": "boxes", "patterns": "patterns"}
@@ -85,7 +86,8 @@ class ObjectPanel:
 
     def refresh(self) -> None:
         """Rows for the objects there are now; what was hidden stays hidden."""
-        numbers = range(1, self._desk.inspection.objects + 1)
+        objects = self._desk.inspection.objects
+        numbers = listed(objects)
         if list(self.rows) == list(numbers) and self.rows and self._of is self._desk.inspection:
             for number, (_, name) in self.rows.items():
                 name.value = name_of(self._desk.inspection, number)
@@ -98,6 +100,8 @@ class ObjectPanel:
         self.rows, lines = {}, []
         for number in numbers:
             lines.append(self._row(number, number not in hidden))
+        if len(numbers) < objects:
+            lines.append(widgets.HTML(f"<i>and {objects - len(numbers)} more, which are shown</i>"))
         self._list.children = lines or [widgets.HTML("<i>no object was found</i>")]
         self._show(None)
 
@@ -120,7 +124,8 @@ class ObjectPanel:
 
     def _show(self, _: Any) -> None:
         shown = tuple(number for number, (box, _) in self.rows.items() if box.value)
-        self._desk.see(objects=None if len(shown) == len(self.rows) else shown)
+        unlisted = range(len(self.rows) + 1, self._desk.inspection.objects + 1)
+        self._desk.see(objects=None if len(shown) == len(self.rows) else (*shown, *unlisted))
 
     def _name(self, number: int, text: str) -> None:
         if text.strip() and text != self._desk.inspection.names.get(number):
