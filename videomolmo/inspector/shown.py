@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-
 MOST_LISTED = 200  # objects with a row and a line of their own: more cannot be told apart, and take minutes
 
 
