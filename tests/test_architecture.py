@@ -20,7 +20,7 @@ ROWS = {
     "errors": 0, "stopwatch": 0, "prompts": 0, "provenance": 0, "shipped": 0, "whole_files": 0,
     # 1 numpy
     "points": 1, "fusion": 1, "metrics": 1, "video": 1, "video_read": 1, "video_write": 1, "spool": 1, "synth": 1,
-    "video_packets": 1, "hub": 1, "cache": 1,
+    "video_packets": 1, "hub": 1, "cache": 1, "stored": 1,
     # 2 numpy: what a result is, and pictures of it
     "result_folder": 2, "results": 2, "drawing": 2, "exercises": 2, "datasets": 2,
     # 3 torch: the two backbones

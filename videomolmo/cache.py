@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import tempfile
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,11 @@ from typing import Any
 import numpy as np
 
 from videomolmo.errors import BadInput
+from videomolmo.stored import StoredArrays
 
 SUFFIX = ".npz"
+KINDS = "buifcSU"  # of arrays that are kept
+MOST_BYTES = 16 << 30  # of one
 
 
 def key_of(made_by: Mapping[str, Any]) -> str:
@@ -61,21 +63,10 @@ def cached(
 
 def _read(path: Path) -> dict[str, np.ndarray] | None:
     try:
-        with open(path, "rb") as file, zipfile.ZipFile(file) as found:
-            file.seek(-12, os.SEEK_END)  # where a zip file says how many it holds; zipfile does not ask
-            if len(found.namelist()) != int.from_bytes(file.read(2), "little"):
-                return None
-            return {name.removesuffix(".npy"): _array(found, name) for name in found.namelist()}
-    except Exception:  # zip, zlib and NumPy have no common class for what damage makes them raise
+        with StoredArrays(path) as stored:
+            return {name: stored.read(name, KINDS, None, MOST_BYTES) for name in stored.bytes}
+    except (OSError, BadInput):
         return None  # not there, cut short by a full disk, or changed since
-
-
-def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    with archive.open(name) as file:
-        array = np.lib.format.read_array(file, allow_pickle=False)
-        if file.read(1):  # a file's checksum is looked at where it ends, which np.load may never reach
-            raise ValueError(f"{name} holds more than its header says")
-    return array
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

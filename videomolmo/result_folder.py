@@ -11,6 +11,7 @@ from typing import Any
 
 from videomolmo.errors import BadInput
 from videomolmo.spool import WINDOW_FILE
+from videomolmo.stored import read_json
 
 OWN = {"sentence", "times_s", "objects"}  # by which a run.json is known as ours
 BETWEEN = {"videomolmo": "this result is being replaced"}  # run.json while it is
@@ -61,9 +62,9 @@ def _check_own(folder: Path) -> None:
     if not (files or inner):
         return
     try:
-        facts = json.loads((folder / FILES[-1]).read_text(encoding="utf-8"))
-        ours = isinstance(facts, dict) and (facts.keys() >= OWN or facts == BETWEEN)
-    except (OSError, ValueError):
+        facts = read_json(folder / FILES[-1])
+        ours = facts.keys() >= OWN or facts == BETWEEN
+    except (OSError, BadInput):
         ours = False
     if not ours:
         raise BadInput(

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +15,8 @@ from jaxtyping import Float
 from videomolmo.errors import BadInput
 from videomolmo.fusion import iou
 from videomolmo.result_folder import new_results
-from videomolmo.spool import LazyMasks, MaskSpool
+from videomolmo.spool import LAYERS, LazyMasks, MaskSpool, Told, window_of
+from videomolmo.stored import Answer, StoredArrays, answer_problem, parse, read_bytes, read_facts
 from videomolmo.video import Frames, open_video
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class GroundingResult:
     def agreement(self) -> Float[np.ndarray, "frames objects"]:
         """IoU of the forward and the backward mask; NaN where one of the two propagations does not reach."""
         values = np.full((self.frames, self.objects), np.nan)
-        for at in range(self.frames):
+        for at in range(self.frames if self.objects else 0):
             both = np.logical_and(*(self.spool.known(name, at, self.objects) for name in ("forward", "backward")))
             values[at, both] = iou(self.forward[at][both], self.backward[at][both])
         return values
@@ -113,7 +113,7 @@ class GroundingResult:
         """
         import pandas as pd
 
-        rows = [row for at in range(self.frames) for row in self._rows(at)]
+        rows = [row for at in range(self.frames if self.objects else 0) for row in self._rows(at)]
         columns = ["frame", "time_s", "object", "x_px", "y_px", "area_px", "box", "source"]
         return pd.DataFrame(rows, columns=columns)
 
@@ -147,10 +147,25 @@ class GroundingResult:
             BadInput: the video is no longer where it was.
         """
         if self._video is None:
-            if self.source is None:
-                raise BadInput("this result was made from an array and loaded from disk: give load(folder, video=…)")
-            self._video = open_video(self.source, max_frames=self.frames)
+            self._video = self.open_video()
         return self._video
+
+    def open_video(self) -> Frames:
+        """As `video`, opened anew: whoever asks for it closes it.
+
+        Raises:
+            BadInput: as `video`.
+        """
+        if self.source is None:
+            raise BadInput("this result was made from an array and loaded from disk: give load(folder, video=…)")
+        if isinstance(self.source, (str, Path)) and not _is_file_or_folder(self.source):
+            raise BadInput(f"{self.source!r:.300}: no such video; give load(folder, video=…)")
+        return open_video(self.source, max_frames=self.frames)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `video` is at hand already."""
+        return self._video is not None
 
     def overlay(self, path: str | Path) -> Path:
         """Write a video (H.264 mp4) of masks, ids and points over the frames; returns its path."""
@@ -228,16 +243,17 @@ class GroundingResult:
         """
         folder = Path(folder).absolute()  # masks are read later, wherever the program is then
         try:
-            facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-            lines = (folder / "answers.jsonl").read_text(encoding="utf-8").split("\n")  # JSON leaves U+2028 as it is
-            answers = [_answer(json.loads(line)) for line in lines if line.strip()]
+            facts = read_facts(folder / "run.json")
             known = {name: facts.pop(name) for name in ("sentence", "objects", "height", "width", "fps", "warning")}
-            times, source = np.array(facts.pop("times_s")), facts.pop("video")
+            times, source = np.array(facts.pop("times_s"), float), facts.pop("video")
             facts.pop("frames")
+            told = Told(len(times), *(known[name] for name in Told._fields[1:]))
+            answers = _read_answers(folder / "answers.jsonl", told)
             spool = MaskSpool(folder / "propagation")
             if known["objects"]:
-                _check_windows(spool, len(times))
-        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                _check_windows(spool, told)
+            spool.told = told
+        except (OSError, BadInput) as error:
             raise BadInput(
                 f"{folder}: not a saved result ({error}); give a folder that `save` or `ground` wrote"
             ) from error
@@ -249,25 +265,51 @@ class GroundingResult:
         )  # fmt: skip
 
 
-def _answer(row: dict[str, Any]) -> KeyAnswer:
-    """An answer from its JSON, in which tuples have become lists."""
-    return KeyAnswer(**row | {"points_px": [tuple(point) for point in row["points_px"]]})
-
-
-def _check_windows(spool: MaskSpool, frames: int) -> None:
-    """Nothing where the files of masks follow each other up to the last frame.
+def _read_answers(path: Path, told: Told) -> list[KeyAnswer]:
+    """The answers of a result, in which tuples have become lists.
 
     Raises:
-        ValueError: some are missing, and their masks would look empty.
+        OSError, BadInput: they cannot be read, or contradict themselves or the clip.
     """
-    reached = 0
+    answers = []
+    for number, line in enumerate(read_bytes(path).split(b"\n"), start=1):  # JSON leaves U+2028 as it is
+        if line.strip():
+            row = parse(Answer, line, f"{path}, line {number}")
+            if reason := answer_problem(row, told.frames, told[2:]):
+                raise BadInput(f"{path}, line {number}: {reason}")
+            answers.append(KeyAnswer(**row))
+    return answers
+
+
+def _check_windows(spool: MaskSpool, told: Told) -> None:
+    """Nothing where the files of masks follow each other up to the last frame, and are what the run tells.
+
+    Raises:
+        OSError, BadInput: some cannot be read, are not of this run, or are missing: their masks would look empty.
+    """
+    reached, most = 0, 0
     for path in spool.files():
         if int(path.stem) > reached:
             break
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
-            reached = int(path.stem) + int(data["shape"][0])
-    if reached < frames:
-        raise ValueError(f"propagation/ has no masks of frame {reached}")
+        with StoredArrays(path) as stored:
+            window = window_of(stored, told)
+            bits = len(window.ids) * window.frames * window.height * -(-window.width // 8)
+            if any(not 0 <= stored.bytes.get(name, -1) - bits < 1 << 14 for name in LAYERS):  # and its header
+                raise BadInput(f"{path}: its masks are not of the shape that it tells")
+        reached = int(path.stem) + window.frames
+        most = max(most, *window.ids.tolist(), 0)
+    if reached < told.frames:
+        raise BadInput(f"propagation/ has no masks of frame {reached}")
+    if most != told.objects:
+        raise BadInput(f"run.json tells of {told.objects} objects, the masks of {most}")
+
+
+def _is_file_or_folder(path: str | Path) -> bool:
+    """Whether a path, as a file may tell it, leads to a video: not to a pipe, and to nowhere but this disk."""
+    try:
+        return os.path.isfile(path) or os.path.isdir(path)
+    except ValueError:  # a path with a null byte
+        return False
 
 
 def _plain_source(source: Any) -> str | None:

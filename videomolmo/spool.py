@@ -4,13 +4,79 @@ import re
 import shutil
 import tempfile
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from videomolmo.errors import BadInput
+from videomolmo.stored import MOST_FRAMES, MOST_OBJECTS, MOST_PIXELS, StoredArrays
+
 WINDOW_FILE = re.compile(r"\d{5,}\.npz")
 LAYERS = ("fused", "forward", "backward")
+
+
+class Told(NamedTuple):
+    """What a run says of its clip; its files of masks must agree."""
+
+    frames: int
+    objects: int
+    height: int
+    width: int
+
+
+class Window(NamedTuple):
+    """The shape of a window's masks, and the ids of its objects, in the order of the arrays."""
+
+    frames: int
+    ids: np.ndarray
+    height: int
+    width: int
+
+
+def window_of(stored: StoredArrays, told: Told | None = None) -> Window:
+    """What a file of masks is about, before any mask is read.
+
+    Raises:
+        BadInput: it makes no sense, or is not what the run tells.
+    """
+    shape, ids = stored.read("shape", "iu", (4,)), stored.read("ids", "iu", (None,))
+    frames, objects, height, width = (int(value) for value in shape)
+    sides_fit = 0 < frames <= MOST_FRAMES and min(height, width) >= 0 and height * width <= MOST_PIXELS
+    if not sides_fit or objects != len(ids) or len(set(ids.tolist())) != len(ids):
+        raise BadInput(f"{stored.path}: masks of shape {tuple(shape.tolist())} of {len(ids)} objects make no sense")
+    least, most = (int(ids.min()), int(ids.max())) if len(ids) else (1, 0)
+    if least < 1 or most > MOST_OBJECTS:
+        raise BadInput(f"{stored.path}: ids of objects are {least} to {most}, expected 1 to {MOST_OBJECTS}")
+    if told is not None and (height, width) != (told.height, told.width):
+        raise BadInput(f"{stored.path}: they are {height}×{width}, expected {told.height}×{told.width}")
+    if told is not None and most > told.objects:
+        raise BadInput(f"{stored.path}: they hold object {most}, the result has {told.objects}")
+    if told is not None and frames > told.frames:
+        raise BadInput(f"{stored.path}: they are of {frames} frames, the result has {told.frames}")
+    return Window(frames, ids, height, width)
+
+
+def read_window(path: Path, told: Told | None = None, more: Iterable[str] = ()) -> dict[str, np.ndarray]:
+    """The arrays of a file of masks: "ids", "shape", layers as bits (frames, objects, height, bytes), values a mask.
+
+    Args:
+        path: of the file.
+        told: by the run.
+        more: names of further arrays of one value a mask.
+
+    Raises:
+        OSError, BadInput: it cannot be read, makes no sense, or is not what the run tells. What is merely not there is
+            left out.
+    """
+    with StoredArrays(path) as stored:
+        window = window_of(stored, told)
+        per_mask = (window.frames, len(window.ids))
+        bits = {name: ("u1", (*per_mask, window.height, -(-window.width // 8))) for name in LAYERS}
+        wanted = bits | {name: ("buif", per_mask) for name in ("has_forward", "has_backward", *more)}
+        found = {name: stored.read(name, *about) for name, about in wanted.items() if name in stored}
+    return {"ids": window.ids, "shape": np.array((*per_mask, window.height, window.width)), **found}
 
 
 class MaskSpool:
@@ -25,8 +91,10 @@ class MaskSpool:
         if folder is None:
             weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         names = [path.name for path in self.folder.glob("*.npz")]
-        self._starts = sorted(int(name[:-4]) for name in names if WINDOW_FILE.fullmatch(name))
-        self._cache: dict[int, dict[str, Any]] = {}  # the two windows read last
+        starts = {int(name[:-4]) for name in names if WINDOW_FILE.fullmatch(name)}
+        self._starts = sorted(start for start in starts if f"{start:05d}.npz" in names)
+        self._cache: dict[int, dict[str, Any]] = {}  # the two windows read last, layers as bits
+        self.told: Told | None = None  # set where files are not our own: they must agree
 
     def write(
         self, start: int, ids: tuple[int, ...], layers: dict[str, np.ndarray], known: dict[str, np.ndarray]
@@ -52,17 +120,18 @@ class MaskSpool:
         return self._cache[start]
 
     def _read(self, start: int) -> dict[str, Any]:
-        with np.load(self.folder / f"{start:05d}.npz") as data:
-            shape = tuple(data["shape"])
-            window = {name: np.unpackbits(data[name], axis=-1, count=shape[-1]).astype(bool) for name in LAYERS}
-            return window | {name: data[name] for name in ("ids", "has_forward", "has_backward")}
+        path = self.folder / f"{start:05d}.npz"
+        window = read_window(path, self.told)
+        if gone := [name for name in (*LAYERS, "has_forward", "has_backward") if name not in window]:
+            raise BadInput(f"{path}: there is no array {gone[0]}; it is damaged")
+        return window
 
     def frame(self, layer: str, at: int, objects: int, size: tuple[int, int]) -> np.ndarray:
         """One layer of frame `at`: bool (objects, height, width), object n in row n - 1."""
         masks = np.zeros((objects, *size), bool)
         window, offset = self._of(at)
         if window is not None:
-            masks[window["ids"] - 1] = window[layer][offset]
+            masks[window["ids"] - 1] = np.unpackbits(window[layer][offset], axis=-1, count=size[1])
         return masks
 
     def known(self, layer: str, at: int, objects: int) -> np.ndarray:

@@ -8,13 +8,34 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Annotated, Any, NotRequired
 
+from pydantic import ConfigDict, Field
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
 from videomolmo import provenance
 from videomolmo.annotation.records import Settings, annotate_clip
 from videomolmo.datasets import first_records, read_dataset
 from videomolmo.errors import BadInput
+from videomolmo.stored import read_json
+
+
+class Quality(TypedDict):
+    """What became of an object on a frame."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)
+    verdict: str
+    parts: NotRequired[int]
+    iou: NotRequired[Annotated[float, Field(ge=0, le=1)]]
+
+
+class Part(TypedDict):
+    """The file of a clip."""
+
+    rows: list[dict[str, Any]]
+    quality: list[Quality]
+
 
 ROWS, QUALITY, REPORT = "annotations.jsonl", "quality.jsonl", "report.json"
 BINS = 10
@@ -64,7 +85,7 @@ def annotate_dataset(
     provenance.claim(out, made_by, "annotations")
     parts = out / "parts"
     parts.mkdir(exist_ok=True)
-    todo = [number for number in range(count) if not _part(parts, number).exists()]
+    todo = [number for number in range(count) if _read_part(_part(parts, number)) is None]
     refused = {}
     if todo:
         with get_context("spawn").Pool(workers, _begin, (name, path, split, masks, settings, parts)) as pool:
@@ -80,6 +101,14 @@ def annotate_dataset(
 
 def _part(parts: Path, number: int) -> Path:
     return parts / f"{number:06d}.json"
+
+
+def _read_part(path: Path) -> dict | None:
+    """Rows and quality of a clip; None where they are not there, or damaged: it is done again."""
+    try:
+        return read_json(path, Part)
+    except (OSError, BadInput):
+        return None
 
 
 _worker: dict = {}
@@ -118,7 +147,9 @@ def _gather(out: Path, parts: Iterable[Path], made_by: dict, refused: dict[str, 
     verdicts, histogram, several, rows_count = Counter(), [0] * BINS, 0, 0
     with open(out / ROWS, "w", encoding="utf-8") as rows, open(out / QUALITY, "w", encoding="utf-8") as quality:
         for part in parts:
-            content = json.loads(part.read_text(encoding="utf-8"))
+            content = _read_part(part)
+            if content is None:
+                raise BadInput(f"{part} was damaged meanwhile; remove it and run again")
             rows.writelines(json.dumps(row) + "\n" for row in content["rows"])
             rows_count += len(content["rows"])
             for row in content["quality"]:

@@ -1,13 +1,14 @@
 """Ask a model all expressions of a benchmark and keep its masks and answers; goes on where it was stopped."""
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videomolmo import provenance
 from videomolmo.datasets.record import Expression, Record
+from videomolmo.errors import BadInput
 from videomolmo.evaluation.predictions import Predictions
+from videomolmo.stored import MOST_FRAMES, KeptAnswer, read_json
 from videomolmo.whole_files import write_json
 
 if TYPE_CHECKING:
@@ -22,13 +23,15 @@ def answer_path(out: Path, record: Record, expression: Expression) -> Path:
 def read_answer(out: Path, record: Record, expression: Expression) -> dict | None:
     """What was kept of one expression: key frames with points and texts, number of objects, seconds.
 
-    None where nothing was, or where the sentence is another one by now.
+    None where nothing was, where it is damaged, or where the sentence is another one by now.
     """
     try:
-        answer = json.loads(answer_path(out, record, expression).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        answer = read_json(answer_path(out, record, expression), KeptAnswer)
+    except (OSError, BadInput):
         return None
-    return answer if answer.get("text") == expression.text else None
+    most = len(record.frame_names) or MOST_FRAMES
+    fits = all(key["frame"] < most for key in answer["key_frames"])
+    return answer if fits and answer["text"] == expression.text else None
 
 
 def predict(

@@ -12,6 +12,7 @@ from PIL import Image
 
 from videomolmo.datasets.record import Expression, Record
 from videomolmo.errors import BadInput
+from videomolmo.stored import open_plain
 
 LAYOUT = "{clip}/{expression}/{frame}.png"
 FIELDS = ("clip", "expression", "frame", "object", "source", "exp_id")
@@ -67,7 +68,7 @@ class Predictions:
         """One mask at `size` (nearest neighbour); None where its file is missing or cannot be read."""
         path = self.path(record, expression, frame)
         try:
-            with Image.open(path) as image:
+            with open_plain(path) as file, Image.open(file) as image:
                 mask = np.asarray(image.convert("RGB") if image.mode in ("RGBA", "LA", "PA") else image)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             return None
@@ -142,7 +143,7 @@ def write_submission(records: Iterator[Record], predictions: Predictions, datase
 def _check_mask(path: Path, size: tuple[int, int]) -> None:
     """Nothing where a server can read the file: a PNG of one channel in the size of the clip."""
     try:
-        with Image.open(path) as image:
+        with open_plain(path) as file, Image.open(file) as image:
             kind, found = (image.format, image.mode), image.size[::-1]
             image.verify()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
