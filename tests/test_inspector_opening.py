@@ -111,8 +111,12 @@ SENSELESS = [
 def test_answers_that_contradict_themselves_are_left_out(folder, change, loaded):
     rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
     rows[2] |= change
-    (folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = GroundingResult.load(folder) if loaded else folder
+    (folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(BadInput, match=r"answers\.jsonl, line 3"):
+        GroundingResult.load(folder)
+    if loaded:  # whoever made it in memory may have said anything
+        source.answers[2] = KeyAnswer(**rows[2])
     inspection = Inspection(source)
     assert f"answer on frame {change.get('frame', 10)} contradicts itself" in look_everywhere(inspection)
     assert sorted(inspection.outcomes()) == [0, 5]
@@ -180,3 +184,17 @@ def test_an_answer_of_the_first_line_only(tmp_path):
         file.write("\n")
     inspection = Inspection(folder, truth=true_masks(12, 2, 40, 51))
     assert inspection.answer_near(0).text == "one\u2028two" and "cannot be read" not in " ".join(inspection.missing())
+
+
+def test_many_objects_are_drawn_but_listed_in_part(tmp_path):
+    """A row and a line for each of ten thousand would take minutes."""
+    import videomolmo
+
+    result = made_result(objects=3)
+    result.objects = 2000
+    with videomolmo.inspect(result, folder=tmp_path) as inspector:
+        assert len(inspector.objects.rows) == 200 and inspector.inspection.objects == 2000
+        assert any("2000 objects" in line for line in inspector.inspection.missing())
+        inspector.objects.rows[1][0].value = False
+        shown = inspector.desk.look.objects
+        assert 1 not in shown and shown[0] == 2 and shown[-1] == 2000

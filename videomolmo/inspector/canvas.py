@@ -32,10 +32,11 @@ class FrameCanvas(anywidget.AnyWidget):
         frame: the one shown.
         looked_at: whether any browser shows this.
         asked_at: `time.monotonic()` when a browser asked last; 0 before that.
+        kept: what must not be given back while a browser shows this, or is about to; `keeper` is a weak way to it.
     """
 
     _esm = "\n".join(Path(__file__).with_name(name).read_text("utf-8") for name in ("time_line.js", "canvas.js"))
-    _css = Path(__file__).parent / "canvas.css"
+    _css = Path(__file__).with_name("canvas.css").read_text("utf-8")  # of a path anywidget keeps every widget for ever
     frames = traitlets.Int(0).tag(sync=True)
     fps = traitlets.Float(30.0).tag(sync=True)
     marks = traitlets.List().tag(sync=True)
@@ -57,7 +58,8 @@ class FrameCanvas(anywidget.AnyWidget):
     ) -> None:
         super().__init__(**traits)
         self.frame, self.looked_at, self.asked_at, self._age = 0, False, 0.0, 0
-        self._picture, self._on_left = picture, on_left
+        self._picture, self._on_left, self.kept = picture, on_left, None
+        self.keeper: Callable[[], Any] = lambda: None
         self._views: set[str] = set()
         self._on_frame, self._on_click, self._on_size, self._on_theme = on_frame, on_click, on_size, on_theme
         self.on_msg(self._receive)
@@ -112,6 +114,7 @@ class FrameCanvas(anywidget.AnyWidget):
             self._on_size(int(content["width"]) or FIRST_WIDTH_PX)
             if kind == "ready":
                 self._views.add(content["view"])
+                self.kept = self.keeper()
                 self._on_theme(bool(content["dark"]))
                 self.show()
         elif kind == "closed":
@@ -119,3 +122,4 @@ class FrameCanvas(anywidget.AnyWidget):
             if not self._views:
                 self.looked_at = False
                 self._on_left()
+                self.kept = None

@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from videomolmo.errors import BadInput
 from videomolmo.inspector.edits import History
 from videomolmo.results import GroundingResult
+from videomolmo.spool import Told
+from videomolmo.stored import Correction, parse, read_bytes
 
 LOG = "corrections.jsonl"
 FOLDER = "corrections"  # masks made for them, see `Runs`
@@ -29,53 +32,64 @@ class CorrectionLog:
     Args:
         folder: of the result; None: nothing is written.
         result: see `result_key`; stands in every record, so that no other result in this folder takes it for its own.
-        frames: length of the clip.
+        clip: frames, objects and size of the result.
 
     Attributes:
         problems: lines that could not be read or are not of this result, a sentence each.
         unkept: why corrections stay in memory although there is a folder; None while they are written.
     """
 
-    def __init__(self, folder: Path | None, result: str, frames: int) -> None:
-        self.folder, self.result, self.frames = folder, result, frames
+    def __init__(self, folder: Path | None, result: str, clip: Told) -> None:
+        self.folder, self.result, self.clip = folder, result, clip
         self.problems: list[str] = []
         self.unkept: str | None = None
         self._size = 0
 
     def read(self) -> History:
         """All records of this result that make sense, in order; `problems` tells of the others."""
-        history, self.problems, self._size = History(), [], 0
+        history, self.problems, self._size = History(self.clip.objects), [], 0
         if self.folder is None:
             return history
         try:
-            data = (self.folder / LOG).read_bytes()
+            data = read_bytes(self.folder / LOG)
         except FileNotFoundError:
             return history
-        except OSError as error:
+        except (OSError, BadInput) as error:
             self.problems = [f"{LOG} cannot be read ({error}); the corrections in it are not shown"]
+            if isinstance(error, BadInput):
+                self.give_up(f"{LOG} cannot be read")
             return history
         self._size = len(data)
         bad, others = [], 0
-        for number, line in enumerate(data.splitlines(), start=1):
+        for number, line in enumerate(data.split(b"\n"), start=1):
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
-                if not isinstance(record, dict):
-                    raise ValueError("expected an object")
-                if record.get("result", self.result) != self.result:  # older records name none: they are taken
+                record = self._record(line)
+                if record is None:
                     others += 1
-                    continue
-                if not 0 <= record.get("frame", 0) < self.frames:
-                    raise ValueError(f"frame {record['frame']} is not in the clip")
-                history.add(record)
-            except (ValueError, TypeError) as error:  # BadInput is a ValueError
+                else:
+                    history.add(record)
+            except BadInput as error:
                 bad.append(f"line {number}: {error}")
         if bad:
             self.problems.append(f"{LOG}, {'; '.join(bad[:3])}{' …' * (len(bad) > 3)}: not shown, as no corrections")
         if others:
             self.problems.append(f"{LOG}: corrections of another result ({others}) are not shown")
         return history
+
+    def _record(self, line: bytes) -> dict[str, Any] | None:
+        """The record of a line; None where it is of another result. Older records name none: they are taken."""
+        record = parse(dict[str, Any], line, LOG)
+        if record.get("result", self.result) != self.result:
+            return None
+        parse(Correction, line, LOG)
+        if record.get("frame", 0) >= self.clip.frames:
+            raise BadInput(f"frame {record['frame']} is not in the clip")
+        for x, y, _ in record.get("clicks", ()):
+            if not (0 <= x <= self.clip.width and 0 <= y <= self.clip.height):
+                raise BadInput(f"point ({x:g}, {y:g}) is not in the frame")
+        return record
 
     def in_step(self) -> bool:
         """Whether the file is as it was when it was read or written here last."""

@@ -42,12 +42,14 @@ class Desk:
         scores, comparing: give J&F of what is shown, and the differences, when they are computed.
         moved, changed, themed: functions called after the frame, what is believed, or the theme changed.
         clicked: called with frame, x and y of a click in the first picture.
+        asked: results of all sentences asked here, the first one included.
     """
 
     def __init__(
         self, inspection: Inspection, other: Inspection | None, grounder: Any, folder: Path, look: Look
     ) -> None:
         self.inspection, self.other, self.grounder, self.folder, self.look = inspection, other, grounder, folder, look
+        self.asked = [inspection]
         self.moved: list[Callable[[], None]] = []
         self.changed: list[Callable[[], None]] = []
         self.themed: list[Callable[[], None]] = []
@@ -62,7 +64,7 @@ class Desk:
             on_click=self._click,
             on_size=self._resize,
             on_theme=self._retheme,
-            on_left=self._left,
+            on_left=self.give_back,
         )
         self.opened()
 
@@ -162,12 +164,21 @@ class Desk:
         ]
         return pictures, self._caption(frame)
 
-    def _left(self) -> None:
-        """Nobody looks any more: a cell that is run again leaves the inspector of before in the kernel for ever."""
+    def give_back(self) -> None:
+        """Videos, frames, masks and plots: nobody looks any more. Whoever looks again has them read again."""
         self._cache.forget()
         self.corrections.forget()
-        for one in self.shown:
-            one.forget()
+        for one in [*self.shown, *self.asked]:
+            one.close()
+        self.theme = None
+        for tell in self.themed:
+            tell()
+
+    def unhear(self) -> None:
+        """Let go of all parts: nothing is told to them any more."""
+        self.clicked = None
+        for told in (self.moved, self.changed, self.themed, self.work.turned, self.scores.told, self.comparing.told):
+            told.clear()
 
     def _caption(self, frame: int) -> str:
         longest = max(self.shown, key=lambda one: one.frames)

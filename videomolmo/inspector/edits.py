@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -12,6 +14,7 @@ from videomolmo.errors import BadInput
 Click = tuple[float, float, int]  # x and y in pixels, 1 on the object or 0 off it
 Clicks = tuple[Click, ...]
 BaseClicks = Callable[[int, int], Clicks]
+MOST_NEW = 1000  # objects that corrections can begin
 
 
 class Stretch(NamedTuple):
@@ -43,22 +46,21 @@ class State:
     clicks: Mapping[tuple[int, int], Clicks] = field(default_factory=dict)
     dropped: frozenset[int] = frozenset()
 
-    def with_clicks(self, thing: int, frame: int, clicks: Iterable[Click]) -> State:
-        """Other clicks for an object on a frame."""
-        return replace(self, clicks={**self.clicks, (thing, frame): tuple(clicks)})
-
-    def without(self, frame: int) -> State:
-        """A key frame's answer dropped, and what was corrected on it."""
-        kept = {key: clicks for key, clicks in self.clicks.items() if key[1] != frame}
-        return State(kept, self.dropped | {frame})
-
     def objects(self) -> int:
         """The largest id of an object that was clicked on."""
-        return max((thing for (thing, _), clicks in self.clicks.items() if clicks), default=0)
+        return max((thing for thing, frames in self._by_object.items() if any(frames.values())), default=0)
+
+    @cached_property
+    def _by_object(self) -> dict[int, dict[int, Clicks]]:
+        """Object to frame to clicks: many objects and many clicks are looked through once."""
+        found: dict[int, dict[int, Clicks]] = {}
+        for (thing, frame), clicks in self.clicks.items():
+            found.setdefault(thing, {})[frame] = clicks
+        return found
 
     def frames_of(self, thing: int) -> set[int]:
         """Frames on which this object's clicks are others than the model's."""
-        return {frame for owner, frame in self.clicks if owner == thing} | self.dropped
+        return {*self._by_object.get(thing, ()), *self.dropped}
 
     def clicks_of(self, thing: int, frame: int, base: BaseClicks) -> Clicks:
         """Clicks of an object on a frame, the model's where nothing was corrected."""
@@ -68,7 +70,7 @@ class State:
 
     def keys_of(self, thing: int, key_frames: Iterable[int]) -> list[int]:
         """Key frames that bound the stretches of an object: those of the clip and its own corrective ones."""
-        own = {frame for (owner, frame), clicks in self.clicks.items() if owner == thing and clicks}
+        own = {frame for frame, clicks in self._by_object.get(thing, {}).items() if clicks}
         return sorted((set(key_frames) - self.dropped) | own)
 
     def stretches(self, thing: int, key_frames: Iterable[int], frames: int, base: BaseClicks) -> list[Stretch]:
@@ -80,13 +82,15 @@ class State:
             frames: length of the clip.
             base: the model's clicks for an object on a frame.
         """
-        changed, keys = self.frames_of(thing), self.keys_of(thing, key_frames)
+        changed, keys = sorted(self.frames_of(thing)), self.keys_of(thing, key_frames)
+        if not changed:
+            return []
         edges = [None, *keys, None]
         found = []
         for left, right in pairwise(edges):
             start, stop = (0 if left is None else left), (frames if right is None else right)
-            touched = any(start <= frame < stop for frame in changed) or right in changed
-            if start < stop and touched:
+            first = bisect_left(changed, start)  # the right key frame counts, too, where there is one
+            if start < stop and first < len(changed) and changed[first] < stop + (right is not None):
                 ends = [() if key is None else positive_only(self.clicks_of(thing, key, base)) for key in (left, right)]
                 found.append(Stretch(start, stop, left, right, *ends))
         return found
@@ -102,24 +106,49 @@ def positive_only(clicks: Clicks) -> Clicks:
     return clicks if any(label for _, _, label in clicks) else ()
 
 
+class Delta(NamedTuple):
+    """What one correction changes on one frame.
+
+    Attributes:
+        frame: its number.
+        clicks: object to the clicks before and after it; None: those of the model.
+        drops: whether the frame's answer ceases to count.
+    """
+
+    frame: int
+    clicks: Mapping[int, tuple[Clicks | None, Clicks | None]]
+    drops: bool = False
+
+
 class History:
-    """States in order, with a place in them.
+    """The state of all corrections, and the way back: what each changed, so that many need no more room than they say.
+
+    Args:
+        objects: of the run; corrections may begin new ones, one after the other.
 
     Attributes:
         records: everything that happened, undo and redo included.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, objects: int | None = None) -> None:
         self.records: list[dict[str, Any]] = []
-        self._states, self._at = [State()], 0
+        self._deltas: list[Delta] = []
+        self._at = 0
+        self._clicks: dict[int, dict[int, Clicks]] = {}  # frame to object to clicks
+        self._dropped: set[int] = set()
+        self._state: State | None = State()
+        self._most, self._last = objects, None if objects is None else objects + MOST_NEW
 
     @property
     def state(self) -> State:
-        return self._states[self._at]
+        if self._state is None:
+            clicks = {(thing, at): own for at, frame in self._clicks.items() for thing, own in frame.items()}
+            self._state = State(clicks, frozenset(self._dropped))
+        return self._state
 
     def can(self, action: str) -> bool:
         """Whether "undo" or "redo" leads anywhere."""
-        return self._at > 0 if action == "undo" else self._at + 1 < len(self._states)
+        return self._at > 0 if action == "undo" else self._at < len(self._deltas)
 
     def after(self, record: Mapping[str, Any]) -> State:
         """The state that a record leads to.
@@ -127,28 +156,61 @@ class History:
         Raises:
             BadInput: an undo or redo that leads nowhere, or a record that is none.
         """
+        before, delta = self.state, self._delta(record)
+        back = record["action"] == "undo"
+        changed = {(thing, delta.frame): pair[not back] for thing, pair in delta.clicks.items()}
+        clicks = {key: own for key, own in (before.clicks | changed).items() if own is not None}
+        dropped = before.dropped ^ {delta.frame} if delta.drops else before.dropped
+        return State(clicks, dropped)
+
+    def _delta(self, record: Mapping[str, Any]) -> Delta:
         action = record.get("action")
         if action in ("undo", "redo"):
             if not self.can(action):
                 raise BadInput(f"there is nothing to {action}")
-            return self._states[self._at + (1 if action == "redo" else -1)]
+            return self._deltas[self._at - (action == "undo")]
         try:
             if action == "drop_answer":
-                return self.state.without(int(record["frame"]))
+                frame = int(record["frame"])
+                there = self._clicks.get(frame, {})
+                gone = {thing: (own, None) for thing, own in there.items()}
+                return Delta(frame, gone, frame not in self._dropped)
             if action in ("add_point", "remove_point"):
-                clicks = [(float(x), float(y), int(label)) for x, y, label in record["clicks"]]
-                return self.state.with_clicks(int(record["object"]), int(record["frame"]), clicks)
+                clicks = tuple((float(x), float(y), int(label)) for x, y, label in record["clicks"])
+                thing, frame = int(record["object"]), int(record["frame"])
+                self._check_object(thing)
+                return Delta(frame, {thing: (self._clicks.get(frame, {}).get(thing), clicks)})
         except (KeyError, TypeError, ValueError) as error:
-            raise BadInput(f"record {dict(record)} is not a correction ({type(error).__name__}: {error})") from None
-        raise BadInput(f"action {action!r} is unknown, expected add_point, remove_point, drop_answer, undo or redo")
+            about = f"{dict(record)!r:.200}"
+            raise BadInput(f"record {about} is not a correction ({type(error).__name__}: {error})") from None
+        raise BadInput(f"action {action!r:.40} is unknown, expected add_point, remove_point, drop_answer, undo or redo")
 
-    def add(self, record: dict[str, Any]) -> State:
-        """Take a record in; returns the new state."""
-        state = self.after(record)
-        if record["action"] in ("undo", "redo"):
-            self._at += 1 if record["action"] == "redo" else -1
+    def _check_object(self, thing: int) -> None:
+        """Nothing where the object is there, or is the next one that a correction can begin."""
+        if self._most is not None and not 1 <= thing <= min(self._most + 1, self._last):
+            raise ValueError(f"object {thing} is not there, expected 1 to {min(self._most + 1, self._last)}")
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Take a record in.
+
+        Raises:
+            BadInput: as `after`.
+        """
+        delta, action = self._delta(record), record["action"]
+        frame = self._clicks.setdefault(delta.frame, {})
+        for thing, pair in delta.clicks.items():
+            if (own := pair[action != "undo"]) is None:
+                frame.pop(thing, None)
+            else:
+                frame[thing] = own
+            if self._most is not None:
+                self._most = max(self._most, thing)
+        if delta.drops:
+            self._dropped ^= {delta.frame}
+        if action in ("undo", "redo"):
+            self._at += 1 if action == "redo" else -1
         else:
-            self._states = [*self._states[: self._at + 1], state]
+            self._deltas[self._at :] = [delta]
             self._at += 1
         self.records.append(record)
-        return state
+        self._state = None

@@ -11,6 +11,7 @@ from videomolmo.fusion import RULES
 from videomolmo.inspector.differences import Differences
 from videomolmo.inspector.inspection import Inspection
 from videomolmo.inspector.plot_style import DECISION_STYLES, PLOTLY_DASHES, Style, hex_of
+from videomolmo.inspector.shown import listed
 from videomolmo.inspector.static import Scoring, static_picture
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def agreement_figure(inspection: Inspection, t: int | None = None, theme: str = 
     objects, strip = inspection.objects, 0.06 * min(8, max(1, inspection.objects)) + 0.06
     figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.04, row_heights=[1 - strip, strip])
     frames, decisions = np.arange(inspection.frames), inspection.decisions()
-    for thing in range(1, objects + 1):
+    for thing in listed(objects):
         styles = [DECISION_STYLES[name] for name in decisions[:, thing - 1]]
         figure.add_scatter(
             x=frames, y=inspection.agreement[:, thing - 1], name=name_of(inspection, thing), meta={"object": thing},
@@ -76,7 +77,7 @@ def track_figure(inspection: Inspection, t: int | None = None, theme: str = "lig
 
     figure = make_subplots(3, 1, shared_xaxes=True, vertical_spacing=0.04)
     for row, (quantity, text) in enumerate((("x", "x px"), ("y", "y px, down"), ("area", "area px")), start=1):
-        for thing in range(1, inspection.objects + 1):
+        for thing in listed(inspection.objects):
             series = inspection.series(thing)
             values = np.where(series.area > 0, getattr(series, quantity), np.nan)
             figure.add_scatter(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from videomolmo.errors import BadInput
-from videomolmo.video import Frames
+from videomolmo.results import GroundingResult
+from videomolmo.video import Frames, open_video
 
 MOST_BYTES = 160 << 20
 GREY = 96  # where there is no picture
@@ -20,12 +23,13 @@ class FrameCache:
     """Frames by number; the video is opened when the first one is asked for.
 
     Args:
-        open_frames: gives the video, or raises `BadInput`.
-        frames, size: of the result; size is (height, width).
+        result: whose frames these are; its number and size of frames hold.
+        given: replaces its video: a path, an array, or `Frames`.
     """
 
-    def __init__(self, open_frames: Callable[[], Frames], frames: int, size: tuple[int, int]) -> None:
-        self._open, self.frames, self.size = open_frames, frames, size
+    def __init__(self, result: GroundingResult, given: Any = None) -> None:
+        self._open, self._is_ours = _way_to(result, given)
+        self.frames, self.size = result.frames, (result.height, result.width)
         self._video: Frames | None = None
         self._reason: str | None = None
         self._kept: OrderedDict[tuple[int, tuple[int, int]], np.ndarray] = OrderedDict()
@@ -75,6 +79,14 @@ class FrameCache:
             self._kept.clear()
             self._bytes = 0
 
+    def close(self) -> None:
+        """Give back memory and the video, if it was opened here; what is asked for afterwards opens it again."""
+        with self._lock:
+            self.forget()
+            if self._is_ours and self._video is not None:
+                self._video.close()
+            self._video = None
+
     def _read(self, t: int, size: tuple[int, int]) -> np.ndarray:
         video = self.video()
         if video is None or not 0 <= t < len(video):
@@ -84,6 +96,15 @@ class FrameCache:
         except (BadInput, OSError):
             return np.full((*size, 3), GREY, np.uint8)
         return frame if frame.shape[:2] == size else resized(frame, size)
+
+
+def _way_to(result: GroundingResult, given: Any) -> tuple[Callable[[], Frames], bool]:
+    """What opens a video, and whether it is then ours to close."""
+    if isinstance(given, Frames):
+        return lambda: given, False
+    if given is not None:
+        return partial(open_video, given, max_frames=result.frames), True
+    return (result.video, False) if result.is_open else (result.open_video, True)
 
 
 def resized(frame: UInt8[np.ndarray, "height width 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:

@@ -25,7 +25,8 @@ from videomolmo.inspector.shown import Point, Series
 from videomolmo.inspector.store import MaskStore
 from videomolmo.inspector.truth import open_truth
 from videomolmo.results import GroundingResult, KeyAnswer
-from videomolmo.video import Frames, open_video
+from videomolmo.spool import Told
+from videomolmo.video import Frames
 
 __all__ = ["DECISIONS", "LAYERS", "Inspection", "Point", "Scores", "Series"]
 
@@ -71,7 +72,7 @@ class Inspection:
         self.frames, self.times_s = kept.frames, kept.times_s
         size = (self.height, self.width)
         self.truth = open_truth(truth, self.frames, size)
-        self._frames = FrameCache(self._open_video, self.frames, size)
+        self._frames = FrameCache(kept, video)
         self._store = MaskStore(kept.spool, self.frames, kept.objects, size)
         self._answers = {answer.frame: answer for answer in kept.answers}
         self._run_keys = {*self._answers, *self._store.key_frames}
@@ -79,10 +80,9 @@ class Inspection:
         settings = kept.config.get("model", {})
         rule, tau = self._run_with = settings.get("fusion", "iou"), settings.get("tau", 0.7)  # None: it makes no sense
         self.rule, self.tau, self.matching = rule or "iou", 0.7 if tau is None else float(tau), None
-        self.names: dict[int, str] = {}
-        self.version = 0
-        self.log, self.history = CorrectionLog(self.folder, result_key(kept), self.frames), History()
-        self.runs = Runs(self.folder, self.log.result)
+        self.names, self.version = {}, 0
+        self.log = CorrectionLog(self.folder, result_key(kept), Told(self.frames, kept.objects, *size))
+        self.history, self.runs = History(kept.objects), Runs(self.folder, self.log.result, self.log.clip)
         self._scores: tuple[int, Scores] | None = None
         self._source: Source = self._store
         self._belief = Belief(self._store, self._store, self.rule, self.tau, keep_stored=True)
@@ -242,15 +242,23 @@ class Inspection:
         """The video, None where it cannot be opened."""
         return self._frames.video()
 
+    def close(self) -> None:
+        """Give back the video, unless it was given, and all memory; what is asked for afterwards is read again."""
+        self._frames.close()
+        self._belief.forget()
+        if self.truth is not None:
+            self.truth.masks.cache_clear()
+
+    def __enter__(self) -> Inspection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def missing(self) -> list[str]:
         """What is not there, a sentence each, for the user to read."""
         lost = len(self._source.missing()) if isinstance(self._source, Corrected) else 0
         return find_missing(self, self._frames.problems(), self._store.problems, lost)
-
-    def forget(self) -> None:
-        """Make room: frames and masks are read again when they are wanted."""
-        self._frames.forget()
-        self._belief.forget()
 
     def rules(self) -> dict[str, str | None]:
         """Every fusion rule, with None, or the reason why this result cannot be fused by it again."""
@@ -320,7 +328,7 @@ class Inspection:
         """
         self.folder = self.result.save(folder, overlay=False)
         self.runs.move(self.folder)
-        self.log = CorrectionLog(self.folder, self.log.result, self.frames)
+        self.log = CorrectionLog(self.folder, self.log.result, self.log.clip)
         for record in self.history.records:
             self.log.append(record)
 
@@ -328,7 +336,7 @@ class Inspection:
         """Show the corrections that lie in the folder now."""
         self.history = self.log.read()
         unnamed = any("result" not in record for record in self.history.records)
-        self.runs = Runs(self.folder, self.log.result, unnamed)
+        self.runs = Runs(self.folder, self.log.result, self.log.clip, unnamed)
         self.show_corrections()
 
     def show_corrections(self) -> None:
@@ -339,9 +347,3 @@ class Inspection:
         self._source = after
         self._belief.replace_source(after, set().union(*changed))
         self.version += 1
-
-    def _open_video(self) -> Frames:
-        video = self.given_video
-        if video is None:
-            return self.result.video()
-        return video if isinstance(video, Frames) else open_video(video, max_frames=self.frames)

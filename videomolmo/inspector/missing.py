@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from videomolmo.inspector.shown import MOST_LISTED
+
 if TYPE_CHECKING:
     from videomolmo.inspector.inspection import Inspection
 
@@ -62,7 +64,10 @@ def _of_masks(inspection: Inspection) -> list[str]:
     if not inspection.objects:
         return ["no object was found"]
     reasons = inspection.layers()
-    return [reason for name, reason in reasons.items() if reason is not None and name != "truth"]
+    many = [f"{inspection.objects} objects: lists and plots tell of the first {MOST_LISTED}"]
+    return many * (inspection.objects > MOST_LISTED) + [
+        reason for name, reason in reasons.items() if reason is not None and name != "truth"
+    ]
 
 
 def _few(frames: list[int]) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
-import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,21 @@ import numpy as np
 from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES
 from videomolmo.results import GroundingResult, KeyAnswer
-from videomolmo.spool import MaskSpool
+from videomolmo.spool import MaskSpool, window_of
+from videomolmo.stored import (
+    MOST_FRAMES,
+    Answer,
+    Facts,
+    StoredArrays,
+    answer_problem,
+    contradiction,
+    parse,
+    read_bytes,
+    read_json,
+    wrong_keys,
+)
+
+BELIEVED = 255  # objects that run.json may tell of without masks of them: as many as a mask picture has numbers for
 
 
 def open_result(source: GroundingResult | str | Path, video: Any) -> tuple[GroundingResult, Path | None, list[str]]:
@@ -42,33 +55,44 @@ def open_result(source: GroundingResult | str | Path, video: Any) -> tuple[Groun
 
 def _rescued(folder: Path, video: Any) -> tuple[GroundingResult, list[str]]:
     """What can be had of a damaged folder, and what is damaged."""
-    facts = _facts(folder)  # without it there is nothing to show
-    answers, problems = _answers(folder / "answers.jsonl")
+    facts, problems = _facts(folder)  # without it there is nothing to show
     spool = MaskSpool(folder / "propagation")
-    times = np.array(facts.pop("times_s", []), float)
+    times = np.array(facts.pop("times_s"), float)
     known = {"sentence": "", **_told_by_masks(spool), "fps": 30.0, "warning": None}
     gone = [name for name in known if name not in facts and name != "warning"]
-    known |= {name: facts.pop(name) for name in known if name in facts}
-    recorded = facts.pop("video", None)
     if gone:
         problems.append(f"run.json does not tell {', '.join(gone)}")
+    for name in ("objects", "height", "width"):
+        masks, said = known[name], facts.get(name, known[name])
+        if (masks and said != masks and name != "objects") or (name == "objects" and said > max(masks, BELIEVED)):
+            problems.append(f"run.json: {name} is {said}, the masks tell {masks}, which is shown")
+            facts.pop(name)
+    known |= {name: facts.pop(name) for name in known if name in facts}
+    if reason := contradiction(known | {"frames": len(times), "times_s": times}):
+        raise BadInput(f"{folder}: no result can be shown: {reason}; give a folder of `ground`")
+    recorded = facts.pop("video", None)
+    if (frames := facts.pop("frames", len(times))) != len(times):
+        problems.append(f"run.json: frames is {frames}, but it has the times of {len(times)}, which are shown")
+    answers, unread = _answers(folder / "answers.jsonl", len(times), (known["height"], known["width"]))
     result = GroundingResult(
         answers=answers, times_s=times, spool=spool, config=facts, folder=folder,
         source=video if video is not None else recorded, **known,
     )  # fmt: skip
-    return result, problems
+    return result, unread + problems
 
 
 def _told_by_masks(spool: MaskSpool) -> dict[str, int]:
     """Number of objects and size of the frame, as far as the files of masks can be read."""
-    objects, height, width = 0, 0, 0
+    objects, sizes = 0, Counter()
     for path in spool.files():
         try:
-            with np.load(path, allow_pickle=False) as data:
-                objects = max(objects, int(data["ids"].max(initial=0)))
-                height, width = (int(value) for value in data["shape"][-2:])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            with StoredArrays(path) as stored:
+                window = window_of(stored)
+        except (OSError, BadInput):
             continue
+        objects = max(objects, int(window.ids.max(initial=0)))
+        sizes[window.height, window.width] += 1
+    (height, width), _ = sizes.most_common(1)[0] if sizes else ((0, 0), 0)
     return {"objects": objects, "height": height, "width": width}
 
 
@@ -82,7 +106,9 @@ def _sound(result: GroundingResult) -> tuple[GroundingResult, list[str]]:
     settings = dict(given) if isinstance(given, dict) else {}
     for name, (make_sense, expected) in _SETTINGS.items():
         if name in settings and not make_sense(settings[name]):
-            problems.append(f"the run's {name} is {settings[name]!r}, expected {expected}; masks are shown as saved")
+            problems.append(
+                f"the run's {name} is {settings[name]!r:.60}, expected {expected}; masks are shown as saved"
+            )
             settings[name] = None
     if problems or settings != given:
         result = copy.copy(result)
@@ -109,34 +135,63 @@ def _is_share(value: Any) -> bool:
 _SETTINGS = {
     "fusion": (lambda value: isinstance(value, str) and value in RULES, f"one of {', '.join(RULES)}"),
     "tau": (_is_share, "a number from 0 to 1"),
+    "every": (lambda value: type(value) is int and 0 < value <= MOST_FRAMES, "a number of frames"),
 }
 
 
-def _facts(folder: Path) -> dict[str, Any]:
+def _facts(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """What of run.json is as it must be, and what is not, a sentence each."""
     try:
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        if isinstance(facts, dict) and "times_s" in facts:
-            return facts
-        reason = "it has no times of frames"
-    except (OSError, ValueError) as error:
+        facts = read_json(folder / "run.json")
+        wrong = wrong_keys(Facts, facts)
+        if "times_s" not in wrong:
+            there = {name: reason for name, reason in wrong.items() if name in facts}
+            sound = {name: value for name, value in facts.items() if name not in wrong}
+            return sound, [f"run.json: {reason}; it is not used" for reason in there.values()]
+        reason = "it has no times of frames" if "times_s" not in facts else wrong["times_s"]
+    except (OSError, BadInput) as error:
         reason = str(error)
     raise BadInput(f"{folder}: no result can be shown without its run.json ({reason}); give a folder of `ground`")
 
 
-def _answers(path: Path) -> tuple[list[KeyAnswer], list[str]]:
-    """The answers that can be read."""
+def _answers(path: Path, frames: int, size: tuple[int, int]) -> tuple[list[KeyAnswer], list[str]]:
+    """The answers that can be read and make sense, and which do not, a sentence each."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = read_bytes(path).split(b"\n")
     except OSError as error:
         return [], [f"the model's answers are missing ({path.name}: {error.strerror})"]
-    answers, bad = [], []
+    except BadInput as error:
+        return [], [f"the model's answers are not shown: {error}"]
+    answers, unread, senseless = [], [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-            points = [(float(x), float(y)) for x, y in row["points_px"]]
-            answers.append(KeyAnswer(**row | {"points_px": points, "frame": int(row["frame"])}))
-        except (ValueError, TypeError, KeyError):
-            bad.append(str(number))
-    return answers, [f"{path.name}: line {', '.join(bad)} cannot be read; its answer is not shown"] if bad else []
+            row = parse(dict[str, Any], line, path.name)
+            if not Answer.__required_keys__ <= row.keys():
+                raise BadInput("it is no answer")
+        except BadInput:
+            unread.append(str(number))
+            continue
+        try:
+            row = parse(Answer, line, path.name)
+            if answer_problem(row, frames, size):
+                raise BadInput("it contradicts itself")
+            answers.append(KeyAnswer(**row))
+        except BadInput:
+            senseless.append(f"{row.get('frame', '?')!r:.20}")
+    return answers, _told_of(path.name, unread, senseless)
+
+
+def _told_of(name: str, unread: list[str], senseless: list[str]) -> list[str]:
+    """Lines that could not be read, and frames whose answers make no sense, in sentences."""
+    found = []
+    if unread:
+        found.append(f"{name}: line {_few(unread)} cannot be read; its answer is not shown")
+    if senseless:
+        found.append(f"the answer on frame {_few(senseless)} contradicts itself or the clip; it is not shown")
+    return found
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (" …" if len(names) > 10 else "")

@@ -105,7 +105,6 @@ class AskPanel:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._asked: list[Inspection] = [desk.inspection]
         self.text = widgets.Text(placeholder="the blue square", layout=widgets.Layout(width="190px"))
         self.button = widgets.Button(description="ask", icon="search", layout=widgets.Layout(width="70px"))
         self.history = widgets.Dropdown(layout=widgets.Layout(width="auto", display="none"))
@@ -158,20 +157,21 @@ class AskPanel:
         if error is not None:
             self._desk.regret(error)
             return
-        self._asked.append(found)
+        self._desk.asked.append(found)
         self.history.unobserve(self._back, "value")  # new options choose the first one for a moment
-        self.history.options = [(one.sentence, n) for n, one in enumerate(self._asked)]
+        self.history.options = [(one.sentence, n) for n, one in enumerate(self._desk.asked)]
         self.history.layout.display, self.history.value = "", None
         self.history.observe(self._back, "value")
-        self.history.value = len(self._asked) - 1
+        self.history.value = len(self._desk.asked) - 1
 
     def _back(self, change: dict[str, Any]) -> None:
-        if change["new"] is None or self._asked[change["new"]] is self._desk.inspection:
+        if change["new"] is None or self._desk.asked[change["new"]] is self._desk.inspection:
             return
         if self._desk.work.busy:  # it works on what is shown
             self._desk.say("wait until the present work is done", error=True)
             self.history.value = change["old"]
             return
-        chosen = self._desk.inspection = self._asked[change["new"]]
+        self._desk.inspection.close()
+        chosen = self._desk.inspection = self._desk.asked[change["new"]]
         self._desk.opened()
         self._desk.say(f"“{chosen.sentence}”: {chosen.objects} object{'s' * (chosen.objects != 1)}")

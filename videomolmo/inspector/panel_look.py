@@ -8,6 +8,8 @@ from videomolmo.inspector.desk import Desk
 from videomolmo.inspector.figures import name_of
 from videomolmo.inspector.inspection import LAYERS
 from videomolmo.inspector.painting import LAYER_SIGNS, colour_of
+from videomolmo.inspector.shown import listed
+from videomolmo.inspector.widget_work import close_all
 
 MARKS = {"points": "points", "ids": "numbers", "boxes": "boxes", "patterns": "patterns"}
 TRAIL = 20
@@ -84,7 +86,8 @@ class ObjectPanel:
 
     def refresh(self) -> None:
         """Rows for the objects there are now; what was hidden stays hidden."""
-        numbers = range(1, self._desk.inspection.objects + 1)
+        objects = self._desk.inspection.objects
+        numbers = listed(objects)
         if list(self.rows) == list(numbers) and self.rows and self._of is self._desk.inspection:
             for number, (_, name) in self.rows.items():
                 name.value = name_of(self._desk.inspection, number)
@@ -92,9 +95,13 @@ class ObjectPanel:
         same = self._of is self._desk.inspection  # objects of another result have other numbers
         hidden = {number for number, (box, _) in self.rows.items() if same and not box.value}
         self._of = self._desk.inspection
+        for line in self._list.children:
+            close_all(line)
         self.rows, lines = {}, []
         for number in numbers:
             lines.append(self._row(number, number not in hidden))
+        if len(numbers) < objects:
+            lines.append(widgets.HTML(f"<i>and {objects - len(numbers)} more, which are shown</i>"))
         self._list.children = lines or [widgets.HTML("<i>no object was found</i>")]
         self._show(None)
 
@@ -117,7 +124,8 @@ class ObjectPanel:
 
     def _show(self, _: Any) -> None:
         shown = tuple(number for number, (box, _) in self.rows.items() if box.value)
-        self._desk.see(objects=None if len(shown) == len(self.rows) else shown)
+        unlisted = range(len(self.rows) + 1, self._desk.inspection.objects + 1)
+        self._desk.see(objects=None if len(shown) == len(self.rows) else (*shown, *unlisted))
 
     def _name(self, number: int, text: str) -> None:
         if text.strip() and text != self._desk.inspection.names.get(number):

@@ -19,7 +19,7 @@ class PlotStack(anywidget.AnyWidget):
         browser is slower than the kernel.
     """
 
-    _esm = Path(__file__).parent / "plots.js"
+    _esm = Path(__file__).with_name("plots.js").read_text("utf-8")  # as the canvas's
     figures = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
 
@@ -47,9 +47,8 @@ class PlotPanel:
     def refresh(self) -> None:
         """Draw what is believed now."""
         desk = self._desk
-        if desk.theme is None:
-            return
-        self.figures = self._draw({"t": desk.frame, "theme": desk.theme}) if desk.inspection.frames else {}
+        shown = desk.theme is not None and desk.inspection.frames
+        self.figures = self._draw({"t": desk.frame, "theme": desk.theme}) if shown else {}
         self.box.figures = [figure.to_json() for figure in self.figures.values()]
 
     def _draw(self, now: dict[str, Any]) -> dict[str, Figure]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from videomolmo.errors import BadInput
 from videomolmo.inspector.correction_log import FOLDER
 from videomolmo.inspector.edits import Clicks
 from videomolmo.inspector.strips import Strip
+from videomolmo.spool import Told
+from videomolmo.stored import MOST_ARRAY_BYTES, StoredArrays
 
 
 class Run(NamedTuple):
@@ -36,10 +38,12 @@ class Runs:
     Args:
         folder: of the result; None keeps them in memory only.
         result: see `result_key`; the same clicks on another result lead to other masks.
+        clip: frames, objects and size of the result.
         unnamed: take files, too, that do not tell of which result they are.
     """
 
-    def __init__(self, folder: Path | None, result: str, unnamed: bool = False) -> None:
+    def __init__(self, folder: Path | None, result: str, clip: Told, unnamed: bool = False) -> None:
+        self._clip = clip
         self.folder = None if folder is None else folder / FOLDER
         self._results = (result, None) if unnamed else (result,)
         self._kept: dict[Run, Strip] = {}
@@ -90,13 +94,28 @@ class Runs:
         """From the first of its files that reaches far enough."""
         for result in self._results if self.folder is not None else ():
             try:
-                with np.load(self.folder / run.name(result), allow_pickle=False) as data:
-                    strip = Strip(int(data["start"]), tuple(int(edge) for edge in data["box"]), data["bits"])
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+                strip = self._strip(self.folder / run.name(result))
+            except (OSError, BadInput):
                 continue
             if _covers(strip, start, stop):
                 return strip
         return None
+
+    def _strip(self, path: Path) -> Strip:
+        """What a file holds, if it fits into the clip.
+
+        Raises:
+            OSError, BadInput: it cannot be read, or does not fit.
+        """
+        frames, _, height, width = self._clip
+        with StoredArrays(path) as stored:
+            start = int(stored.read("start", "iu", ()))
+            top, bottom, left, right = box = tuple(int(edge) for edge in stored.read("box", "iu", (4,)))
+            fits = 0 <= top <= bottom <= height and 0 <= left <= right <= -(-width // 8)
+            if not (fits and 0 <= start < frames):
+                raise BadInput(f"{path}: masks from frame {start} within {box} do not fit the clip")
+            room = min((frames - start) * (bottom - top) * (right - left), MOST_ARRAY_BYTES)
+            return Strip(start, box, stored.read("bits", "u1", (None, bottom - top, right - left), room))
 
 
 def _covers(strip: Strip | None, start: int, stop: int) -> bool:

@@ -7,6 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+MOST_LISTED = 200  # objects with a row and a line of their own: more cannot be told apart, and take minutes
+
+
+def listed(objects: int) -> range:
+    """Ids of the objects that lists and plots tell of one by one."""
+    return range(1, min(objects, MOST_LISTED) + 1)
+
 
 class Point(NamedTuple):
     """A point on a frame: where the model pointed, or where a person clicked.

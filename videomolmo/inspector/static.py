@@ -18,6 +18,7 @@ from videomolmo.inspector.differences import Differences
 from videomolmo.inspector.inspection import Inspection, Scores
 from videomolmo.inspector.painting import LAYER_SIGNS, Look, paint
 from videomolmo.inspector.plot_style import DECISION_STYLES, MATPLOTLIB_DASHES, hex_of
+from videomolmo.inspector.shown import listed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,7 +83,7 @@ def _sheets(shown: list[Inspection], looks: Sequence[Look], frames: list[int]) -
     rows = []
     for one, look, name in zip(shown, looks, ("first: ", "second: ") if len(shown) > 1 else ("",), strict=True):
         model = one.result.config.get("model", {})
-        settings = f"rule {one.rule} · τ {one.tau:g}" + (f" · k {model['every']}" if "every" in model else "")
+        settings = f"rule {one.rule} · τ {one.tau:g}" + (f" · k {model['every']}" if model.get("every") else "")
         title = f"{name}“{one.sentence}” · {one.frames} frames · {one.objects} objects · {settings}"
         there = [t for t in frames if t < one.frames]
         if not there or not one.height:
@@ -185,11 +186,11 @@ def _plots(shown: list[Inspection], scores: Scoring, differences: Differences | 
 
 def _agreement(area: Any, inspection: Inspection, name: str) -> None:
     """Lines of agreement above, a row of decisions for each object below."""
-    objects = max(1, inspection.objects)
+    objects = max(1, len(listed(inspection.objects)))
     grid = {"height_ratios": [2.6, 0.5 + 0.16 * min(20, objects)], "hspace": 0.12}
     upper, lower = _axes(area, 2, 1, legend=True, sharex=True, grid=grid)[:, 0]
-    frames, decisions = np.arange(inspection.frames), inspection.decisions()
-    for thing in range(1, inspection.objects + 1):
+    frames, decisions = np.arange(inspection.frames), inspection.decisions()[:, :objects]
+    for thing in listed(inspection.objects):
         line = {
             "color": hex_of(thing),
             "linestyle": MATPLOTLIB_DASHES[(thing - 1) % 4],
@@ -215,7 +216,7 @@ def _agreement(area: Any, inspection: Inspection, name: str) -> None:
 def _tracks(area: Any, inspection: Inspection, name: str) -> None:
     row = _axes(area, 1, 3, legend=False, grid={"wspace": 0.3})[0]
     for axes, quantity in zip(row, ("x", "y", "area"), strict=True):
-        for thing in range(1, inspection.objects + 1):
+        for thing in listed(inspection.objects):
             series = inspection.series(thing)
             values = np.where(series.area > 0, getattr(series, quantity), np.nan)
             style = MATPLOTLIB_DASHES[(thing - 1) % 4]

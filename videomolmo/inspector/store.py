@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import threading
-import zipfile
 from bisect import bisect_right
 from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 
+from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES
 from videomolmo.inspector.segments import SETTINGS, Segment
 from videomolmo.inspector.strips import Strip, crop
-from videomolmo.spool import MaskSpool
+from videomolmo.spool import MaskSpool, Told, read_window
+from videomolmo.stored import StoredArrays
 
 MOST_BYTES = 256 << 20  # of masks in memory
 EMPTY_WINDOW = 64  # frames told of together where nothing was stored
+_MORE = {name for rule in RULES.values() for name in rule.options} - set(SETTINGS)  # what rules need besides
 
 
 class MaskStore:
@@ -53,9 +55,9 @@ class MaskStore:
     def options(self) -> set[str]:
         """Names of all arrays that the first file holds."""
         try:
-            with np.load(self._files[self.key_frames[0]], allow_pickle=False) as data:
-                return set(data.files)
-        except (OSError, ValueError, IndexError, zipfile.BadZipFile):
+            with StoredArrays(self._files[self.key_frames[0]]) as stored:
+                return set(stored.bytes)
+        except (OSError, BadInput, IndexError):
             return set()
 
     def window_of(self, t: int) -> int:
@@ -91,27 +93,22 @@ class MaskStore:
         start, stop = self.span(window)
         path = self._files[start]
         try:
-            with np.load(path, allow_pickle=False) as file:
-                data = {name: file[name] for name in file.files}
-            return self._segments(data, start, stop)
-        except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
-            self.problems[start] = f"the masks of frames {start} to {stop - 1} cannot be read ({path.name}: {error})"
+            data = read_window(path, Told(self.frames, self.objects, *self.size), _MORE)
+        except (OSError, BadInput) as error:
+            reason = str(error).removeprefix(f"{path}: ")
+            self.problems[start] = f"the masks of frames {start} to {stop - 1} cannot be read ({path.name}: {reason})"
             return []
+        return self._segments(data, start, stop)
 
     def _segments(self, data: dict[str, np.ndarray], start: int, stop: int) -> list[Segment]:
-        count, _, height, width = (int(value) for value in data["shape"])
-        if (height, width) != self.size:
-            raise ValueError(f"they are {height}×{width}, expected {self.size[0]}×{self.size[1]}")
-        if (most := int(data["ids"].max(initial=0))) > self.objects:
-            raise ValueError(f"they hold object {most}, the result has {self.objects}")
+        count = int(data["shape"][0])
         frames = min(count, stop - start)
         right = stop if stop < self.frames and stop in self._files else None
-        wanted = {name for rule in RULES.values() for name in rule.options} - set(SETTINGS)
         found = []
         for row, thing in enumerate(data["ids"].tolist()):
             strips = {layer: self._strip(data, layer, start, row, frames) for layer in ("fused", "forward", "backward")}
             reach = {name: self._reach(data, name, row, frames) for name in ("forward", "backward")}
-            more = {name: data[name][:frames, row] for name in wanted if name in data}
+            more = {name: data[name][:frames, row] for name in _MORE if name in data}
             sides = (strips["forward"], strips["backward"], reach["forward"], reach["backward"])
             found.append(Segment(thing, start, start + frames, start, right, *sides, strips["fused"], more))
         return found

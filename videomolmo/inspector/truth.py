@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -13,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from videomolmo.errors import BadInput
+from videomolmo.stored import StoredArrays, open_plain
 
 VOID = 255
 Masks = Bool[np.ndarray, "objects height width"]
@@ -99,9 +99,9 @@ def _of_array(masks: np.ndarray, size: tuple[int, int]) -> Truth:
 def _from_npz(path: Path) -> np.ndarray:
     """Masks of a .npz: one array of masks, or bits of each object by name with the unpacked `shape` beside them."""
     try:
-        with np.load(path, allow_pickle=False) as data:
-            arrays = {name: data[name] for name in data.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        with StoredArrays(path) as stored:
+            arrays = {name: stored.read(name, "bui", None) for name in stored.bytes}
+    except (OSError, BadInput) as error:
         raise BadInput(f"truth {path}: cannot be read ({error})") from None
     shape = arrays.pop("shape", None)
     if not arrays:
@@ -151,9 +151,9 @@ def _labels(path: Path) -> np.ndarray:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with open_plain(path) as file, Image.open(file) as image:
             labels = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadInput(f"truth {path}: the picture cannot be read ({error})") from None
     if labels.ndim != 2:
         raise BadInput(f"truth {path}: mode {image.mode}, expected index colours or greys, one number an object")

@@ -1,5 +1,6 @@
 """`videomolmo.inspect`: the track inspector in a notebook, and one picture of it everywhere else."""
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from videomolmo.inspector.panel_fusion import FusionPanel
 from videomolmo.inspector.panel_look import LookPanel, ObjectPanel
 from videomolmo.inspector.panel_plots import PlotPanel
 from videomolmo.inspector.truth import open_truth
-from videomolmo.inspector.widget_work import somebody_watches, when_quiet
+from videomolmo.inspector.widget_work import close_all, somebody_watches, when_quiet
 from videomolmo.results import GroundingResult
+
+PARTS = ("look", "objects", "fusion", "correct", "files", "questions", "answer", "plots", "compare", "box")
 
 
 class TrackInspector:
@@ -29,12 +32,15 @@ class TrackInspector:
     Shown in a notebook it is the live inspector. Above it stands a static picture that says the same, which the live
     one hides: what is left when the notebook is read without a kernel, or was run by a program.
 
+    Videos, memory and widgets are given back by `close`, at the end of a `with` block, and when neither a name nor a
+    browser holds the inspector any more. One that no browser shows keeps only its widgets, and reads again when shown.
+
     Attributes:
         desk: what is shown, how and where.
         inspection, other: what is looked at.
         look, objects, fusion, correct, files, questions, plots, answer, compare: the parts; `compare` is None with one
             result.
-        box: all of it, as one widget.
+        box: all of it, as one widget. After `close` it and the parts are None.
     """
 
     def __init__(self, desk: Desk) -> None:
@@ -44,6 +50,9 @@ class TrackInspector:
         self.answer, self.plots = AnswerPanel(desk), PlotPanel(desk)
         self.compare = ComparePanel(desk) if desk.other is not None else None
         self.box = self._assemble()
+        self._closing = weakref.finalize(self, _give_back, desk, self.box)  # no part knows the whole
+        self._closing.atexit = False
+        desk.canvas.keeper = weakref.ref(self)
 
     def _assemble(self) -> widgets.VBox:
         compare = [self.compare.box] if self.compare is not None else []
@@ -56,6 +65,18 @@ class TrackInspector:
         box = widgets.VBox([columns, self.plots.box], layout=widgets.Layout(width="100%"))
         box.add_class("vm-inspector")
         return box
+
+    def close(self) -> None:
+        """Give back all videos, memory and widgets. Pictures can still be made: they open what they need again."""
+        self.desk.canvas.kept = None
+        self._closing()
+        vars(self).update(dict.fromkeys(PARTS))
+
+    def __enter__(self) -> "TrackInspector":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def inspection(self) -> Inspection:
@@ -110,14 +131,21 @@ class TrackInspector:
         """The static picture, then the live inspector; where a person waits, the picture is made after all else."""
         from IPython.display import display
 
-        if not somebody_watches():
+        if not (somebody_watches() and self._closing.alive):
             display(self._repr_mimebundle_(), raw=True)
-            display(self.box)
+            if self._closing.alive:
+                display(self.box)
             return
+        self.desk.canvas.kept = self
         still = display({"text/plain": repr(self)}, raw=True, display_id=True)
         display(self.box)
         desk = self.desk
-        update = lambda: still.update(self._repr_mimebundle_(), raw=True)  # noqa: E731
+
+        def update() -> None:
+            still.update(self._repr_mimebundle_(), raw=True)
+            if not desk.canvas.looked_at:
+                desk.give_back()
+
         when_quiet(update, lambda: desk.canvas.asked_at, lambda: desk.scores.waits() or desk.comparing.waits())
 
     def __repr__(self) -> str:
@@ -125,6 +153,14 @@ class TrackInspector:
             f"TrackInspector(“{one.sentence}”: {one.frames} frames, {one.objects} objects)" for one in self.desk.shown
         ]
         return "\n".join(lines + self.inspection.missing())
+
+
+def _give_back(desk: Desk, box: widgets.VBox) -> None:
+    """What an inspector holds beside itself."""
+    desk.work.cancel()
+    desk.give_back()
+    desk.unhear()
+    close_all(box)
 
 
 def inspect(

@@ -4,7 +4,10 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ipywidgets import Widget
 
 
 def _loop() -> asyncio.AbstractEventLoop | None:
@@ -13,6 +16,19 @@ def _loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def close_all(widget: "Widget") -> None:
+    """Close a widget and all that belong to it; until then ipywidgets keeps every one, with whatever it calls."""
+    from ipywidgets import Widget
+
+    waiting = [widget]
+    while waiting:
+        one = waiting.pop()
+        values = [getattr(one, name) for name in one.keys]
+        parts = [part for value in values for part in (value if isinstance(value, (list, tuple)) else (value,))]
+        waiting += [part for part in parts if isinstance(part, Widget)]
+        one.close()
 
 
 class Later:
