@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from videomolmo.errors import BadInput
 from videomolmo.untrusted import check_fields, number, read_json, shortened, whole
+from videomolmo.whole_files import write_text
 
 TemporalKind = Literal["none", "addition", "concatenation", "cross_attention", "cross_attention_all"]
 TEMPORAL_KINDS = get_args(TemporalKind)
@@ -227,7 +228,7 @@ class PointingConfig:
 
     def to_json(self, path: str | Path) -> None:
         """Write the configuration as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_text(Path(path), json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
     def from_json(cls, path: str | Path) -> PointingConfig:
