@@ -21,7 +21,7 @@ from reference.points_molmo2 import (
 from videomolmo import points
 from videomolmo.errors import BadInput
 from videomolmo.points import TrackPoint
-from videomolmo.points.writing_molmo2 import write_timed_points, write_tracks
+from videomolmo.points.writing_molmo2 import write_count, write_timed_points, write_tracks
 
 TOLERANCE = 1e-6
 ERROR = "error"
@@ -140,7 +140,7 @@ def test_texts_about_an_image(case):
     """Percent points are pixels of a frame of 100 x 100."""
     label, places = case["label"], np.array(case["points_percent"], dtype=float).reshape(-1, 2)
     check_text(case["molmo1"], points.write_points, places, label, 100, 100)
-    check_text(case["molmo1_count"], points.write_count, places, label, 100, 100)
+    check_text(case["molmo1_count"], write_count, places, label, 100, 100)
     check_text(case["videomolmo"], points.write_like_videomolmo, places, label, 100, 100)
     for style, mode, wanted in molmo2_texts(case):
         options = {"alt": f"other {label}"} if mode == "alt" else {"mode": mode}

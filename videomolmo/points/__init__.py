@@ -20,7 +20,7 @@ Source: Molmo (Deitke et al. 2024), answer format; VideoMolmo, which inherits it
 
 from videomolmo.points.reading import LARGEST_PERCENT, LONGEST_ANSWER, Answer, read_points
 from videomolmo.points.text import END_OF_TEXT, ESCAPES, NO_POINTS, NO_TRACKS, REFUSALS, TrackPoint
-from videomolmo.points.writing import write_count, write_like_videomolmo, write_points
+from videomolmo.points.writing import write_like_videomolmo, write_points
 
 __all__ = [
     "END_OF_TEXT",
@@ -33,7 +33,6 @@ __all__ = [
     "Answer",
     "TrackPoint",
     "read_points",
-    "write_count",
     "write_like_videomolmo",
     "write_points",
 ]

@@ -39,21 +39,6 @@ def write_points(points_px: Num[np.ndarray, "points 2"], label: str, height: int
     return _tag(sorted(percent.tolist()), label)
 
 
-def write_count(points_px: Num[np.ndarray, "points 2"], label: str, height: int, width: int) -> str:
-    """The answer to a counting question: the points, then how many they are.
-
-    Arguments and errors are those of `write_points`.
-
-    Source: Molmo, style `point_count`.
-
-    Example:
-        >>> write_count(np.array([[320.0, 36.0]]), "dog", height=360, width=640)
-        'Counting the <point x="50.0" y="10.0" alt="dog">dog</point> shows a total of 1.'
-    """
-    count, tag = len(points_px), write_points(points_px, label, height, width)
-    return f"Counting the {tag} shows a total of {count}." if count else NO_POINTS
-
-
 def write_like_videomolmo(points_px: Num[np.ndarray, "points 2"], label: str, height: int, width: int) -> str:
     """The text that VideoMolmo was trained on, to the character; for parity tests and for its own training rows.
 

@@ -10,6 +10,7 @@ from jaxtyping import Num
 
 from videomolmo.errors import BadInput
 from videomolmo.points.text import NO_POINTS, NO_TRACKS, TrackPoint, escape, points_inside
+from videomolmo.points.writing import write_points
 
 Style = Literal["html-v1", "html-v2"]
 Mode = Literal["point", "point_then_count", "count_then_point", "count"]
@@ -22,6 +23,21 @@ SENTENCES = {
 }
 LINE_BREAK = "\n"
 LATEST = 1e6  # seconds; the readers take up to six digits
+
+
+def write_count(points_px: Num[np.ndarray, "points 2"], label: str, height: int, width: int) -> str:
+    """The answer to a counting question: the points, then how many they are.
+
+    Arguments and errors are those of `write_points`.
+
+    Source: Molmo, style `point_count`.
+
+    Example:
+        >>> write_count(np.array([[320.0, 36.0]]), "dog", height=360, width=640)
+        'Counting the <point x="50.0" y="10.0" alt="dog">dog</point> shows a total of 1.'
+    """
+    number, tag = len(points_px), write_points(points_px, label, height, width)
+    return f"Counting the {tag} shows a total of {number}." if number else NO_POINTS
 
 
 def write_timed_points(
