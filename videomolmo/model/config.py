@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from videomolmo.errors import BadInput
+from videomolmo.whole_files import write_text
 
 TEMPORAL_KINDS = ("none", "addition", "concatenation", "cross_attention", "cross_attention_all")
 PAD_EMBEDS = (None, "pad_and_partial_pad")
@@ -245,7 +246,7 @@ class PointingConfig:
 
     def to_json(self, path: str | Path) -> None:
         """Write the configuration as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_text(Path(path), json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
     def from_json(cls, path: str | Path) -> PointingConfig:
