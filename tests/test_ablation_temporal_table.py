@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -50,7 +49,7 @@ def test_a_table_stays_whole_when_writing_fails(tmp_path, monkeypatch):
     path = tmp_path / "table.csv"
     temporal_table.append(path, [row("none", 0, 1, "01")])
     before = path.read_bytes()
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
         temporal_table.append(path, [row("none", 0, 2, "01")])
     assert path.read_bytes() == before

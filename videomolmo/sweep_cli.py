@@ -20,7 +20,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Register `sweep`."""
     sweep = commands.add_parser(
         "sweep", help="a notebook over a grid of settings, in parallel; resumes where it stopped", usage=USAGE,
-        description="Exit code: 0 when every cell is done, 1 when some failed or lost their table, 130 when stopped.",
+        description="Exit code: 0 when every cell is done, 1 when some failed or lost their table, 130 when stopped, "
+        "143 by SIGTERM.",
         argument_default=argparse.SUPPRESS,
     )  # fmt: skip
     sweep.add_argument("notebook", metavar="NOTEBOOK", help="with a cell tagged 'parameters'; or the word report")

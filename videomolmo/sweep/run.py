@@ -153,7 +153,8 @@ def _terminated_like_interrupted() -> Iterator[None]:
     def interrupt(number: int, _: object) -> None:
         raise Terminated(number)
 
-    if threading.current_thread() is not threading.main_thread():
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not ours:  # under the command line, which has done so already
         yield
         return
     before = signal.signal(signal.SIGTERM, interrupt)
