@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from videomolmo.io.video import Frames
 from videomolmo.points import Answer, read_points, write_points
-from videomolmo.shipped import nano_masks, nano_pointing
 from videomolmo.synth.clips import Clip, generate_clip
-from videomolmo.video import Frames
+from videomolmo.weights.hub import nano_masks, nano_pointing
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -84,11 +84,11 @@ def tiny_folder(tmp_path_factory) -> Path:
     """Both nano models with random weights, in one folder as they would be shipped."""
     import torch
 
-    from videomolmo.masks.build import build_nano
+    from videomolmo.lab.nano.recipe import export_masks
+    from videomolmo.lab.nano.sam2_stage import initialise
+    from videomolmo.masks.sam2 import build_nano
     from videomolmo.model import PointingConfig, PointingModel
     from videomolmo.model.tokenizer import build_nano_tokenizer, save_tokenizer
-    from videomolmo.training.masks import initialise
-    from videomolmo.training.nano import export_masks
 
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
@@ -137,7 +137,7 @@ def seen_throughout(clip: Clip) -> list[int]:
 
 
 class TruthfulPointer:
-    """In place of `videomolmo.pointer.Pointer`: writes the true points of a generated clip, and reads them back."""
+    """In place of `videomolmo.grounding.Pointer`: writes the true points of a generated clip, and reads them back."""
 
     def __init__(self, clip: Clip, objects: list[int], silent: set[int], *_: object) -> None:
         self.clip, self.objects, self.silent = clip, objects, silent
@@ -163,6 +163,6 @@ def truthful(monkeypatch) -> Callable[..., None]:
 
     def install(clip: Clip, objects: list[int] | None = None, silent: set[int] = frozenset()) -> None:
         named = seen_throughout(clip) if objects is None else objects
-        monkeypatch.setattr("videomolmo.pointer.Pointer", partial(TruthfulPointer, clip, named, set(silent)))
+        monkeypatch.setattr("videomolmo.grounding.Pointer", partial(TruthfulPointer, clip, named, set(silent)))
 
     return install

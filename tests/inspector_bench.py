@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 import videomolmo
+from videomolmo.mask_store import MaskSpool
 from videomolmo.results import GroundingResult, KeyAnswer
-from videomolmo.spool import MaskSpool
 
 HEIGHT, WIDTH, FRAMES, EVERY = 48, 64, 12, 4
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from videomolmo.fusion import fuse
+from videomolmo.io.video import open_video
+from videomolmo.mask_store import MaskSpool
 from videomolmo.results import GroundingResult, KeyAnswer
-from videomolmo.spool import MaskSpool
-from videomolmo.video import open_video
 
 
 def frames_of(frames: int, height: int, width: int) -> np.ndarray:

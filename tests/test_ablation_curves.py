@@ -7,12 +7,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from videomolmo import provenance
-from videomolmo.ablation import training_curves
-from videomolmo.ablation.training_curves import COLUMNS, TABLE, curves, main, read_recipe
-from videomolmo.shipped import data_folder, nano_pointing_96
-from videomolmo.training import nano
+from videomolmo.io import provenance
+from videomolmo.lab.nano import recipe as nano
+from videomolmo.lab.nano import recipe as training_curves
+from videomolmo.lab.nano.recipe import COLUMNS, TABLE, curves, main, read_recipe
 from videomolmo.training.run_state import append_log
+from videomolmo.weights.hub import data_folder, nano_pointing_96
 
 STAGES = [
     {"name": "see", "past": False, "language": False},

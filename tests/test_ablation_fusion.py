@@ -12,31 +12,43 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from videomolmo import provenance
-from videomolmo.ablation import fusion_grid, fusion_scores, propagations
-from videomolmo.ablation.fusion_grid import HELD_OUT, grid_scores, measure_cost
-from videomolmo.ablation.fusion_report import draw, markdown
-from videomolmo.ablation.fusion_scores import (
+from videomolmo.errors import BadInput
+from videomolmo.fusion import RULES
+from videomolmo.io import provenance
+from videomolmo.lab import fusion_ablation, fusion_report
+from videomolmo.lab.exercises import check_agreed_exercise
+from videomolmo.lab.fusion_ablation import (
     ORACLE,
     OURS,
     PAPER,
+    Propagations,
     Setting,
+    Sides,
     by_agreement,
     fuse_window,
     scores_of,
     settings,
     worst_frame,
 )
-from videomolmo.ablation.fusion_table import COLUMNS, cell, interval, make_table, named, read_table, write_table
-from videomolmo.ablation.hard_clips import KINDS, LEAST_AREA_PX, POINTS, click, hard_clip
-from videomolmo.ablation.propagations import Propagations, Sides
-from videomolmo.errors import BadInput
-from videomolmo.exercises import check_agreed_exercise
-from videomolmo.fusion import RULES
+from videomolmo.lab.fusion_report import (
+    COLUMNS,
+    HELD_OUT,
+    cell,
+    draw,
+    grid_scores,
+    interval,
+    make_table,
+    markdown,
+    measure_cost,
+    named,
+    read_table,
+    write_table,
+)
+from videomolmo.lab.hard_clips import KINDS, LEAST_AREA_PX, POINTS, click, hard_clip
 from videomolmo.metrics import j_and_f
-from videomolmo.shipped import data_folder
 from videomolmo.sweep.grid import read_grid
 from videomolmo.sweep.notebook import read_notebook
+from videomolmo.weights.hub import data_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = data_folder() / "ablations" / "fusion.csv"
@@ -94,11 +106,11 @@ def test_clicks_are_inside_or_beside_as_told():
 def short():
     """Clips of seven frames, so that SAM 2 has little to do."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(propagations, "FRAMES", 7)
-        patch.setattr(propagations, "SIZE", 96)
-        propagations.encoded.cache_clear()
+        patch.setattr(fusion_ablation, "FRAMES", 7)
+        patch.setattr(fusion_ablation, "SIZE", 96)
+        fusion_ablation.encoded.cache_clear()
         yield
-    propagations.encoded.cache_clear()
+    fusion_ablation.encoded.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -129,15 +141,15 @@ def test_the_grid_goes_on_from_its_cache(cache, monkeypatch):
     chosen = settings(["iou", "nearest", ORACLE], [0.3])
     first = grid_scores([1, 2], chosen, cache, every=[3, 6], points=["clean"], prepare=(3, 6))
     assert {key: value.shape for key, value in first.items()} == {("clean", 3): (2, 5, 2), ("clean", 6): (2, 5, 2)}
-    monkeypatch.setattr(propagations, "_propagate_all", lambda *_: pytest.fail("propagated again"))
-    monkeypatch.setattr(fusion_scores, "scores_of", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr(fusion_ablation, "_propagate_all", lambda *_: pytest.fail("propagated again"))
+    monkeypatch.setattr(fusion_ablation, "scores_of", lambda *_: pytest.fail("scored again"))
     again = grid_scores([1, 2], chosen, cache, every=[3, 6], points=["clean"], prepare=(3, 6))
     assert all(np.array_equal(first[key], again[key]) for key in first)
 
 
 def test_cost_of_a_grid_is_told_beside_that_of_a_cell(short, monkeypatch):
-    monkeypatch.setattr(fusion_grid, "EVERY", (3, 6))
-    monkeypatch.setattr(fusion_grid, "COST_EVERY", 6)
+    monkeypatch.setattr(fusion_report, "EVERY", (3, 6))
+    monkeypatch.setattr(fusion_report, "COST_EVERY", 6)
     cost = measure_cost(1)
     assert cost["cells"] == len(settings()) * 2 * len(POINTS) and cost["grid_s"] > cost["cell_s"] > 0
 
@@ -299,9 +311,9 @@ def test_readme_shows_the_shipped_table(shipped):
 
 
 def test_the_command_prints_the_block_of_a_table(capsys, tmp_path, shipped):
-    assert fusion_grid.main(["--readme", "--out", str(SHIPPED.parent)]) == 0
+    assert fusion_report.main(["--readme", "--out", str(SHIPPED.parent)]) == 0
     assert capsys.readouterr().out.strip() == markdown(shipped).strip()
-    assert fusion_grid.main(["--readme", "--out", str(tmp_path)]) == 2
+    assert fusion_report.main(["--readme", "--out", str(tmp_path)]) == 2
     assert "is not there" in capsys.readouterr().err and not any(tmp_path.iterdir())
 
 
@@ -330,10 +342,10 @@ def test_exercise():
 def test_the_grid_file_fits_the_notebook():
     notebook = read_notebook(ROOT / "notebooks" / "05_ablation_fusion.ipynb")
     cells = read_grid(data_folder() / "sweeps" / "fusion.toml", notebook).cells
-    assert len(cells) == len(propagations.EVERY) * len(POINTS)
-    assert {tuple(one.parameters["shared_every"]) for one in cells} == {propagations.EVERY}
+    assert len(cells) == len(fusion_ablation.EVERY) * len(POINTS)
+    assert {tuple(one.parameters["shared_every"]) for one in cells} == {fusion_ablation.EVERY}
     one = cells[0].parameters
-    assert settings(one["rules"], one["taus"]) == settings([*one["rules"]], fusion_scores.TAUS)
+    assert settings(one["rules"], one["taus"]) == settings([*one["rules"]], fusion_ablation.TAUS)
     assert set(one["rules"]) == {*RULES, ORACLE}
 
 

@@ -10,26 +10,26 @@ import numpy as np
 import pytest
 import torch
 
-from videomolmo.ablation import temporal, temporal_data, temporal_language, temporal_table
-from videomolmo.ablation import temporal_train as cells
-from videomolmo.ablation import temporal_view as view
-from videomolmo.ablation.temporal_data import LONGEST, TEST, SeenClips
-from videomolmo.ablation.temporal_train import Reading
 from videomolmo.errors import BadInput
-from videomolmo.exercises import answer_loss_of, check_loss_exercise, check_windows_exercise, windows_of
+from videomolmo.lab import temporal_ablation, temporal_data, temporal_report, temporal_training
+from videomolmo.lab import temporal_training as cells
+from videomolmo.lab import temporal_training as view
+from videomolmo.lab.exercises import answer_loss_of, check_loss_exercise, check_windows_exercise, windows_of
+from videomolmo.lab.nano import initial_weights
+from videomolmo.lab.nano.batches import COLOUR_CLASSES, MOTION_CLASSES, SHAPE_CLASSES
+from videomolmo.lab.nano.rendered_clips import render_clip
+from videomolmo.lab.temporal_data import LONGEST, TEST, SeenClips
+from videomolmo.lab.temporal_training import Reading
 from videomolmo.model import PointingModel
 from videomolmo.model.config import TEMPORAL_KINDS
-from videomolmo.model.sequence import answer_loss
+from videomolmo.model.decoding import answer_loss
 from videomolmo.model.temporal import to_windows
-from videomolmo.shipped import nano_pointing_96
-from videomolmo.training import starts
-from videomolmo.training.pointing_data import COLOUR_CLASSES, MOTION_CLASSES, SHAPE_CLASSES
-from videomolmo.training.rendered import render_clip
 from videomolmo.training.run_state import load_checkpoint
+from videomolmo.weights.hub import nano_pointing_96
 
 SMALL = replace(TEST, clips=14)
 TINY = cells.stages(look=2, settle=1)
-SIZE = temporal.Size(look=2, settle=1, train_clips=14, test_clips=14)
+SIZE = temporal_ablation.Size(look=2, settle=1, train_clips=14, test_clips=14)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -49,12 +49,14 @@ def clips(cache) -> SeenClips:
 
 
 def test_the_grid_runs_every_different_cell_once_and_the_most_telling_first():
-    grid = temporal.grid()
+    grid = temporal_ablation.grid()
     assert len(grid) == len(set(grid)) == 3 * (1 + 3 * 6 + 5)  # attention to all of one frame is attention to its mean
     assert {cell.variant for cell in grid[:5]} == set(TEMPORAL_KINDS)
     assert {cell.context for cell in grid[:5]} == {0, 4} and {cell.seed for cell in grid[:5]} == {1}
-    assert temporal.grid(["none", "addition"], [0], [5]) == [temporal.Cell("none", 0, 5)]
-    assert temporal.Cell("cross_attention_all", 1, 1) in temporal.grid(["cross_attention_all"], [1], [1])
+    assert temporal_ablation.grid(["none", "addition"], [0], [5]) == [temporal_ablation.Cell("none", 0, 5)]
+    assert temporal_ablation.Cell("cross_attention_all", 1, 1) in temporal_ablation.grid(
+        ["cross_attention_all"], [1], [1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,7 @@ def test_the_grid_runs_every_different_cell_once_and_the_most_telling_first():
 )
 def test_the_grid_names_what_it_does_not_know(wrong):
     with pytest.raises(BadInput, match=f"{next(iter(wrong))} is .*expected"):
-        temporal.grid(**wrong)
+        temporal_ablation.grid(**wrong)
 
 
 def test_clips_are_seen_once_and_then_read(clips, cache, monkeypatch):
@@ -74,7 +76,7 @@ def test_clips_are_seen_once_and_then_read(clips, cache, monkeypatch):
 def test_features_are_those_of_the_shipped_tower(clips):
     model = PointingModel.from_pretrained(nano_pointing_96())
     frames, ids, things = render_clip(SMALL, 3)
-    pixels = temporal_language.processor_of(model).image.pixels_only(frames)
+    pixels = temporal_training.processor_of(model).image.pixels_only(frames)
     with torch.inference_mode():
         features = model.encode_frames(pixels)[:, 0].numpy()
     assert np.allclose(clips.features[3], features, atol=0.02, rtol=2e-3)
@@ -129,7 +131,7 @@ def test_questions_can_be_answered_and_come_once_of_each_kind(clips):
 
 
 def test_variants_begin_alike_and_only_what_lies_behind_the_tower_is_trained(clips):
-    start = starts.single_frame_start()
+    start = initial_weights.single_frame_start()
     for variant in ("addition", "cross_attention"):
         state = cells.train(variant, 2, 1, clips, TINY).state_dict()
         same = {name for name in start if torch.equal(state[name], start[name])}
@@ -159,7 +161,7 @@ def test_a_stage_without_steps_is_left_out_and_the_other_is_trained_as_always(cl
     alone = list(seen)
     cells.train("addition", 1, 1, clips, [replace(stage, steps=2) for stage in TINY])
     assert alone == [one for one in seen[2:] if one[0] == TINY[1 - empty].name] and len(alone) == 2
-    start, name = starts.single_frame_start(), "model.connector.projector.down.weight"
+    start, name = initial_weights.single_frame_start(), "model.connector.projector.down.weight"
     assert not torch.equal(trained.state_dict()[name], start[name])
 
 
@@ -197,14 +199,18 @@ def test_a_point_beside_the_object_is_wrong_and_a_low_threshold_refuses_nothing(
 
 
 def test_heads_read_tokens_of_every_variant(clips):
-    both = starts.assembled(starts.single_frame_start(), starts.shipped_config(temporal="concatenation"))
+    both = initial_weights.assembled(
+        initial_weights.single_frame_start(), initial_weights.shipped_config(temporal="concatenation")
+    )
     reading = cells.read(both.eval(), clips, 3, batch=5)
     assert reading.motion.shape == (14, 36, len(MOTION_CLASSES)) and reading.place.shape == (14, 36, 2)
     assert np.allclose(np.exp(reading.shape).sum(-1), 1, atol=1e-4)
 
 
 def test_attention_maps_weigh_the_patches_of_the_past(clips):
-    both = starts.assembled(starts.single_frame_start(), starts.shipped_config(temporal="cross_attention_all"))
+    both = initial_weights.assembled(
+        initial_weights.single_frame_start(), initial_weights.shipped_config(temporal="cross_attention_all")
+    )
     maps = view.attention_maps(both, clips, 1, 4)
     assert maps.shape == (4, 12, 12)
     assert np.allclose(maps.reshape(4, 6, 2, 6, 2).mean((0, 2, 4)), 1, atol=1e-4)
@@ -219,38 +225,42 @@ def test_attention_maps_weigh_the_patches_of_the_past(clips):
 
 
 def test_a_stopped_run_goes_on_and_finished_cells_are_kept(cache, tmp_path):
-    out, grid = tmp_path / "temporal.csv", temporal.grid(["addition"], [0, 2], [1])
-    first = list(islice(temporal.run(grid, out, cache, SIZE), 4))
-    assert len(temporal_table.load(out)) == 4 and {row["variant"] for row in first} == {"none"}
-    rest = list(temporal.run(grid, out, cache, SIZE))
-    assert {row["variant"] for row in rest} == {"addition"} and len(temporal_table.load(out)) == 8
-    assert not list(temporal.run(grid, out, cache, SIZE))
-    assert temporal_table.missing(temporal_table.load(out), temporal.grid(["addition"], [3], [1])) == [
+    out, grid = tmp_path / "temporal.csv", temporal_ablation.grid(["addition"], [0, 2], [1])
+    first = list(islice(temporal_ablation.run(grid, out, cache, SIZE), 4))
+    assert len(temporal_report.load(out)) == 4 and {row["variant"] for row in first} == {"none"}
+    rest = list(temporal_ablation.run(grid, out, cache, SIZE))
+    assert {row["variant"] for row in rest} == {"addition"} and len(temporal_report.load(out)) == 8
+    assert not list(temporal_ablation.run(grid, out, cache, SIZE))
+    assert temporal_report.missing(temporal_report.load(out), temporal_ablation.grid(["addition"], [3], [1])) == [
         "addition l = 3 seed 1"
     ]
     for other in (replace(SIZE, settle=2), replace(SIZE, look=1, settle=2)):  # the same number of steps in all
         with pytest.raises(BadInput, match=f"= \\[\\d\\], not {other.look if other.look == 1 else other.settle}"):
-            next(temporal.run(grid, out, cache, other))
+            next(temporal_ablation.run(grid, out, cache, other))
 
 
 def test_a_cell_that_another_process_has_finished_meanwhile_is_not_run_again(cache, tmp_path):
-    out, grid = tmp_path / "temporal.csv", temporal.grid(["addition"], [0, 2], [1])
-    rows = temporal.run(grid, out, cache, SIZE)
+    out, grid = tmp_path / "temporal.csv", temporal_ablation.grid(["addition"], [0, 2], [1])
+    rows = temporal_ablation.run(grid, out, cache, SIZE)
     assert next(rows)["variant"] == "none"
-    assert {row["variant"] for row in temporal.run(grid, out, cache, SIZE)} == {"addition"}
-    assert {row["variant"] for row in rows} == {"none"} and len(temporal_table.load(out)) == 8
+    assert {row["variant"] for row in temporal_ablation.run(grid, out, cache, SIZE)} == {"addition"}
+    assert {row["variant"] for row in rows} == {"none"} and len(temporal_report.load(out)) == 8
 
 
 def test_a_cell_goes_on_to_language(cache, tmp_path):
     size, out = replace(SIZE, language=1, language_clips=6), tmp_path / "written.csv"
-    rows = list(temporal.run([temporal.Cell("addition", 4, 1)], out, cache, size))
+    rows = list(temporal_ablation.run([temporal_ablation.Cell("addition", 4, 1)], out, cache, size))
     assert [row["kind"] for row in rows] == list(dict.fromkeys(row["kind"] for row in rows))
     assert {row["kind"] for row in rows} == set(temporal_data.KINDS) and {row["language"] for row in rows} == {1}
-    assert temporal_table.finished(temporal_table.load(out), size.settings)
+    assert temporal_report.finished(temporal_report.load(out), size.settings)
     with pytest.raises(BadInput, match="language_clips = \\[6\\], not 7"):
-        next(temporal.run([temporal.Cell("addition", 4, 1)], out, cache, replace(size, language_clips=7)))
+        next(
+            temporal_ablation.run(
+                [temporal_ablation.Cell("addition", 4, 1)], out, cache, replace(size, language_clips=7)
+            )
+        )
     (folder,) = (cache / "language").glob("addition-4-1-*")
-    begun, taught = load_checkpoint(folder / "begin.safetensors")["state"], starts.taught_start()
+    begun, taught = load_checkpoint(folder / "begin.safetensors")["state"], initial_weights.taught_start()
     same = {name for name in taught if torch.equal(begun[name], taught[name])}
     assert (folder / "weights.safetensors").is_file()
     assert {name for name in taught if name.startswith(("model.vision.", "model.language."))} <= same
@@ -258,39 +268,39 @@ def test_a_cell_goes_on_to_language(cache, tmp_path):
 
 def test_a_size_out_of_range_is_refused():
     with pytest.raises(BadInput, match="train_clips is 0, expected at least 1"):
-        temporal.Size(train_clips=0)
+        temporal_ablation.Size(train_clips=0)
     with pytest.raises(BadInput, match="settle is -1, expected at least 0"):
-        temporal.Size(settle=-1)
+        temporal_ablation.Size(settle=-1)
     with pytest.raises(BadInput, match="look and settle are both 0"):
-        temporal.Size(look=0, settle=0)
-    assert temporal.Size(look=0).settle and temporal.Size(settle=0).look
+        temporal_ablation.Size(look=0, settle=0)
+    assert temporal_ablation.Size(look=0).settle and temporal_ablation.Size(settle=0).look
 
 
 def test_the_command_runs_what_is_left_and_prints_the_block(capsys, cache, tmp_path):
     out, few = tmp_path / "few.csv", ["--variants", "addition", "--contexts", "0", "4", "--seeds", "1"]
     size = ["--look", "0", "--settle", "1", "--train-clips", "14", "--test-clips", "14"]
     threads = torch.get_num_threads()
-    assert temporal.main(["run", *few, *size, "--threads", "1", "--out", str(out), "--cache", str(cache)]) == 0
+    assert temporal_ablation.main(["run", *few, *size, "--threads", "1", "--out", str(out), "--cache", str(cache)]) == 0
     torch.set_num_threads(threads)
     printed = capsys.readouterr().out
     assert "addition l = 4 seed 1: motion" in printed and "Not run yet" not in printed
-    assert len(temporal_table.load(out)) == 8 and (tmp_path / "few_context.png").is_file()
+    assert len(temporal_report.load(out)) == 8 and (tmp_path / "few_context.png").is_file()
 
 
 # Where short trainings begin, and language
 
 
 def test_a_crippled_model_has_lost_what_was_named_and_nothing_else():
-    whole, lame = starts.crippled([], 1), starts.crippled(["language.layers.3", "temporal"], 1)
+    whole, lame = initial_weights.crippled([], 1), initial_weights.crippled(["language.layers.3", "temporal"], 1)
     changed = {name for name in whole if not torch.equal(whole[name], lame[name])}
     lost = {name for name in whole if name.startswith(("model.language.layers.3.", "model.temporal."))}
     assert changed <= lost and {name for name in lost if name.endswith(("proj.weight", "wq.weight"))} <= changed
     with pytest.raises(BadInput, match=r"no weight's name begins with 'language\.layers\.9'"):
-        starts.crippled(["language.layers.9"], 1)
+        initial_weights.crippled(["language.layers.9"], 1)
 
 
 def test_a_taught_start_lacks_the_temporal_module_and_nothing_else():
-    whole, start = starts.crippled([], 1), starts.taught_start()
+    whole, start = initial_weights.crippled([], 1), initial_weights.taught_start()
     assert {name for name in whole if name not in start} == {n for n in whole if n.startswith("model.temporal.")}
     assert all(torch.equal(start[name], whole[name]) for name in start)
 
@@ -299,9 +309,11 @@ def test_the_shipped_model_answers_in_writing_and_a_crippled_one_does_not(clips)
     asked = temporal_data.questions(clips)
     right = {}
     for name, lost in (("shipped", []), ("crippled", ["language.layers.2", "language.layers.3"])):
-        model = starts.assembled(starts.crippled(lost, 1), starts.shipped_config())["model"].eval()
-        answers = temporal_language.written(model, clips, asked, 4)
-        judged = temporal_language.judge_written(answers, clips, asked)
+        model = initial_weights.assembled(initial_weights.crippled(lost, 1), initial_weights.shipped_config())[
+            "model"
+        ].eval()
+        answers = temporal_training.written(model, clips, asked, 4)
+        judged = temporal_training.judge_written(answers, clips, asked)
         right[name] = np.concatenate([judged["appearance"], judged["motion"]]).mean()
     assert right["shipped"] > 0.6 and right["crippled"] < 0.2
 

@@ -18,16 +18,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videomolmo.annotation.candidates import depth, middle_of, parts_of, sample_candidates
-from videomolmo.annotation.choose import choose_point
-from videomolmo.annotation.records import Settings, annotate_clip, image_numbers
-from videomolmo.annotation.run import annotate_dataset
+from videomolmo.annotation.annotate import Settings, annotate_clip, annotate_dataset, choose_point, image_numbers
+from videomolmo.annotation.candidate_points import depth, middle_of, parts_of, sample_candidates
 from videomolmo.cli import main
 from videomolmo.datasets import read_dataset
 from videomolmo.datasets.annotations import LabelPNGs
 from videomolmo.datasets.record import Expression, Record, pictures
 from videomolmo.errors import BadInput
-from videomolmo.whole_files import held
+from videomolmo.io.files import held
 
 ROWS, COLUMNS = np.mgrid[:40, :60]
 
@@ -173,8 +171,8 @@ def annotated(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_the_same_bytes_with_more_workers_and_after_a_kill(annotated: Path, tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from videomolmo.annotation.run import annotate_dataset as annotate; "
-        "from videomolmo.annotation.records import Settings\n"
+        "from pathlib import Path; from videomolmo.annotation.annotate import annotate_dataset as annotate; "
+        "from videomolmo.annotation.annotate import Settings\n"
         f"if __name__ == '__main__': annotate('generated', None, Path({str(tmp_path / 'two')!r}), Settings(30, 4), "
         "limit=3, workers=2)"
     )

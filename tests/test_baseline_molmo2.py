@@ -11,16 +11,14 @@ import torch
 from conftest import seen_throughout
 from safetensors.torch import load_file, save_file
 
-from videomolmo.baselines import load_grounder
-from videomolmo.baselines.molmo2 import PROMPT, as_tracking, inputs_of, shrunk
-from videomolmo.baselines.timed_answers import by_time, check_times, shown
 from videomolmo.cli import main
 from videomolmo.errors import BadInput
+from videomolmo.io.video import open_video
 from videomolmo.points import TrackPoint, read_points
-from videomolmo.points.writing_molmo2 import write_tracks
 from videomolmo.prompts import as_question
 from videomolmo.results import GroundingResult
-from videomolmo.video import open_video
+from videomolmo.systems.molmo2 import PROMPT, as_tracking, by_time, check_times, inputs_of, load_grounder, shown, shrunk
+from videomolmo.systems.molmo2_formats import write_tracks
 
 pytest.importorskip("transformers.models.molmo2", reason="this transformers has no Molmo 2")
 from tiny_molmo2 import processor_of, taught
@@ -168,7 +166,7 @@ def test_a_folder_becomes_points_masks_and_a_saved_result(lesson, folder, tmp_pa
 
 def test_a_long_clip_is_asked_about_in_parts(lesson, folder, monkeypatch):
     clip, keys, _, _ = lesson
-    monkeypatch.setattr("videomolmo.baselines.molmo2.MOST_FRAMES", 2)
+    monkeypatch.setattr("videomolmo.systems.molmo2.MOST_FRAMES", 2)
     grounder = load_grounder(str(folder), device="cpu")
     asked, written = [], iter(["0.5 1 500 500", "0.0 1 500 500 2 100 100"])
 
@@ -176,7 +174,7 @@ def test_a_long_clip_is_asked_about_in_parts(lesson, folder, monkeypatch):
         asked.append((len(frames), times.tolist()))
         return f'<tracks coords="{next(written)}">thing</tracks>', 0
 
-    monkeypatch.setattr("videomolmo.baselines.molmo2.Molmo2Pointer._write", write)
+    monkeypatch.setattr("videomolmo.systems.molmo2.Molmo2Pointer._write", write)
     result = grounder(open_video(clip.frames, fps=FPS), "the thing", every=EVERY)
     assert asked == [(2, [0.0, 0.5]), (1, [0.0])] and result.key_frames == keys
     assert [len(answer.points_px) for answer in result.answers] == [0, 1, 2]
@@ -184,8 +182,8 @@ def test_a_long_clip_is_asked_about_in_parts(lesson, folder, monkeypatch):
 
 
 def test_an_answer_that_is_cut_off_says_so(folder, lesson, monkeypatch):
-    monkeypatch.setattr("videomolmo.baselines.molmo2.TOKENS", 9)
-    monkeypatch.setattr("videomolmo.baselines.molmo2.TOKENS_PER_FRAME", 0)
+    monkeypatch.setattr("videomolmo.systems.molmo2.TOKENS", 9)
+    monkeypatch.setattr("videomolmo.systems.molmo2.TOKENS_PER_FRAME", 0)
     result = load_grounder(str(folder), device="cpu")(open_video(lesson[0].frames, fps=FPS), "the thing", every=EVERY)
     assert {answer.outcome for answer in result.answers} == {"malformed"}
     assert "longer than 9 tokens" in result.answers[0].problem

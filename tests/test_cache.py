@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from videomolmo.cache import cached, key_of
 from videomolmo.errors import BadInput
+from videomolmo.io.cache import cached, key_of
 
 
 def test_is_made_once_and_read_afterwards(tmp_path):

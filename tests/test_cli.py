@@ -22,11 +22,11 @@ from safetensors.torch import load_file, save_file
 from videomolmo.cli import main
 from videomolmo.errors import BadInput
 from videomolmo.grounding import rounded
+from videomolmo.io.video import VideoWriter, open_video
 from videomolmo.model import PointingModel
 from videomolmo.points import read_points
 from videomolmo.results import GroundingResult
 from videomolmo.synth.clips import Clip
-from videomolmo.video import VideoWriter, open_video
 
 NAMES = {"answers.jsonl", "tracks.csv", "overlay.mp4", "run.json", "masks", "propagation"}
 
@@ -491,7 +491,7 @@ def replace_times(clip: Clip, times: int) -> Clip:
 
 
 def test_without_arguments_the_sample_clip_is_meant(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("videomolmo.shipped.sample_clip", lambda: tmp_path / "sample.mp4")
+    monkeypatch.setattr("videomolmo.weights.hub.sample_clip", lambda: tmp_path / "sample.mp4")
     code = main(["ground", "--out", str(tmp_path / "out")])
     assert code == 2 and f"{tmp_path / 'sample.mp4'}: no such file" in capsys.readouterr().err
 

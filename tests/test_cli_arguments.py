@@ -12,8 +12,8 @@ from conftest import seen_throughout
 from small_notebooks import write_notebook
 
 from videomolmo.cli import main
+from videomolmo.io.video import VideoWriter
 from videomolmo.synth.clips import Clip
-from videomolmo.video import VideoWriter
 
 
 def orders(arguments: list[str], options: list[list[str]]) -> Iterator[list[str]]:

@@ -12,9 +12,9 @@ import pytest
 
 from videomolmo.cli import main
 from videomolmo.errors import BadInput
-from videomolmo.estimate import estimate
 from videomolmo.model import PointingConfig
 from videomolmo.model.config import ImageConfig, LanguageConfig, VisionConfig
+from videomolmo.training.memory import estimate
 
 MEDIUM = PointingConfig(
     image=ImageConfig(max_crops=0),
@@ -28,8 +28,8 @@ RUN = """
 import json, re, sys
 import numpy as np, torch
 from videomolmo.model import PointingConfig, PointingModel, PointingProcessor
-from videomolmo.pointer import Pointer
-from videomolmo.video import open_video
+from videomolmo.grounding import Pointer
+from videomolmo.io.video import open_video
 
 class Letters:
     def encode(self, text, add_special_tokens=False): return [1 + ord(c) % 500 for c in text]

@@ -14,17 +14,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from videomolmo.annotation.candidates import middle_of
+from videomolmo.annotation.candidate_points import middle_of
 from videomolmo.cli import main
 from videomolmo.datasets import read_dataset
 from videomolmo.datasets.record import Expression
 from videomolmo.errors import BadInput
+from videomolmo.evaluation.evaluate import ALL, comparison, evaluate
 from videomolmo.evaluation.predictions import Predictions, write_submission
-from videomolmo.evaluation.published import comparison
-from videomolmo.evaluation.run import ALL, evaluate
 from videomolmo.evaluation.score import score_count, score_masks, score_points
+from videomolmo.io.files import held
 from videomolmo.prompts import as_question
-from videomolmo.whole_files import held
 
 
 @pytest.fixture(scope="module")
@@ -263,14 +262,14 @@ def test_nano_goes_on_where_it_was_stopped(tmp_path: Path, capsys, monkeypatch) 
         assert main(arguments) == 2 and "another process works in" in capsys.readouterr().err
     answer, asked = next((tmp_path / "out" / "answers").rglob("*.json")), []
     kept = answer.read_bytes()
-    monkeypatch.setattr("videomolmo.evaluation.run.predict", lambda *_: asked.append(answer.write_bytes(kept)))
+    monkeypatch.setattr("videomolmo.evaluation.evaluate.predict", lambda *_: asked.append(answer.write_bytes(kept)))
     for content in (b"", kept[:-9], b"[]", kept.replace(b'"made_by": "', b'"made_by": "0')):
         answer.write_bytes(content)  # as a power cut or other settings left it: it is asked again
         for name in ("settings.json", "results.csv", "missing.json"):
             (tmp_path / "out" / name).write_bytes(b"")
         assert main(arguments) == 0 and (tmp_path / "out" / "results.csv").read_bytes() == before
     assert len(asked) == 4
-    monkeypatch.setattr("videomolmo.evaluation.run.predict", None)  # nothing may be predicted again
+    monkeypatch.setattr("videomolmo.evaluation.evaluate.predict", None)  # nothing may be predicted again
     assert main(arguments) == 0 and (tmp_path / "out" / "results.csv").read_bytes() == before
     assert main([*arguments, "--tau", "0.5"]) == 2 and "other tau" in capsys.readouterr().err
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from videomolmo.exercises import check_agreed_exercise, check_redo_exercise, check_rule_exercise
+from videomolmo.lab.exercises import check_agreed_exercise, check_redo_exercise, check_rule_exercise
 
 
 def solution(forward, backward, tau):

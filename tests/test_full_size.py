@@ -12,13 +12,12 @@ from test_loading import small
 
 from videomolmo.errors import BadInput
 from videomolmo.grounding import VideoGrounder
-from videomolmo.hub import hashes, split_revision
-from videomolmo.masks.build import build_published, published_name
+from videomolmo.masks.sam2 import build_published, published_name
 from videomolmo.model import PointingModel
 from videomolmo.model.config import LanguageConfig
-from videomolmo.model.loading import export
 from videomolmo.model.tokenizer import build_nano_tokenizer, load_tokenizer, save_tokenizer
-from videomolmo.shipped import sample_clip
+from videomolmo.weights.checkpoint import export
+from videomolmo.weights.hub import hashes, sample_clip, split_revision
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "videos" / "coffee.mp4"
 LANGUAGE = LanguageConfig(

@@ -7,13 +7,13 @@ import pytest
 import torch
 from test_training import CLIPS, STAGE, processor
 
+from videomolmo.lab.nano import pointing_stage
+from videomolmo.lab.nano.auxiliary_losses import FactHeads
+from videomolmo.lab.nano.batches import Example, answer, build_batch, mirrored, window_facts
+from videomolmo.lab.nano.rendered_clips import RenderedClips, render_all
 from videomolmo.model import PointingModel
-from videomolmo.synth.facts import Thing
+from videomolmo.synth.scene import Thing
 from videomolmo.synth.sentences import Query
-from videomolmo.training import pointing
-from videomolmo.training.guidance import FactHeads
-from videomolmo.training.pointing_data import Example, answer, build_batch, mirrored, window_facts
-from videomolmo.training.rendered import RenderedClips, render_all
 
 
 @pytest.fixture(scope="module")
@@ -67,28 +67,28 @@ def test_an_answer_turns_at_its_start_and_after_each_point_of_a_list(points: lis
 
 def test_kept_batches_are_encoded_once_and_lose_nothing(clips: RenderedClips) -> None:
     own = processor()
-    stage = pointing.replace(STAGE, steps=6, distinct=2, vision_rate=0.0)
+    stage = pointing_stage.replace(STAGE, steps=6, distinct=2, vision_rate=0.0)
     torch.manual_seed(0)
     model = PointingModel(own.config, attn_implementation="eager")
     calls = []
-    encode = pointing.encoder(model, stage, "cpu")
-    kept = list(pointing.batches(own, clips, stage, 0, 0, lambda batch: calls.append(1) or encode(batch)))
+    encode = pointing_stage.encoder(model, stage, "cpu")
+    kept = list(pointing_stage.batches(own, clips, stage, 0, 0, lambda batch: calls.append(1) or encode(batch)))
     assert len(calls) == 2
     assert kept[0]["features"].data_ptr() == kept[2]["features"].data_ptr() != kept[1]["features"].data_ptr()
     assert kept[1]["past"].data_ptr() == kept[5]["past"].data_ptr()
     assert "pixels" not in kept[0] and kept[0]["past"].shape[1] == 1
-    raw = next(pointing.batches(own, clips, stage, 0, 0))
+    raw = next(pointing_stage.batches(own, clips, stage, 0, 0))
     heads = FactHeads(128, 256, 8)
     with torch.no_grad():
-        whole, halved = (pointing.step_loss(model, heads, batch, stage)[0] for batch in (raw, kept[0]))
+        whole, halved = (pointing_stage.step_loss(model, heads, batch, stage)[0] for batch in (raw, kept[0]))
     assert whole.item() == pytest.approx(halved.item(), rel=2e-3)
 
 
 def test_kept_batches_come_with_new_questions_that_fit_their_clips(clips: RenderedClips) -> None:
     """The text of every pass is another one, about the same pictures, and the same after a resume."""
     own = processor()
-    stage = pointing.replace(STAGE, steps=6, distinct=2, vision_rate=0.0)
-    whole = list(pointing.batches(own, clips, stage, 0, 0))
+    stage = pointing_stage.replace(STAGE, steps=6, distinct=2, vision_rate=0.0)
+    whole = list(pointing_stage.batches(own, clips, stage, 0, 0))
     first, second, third = whole[0::2]
     texts = [own.decode([one for one in batch["input_ids"].flatten().tolist() if one >= 0]) for batch in whole[0::2]]
     assert len(set(texts)) == 3 and torch.equal(first["facts_point"].nan_to_num(), third["facts_point"].nan_to_num())
@@ -96,17 +96,17 @@ def test_kept_batches_come_with_new_questions_that_fit_their_clips(clips: Render
         shown = {tuple(point) for point in batch["facts_point"].flatten(0, -2).tolist()}
         named = batch["places"][~batch["places"][..., 0].isnan()].tolist()
         assert named and sum(tuple(point) in shown for point in named) > 0.7 * len(named)  # small ones fill no window
-    resumed = next(iter(pointing.batches(own, clips, stage, 0, 4)))
+    resumed = next(iter(pointing_stage.batches(own, clips, stage, 0, 4)))
     assert torch.equal(resumed["input_ids"], third["input_ids"])
 
 
 def test_stills_are_their_own_past_and_say_nothing_of_motion(clips: RenderedClips) -> None:
     own = processor()
     clean = {"language": False, "cutoff": 0.0, "questions": 1}
-    stage = pointing.replace(STAGE, steps=8, stills=0.5, **clean)
+    stage = pointing_stage.replace(STAGE, steps=8, stills=0.5, **clean)
     pictures = RenderedClips.__new__(RenderedClips)
     pictures.frames, pictures.ids, pictures.things = clips.frames[:, -1:], clips.ids[:, -1:], clips.things
-    made = list(pointing.batches(own, clips, stage, 0, 0, pictures=pictures))
+    made = list(pointing_stage.batches(own, clips, stage, 0, 0, pictures=pictures))
     stills = [batch for batch in made if "past_pixels" not in batch]
     assert 0 < len(stills) < len(made)
     assert all((batch["facts_motion"] == 0).all() and batch["facts_moved"].isnan().all() for batch in stills)
@@ -116,14 +116,14 @@ def test_stills_are_their_own_past_and_say_nothing_of_motion(clips: RenderedClip
     past = stills[0]["pixels"][:, None].expand(-1, own.config.context, -1, -1, -1)
     with torch.no_grad():
         alone, spelt_out = (
-            pointing.step_loss(model, heads, batch, stage)[0]
+            pointing_stage.step_loss(model, heads, batch, stage)[0]
             for batch in (stills[0], stills[0] | {"past_pixels": past})
         )
     assert alone.item() == pytest.approx(spelt_out.item(), rel=1e-5)
-    pointing.step_loss(model, heads, stills[0], stage)[0].backward()
+    pointing_stage.step_loss(model, heads, stills[0], stage)[0].backward()
     assert model.vision.stem.layers[0].weight.grad.abs().sum() > 0
     with pytest.raises(ValueError, match="stills go with neither"):
-        pointing.replace(stage, distinct=2)
+        pointing_stage.replace(stage, distinct=2)
 
 
 def test_motion_is_judged_where_it_is_named() -> None:

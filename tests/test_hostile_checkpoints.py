@@ -19,9 +19,9 @@ from torch import nn
 from training_runs import finish, fixture_of, recipe_of, rows_of_blocks, smallest_model, start, weights
 
 from videomolmo.errors import BadInput
-from videomolmo.provenance import claim
-from videomolmo.training.assemble import Learner, accelerator_for, assemble
+from videomolmo.io.provenance import claim
 from videomolmo.training.checkpoints import Checkpoints, read_state, restore
+from videomolmo.training.model import Learner, accelerator_for, assemble
 from videomolmo.training.parts import Parts, written
 from videomolmo.training.run_state import (
     MovingAverage,

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_hostile_models import FUZZ, KINDS, fields_of, linux, read_or_refused, refused, with_value
 
-from videomolmo.masks.build import build_published, load_nano, load_published
 from videomolmo.masks.configuration import read_configuration
-from videomolmo.shipped import nano_masks
+from videomolmo.masks.sam2 import build_published, load_nano, load_published
+from videomolmo.weights.hub import nano_masks
 
 pytestmark = linux
 

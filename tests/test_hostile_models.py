@@ -22,17 +22,14 @@ from safetensors.torch import load_file, save_file
 from test_loading import small
 
 from videomolmo.errors import BadInput
-from videomolmo.hub import hashes
-from videomolmo.masks.build import load_nano
+from videomolmo.masks.sam2 import load_nano
 from videomolmo.model import PointingConfig, PointingModel, PointingProcessor
-from videomolmo.model.loading import convert, export, load_model, read_configuration
-from videomolmo.model.published import ADAPTER
-from videomolmo.model.published_config import MOLMO_7B_D
-from videomolmo.model.shards import INDEX_FILE, WEIGHTS_FILE, Shards
 from videomolmo.model.tokenizer import load_tokenizer
-from videomolmo.shipped import nano_masks, nano_pointing
-from videomolmo.training.adapters import merge
+from videomolmo.training.model import merge
 from videomolmo.training.recipe import Learn
+from videomolmo.weights.assign import INDEX_FILE, WEIGHTS_FILE, Shards
+from videomolmo.weights.checkpoint import ADAPTER, MOLMO_7B_D, convert, export, load_model, read_configuration
+from videomolmo.weights.hub import hashes, nano_masks, nano_pointing
 
 SECONDS, MEMORY = 10, 300e6
 Change = Callable[[Path], object]

@@ -20,14 +20,14 @@ from safetensors.torch import load_file
 from training_runs import finish, fixture_of, recipe_of, rows_of_blocks, smallest_model, start, weights
 
 from videomolmo.errors import BadInput
-from videomolmo.masks.build import load_published
-from videomolmo.pickled import read_torch, unpickle
+from videomolmo.masks.sam2 import load_published
 from videomolmo.training import checkpoints, earlier
-from videomolmo.training.assemble import Learner, accelerator_for, assemble
 from videomolmo.training.checkpoints import restore
+from videomolmo.training.model import Learner, accelerator_for, assemble
 from videomolmo.training.recipe import Recipe
 from videomolmo.training.run_state import load_checkpoint
 from videomolmo.training.trainer import train
+from videomolmo.weights.pickled import read_torch, unpickle
 
 EARLIER = Path(__file__).parent / "fixtures" / "earlier_checkpoints"  # written when checkpoints were pickles
 model, rows = fixture_of(smallest_model), fixture_of(rows_of_blocks)

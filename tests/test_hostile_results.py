@@ -21,14 +21,14 @@ from hypothesis import strategies as st
 from inspector_corrected import InstantTracker, everything, same
 from inspector_results import made_result, true_masks
 
-from videomolmo.cache import cached, key_of
 from videomolmo.errors import BadInput
-from videomolmo.inspector.correction_log import LOG
 from videomolmo.inspector.corrections import Corrections
+from videomolmo.inspector.edit_history import LOG
+from videomolmo.inspector.ground_truth import open_truth
 from videomolmo.inspector.inspection import Inspection
-from videomolmo.inspector.truth import open_truth
+from videomolmo.io.cache import cached, key_of
+from videomolmo.mask_store import LAYERS, MaskSpool
 from videomolmo.results import GroundingResult
-from videomolmo.spool import LAYERS, MaskSpool
 
 MOST_MEMORY = 64 << 20
 HUGE = 10**18
@@ -539,7 +539,7 @@ def test_a_picture_that_is_a_pipe_or_a_bomb(tmp_path):
 def test_predictions_that_are_pipes_are_missing(tmp_path):
     from videomolmo.datasets.media import Pictures
     from videomolmo.datasets.record import Expression, Record
-    from videomolmo.evaluation.predict import answer_path, read_answer
+    from videomolmo.evaluation.evaluate import answer_path, read_answer
     from videomolmo.evaluation.predictions import Predictions
 
     media = Pictures((tmp_path / "00000.jpg", tmp_path / "00001.jpg"), ("00000", "00001"))

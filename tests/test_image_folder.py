@@ -13,11 +13,10 @@ import pytest
 from numbered_frames import number_of, picture
 from PIL import Image, features
 
-from videomolmo import image_folder, listing
 from videomolmo.errors import BadInput
-from videomolmo.image_folder import turned
-from videomolmo.listing import in_natural_order
-from videomolmo.video import open_video
+from videomolmo.io import images
+from videomolmo.io.images import in_natural_order, turned
+from videomolmo.io.video import open_video
 
 FIELD = Path(__file__).resolve().parents[2] / "shared" / "field"
 SUFFIXES = ("jpg", "tif", "tiff", "jfif", "jpeg", "ppm", "avif", "webp", "bmp", "png", "PNG", "TIF")
@@ -53,7 +52,7 @@ def png(number: int, exif: bytes) -> bytes:
     return plain[:33] + struct.pack(">I", len(exif)) + chunk + struct.pack(">I", zlib.crc32(chunk)) + plain[33:]
 
 
-@pytest.mark.parametrize("module", [image_folder, listing])
+@pytest.mark.parametrize("module", [images, images])
 def test_examples_of_the_docstrings(module):
     found = doctest.testmod(module)
     assert found.attempted and not found.failed

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from videomolmo.benchmarks.lab import chromium, execute, jupyter_lab, open_notebook, run_all, why_not
+from bench.lab import chromium, execute, jupyter_lab, open_notebook, run_all, why_not
 
 pytestmark = [
     pytest.mark.slow,
@@ -176,7 +175,7 @@ def test_the_picture_is_the_frame_and_the_layers_on_it(first):
     import cv2
 
     from videomolmo import open_video
-    from videomolmo.shipped import sample_clip
+    from videomolmo.weights.hub import sample_clip
 
     first.press("Home", "ArrowRight")
     first.shows(1)

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bench.lab import chromium, why_not
 from inspector_results import made_result
 
 import videomolmo.inspector
 import videomolmo.inspector.canvas
-from videomolmo.benchmarks.lab import chromium, why_not
-from videomolmo.inspector.figures import agreement_figure
 from videomolmo.inspector.inspection import Inspection
-from videomolmo.inspector.painting import encode
+from videomolmo.inspector.plots import agreement_figure
+from videomolmo.inspector.render import encode
 
 pytestmark = [
     pytest.mark.slow,

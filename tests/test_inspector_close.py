@@ -16,9 +16,9 @@ from ipywidgets.widgets.widget import _instances as widgets_kept
 import videomolmo
 from videomolmo.inspector.corrections import Corrections
 from videomolmo.inspector.inspection import Inspection
+from videomolmo.io.video import open_video
+from videomolmo.io.video_write import VideoWriter
 from videomolmo.results import GroundingResult
-from videomolmo.video import open_video
-from videomolmo.video_write import VideoWriter
 
 MANY, FIRST = 200, 20  # by which caches of libraries are full
 

@@ -13,9 +13,8 @@ from inspector_results import made_result
 
 from videomolmo.datasets import read_dataset
 from videomolmo.errors import BadInput
-from videomolmo.inspector.correction_log import LOG
 from videomolmo.inspector.corrections import Cancelled, Corrections, ask
-from videomolmo.inspector.edits import History
+from videomolmo.inspector.edit_history import LOG, History
 from videomolmo.inspector.inspection import Inspection
 
 

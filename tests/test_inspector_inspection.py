@@ -12,10 +12,10 @@ from PIL import Image
 from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES, fuse, iou
 from videomolmo.inspector.inspection import DECISIONS, LAYERS, Inspection
-from videomolmo.inspector.strips import centres, pack
+from videomolmo.inspector.packed_masks import centres, pack
+from videomolmo.io.video import open_video
+from videomolmo.mask_store import MaskSpool
 from videomolmo.results import GroundingResult, KeyAnswer
-from videomolmo.spool import MaskSpool
-from videomolmo.video import open_video
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_truth_that_is_none_is_refused(result, bad):
 
 def test_frames_come_when_asked_for_and_in_bounded_memory(result, monkeypatch):
     seen = Inspection(result)
-    monkeypatch.setattr("videomolmo.inspector.frame_cache.MOST_BYTES", 5 * 40 * 51 * 3)
+    monkeypatch.setattr("videomolmo.inspector.loading.MOST_BYTES", 5 * 40 * 51 * 3)
     pictures = [seen.frame(t) for t in range(12)]
     assert all(np.array_equal(picture, result.video()[t]) for t, picture in enumerate(pictures))
     assert seen._frames._bytes <= 5 * 40 * 51 * 3
@@ -204,7 +204,7 @@ def test_frames_come_when_asked_for_and_in_bounded_memory(result, monkeypatch):
 
 def test_masks_are_forgotten_and_read_again(result, monkeypatch):
     monkeypatch.setattr("videomolmo.inspector.store.MOST_BYTES", 1)
-    monkeypatch.setattr("videomolmo.inspector.belief.MOST_BYTES", 1)
+    monkeypatch.setattr("videomolmo.inspector.fused_masks.MOST_BYTES", 1)
     seen = Inspection(result)
     assert np.array_equal(masks_of(seen), np.asarray(result.masks))
     assert len(seen._store._kept) == 1 and len(seen._belief._kept) == 1
@@ -334,6 +334,6 @@ def test_a_long_clip_opens_without_reading_it(tmp_path, monkeypatch):
         (tmp_path / f"{start:05d}.npz").write_bytes(b"")
     result.spool = MaskSpool(tmp_path)
     monkeypatch.setattr("numpy.load", lambda *_, **__: pytest.fail("a file of masks was read"))
-    monkeypatch.setattr("videomolmo.stored.open_plain", lambda *_, **__: pytest.fail("a file of masks was read"))
+    monkeypatch.setattr("videomolmo.io.schemas.open_plain", lambda *_, **__: pytest.fail("a file of masks was read"))
     monkeypatch.setattr("videomolmo.results.open_video", lambda *_, **__: pytest.fail("the video was opened"))
     assert Inspection(result).frames == 2000

@@ -13,9 +13,9 @@ from PIL import Image
 from videomolmo.errors import BadInput
 from videomolmo.fusion import fuse
 from videomolmo.inspector.corrections import Corrections
+from videomolmo.inspector.ground_truth import open_truth
 from videomolmo.inspector.inspection import Inspection
-from videomolmo.inspector.static import static_picture
-from videomolmo.inspector.truth import open_truth
+from videomolmo.inspector.plots import static_picture
 from videomolmo.results import GroundingResult, KeyAnswer
 
 SIZE = (8, 10)

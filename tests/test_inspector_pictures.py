@@ -14,11 +14,12 @@ from inspector_results import made_result, true_masks
 from PIL import Image
 from pycocotools import mask as rle
 
-from videomolmo.drawing import palette
 from videomolmo.errors import BadInput
-from videomolmo.inspector.differences import Differences
+from videomolmo.inspector.compare import Differences
 from videomolmo.inspector.exports import export_coco, export_davis, export_tracks, export_video, export_view, new_file
-from videomolmo.inspector.figures import (
+from videomolmo.inspector.inspection import LAYERS, Inspection
+from videomolmo.inspector.plots import (
+    DECISION_STYLES,
     _line,
     agreement_figure,
     difference_figure,
@@ -26,11 +27,10 @@ from videomolmo.inspector.figures import (
     static_picture,
     track_figure,
 )
-from videomolmo.inspector.inspection import LAYERS, Inspection
-from videomolmo.inspector.painting import EncodedCache, Look, colour_of, encode, paint, view_size
-from videomolmo.inspector.plot_style import DECISION_STYLES
+from videomolmo.inspector.render import EncodedCache, Look, colour_of, encode, paint, view_size
 from videomolmo.inspector.segments import DECISIONS
-from videomolmo.video import open_video
+from videomolmo.io.drawing import palette
+from videomolmo.io.video import open_video
 
 BARE = {"points": False, "ids": False, "outlines": False}
 
@@ -74,7 +74,7 @@ def test_every_layer_shows_in_its_own_way(seen, layer):
 
 def test_marks_differ_by_shape_too(seen):
     """Grey pictures of a positive and of a negative point are not alike."""
-    from videomolmo.inspector.strokes import mark
+    from videomolmo.inspector.draw import mark
 
     made = []
     for positive in (True, False):
@@ -208,11 +208,11 @@ def test_the_static_page_of_two(seen):
 
 
 def test_the_static_page_shows_what_is_ticked_then_the_other_layers_and_the_present_frame(seen, monkeypatch):
-    from videomolmo.inspector import static
+    from videomolmo.inspector import plots
 
-    left_out = next(t for t in range(12) if t not in static.chosen_frames([seen]))
+    left_out = next(t for t in range(12) if t not in plots.chosen_frames([seen]))
     drawn = []
-    monkeypatch.setattr(static, "paint", lambda one, t, look: drawn.append((t, look)) or paint(one, t, look))
+    monkeypatch.setattr(plots, "paint", lambda one, t, look: drawn.append((t, look)) or paint(one, t, look))
     pages = []
     for look, frame in ((Look(), 0), (Look(("forward", "truth")), 0), (Look(objects=(2,)), 0), (Look(), left_out)):
         pages.append(static_picture(seen, None, [look], frame))
@@ -221,7 +221,7 @@ def test_the_static_page_shows_what_is_ticked_then_the_other_layers_and_the_pres
         assert {one.objects for _, one in drawn} == {look.objects}
         drawn.clear()
     assert len(set(pages)) == len(pages)
-    assert all(t in static.chosen_frames([seen], also=t) for t in range(12))
+    assert all(t in plots.chosen_frames([seen], also=t) for t in range(12))
 
 
 # two results

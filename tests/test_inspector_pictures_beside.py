@@ -10,7 +10,7 @@ from PIL import Image
 
 from videomolmo.inspector.exports import export_video, export_view
 from videomolmo.inspector.inspection import Inspection
-from videomolmo.inspector.painting import EncodedCache, Look, paint, paint_past
+from videomolmo.inspector.render import EncodedCache, Look, paint, paint_past
 
 
 @pytest.fixture

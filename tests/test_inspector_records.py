@@ -11,12 +11,12 @@ from inspector_results import made_result
 
 from videomolmo.datasets import read_dataset
 from videomolmo.errors import BadInput
-from videomolmo.inspector.correction_log import LOG
 from videomolmo.inspector.corrections import Cancelled, Corrections
+from videomolmo.inspector.edit_history import LOG
+from videomolmo.inspector.exports import training_row
 from videomolmo.inspector.inspection import Inspection
-from videomolmo.inspector.training_rows import training_row
+from videomolmo.io.video import open_video
 from videomolmo.results import GroundingResult, KeyAnswer
-from videomolmo.video import open_video
 
 VIDEO = made_result()._video
 VIDEO_ARRAY = np.stack(list(VIDEO))
@@ -81,7 +81,7 @@ def test_older_records_that_name_no_result_are_taken(folder):
     for path in (folder / "corrections").iterdir():
         with np.load(path) as data:
             direction, thing, frame, clicks = json.loads(str(data["made_from"]))
-        from videomolmo.inspector.runs import Run
+        from videomolmo.inspector.repropagation import Run
 
         path.rename(path.with_name(Run(direction, thing, frame, clicks).name(None)))
     assert same(everything(Inspection(folder)), everything(before)) and Inspection(folder).missing()[1:] == []
@@ -155,7 +155,7 @@ def test_a_plain_view_is_shown_the_corrections_before_it_corrects(folder):
 
 def test_a_closed_folder_is_known_before_any_work(folder, monkeypatch):
     inspection, corrections = open_both(folder)
-    monkeypatch.setattr("videomolmo.inspector.correction_log.os.access", lambda *_: False)
+    monkeypatch.setattr("videomolmo.inspector.edit_history.os.access", lambda *_: False)
     seen = []
 
     def look(done: int, total: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 from inspector_corrected import InstantTracker, everything, same
 from inspector_results import made_result
 
-from videomolmo.inspector import belief
+from videomolmo.inspector import fused_masks
 from videomolmo.inspector.corrections import Corrections
 from videomolmo.inspector.inspection import Inspection
 
@@ -69,7 +69,7 @@ def test_masks_are_forgotten_in_one_thread_while_others_look(monkeypatch, quick_
 
     assert in_threads(look, look, look, look, seconds=2.0) == []
     kept = looked._belief._kept
-    assert looked._belief._bytes == sum(belief._size(found) for found in kept.values())
+    assert looked._belief._bytes == sum(fused_masks._size(found) for found in kept.values())
 
 
 def test_a_correction_beside_an_export_leaves_nothing_old(quick_turns):
@@ -101,14 +101,14 @@ def test_masks_of_the_state_before_are_not_kept(monkeypatch):
     corrections = Corrections(inspection, InstantTracker())
     plain = everything(inspection)
     inspection.refuse()  # nothing is kept
-    begun, corrected, fuse = threading.Event(), threading.Event(), belief.fuse_segment
+    begun, corrected, fuse = threading.Event(), threading.Event(), fused_masks.fuse_segment
 
     def slow(*arguments):
         begun.set()
         corrected.wait(0.3)  # as long as a window of a long clip may take
         return fuse(*arguments)
 
-    monkeypatch.setattr(belief, "fuse_segment", slow)
+    monkeypatch.setattr(fused_masks, "fuse_segment", slow)
     looker = threading.Thread(target=lambda: inspection.mask("fused", 7))
     looker.start()
     assert begun.wait(5)

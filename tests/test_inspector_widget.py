@@ -13,10 +13,10 @@ from inspector_bench import FRAMES, HEIGHT, WIDTH, made_result, opened
 
 import videomolmo
 from videomolmo.errors import BadInput
-from videomolmo.inspector import panel_files
-from videomolmo.inspector.panel_files import EXPORTS, free_path
-from videomolmo.inspector.widget_work import Later, Work
-from videomolmo.video import open_video
+from videomolmo.inspector import action_panels
+from videomolmo.inspector.action_panels import EXPORTS, free_path
+from videomolmo.inspector.background import Later, Work
+from videomolmo.io.video import open_video
 
 
 @pytest.fixture
@@ -200,8 +200,8 @@ def test_a_path_that_is_being_written_is_not_given_twice(look, tmp_path, monkeyp
     for kind in ("tracks (CSV)", "tracks (CSV)", "this view (PNG)"):
         inspector.files.kind.value = kind
         inspector.files.export()
-    names = [path.name for path in panel_files._being_written if path.parent == tmp_path / "exports"]
-    panel_files._being_written.clear()
+    names = [path.name for path in action_panels._being_written if path.parent == tmp_path / "exports"]
+    action_panels._being_written.clear()
     assert sorted(names) == ["this_view_1.png", "tracks_1.csv", "tracks_2.csv"]
 
 

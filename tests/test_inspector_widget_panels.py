@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from inspector_bench import FRAMES, HEIGHT, WIDTH, made_result, opened
 
-from videomolmo.inspector import panel_files, score_work, scoring
+from videomolmo.inspector import action_panels, background, ground_truth
 from videomolmo.inspector.inspection import Inspection
 
 
@@ -98,7 +98,7 @@ def test_all_panels_wait_for_work_and_come_back_together(look, tiny_grounder, mo
     browser.tell(kind="click", frame=6, pane=0, x=30, y=20)
     correct, go_on = inspector.correct, threading.Event()
     controls = (correct.mode, correct.thing, correct.undo, inspector.fusion.rule, inspector.fusion.matching)
-    monkeypatch.setitem(panel_files.EXPORTS, "tracks (CSV)", (".csv", lambda desk, path: go_on.wait(300)))
+    monkeypatch.setitem(action_panels.EXPORTS, "tracks (CSV)", (".csv", lambda desk, path: go_on.wait(300)))
     inspector.files.kind.value = "tracks (CSV)"
 
     async def scene() -> None:
@@ -137,16 +137,16 @@ def test_scores_come_beside_the_notebook_and_those_of_an_earlier_tau_are_dropped
     go_on, begun = threading.Event(), []
     read = Inspection.mask
 
-    def waiting(*args) -> score_work.Scores:
+    def waiting(*args) -> background.Scores:
         begun.append(threading.current_thread())
         assert go_on.wait(300)
-        return scoring.score(*args)
+        return ground_truth.score(*args)
 
     def mask(self, layer: str, t: int):
         readers.add(threading.current_thread())
         return read(self, layer, t)
 
-    monkeypatch.setattr(score_work, "score", waiting)
+    monkeypatch.setattr(background, "score", waiting)
     monkeypatch.setattr(Inspection, "mask", mask)
 
     async def scene() -> None:

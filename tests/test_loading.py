@@ -15,11 +15,19 @@ from videomolmo.cli import main
 from videomolmo.errors import BadInput
 from videomolmo.model import PointingConfig, PointingModel
 from videomolmo.model.config import ImageConfig, LanguageConfig, VisionConfig
-from videomolmo.model.loading import convert, export, load_model
-from videomolmo.model.placement import connect, device_of, side_by_side
-from videomolmo.model.published import ADAPTER, PAD_EMBED, to_published
-from videomolmo.model.published_config import MOLMO_7B_D, config_for_hub, config_from_hub
-from videomolmo.model.shards import INDEX_FILE, WEIGHTS_FILE, Shards
+from videomolmo.weights.assign import INDEX_FILE, WEIGHTS_FILE, Shards
+from videomolmo.weights.checkpoint import (
+    ADAPTER,
+    MOLMO_7B_D,
+    PAD_EMBED,
+    config_for_hub,
+    config_from_hub,
+    convert,
+    export,
+    load_model,
+    to_published,
+)
+from videomolmo.weights.devices import connect, device_of, side_by_side
 
 INPUTS = {
     "input_ids": torch.tensor([[7, 300, 301, 302, 9, 11]]),
@@ -235,9 +243,9 @@ def test_the_hub_configuration_of_full_size():
 
 PEAK = """
 import re, sys, torch
-from videomolmo.model.loading import load_model
+from videomolmo.weights.checkpoint import load_model
 from videomolmo.model.pointing import PointingModel
-from videomolmo.model.quantize import weight_bytes
+from videomolmo.weights.quantize import weight_bytes
 torch.set_num_threads(1)
 high = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 before = high()
@@ -276,7 +284,7 @@ def test_loading_never_holds_the_weights_twice(tmp_path):
 @pytest.mark.parametrize("kind, most", [("8bit", 0.05), ("4bit", 0.5)])
 def test_quantised_models_stay_close_and_small(model, published, kind, most):
     pytest.importorskip("bitsandbytes")
-    from videomolmo.model.quantize import weight_bytes
+    from videomolmo.weights.quantize import weight_bytes
 
     plain, small_model = load_model(published), load_model(published, quantize=kind)
     kept = {name for name, layer in small_model.named_modules() if type(layer) is torch.nn.Linear}

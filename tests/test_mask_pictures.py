@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from videomolmo import mask_pictures
 from videomolmo.cli import main
 from videomolmo.datasets import read_dataset
 from videomolmo.datasets.check import check_dataset
 from videomolmo.datasets.files import Unreadable
 from videomolmo.errors import BadInput
+from videomolmo.evaluation.evaluate import ALL, evaluate
 from videomolmo.evaluation.predictions import Predictions, write_submission
-from videomolmo.evaluation.run import ALL, evaluate
-from videomolmo.inspector.truth import open_truth
-from videomolmo.mask_pictures import read_foreground, read_labels
+from videomolmo.inspector.ground_truth import open_truth
+from videomolmo.io import images
+from videomolmo.io.images import read_foreground, read_labels
 
 FIELD = Path(__file__).resolve().parents[2] / "shared" / "field"
 MASK = mini.box_mask(5, top=3, side=9)
@@ -107,7 +107,7 @@ def test_several_colours_in_no_order_are_foreground_but_no_objects(tmp_path):
 
 
 def test_examples_of_the_docstrings():
-    assert doctest.testmod(mask_pictures).failed == 0
+    assert doctest.testmod(images).failed == 0
 
 
 # whoever reads masks

@@ -17,9 +17,9 @@ from torch import Tensor
 from videomolmo.errors import BadInput
 from videomolmo.model import PointingConfig, PointingModel, PointingProcessor, collate
 from videomolmo.model.config import TEMPORAL_KINDS, ImageConfig, LanguageConfig, VisionConfig
-from videomolmo.model.published import load_published, to_published
-from videomolmo.model.sequence import answer_loss, positions, visible
+from videomolmo.model.decoding import answer_loss, positions, visible
 from videomolmo.model.tokenizer import build_nano_tokenizer, load_tokenizer
+from videomolmo.weights.checkpoint import load_published, to_published
 
 CORPUS = [
     f'Point to the {color} {shape}. <point x="12.5" y="40.6" alt="{color} {shape}">{color}</point> There are none.'

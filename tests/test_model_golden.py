@@ -29,9 +29,8 @@ from videomolmo.errors import BadInput
 from videomolmo.model import PointingConfig, PointingModel
 from videomolmo.model.config import ImageConfig
 from videomolmo.model.image import ImageProcessor, canvas_size, fitted_size, select_tiling
-from videomolmo.model.published import ADAPTER, load_published, to_published
-from videomolmo.model.published_config import config_from_published
 from videomolmo.model.temporal import mean_context, to_windows
+from videomolmo.weights.checkpoint import ADAPTER, config_from_published, load_published, to_published
 
 PIXELS, FEATURES, HIDDEN, LOGITS, BATCH_LOGITS = 2e-6, 3e-6, 2e-5, 1e-4, 3e-4
 FULL = ImageConfig()

@@ -186,7 +186,7 @@ def test_a_training_of_other_settings_is_another_training(tmp_path, changes):
 
 def _training_folder(results: Path, **changes) -> Path:
     """The folder that notebook 03 trains in, with some parameters changed."""
-    from videomolmo.ablation.temporal_language import language_stage
+    from videomolmo.lab.temporal_training import language_stage
 
     notebook = nbformat.read(next(path for path in NOTEBOOKS if path.stem == "03_training"), as_version=4)
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]

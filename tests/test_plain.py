@@ -12,16 +12,17 @@ import pytest
 import torch
 
 import videomolmo
-from videomolmo import fusion, metrics, plain
-from videomolmo.annotation.records import Settings
+from videomolmo import fusion, metrics
+from videomolmo.annotation.annotate import Settings
 from videomolmo.datasets import first_records, read_dataset
 from videomolmo.errors import BadInput
-from videomolmo.evaluation.run import evaluate
+from videomolmo.evaluation.evaluate import evaluate
 from videomolmo.grounding import check_settings, load_masks
-from videomolmo.plain import as_array, as_number, as_path, as_whole
+from videomolmo.io import plain_values
+from videomolmo.io.files import check_folder
+from videomolmo.io.plain_values import as_array, as_number, as_path, as_whole
+from videomolmo.io.video import open_video
 from videomolmo.points import TrackPoint, write_points
-from videomolmo.result_folder import check_folder
-from videomolmo.video import open_video
 
 
 class Somewhere(os.PathLike):
@@ -137,7 +138,7 @@ def test_points_are_written_from_lists_and_tensors():
 
 
 def test_examples_of_the_docstrings():
-    found = doctest.testmod(plain)
+    found = doctest.testmod(plain_values)
     assert found.attempted and not found.failed
 
 

@@ -21,7 +21,7 @@ from reference.points_molmo2 import (
 
 from videomolmo.errors import BadInput
 from videomolmo.points import TrackPoint, read_points, write_like_videomolmo, write_points
-from videomolmo.points.writing_molmo2 import write_count, write_timed_points, write_tracks
+from videomolmo.systems.molmo2_formats import write_count, write_timed_points, write_tracks
 
 GOLDEN = Path(os.environ.get("VIDEOMOLMO_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
 HEIGHT, WIDTH = 360, 640

@@ -21,7 +21,7 @@ from reference.points_molmo2 import (
 from videomolmo import points
 from videomolmo.errors import BadInput
 from videomolmo.points import TrackPoint
-from videomolmo.points.writing_molmo2 import write_count, write_timed_points, write_tracks
+from videomolmo.systems.molmo2_formats import write_count, write_timed_points, write_tracks
 
 TOLERANCE = 1e-6
 ERROR = "error"

@@ -16,13 +16,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from videomolmo.drawing import contact_sheet, draw_masks, palette, png_bytes
 from videomolmo.errors import BadInput
 from videomolmo.fusion import fuse
-from videomolmo.result_folder import new_results
+from videomolmo.io.drawing import contact_sheet, draw_masks, palette, png_bytes
+from videomolmo.io.files import new_results
+from videomolmo.io.video import VideoWriter, open_video
+from videomolmo.mask_store import MaskSpool
 from videomolmo.results import GroundingResult, KeyAnswer
-from videomolmo.spool import MaskSpool
-from videomolmo.video import VideoWriter, open_video
 
 FRAMES, HEIGHT, WIDTH = 8, 30, 45
 NAMES = {"answers.jsonl", "tracks.csv", "overlay.mp4", "run.json", "masks", "propagation"}

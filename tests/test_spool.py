@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videomolmo.spool import LAYERS, LazyMasks, MaskSpool
+from videomolmo.mask_store import LAYERS, LazyMasks, MaskSpool
 
 SIZE = (5, 13)  # a width that fills no whole byte
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from videomolmo import stopwatch
-from videomolmo.stopwatch import Stopwatch
+from videomolmo.io import timing
+from videomolmo.io.timing import Stopwatch
 
 
 @pytest.fixture
 def now(monkeypatch):
     """A clock that moves by hand: `now[0] += seconds`."""
     hand = [100.0]
-    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: hand[0])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: hand[0])
     return hand
 
 

@@ -14,7 +14,7 @@ import pytest
 from small_notebooks import write_notebook
 
 from videomolmo.cli import main
-from videomolmo.tables import read_csv
+from videomolmo.io.tables import read_csv
 
 MISSING = (  # what pandas takes for an empty cell unless told otherwise
     "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL",

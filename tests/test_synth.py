@@ -13,12 +13,19 @@ import pytest
 
 from videomolmo.prompts import as_question, label_of
 from videomolmo.synth.clips import clip_query, generate_clip
-from videomolmo.synth.facts import Thing, inner_point
-from videomolmo.synth.palette import COLOURS, sample_colour
 from videomolmo.synth.render import Renderer
-from videomolmo.synth.scene import MOTIONS, sample_scene
+from videomolmo.synth.scene import (
+    COLOURS,
+    MOTIONS,
+    NAMELESS,
+    SHAPES,
+    Thing,
+    inner_point,
+    outline,
+    sample_colour,
+    sample_scene,
+)
 from videomolmo.synth.sentences import Query, ask, list_query, phrase, sample_query
-from videomolmo.synth.shapes import NAMELESS, SHAPES, outline
 
 SEEDS = range(10_000_000, 10_000_030)
 
@@ -288,7 +295,7 @@ def test_a_query_of_a_clip_names_one_object():
 
 @pytest.mark.parametrize("code", range(8))
 def test_mirrored_points_stay_on_their_objects_and_motions_turn(code):
-    from videomolmo.training.pointing_data import mirrored
+    from videomolmo.lab.nano.batches import mirrored
 
     for seed in (*SEEDS[:8],):
         clip = generate_clip(seed, frames=5, height=72, width=72, motion=True)

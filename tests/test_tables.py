@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videomolmo.tables import read_csv, write_csv
+from videomolmo.io.tables import read_csv, write_csv
 
 RUN = (
     "=cmd|' /C calc'!A0", "@SUM(1+1)", "+1+cmd", "-2+3", "\t=1", "\r=1", "\n=1", " =1", "\u00a0@x", "＝1+1", "'=1",

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from videomolmo.cli import main
+from videomolmo.lab.nano import pointing_stage
+from videomolmo.lab.nano import recipe as nano
 from videomolmo.model import PointingModel
-from videomolmo.training import nano, pointing
 from videomolmo.training.run_state import load_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -25,13 +26,13 @@ def small(monkeypatch) -> list[str]:
         few = tuple(replace(one, batch=2, distinct=min(one.distinct, 1)) for one in stages)
         monkeypatch.setattr(nano, name, few)
     trained = []
-    own = pointing.save_checkpoint
+    own = pointing_stage.save_checkpoint
 
     def save(path, **state) -> None:
         trained.append(path.parent.name)
         own(path, **state)
 
-    monkeypatch.setattr(pointing, "save_checkpoint", save)
+    monkeypatch.setattr(pointing_stage, "save_checkpoint", save)
     return trained
 
 

@@ -22,21 +22,28 @@ from videomolmo.cli import main
 from videomolmo.datasets.annotations import Points
 from videomolmo.errors import BadInput
 from videomolmo.model import PointingModel, PointingProcessor
-from videomolmo.model.loading import load_model
 from videomolmo.model.tokenizer import load_tokenizer
-from videomolmo.training import monitor as monitors
+from videomolmo.training import log as monitors
 from videomolmo.training import trainer
-from videomolmo.training.adapters import choose, out_of_reach, part_of
-from videomolmo.training.assemble import Objective, accelerator_for, assemble, weight_of
 from videomolmo.training.checkpoints import Checkpoints
-from videomolmo.training.feed import MicroBatches, feed
-from videomolmo.training.monitor import Diverged, Watch, read_metrics
-from videomolmo.training.order import Order, Slices
-from videomolmo.training.questions import Asked, Spot, branch, names_a_side, noisy
+from videomolmo.training.data import (
+    Asked,
+    MicroBatches,
+    Order,
+    Samples,
+    Slices,
+    Spot,
+    branch,
+    feed,
+    names_a_side,
+    noisy,
+)
+from videomolmo.training.log import Diverged, Watch, read_metrics
+from videomolmo.training.memory import Arithmetic
+from videomolmo.training.model import Objective, accelerator_for, assemble, choose, out_of_reach, part_of, weight_of
 from videomolmo.training.recipe import Data, Learn, Recipe, Source, read_recipe
-from videomolmo.training.samples import Samples
-from videomolmo.training.throughput import Arithmetic
 from videomolmo.training.trainer import train
+from videomolmo.weights.checkpoint import load_model
 
 EXPORT = trainer.export
 model, rows = fixture_of(tiny_model), fixture_of(rows_of_blocks)

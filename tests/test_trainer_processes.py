@@ -16,7 +16,7 @@ import torch
 from training_runs import finish, fixture_of, free_port, recipe_of, rows_of_blocks, start, tiny_model, weights
 
 from videomolmo.training.checkpoints import read_state
-from videomolmo.training.monitor import read_metrics
+from videomolmo.training.log import read_metrics
 from videomolmo.training.recipe import Recipe, read_recipe
 
 pytestmark = pytest.mark.slow

@@ -17,14 +17,14 @@ import torch
 from safetensors.torch import load_file
 from training_runs import fixture_of, recipe_of, rows_of_blocks, tiny_model, weights
 
-from videomolmo import provenance
 from videomolmo.cli import main
 from videomolmo.errors import BadInput
-from videomolmo.training import monitor, trainer
-from videomolmo.training.assemble import Objective
-from videomolmo.training.monitor import Diverged, Watch
+from videomolmo.io import provenance
+from videomolmo.training import log, trainer
+from videomolmo.training.data import Samples
+from videomolmo.training.log import Diverged, Watch
+from videomolmo.training.model import Objective
 from videomolmo.training.recipe import Optimiser, Run
-from videomolmo.training.samples import Samples
 from videomolmo.training.trainer import train
 
 model, rows = fixture_of(tiny_model), fixture_of(rows_of_blocks)
@@ -118,7 +118,7 @@ def test_a_mean_that_creeps_up_is_noticed():
 
 
 def test_a_loss_that_runs_away_stops_the_run_and_its_samples_are_kept(model, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(monitor, "SPAN", 3)
+    monkeypatch.setattr(log, "SPAN", 3)
     own = Objective.forward
     count = iter(range(1000))
     monkeypatch.setattr(Objective, "forward", lambda self, batch: own(self, batch) * (50 if next(count) >= 20 else 1))

@@ -13,21 +13,24 @@ import numpy as np
 import pytest
 import torch
 
+from videomolmo.lab.nano import pointing_stage, recipe, sam2_stage
+from videomolmo.lab.nano.auxiliary_losses import FactHeads
+from videomolmo.lab.nano.batches import build_batch, sample_example
+from videomolmo.lab.nano.rendered_clips import RenderedClips, RenderSpec, render_all
 from videomolmo.model import PointingConfig, PointingModel, PointingProcessor
 from videomolmo.model.tokenizer import build_nano_tokenizer
-from videomolmo.shipped import nano_masks
-from videomolmo.training import masks, nano, pointing
-from videomolmo.training.guidance import FactHeads
-from videomolmo.training.pointing_data import build_batch, sample_example
-from videomolmo.training.rendered import RenderedClips, RenderSpec, render_all
 from videomolmo.training.run_state import MovingAverage, cosine, load_checkpoint, save_checkpoint
+from videomolmo.weights.hub import nano_masks
 
 SMALL = RenderSpec("small", clips=450, frames=1, size=32, motion_share=0.3, strides=(1, 2), seed=3)
 CLIPS = RenderSpec("clips", clips=24, frames=5, size=96, motion_share=0.7, strides=(1,), seed=4)
-MASK_RUN = masks.Run(
-    "masks", 128, 1e-3, (masks.Stage(2, clips=2, frames=1, objects=2), masks.Stage(2, clips=2, frames=2, objects=2))
+MASK_RUN = sam2_stage.Run(
+    "masks",
+    128,
+    1e-3,
+    (sam2_stage.Stage(2, clips=2, frames=1, objects=2), sam2_stage.Stage(2, clips=2, frames=2, objects=2)),
 )
-STAGE = pointing.Stage(
+STAGE = pointing_stage.Stage(
     "follow", 4, 2, questions=2, peak=1e-3, language=True, past=True, motion_share=0.6, vision_rate=1.0, facts=0.15,
     moves=0.5, cutoff=0.5,
 )  # fmt: skip
@@ -76,12 +79,12 @@ def processor() -> PointingProcessor:
 
 
 def train_masks(clips: Path, folder: Path) -> Path:
-    return masks.train_masks(nano_masks(), RenderedClips(clips), folder, MASK_RUN, seed=1, checkpoint_every=2)
+    return sam2_stage.train_masks(nano_masks(), RenderedClips(clips), folder, MASK_RUN, seed=1, checkpoint_every=2)
 
 
 def train_pointing(clips: Path, folder: Path) -> Path:
     own = processor()
-    return pointing.train_stage(
+    return pointing_stage.train_stage(
         own.config, STAGE, own, RenderedClips(clips), folder, begin=(), seed=1, checkpoint_every=2
     )
 
@@ -182,15 +185,15 @@ def test_a_checkpoint_is_old_or_new_but_never_half(tmp_path, monkeypatch):
 
 def test_mask_loss_goes_down(clips):
     torch.manual_seed(0)
-    model = masks.build_nano(nano_masks(), 128).train()
-    masks.initialise(model)
-    batch = masks.sample_batch(clips, masks.Stage(1, clips=2, frames=2, objects=2), 0, 0, 128)
+    model = sam2_stage.build_nano(nano_masks(), 128).train()
+    sam2_stage.initialise(model)
+    batch = sam2_stage.sample_batch(clips, sam2_stage.Stage(1, clips=2, frames=2, objects=2), 0, 0, 128)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = []
     for _ in range(8):
-        outputs = masks.run_clip(model, batch)
+        outputs = sam2_stage.run_clip(model, batch)
         truths = batch.truth if batch.mask is None else batch.truth[1:]
-        loss = sum(masks.loss_of(*output, truth) for output, truth in zip(outputs, truths, strict=True))
+        loss = sum(sam2_stage.loss_of(*output, truth) for output, truth in zip(outputs, truths, strict=True))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -210,7 +213,7 @@ def test_pointing_loss_goes_down(clips):
     optimiser = torch.optim.AdamW([*model.parameters(), *heads.parameters()], lr=1e-3)
     losses = []
     for _ in range(8):
-        loss, log = pointing.step_loss(model, heads, batch, STAGE)
+        loss, log = pointing_stage.step_loss(model, heads, batch, STAGE)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -223,13 +226,13 @@ def test_pointing_loss_goes_down(clips):
 
 
 def test_batches_are_functions_of_seed_and_step(clips):
-    stage = masks.Stage(1, clips=2, frames=2, objects=2)
-    one, same, other = (masks.sample_batch(clips, stage, 0, step, 128) for step in (5, 5, 6))
+    stage = sam2_stage.Stage(1, clips=2, frames=2, objects=2)
+    one, same, other = (sam2_stage.sample_batch(clips, stage, 0, step, 128) for step in (5, 5, 6))
     assert torch.equal(one.pixels, same.pixels) and torch.equal(one.points, same.points)
     assert not torch.equal(one.pixels, other.pixels)
     own = processor()
-    from_two = list(pointing.batches(own, clips, STAGE, 0, start=2))
-    whole = list(pointing.batches(own, clips, STAGE, 0, start=0))
+    from_two = list(pointing_stage.batches(own, clips, STAGE, 0, start=2))
+    whole = list(pointing_stage.batches(own, clips, STAGE, 0, start=0))
     assert len(whole) == 4 and len(from_two) == 2
     for one, same in zip(whole[2:], from_two, strict=True):
         assert all(torch.equal(one[key].nan_to_num(-7), same[key].nan_to_num(-7)) for key in one)
@@ -237,7 +240,7 @@ def test_batches_are_functions_of_seed_and_step(clips):
 
 def test_clicks_lie_on_their_objects(clips):
     for step in range(6):
-        batch = masks.sample_batch(clips, masks.Stage(1, clips=2, frames=2, objects=3), 1, step, 128)
+        batch = sam2_stage.sample_batch(clips, sam2_stage.Stage(1, clips=2, frames=2, objects=3), 1, step, 128)
         scale = batch.truth.shape[-1] / 128
         for truth, (point,) in zip(batch.truth[0], batch.points, strict=True):
             x, y = (point * scale).floor().int().tolist()
@@ -284,10 +287,10 @@ def test_learning_rate_rises_and_falls():
 
 
 def test_exported_masks_load(clips_folder, tmp_path):
-    from videomolmo.masks.build import load_nano
+    from videomolmo.masks.sam2 import load_nano
 
-    model = masks.build_nano(nano_masks())
-    nano.export_masks(model.state_dict(), nano_masks() / "config.yaml", tmp_path, {"seed": 1})
+    model = sam2_stage.build_nano(nano_masks())
+    recipe.export_masks(model.state_dict(), nano_masks() / "config.yaml", tmp_path, {"seed": 1})
     loaded = load_nano(tmp_path)
     for name, value in loaded.state_dict().items():
         assert torch.allclose(value, model.state_dict()[name], atol=2e-3), name
@@ -295,7 +298,7 @@ def test_exported_masks_load(clips_folder, tmp_path):
 
 
 def test_a_grown_model_begins_where_the_smaller_one_was():
-    from videomolmo.training.growth import PLACES, SIDES, enlarged, grown
+    from videomolmo.lab.nano.resize import PLACES, SIDES, enlarged, grown
 
     small = PointingConfig.nano()
     torch.manual_seed(0)
@@ -317,7 +320,7 @@ def test_a_grown_model_begins_where_the_smaller_one_was():
 
 def test_of_several_beginnings_the_last_that_has_a_tensor_counts(clips, tmp_path):
     own = processor()
-    single = pointing.single_frame(own.config)
+    single = pointing_stage.single_frame(own.config)
     torch.manual_seed(0)
     heads = {f"heads.{name}": value for name, value in FactHeads(128, 256, 8).state_dict().items()}
     paths = []
@@ -325,7 +328,7 @@ def test_of_several_beginnings_the_last_that_has_a_tensor_counts(clips, tmp_path
         state = {f"model.{key}": value for key, value in PointingModel(config).state_dict().items()}
         save_checkpoint(tmp_path / f"{name}.safetensors", state=state | heads)
         paths.append(tmp_path / f"{name}.safetensors")
-    both, _, _, _ = pointing._start(own.config, STAGE, tmp_path / "none.safetensors", tuple(paths), 1, "cpu")
+    both, _, _, _ = pointing_stage._start(own.config, STAGE, tmp_path / "none.safetensors", tuple(paths), 1, "cpu")
     first, second = (load_checkpoint(path)["state"] for path in paths)
     begun = {f"model.{name}": value for name, value in both["model"].state_dict().items()}
     assert all(torch.equal(begun[name], second.get(name, first[name])) for name in begun)
@@ -335,7 +338,7 @@ def test_exported_pointing_loads(tmp_path):
     torch.manual_seed(0)
     own = processor()
     both = torch.nn.ModuleDict({"model": PointingModel(own.config), "heads": FactHeads(128, 256, 8)})
-    nano.export_pointing(both.state_dict(), own.config, own.tokenizer, tmp_path, {"seed": 1}, (STAGE,))
+    recipe.export_pointing(both.state_dict(), own.config, own.tokenizer, tmp_path, {"seed": 1}, (STAGE,))
     loaded = PointingModel.from_pretrained(tmp_path)
     assert loaded.config == own.config
     assert all(

@@ -16,7 +16,7 @@ from numbered_frames import HEIGHT, WIDTH, encode, needs, number_of, picture
 from PIL import Image
 
 from videomolmo.errors import BadInput
-from videomolmo.video import BrokenVideo, open_video
+from videomolmo.io.video import BrokenVideo, open_video
 
 CLOSED = {"x264-params": "keyint=12:min-keyint=12:scenecut=0:bframes=3:b-adapt=0:ref=4", "crf": "18"}
 OPEN = {**CLOSED, "x264-params": CLOSED["x264-params"] + ":open-gop=1:b-pyramid=normal"}

@@ -11,8 +11,8 @@ import pytest
 from numbered_frames import encode, needs, number_of
 
 from videomolmo.errors import BadInput
-from videomolmo.video import open_video
-from videomolmo.video_bytes import whole_bytes
+from videomolmo.io.video import open_video
+from videomolmo.io.video_containers import whole_bytes
 
 FIELD = Path(__file__).parents[2] / "shared" / "field"
 B_PICTURES = {"x264-params": "keyint=12:min-keyint=12:scenecut=0:bframes=3:b-adapt=0:ref=4", "crf": "18"}

@@ -10,7 +10,7 @@ import pytest
 from numbered_frames import HEIGHT, WIDTH, number_of, picture
 
 from videomolmo.errors import BadInput
-from videomolmo.video import VideoWriter, open_video
+from videomolmo.io.video import VideoWriter, open_video
 
 
 @pytest.mark.parametrize("height, width", [(HEIGHT, WIDTH), (HEIGHT - 1, WIDTH + 1)])

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from videomolmo.errors import BadInput
-from videomolmo.synth.vpos import CLIPS_A_SCENE, KINDS, PARTS, SCENES, VposClip, benchmark, generate
-from videomolmo.synth.vpos.camera import Camera
-from videomolmo.synth.vpos.world import KEEP, NOBODY, Canvas, follow
+from videomolmo.worlds import CLIPS_A_SCENE, KINDS, PARTS, SCENES, VposClip, benchmark, generate
+from videomolmo.worlds.camera import Camera
+from videomolmo.worlds.world import KEEP, NOBODY, Canvas, follow
 
 SMALL = {"frames": 10, "height": 120, "width": 160}
 EVERY = [(scene, part) for scene in SCENES for part in PARTS]

@@ -15,17 +15,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from videomolmo import provenance, whole_files
 from videomolmo.errors import BadInput
-from videomolmo.result_folder import BETWEEN, check_folder, new_results
-from videomolmo.spool import TEMPORARY, MaskSpool
-from videomolmo.video_write import VideoWriter
-from videomolmo.whole_files import (
+from videomolmo.io import files as whole_files
+from videomolmo.io import provenance
+from videomolmo.io.files import (
+    BETWEEN,
     LOCK,
     UNFINISHED,
+    check_folder,
     files_of,
     held,
     held_folder,
+    new_results,
     put,
     read_json,
     unfinished,
@@ -33,6 +34,8 @@ from videomolmo.whole_files import (
     write_json,
     write_text,
 )  # fmt: skip
+from videomolmo.io.video_write import VideoWriter
+from videomolmo.mask_store import TEMPORARY, MaskSpool
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 300  # of a busy machine
@@ -41,10 +44,10 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from videomolmo import cli
-from videomolmo.result_folder import new_results
-from videomolmo.spool import LAYERS, MaskSpool
-from videomolmo.video_write import VideoWriter
-from videomolmo.whole_files import held, unfinished, whole_file
+from videomolmo.io.files import new_results
+from videomolmo.mask_store import LAYERS, MaskSpool
+from videomolmo.io.video_write import VideoWriter
+from videomolmo.io.files import held, unfinished, whole_file
 
 def spooled():
     spool = MaskSpool()

@@ -11,10 +11,10 @@ import torch
 from torch.nn import functional as F
 
 from videomolmo.fusion import RULES, fuse
-from videomolmo.masks.tracker import MEAN, STD, MaskTracker
+from videomolmo.io.video import open_video
+from videomolmo.masks.sam2 import MEAN, STD, MaskTracker
 from videomolmo.masks.windows import Window, track_windows
-from videomolmo.shipped import nano_masks
-from videomolmo.video import open_video
+from videomolmo.weights.hub import nano_masks
 
 HEIGHT, WIDTH = 48, 64
 Keys = dict[int, list[np.ndarray]]

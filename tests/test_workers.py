@@ -15,9 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from videomolmo import workers
 from videomolmo.errors import BadInput
-from videomolmo.workers import run_all
+from videomolmo.io import workers
+from videomolmo.io.workers import run_all
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 300  # of a busy machine

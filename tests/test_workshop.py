@@ -12,8 +12,8 @@ import pytest
 from inspector_results import made_result
 
 import videomolmo
-from videomolmo import exercises_workshop as workshop
-from videomolmo.exercises_workshop import EVERY, FAULTS, check_repair
+from videomolmo.lab import workshop
+from videomolmo.lab.workshop import EVERY, FAULTS, check_repair
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 WORKSHOP = FOLDER / "08_workshop.ipynb"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from videomolmo.baselines.molmo2 import PROMPT, inputs_of, shrunk
+from videomolmo.systems.molmo2 import PROMPT, inputs_of, shrunk
 
 CHAT = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MEDIA = ["<im_start>", "<im_end>", "<im_patch>", "<im_col>", "<low_res_im_start>", "<|image|>", "<im_low>",

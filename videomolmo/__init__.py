@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from videomolmo.baselines import load_grounder
     from videomolmo.errors import BadInput
     from videomolmo.grounding import VideoGrounder
     from videomolmo.inspector.widget import inspect
+    from videomolmo.io.video import open_video
     from videomolmo.results import GroundingResult
     from videomolmo.synth.clips import generate_clip
-    from videomolmo.video import open_video
+    from videomolmo.systems.molmo2 import load_grounder
 
 __all__ = ["BadInput", "GroundingResult", "VideoGrounder", "generate_clip", "inspect", "load_grounder", "open_video"]
 
@@ -19,8 +19,8 @@ _HOMES = {
     "GroundingResult": "results",
     "generate_clip": "synth.clips",
     "inspect": "inspector.widget",
-    "load_grounder": "baselines",
-    "open_video": "video",
+    "load_grounder": "systems.molmo2",
+    "open_video": "io.video",
 }
 
 

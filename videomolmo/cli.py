@@ -199,15 +199,15 @@ def _number(text: str) -> float:
 
 
 def _ground(options: argparse.Namespace) -> int:
-    from videomolmo import shipped
     from videomolmo.fusion import check_rule
+    from videomolmo.io.files import check_folder
+    from videomolmo.io.video import open_video
     from videomolmo.prompts import as_question
-    from videomolmo.result_folder import check_folder
-    from videomolmo.video import open_video
+    from videomolmo.weights import hub
 
     video, sentence = options.video, options.sentence
     if video is None:
-        video, sentence = shipped.sample_clip(), shipped.SAMPLE_SENTENCE
+        video, sentence = hub.sample_clip(), hub.SAMPLE_SENTENCE
     if sentence is None:
         raise BadInput(f"a sentence is missing; say what to look for in {video}, for example 'the red circle'")
     as_question(sentence)
@@ -222,7 +222,7 @@ def _ground(options: argparse.Namespace) -> int:
     folder = check_folder(options.out, overwrite=options.overwrite, source=video)
     with open_video(video, reader=options.reader, max_frames=options.max_frames) as frames:
         print(f"{Path(video).name}: {len(frames)} frames, {frames.width}×{frames.height}, {frames.fps:g} fps")
-    from videomolmo.baselines import load_grounder
+    from videomolmo.systems.molmo2 import load_grounder
 
     grounder = load_grounder(
         options.model, options.masks, options.device, dtype=options.dtype, quantize=options.quantize,
@@ -251,7 +251,7 @@ def _save(result: "GroundingResult", folder: Path, overwrite: bool) -> Path:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from videomolmo.training.nano import train_nano
+    from videomolmo.lab.nano.recipe import train_nano
 
     train_nano(
         Path(options.out), only=options.only, temporal=options.temporal, threads=options.threads, seed=options.seed,
@@ -261,8 +261,8 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from videomolmo import hub
-    from videomolmo.model.loading import convert, dtype_of
+    from videomolmo.weights import hub
+    from videomolmo.weights.checkpoint import convert, dtype_of
 
     _check_new(options.target)
     model = convert(hub.pointing_folder(options.source), options.target, options.dtype and dtype_of(options.dtype))
@@ -271,8 +271,8 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from videomolmo import hub
-    from videomolmo.model.loading import export
+    from videomolmo.weights import hub
+    from videomolmo.weights.checkpoint import export
 
     _check_new(options.target)
     export(hub.pointing_folder(options.source), options.target, options.shard_size)
@@ -284,18 +284,17 @@ def _estimate(options: argparse.Namespace) -> int:
     if options.train is not None:
         return train_cli.estimate(options)
     train_cli.refuse(options, ("devices", "size"), "belongs to --train")
-    from videomolmo import hub, shipped
-    from videomolmo.estimate import estimate
-    from videomolmo.model.loading import read_configuration
-    from videomolmo.model.published_config import KNOWN
-    from videomolmo.video import open_video
+    from videomolmo.io.video import open_video
+    from videomolmo.training.memory import estimate
+    from videomolmo.weights import hub
+    from videomolmo.weights.checkpoint import KNOWN, read_configuration
 
     every, model = 5 if options.every is None else options.every, options.model or "nano"
     if every < 1:
         raise BadInput(f"--every is {every}, expected at least 1")
     known = KNOWN.get(model)
     config = known() if known else read_configuration(hub.pointing_folder(model))
-    with open_video(options.video or shipped.sample_clip()) as video:
+    with open_video(options.video or hub.sample_clip()) as video:
         size = (video.height, video.width, len(video))
     settings = {"every": every, "dtype": options.dtype or "bfloat16", "quantize": options.quantize}
     print(estimate(config, *size, **settings, context=options.context).table())
@@ -303,7 +302,7 @@ def _estimate(options: argparse.Namespace) -> int:
 
 
 def _check_new(folder: Path) -> None:
-    from videomolmo.whole_files import is_trace
+    from videomolmo.io.files import is_trace
 
     if folder.exists() and (not folder.is_dir() or not all(map(is_trace, folder.iterdir()))):
         raise BadInput(f"{folder} is there already and not empty; name a new folder, nothing was written")

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Integer, Num
 
 from videomolmo.errors import BadInput
-from videomolmo.plain import as_array, as_number
+from videomolmo.io.plain_values import as_array, as_number
 
 Masks = Bool[np.ndarray, "*leading height width"]
 Distance = Num[np.ndarray, "..."] | Real | None

@@ -1,22 +1,153 @@
 """The main job: a video and a sentence become answers on key frames, masks on every frame, and tracks."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
-from videomolmo import hub, provenance
 from videomolmo.errors import BadInput
 from videomolmo.fusion import check_rule
-from videomolmo.plain import as_whole
+from videomolmo.io import provenance
+from videomolmo.io.plain_values import as_whole
+from videomolmo.io.timing import Stopwatch
+from videomolmo.io.video import Frames, open_video
+from videomolmo.mask_store import MaskSpool
+from videomolmo.model import PointingModel, PointingProcessor, collate
+from videomolmo.points import Answer, read_points
 from videomolmo.prompts import as_question
 from videomolmo.results import GroundingResult, KeyAnswer
-from videomolmo.spool import MaskSpool
-from videomolmo.stopwatch import Stopwatch
-from videomolmo.video import Frames, open_video
+from videomolmo.weights import hub
+
+BATCH = 8
+OnText = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    at: int
+    size: tuple[int, int]
+    tokens: torch.Tensor
+
+
+class Pointer:
+    """A pointing model with its processor, asked about the key frames of a video.
+
+    Args:
+        model: in evaluation mode.
+        processor: the model's.
+        context: how many past frames to look at (l); at most what memory allows, the model averages any number.
+        on_text: called after each token with a key frame's number and the text written for it so far.
+        clock: counts the time of "io" (decoding), "vision" and "text".
+    """
+
+    def __init__(
+        self,
+        model: PointingModel,
+        processor: PointingProcessor,
+        context: int,
+        on_text: OnText | None = None,
+        clock: Stopwatch | None = None,
+    ) -> None:
+        self.model, self.processor, self.on_text, self.clock = model, processor, on_text, clock or Stopwatch()
+        self.context = context if model.config.needs_past else 0
+        self.device = next(model.parameters()).device
+        self._black: dict[tuple[int, int], torch.Tensor] = {}
+
+    def answers(self, video: Frames, question: str, every: int) -> Iterator[tuple[int, int, Answer | None]]:
+        """Decode the whole video once; yields (frames decoded so far, key frame, answer), answers in order.
+
+        Frames that are neither key frame nor past frame of one are not encoded. Ends where the video breaks; the last
+        item has no answer and tells how many frames there are.
+
+        Raises:
+            BadInput: the question is longer than the model reads; at once, before any frame is decoded.
+        """
+        self._check_length(question, (video.height, video.width))
+        return self._answers(video, question, every)
+
+    @torch.inference_mode()
+    def _answers(self, video: Frames, question: str, every: int) -> Iterator[tuple[int, int, Answer | None]]:
+        recent: dict[int, torch.Tensor] = {}
+        waiting: list[_Waiting] = []
+        count = 0
+        for at, frame in enumerate(self.clock.each("io", video.iterate())):
+            count = at + 1
+            ahead = -at % every
+            if ahead > self.context:
+                continue
+            with self.clock.measure("vision"):
+                recent[at] = self._encode(frame)
+            for old in [number for number in recent if number < at - self.context]:
+                del recent[old]
+            if ahead == 0:
+                with self.clock.measure("vision"):
+                    waiting.append(_Waiting(at, frame.shape[:2], self._tokens(at, frame.shape[:2], recent)))
+            if len(waiting) == BATCH:
+                for key, answer in zip(waiting, self._ask(waiting, question), strict=True):
+                    yield count, key.at, answer
+                waiting = []
+        for key, answer in zip(waiting, self._ask(waiting, question), strict=True):
+            yield count, key.at, answer
+        yield count, count, None
+
+    def _check_length(self, question: str, size: tuple[int, int]) -> None:
+        most = self.model.config.language.max_positions
+        length = len(self.processor.tokens(size, [[question]])["input_ids"])
+        if length > most:
+            raise BadInput(
+                f"the sentence and a frame make {length} tokens, and this model reads at most {most}; "
+                f"use fewer words than '{question[:40]}…'"
+            )
+
+    def _encode(self, frame: np.ndarray) -> torch.Tensor:
+        pixels = self.processor.image.pixels_only(frame[None])
+        return self.model.encode_frames(pixels.to(self.device, self._dtype))
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    def _tokens(self, at: int, size: tuple[int, int], recent: dict[int, torch.Tensor]) -> torch.Tensor:
+        """Image tokens of key frame `at` with its past: all that has to be kept until it is asked about."""
+        past = None
+        if self.context:
+            if at < self.context and size not in self._black:
+                self._black[size] = self._encode(np.zeros((*size, 3), np.uint8))
+            frames = [recent[n] if n >= 0 else self._black[size] for n in range(at - self.context, at)]
+            past = torch.stack(frames, dim=1)
+        return self.model.image_tokens(recent[at], past, self._masks(size))
+
+    def _ask(self, keys: list[_Waiting], question: str) -> list[Answer]:
+        if not keys:
+            return []
+        batch = collate([self.processor.tokens(key.size, [[question]]) for key in keys])
+        with self.clock.measure("text"):
+            ids = self.model.generate(
+                batch["input_ids"].to(self.device),
+                image_input_idx=batch["image_input_idx"].to(self.device),
+                image_tokens=torch.cat([key.tokens for key in keys]),
+                stop_id=self.model.config.language.end_of_text,
+                on_step=None if self.on_text is None else lambda written: self._report(keys, written),
+            )
+        texts = [self.processor.decode(row) for row in ids]
+        return [read_points(text, *key.size) for text, key in zip(texts, keys, strict=True)]
+
+    def _report(self, keys: list[_Waiting], written: list[list[int]]) -> None:
+        for key, ids in zip(keys, written, strict=True):
+            self.on_text(key.at, self.processor.decode(ids))
+
+    def _masks(self, size: tuple[int, int]) -> torch.Tensor | None:
+        """Patch masks of a frame, which only models with a padding embedding read."""
+        if self.model.config.image_padding_embed is None:
+            return None
+        return self.processor.image(np.zeros((*size, 3), np.uint8)).masks[None].to(self.device)
 
 
 class VideoGrounder:
@@ -68,10 +199,10 @@ class VideoGrounder:
         """
         device, model, masks = device_named(device), hub.named(model, "--model"), hub.named(masks, "--masks")
         folder = hub.pointing_folder(model, offline)
-        from videomolmo.masks.tracker import MaskTracker
+        from videomolmo.masks.sam2 import MaskTracker
         from videomolmo.model import PointingProcessor
-        from videomolmo.model.loading import dtype_of, load_model
         from videomolmo.model.tokenizer import load_tokenizer
+        from videomolmo.weights.checkpoint import dtype_of, load_model
 
         is_large = device != "cpu" and folder.parent != hub.pointing_folder("nano").parent
         precision = dtype_of("bfloat16" if dtype == "auto" and is_large else dtype)
@@ -151,7 +282,6 @@ class VideoGrounder:
 
     def _pointer(self, context: int | None, on_text: Callable[[int, str], None] | None, clock: Stopwatch) -> Any:
         """Whoever answers for the key frames of a video."""
-        from videomolmo.pointer import Pointer
 
         return Pointer(self.pointing, self.processor, context, on_text, clock)
 
@@ -277,16 +407,16 @@ def device_named(name: str) -> str:
 
 def load_masks(name: str, device: str, offline: bool = False) -> tuple[Any, dict[str, str]]:
     """SAM 2 by name, and the hash of the file its weights came from."""
-    from videomolmo.masks import build
+    from videomolmo.masks import sam2
 
     name = hub.named(name, "--masks")
-    published = build.published_name(hub.split_revision(name)[0])
+    published = sam2.published_name(hub.split_revision(name)[0])
     if published is not None:
         file = Path(name)
         if not file.is_file():
-            file = hub.checkpoint_file(name, build.published_names()[published][1], offline)
-        model = build.load_published(published, file, device)
+            file = hub.checkpoint_file(name, sam2.published_names()[published][1], offline)
+        model = sam2.load_published(published, file, device)
     else:
         file = hub.masks_folder(name, offline) / "model.safetensors"
-        model = build.load_nano(file.parent, device)
+        model = sam2.load_nano(file.parent, device)
     return model, {f"masks:{file.parent.name}/{file.name}": hub.file_hash(file)}

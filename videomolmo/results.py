@@ -14,12 +14,12 @@ from jaxtyping import Float
 
 from videomolmo.errors import BadInput
 from videomolmo.fusion import iou
-from videomolmo.plain import as_json, as_path
-from videomolmo.result_folder import new_results
-from videomolmo.spool import LAYERS, LazyMasks, MaskSpool, Told, window_of
-from videomolmo.stored import Answer, StoredArrays, answer_problem, parse, read_bytes, read_facts
-from videomolmo.tables import write_csv
-from videomolmo.video import Frames, open_video
+from videomolmo.io.files import new_results
+from videomolmo.io.plain_values import as_json, as_path
+from videomolmo.io.schemas import Answer, StoredArrays, answer_problem, parse, read_bytes, read_facts
+from videomolmo.io.tables import write_csv
+from videomolmo.io.video import Frames, open_video
+from videomolmo.mask_store import LAYERS, LazyMasks, MaskSpool, Told, window_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,12 +171,12 @@ class GroundingResult:
 
     def overlay(self, path: str | Path) -> Path:
         """Write a video (H.264 mp4) of masks, ids and points over the frames; returns its path."""
-        from videomolmo.drawing import write_overlay
+        from videomolmo.io.drawing import write_overlay
 
         return write_overlay(self, Path(path))
 
     def _repr_png_(self) -> bytes:
-        from videomolmo.drawing import contact_sheet, png_bytes
+        from videomolmo.io.drawing import contact_sheet, png_bytes
 
         return png_bytes(contact_sheet(self))
 
@@ -329,7 +329,7 @@ def _write_palette_masks(result: GroundingResult, folder: Path) -> None:
     """DAVIS-style PNGs: pixel n belongs to object n; where objects overlap the later one is shown."""
     from PIL import Image
 
-    from videomolmo.drawing import palette
+    from videomolmo.io.drawing import palette
 
     colours = palette(256).ravel().tolist()
     for at in range(result.frames):

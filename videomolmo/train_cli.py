@@ -36,7 +36,7 @@ def _train(options: argparse.Namespace) -> int:
     recipe = read_recipe(options.config, options.out)
     import torch
 
-    from videomolmo.training.monitor import Diverged
+    from videomolmo.training.log import Diverged
     from videomolmo.training.trainer import train
 
     try:
@@ -70,19 +70,18 @@ def refuse(options: argparse.Namespace, names: tuple[str, ...], reason: str) -> 
 def estimate(options: argparse.Namespace) -> int:
     """Print what each device must hold to train by a recipe; of the model only its configuration is read."""
     refuse(options, ("model", "every", "dtype", "context", "quantize"), "does not go with --train: the recipe says")
-    from videomolmo import hub, shipped
-    from videomolmo.model.loading import read_configuration
-    from videomolmo.model.published_config import KNOWN
+    from videomolmo.io.video import open_video
     from videomolmo.training.memory import training_memory
     from videomolmo.training.recipe import read_recipe
-    from videomolmo.video import open_video
+    from videomolmo.weights import hub
+    from videomolmo.weights.checkpoint import KNOWN, read_configuration
 
     if options.size is not None:
         refuse(options, ("video",), "and --size exclude each other")
     recipe = read_recipe(options.train)
     source, run = recipe.model.source, recipe.run
     if options.size is None:
-        with open_video(options.video or shipped.sample_clip()) as video:
+        with open_video(options.video or hub.sample_clip()) as video:
             width, height = video.width, video.height
     else:
         width, height = _size(options.size)

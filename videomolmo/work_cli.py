@@ -56,8 +56,7 @@ def _dataset(command: argparse.ArgumentParser) -> None:
 
 
 def _annotate(options: argparse.Namespace) -> int:
-    from videomolmo.annotation.records import Settings
-    from videomolmo.annotation.run import annotate_dataset
+    from videomolmo.annotation.annotate import Settings, annotate_dataset
 
     settings = Settings(
         options.every, options.candidates, options.most_points, options.bound, options.negative, options.least,
@@ -84,9 +83,8 @@ def _measured(means: "pd.DataFrame") -> dict[str, float]:
 def _evaluate(options: argparse.Namespace) -> int:
     from videomolmo.datasets import read_dataset
     from videomolmo.datasets.registry import known
+    from videomolmo.evaluation.evaluate import ALL, comparison, evaluate
     from videomolmo.evaluation.predictions import LAYOUT, Predictions, check_submission, write_submission
-    from videomolmo.evaluation.published import comparison
-    from videomolmo.evaluation.run import ALL, evaluate
     from videomolmo.evaluation.score import can_score
 
     benchmark = known(options.benchmark)[0]

@@ -14,8 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 from videomolmo.datasets.files import MALFORMED, MissingFile, Unreadable
-from videomolmo.listing import in_natural_order
-from videomolmo.mask_pictures import read_labels
+from videomolmo.io.images import in_natural_order, read_labels
 
 MOST_PIXELS = 2**28  # of one mask; more than any real one has
 Size = Callable[[], tuple[int, int]]

@@ -9,7 +9,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from videomolmo.errors import BadInput, MissingFile, Unreadable
-from videomolmo.listing import in_natural_order
+from videomolmo.io.images import in_natural_order
 
 # what comes of an index that is not as documented, where plain code reads it
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)

@@ -1,4 +1,4 @@
-"""Generated clips through the same door: exact masks, no files, the same on every machine."""
+"""Generated clips and the worlds of vpos-nano as data sets."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from videomolmo.datasets.record import Expression, Record, Records
 from videomolmo.errors import BadInput
 from videomolmo.synth.clips import Clip, clip_query, generate_clip
 from videomolmo.synth.scene import sample_scene
+from videomolmo.worlds import CLIPS_A_SCENE, PARTS, SCENES, VposClip, generate
 
-NAME = "generated"
-SPLITS = ("train", "test")
+GENERATED = "generated"
+GENERATED_SPLITS = ("train", "test")
 FIRST_SEED = {"train": 0, "test": 10_000_000}  # training never draws the seeds of 'test'
 _KINDS = {"motion": "motion"}
 
 
-def read(
+def read_generated(
     root: Path | None = None,
     split: str = "test",
     clips: int = 16,
@@ -52,12 +53,66 @@ def read(
         )  # fmt: skip
         draw = partial(_clip, seed, frames, height, width, motion)
         media = Made(lambda: draw().frames, tuple(f"{frame:05d}" for frame in range(frames)), (height, width))
-        return Record(NAME, split, str(seed), media, expressions, names, DrawnMasks(draw))
+        return Record(GENERATED, split, str(seed), media, expressions, names, DrawnMasks(draw))
 
     seeds = range(FIRST_SEED[split], FIRST_SEED[split] + clips)
-    return Records(NAME, split, None, seeds, build)
+    return Records(GENERATED, split, None, seeds, build)
 
 
 @lru_cache(maxsize=2)
 def _clip(seed: int, frames: int, height: int, width: int, motion: bool) -> Clip:
     return generate_clip(seed, frames=frames, height=height, width=width, motion=motion)
+
+
+VPOS_NANO = "vpos_nano"
+VPOS_NANO_SPLITS = PARTS
+
+
+def read_vpos_nano(
+    root: Path | None = None,
+    split: str = "test",
+    scenes: tuple[str, ...] = SCENES,
+    clips: int = CLIPS_A_SCENE,
+    frames: int = 40,
+    height: int = 240,
+    width: int = 320,
+) -> Records:
+    """Records of the generated benchmark; an expression's `kind` is its scene, `more["ask"]` what it tests.
+
+    Args:
+        root: not needed.
+        split: 'train' or 'test'; their scenes are laid out differently.
+        scenes: some of `SCENES`.
+        clips: of each scene.
+        frames, height, width: size of each.
+    """
+    for name, value in (("clips", clips), ("frames", frames), ("height", height), ("width", width)):
+        if value < 1:
+            raise BadInput(f"{name}={value}: expected 1 or more")
+
+    def build(key: tuple[str, int]) -> Record:
+        scene, index = key
+        story = generate(scene, split, index, frames=1, height=24, width=32)  # its words do not depend on the size
+        names = {str(number): name for number, name in enumerate(story.names, 1)}
+        expressions = [
+            Expression(
+                str(number), asked.text, tuple(str(n + 1) for n in asked.objects), scene, more={"ask": asked.kind}
+            )
+            for number, asked in enumerate(story.expressions)
+        ]
+        if story.answer is not None:
+            expressions.append(
+                Expression(
+                    str(len(expressions)), story.question, None, scene, count=story.answer, more={"ask": "count"}
+                )
+            )
+        draw = partial(_vpos_nano_clip, scene, split, index, frames, height, width)
+        media = Made(lambda: draw().frames, tuple(f"{frame:05d}" for frame in range(frames)), (height, width))
+        return Record(VPOS_NANO, split, story.name, media, tuple(expressions), names, DrawnMasks(draw))
+
+    return Records(VPOS_NANO, split, None, [(scene, index) for scene in scenes for index in range(clips)], build)
+
+
+@lru_cache(maxsize=2)
+def _vpos_nano_clip(scene: str, part: str, index: int, frames: int, height: int, width: int) -> VposClip:
+    return generate(scene, part, index, frames=frames, height=height, width=width)

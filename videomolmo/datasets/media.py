@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from videomolmo.datasets.files import MissingFile, Unreadable
-from videomolmo.image_folder import ImageReader, image_size
-from videomolmo.video import Frames, open_video
+from videomolmo.io.images import ImageReader, image_size
+from videomolmo.io.video import Frames, open_video
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi")
 _DEFAULT_FPS = 30.0  # what `open_video` takes where the source does not tell

@@ -15,8 +15,8 @@ from videomolmo.datasets.annotations import Annotations, as_box
 from videomolmo.datasets.files import MALFORMED, Unreadable, inside
 from videomolmo.datasets.media import Made, Pictures, VideoFile
 from videomolmo.errors import BadInput
-from videomolmo.plain import as_whole
-from videomolmo.video import Frames
+from videomolmo.io.plain_values import as_whole
+from videomolmo.io.video import Frames
 
 KINDS = ("referring", "reasoning", "question", "appearance", "action", "motion")
 

@@ -1,20 +1,22 @@
-"""Ref-YouTube-VOS: every fifth frame of short clips, pairs of expressions, palette masks for the training split."""
+"""Ref-YouTube-VOS and Ref-DAVIS17."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from videomolmo.datasets.annotations import Annotations, LabelPNGs
-from videomolmo.datasets.files import inside, read_json, videos_of
+from videomolmo.datasets.files import MissingFile, Unreadable, inside, read_json, read_text, videos_of
 from videomolmo.datasets.record import Expression, Record, Records, in_order, pictures
+from videomolmo.io.images import natural_key
 
-NAME = "ref_youtube_vos"
-SPLITS = ("train", "valid", "test")
+YOUTUBE_VOS = "ref_youtube_vos"
+YOUTUBE_VOS_SPLITS = ("train", "valid", "test")
 FPS = 30 / 5  # the set keeps every fifth frame of 30 a second
 
 
-def read(root: Path, split: str = "valid") -> Records:
+def read_youtube_vos(root: Path, split: str = "valid") -> Records:
     """Records of a split.
 
     The file of 'valid' lists the videos of 'test' too; they are left out where the file of 'test' is there.
@@ -34,9 +36,9 @@ def read(root: Path, split: str = "valid") -> Records:
     objects = meta.get("videos", {})
 
     def build(name: str) -> Record:
-        return record(NAME, root, split, name, videos[name], objects.get(name, {}).get("objects"), FPS)
+        return record(YOUTUBE_VOS, root, split, name, videos[name], objects.get(name, {}).get("objects"), FPS)
 
-    return Records(NAME, split, root, list(videos), build, notes)
+    return Records(YOUTUBE_VOS, split, root, list(videos), build, notes)
 
 
 def record(
@@ -88,3 +90,57 @@ def _object(sentence: dict[str, Any], numbered: int | None) -> tuple[str, ...] |
 def _plain(thing: str | int) -> str:
     """An object's id without zeros in front, as expressions and files may write it either way."""
     return str(int(thing))
+
+
+DAVIS = "ref_davis17"
+DAVIS_SPLITS = ("train", "valid")
+ANNOTATORS = ("annot1", "annot1_full_video", "annot2", "annot2_full_video")
+_LINE = re.compile(r'^(\S+)\s+(\d+)\s+"(.*)"\s*$')
+
+
+def read_davis(root: Path, split: str = "valid") -> Records:
+    """Records of a split; expression ids are (object - 1) * 4 + annotator, annotators in the order of `ANNOTATORS`."""
+    if (root / "meta_expressions").is_dir():
+        return _converted(root, split)
+    davis = root / "DAVIS"
+    names = read_text(davis / "ImageSets" / "2017" / f"{'val' if split == 'valid' else split}.txt", "names of videos")
+    videos: dict[str, dict[str, Expression]] = {}
+    for annotator, which in enumerate(ANNOTATORS):
+        path = root / "davis_text_annotations" / f"Davis17_{which}.txt"
+        for number, line in enumerate(read_text(path, "one expression a line").split("\n"), 1):
+            if not line.strip():
+                continue
+            match = _LINE.match(line)
+            if not match or not int(match[2]):
+                raise Unreadable(f'{path}, line {number}: {line!r}; expected: video object "expression"')
+            name, thing, text = match[1], int(match[2]), match[3]
+            id_ = str((thing - 1) * len(ANNOTATORS) + annotator)
+            videos.setdefault(name, {})[id_] = Expression(id_, text, (str(thing),), annotator=annotator)
+
+    def build(name: str) -> Record:
+        frames = inside(davis / "JPEGImages" / "480p", name)
+        masks = inside(davis / "Annotations_unsupervised" / "480p", name)
+        there = {path.stem for path in (*frames.glob("*.jpg"), *masks.glob("*.png"))}
+        found = sorted(there, key=natural_key)
+        if not found:
+            raise MissingFile(f"{frames}: no frame there; expected those of {name}")
+        expressions = videos.get(name, {})
+        things = in_order([thing for sentence in expressions.values() for thing in sentence.objects])
+        return Record(
+            DAVIS, split, name, pictures(frames, found), tuple(expressions[id_] for id_ in in_order(list(expressions))),
+            dict.fromkeys(things), LabelPNGs([masks / f"{frame}.png" for frame in found]),
+        )  # fmt: skip
+
+    return Records(DAVIS, split, root, names.split(), build)
+
+
+def _converted(root: Path, split: str) -> Records:
+    videos = videos_of(root / "meta_expressions" / split / "meta_expressions.json")
+    meta = next((path for path in (root / split / "meta.json", root / "meta.json") if path.is_file()), None)
+    objects = read_json(meta, "the objects of each video").get("videos", {}) if meta else {}
+
+    def build(name: str) -> Record:
+        known = objects.get(name, {}).get("objects")
+        return record(DAVIS, root, split, name, videos[name], known, None, annotators=len(ANNOTATORS))
+
+    return Records(DAVIS, split, root, list(videos), build)

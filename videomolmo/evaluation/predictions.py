@@ -12,10 +12,9 @@ from PIL import Image
 
 from videomolmo.datasets.record import Expression, Record
 from videomolmo.errors import BadInput, MissingFile, Unreadable
-from videomolmo.listing import in_natural_order
-from videomolmo.mask_pictures import read_foreground
-from videomolmo.stored import open_plain
-from videomolmo.whole_files import whole_file
+from videomolmo.io.files import whole_file
+from videomolmo.io.images import in_natural_order, read_foreground
+from videomolmo.io.schemas import open_plain
 
 LAYOUT = "{clip}/{expression}/{frame}.png"
 FIELDS = ("clip", "expression", "frame", "object", "source", "exp_id")

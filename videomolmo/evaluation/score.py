@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from videomolmo.annotation.candidates import middle_of
+from videomolmo.annotation.candidate_points import middle_of
 from videomolmo.datasets.record import Expression, Record
 from videomolmo.errors import BadInput
 from videomolmo.evaluation.predictions import Predictions

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from videomolmo.errors import BadInput
-from videomolmo.inspector.corrected import Corrected, Need, middle_of_strip
-from videomolmo.inspector.edits import Click
+from videomolmo.inspector.edit_history import Click
 from videomolmo.inspector.inspection import Inspection
-from videomolmo.inspector.propagation import Cancelled, Progress, Propagation
-from videomolmo.inspector.runs import Run
-from videomolmo.inspector.strips import Strip, pack
+from videomolmo.inspector.packed_masks import Strip, pack
+from videomolmo.inspector.repropagation import Cancelled, Corrected, Need, Progress, Propagation, Run, middle_of_strip
 from videomolmo.results import GroundingResult
 
 __all__ = ["Cancelled", "Change", "Corrections", "Progress", "ask"]
@@ -169,8 +167,8 @@ class Corrections:
         self._propagation = None
 
     def export_training(self, path: str | Path) -> int:
-        """Write the corrected clip as training rows; see `videomolmo.inspector.training_rows.write_rows`."""
-        from videomolmo.inspector.training_rows import write_rows
+        """Write the corrected clip as training rows; see `videomolmo.inspector.exports.write_rows`."""
+        from videomolmo.inspector.exports import write_rows
 
         return write_rows(self.inspection, Path(path))
 
@@ -238,7 +236,7 @@ class Corrections:
                 look.log.give_up(error)
 
     def _made_by(self) -> Mapping[str, Any]:
-        from videomolmo import provenance
+        from videomolmo.io import provenance
 
         masks = {name: value for name, value in (self.weights or {}).items() if name.startswith("masks:")}
         return {"commit": provenance.commit(), "weights_sha256": masks or None}

@@ -1,34 +1,125 @@
-"""Everything a result says about a video, frame by frame, to be shown: nothing is decoded before it is asked for."""
+"""A result opened for viewing: layers, objects, decisions, corrections."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES, check_rule
-from videomolmo.inspector.belief import MASK_LAYERS, Belief, Patch, Source
-from videomolmo.inspector.corrected import Corrected, clicks_on_key_frame
-from videomolmo.inspector.correction_log import CorrectionLog, result_key
-from videomolmo.inspector.edits import Clicks, History, State
-from videomolmo.inspector.frame_cache import FrameCache
-from videomolmo.inspector.matching import Matching
-from videomolmo.inspector.missing import find_missing
-from videomolmo.inspector.opening import open_result
-from videomolmo.inspector.runs import Runs
-from videomolmo.inspector.scoring import Scores, score
+from videomolmo.inspector.edit_history import Clicks, CorrectionLog, History, State, result_key
+from videomolmo.inspector.fused_masks import MASK_LAYERS, Belief, Matching, Patch, Source
+from videomolmo.inspector.ground_truth import Scores, open_truth, score
+from videomolmo.inspector.loading import FrameCache, open_result
+from videomolmo.inspector.repropagation import Corrected, Runs, clicks_on_key_frame
 from videomolmo.inspector.segments import DECISIONS, SETTINGS
-from videomolmo.inspector.shown import Point, Series
 from videomolmo.inspector.store import MaskStore
-from videomolmo.inspector.truth import open_truth
+from videomolmo.io.video import Frames
+from videomolmo.mask_store import Told
 from videomolmo.results import GroundingResult, KeyAnswer
-from videomolmo.spool import Told
-from videomolmo.video import Frames
 
-__all__ = ["DECISIONS", "LAYERS", "Inspection", "Point", "Scores", "Series"]
+MOST_LISTED = 200  # objects with a row and a line of their own: more cannot be told apart, and take minutes
+
+
+def listed(objects: int) -> range:
+    """Ids of the objects that lists and plots tell of one by one."""
+    return range(1, min(objects, MOST_LISTED) + 1)
+
+
+class Point(NamedTuple):
+    """A point on a frame: where the model pointed, or where a person clicked.
+
+    Attributes:
+        x, y: pixels of the frame.
+        object: id from 1; None where the point is followed by no object (outside the frame).
+        positive: on the object, or off it.
+        corrected: whether a person put it there.
+        index: among the points of this object on this frame, as `Corrections.remove_point` takes it.
+    """
+
+    x: float
+    y: float
+    object: int | None
+    positive: bool = True
+    corrected: bool = False
+    index: int = 0
+
+
+class Series(NamedTuple):
+    """An object over time, a number per frame: centre of mass (NaN where it is not seen) and area, in pixels."""
+
+    x: Float[np.ndarray, " frames"]
+    y: Float[np.ndarray, " frames"]
+    area: Float[np.ndarray, " frames"]
+
+
+def find_missing(
+    inspection: Inspection, video: list[str], damaged: Mapping[int, str], lost_corrections: int
+) -> list[str]:
+    """Everything that is missing or was damaged, a sentence each; empty where all is well.
+
+    Args:
+        inspection: what was opened.
+        video: what is wrong with the video.
+        damaged: files of masks that could not be read.
+        lost_corrections: stretches that were corrected, but whose masks are gone.
+    """
+    damage = [*inspection.problems, *inspection.log.problems, inspection.log.unkept or ""]
+    found = [*damage, *_of_clip(inspection, video), *_of_answers(inspection)]
+    if inspection.frames:
+        found += _of_masks(inspection)
+    if lost_corrections:
+        found.append(f"masks of {lost_corrections} corrected stretches are gone; they are shown as the run left them")
+    found += list(damaged.values())  # another thread may read more of them
+    if inspection.truth is not None:
+        found += inspection.truth.notes
+    return [sentence[0].upper() + sentence[1:].rstrip(".") + "." for sentence in dict.fromkeys(found) if sentence]
+
+
+def _of_clip(inspection: Inspection, video: list[str]) -> list[str]:
+    if not inspection.frames:
+        return ["the clip has no frames"]
+    found = ["the clip has one frame: nothing moves, and there is nothing to fuse"] if inspection.frames == 1 else []
+    return found + video
+
+
+def _of_answers(inspection: Inspection) -> list[str]:
+    answers = inspection.result.answers
+    if not answers:
+        return ["there is no answer of the model"]
+    found = []
+    malformed = [answer for answer in answers if answer.outcome == "malformed"]
+    if malformed:
+        where = _few_frames([answer.frame for answer in malformed])
+        found.append(
+            f"{len(malformed)} of {len(answers)} answers are malformed (frame {where}): their text gives no points"
+        )
+    if all(answer.outcome == "absent" for answer in answers):
+        found.append("the model says on every key frame that nothing is there")
+    outside = [answer.frame for answer in answers if not all(answer.inside)]
+    if outside:
+        found.append(f"points outside the frame are not followed (frame {_few_frames(outside)})")
+    return found
+
+
+def _of_masks(inspection: Inspection) -> list[str]:
+    if not inspection.objects:
+        return ["no object was found"]
+    reasons = inspection.layers()
+    many = [f"{inspection.objects} objects: lists and plots tell of the first {MOST_LISTED}"]
+    return many * (inspection.objects > MOST_LISTED) + [
+        reason for name, reason in reasons.items() if reason is not None and name != "truth"
+    ]
+
+
+def _few_frames(frames: list[int]) -> str:
+    """A list of frames, cut short."""
+    return ", ".join(map(str, frames[:5])) + (" …" if len(frames) > 5 else "")
+
 
 MASK_SIDES = ("forward", "backward")
 LAYERS = ("forward", "backward", "fused", "truth", "disagreement")

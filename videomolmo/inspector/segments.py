@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from videomolmo.fusion import RULES, fuse
-from videomolmo.inspector.strips import Box, Strip, centres, count_bits, crop, join, pack
+from videomolmo.inspector.packed_masks import Box, Strip, centres, count_bits, crop, join, pack
 
 DECISIONS = ("key", "intersection", "union", "fallback", "one side", "forward", "backward", "mixed", "none")
 SETTINGS = ("tau", "left_distance", "right_distance")  # options of rules that need nothing stored

@@ -11,10 +11,10 @@ import numpy as np
 
 from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES
+from videomolmo.inspector.packed_masks import Strip, crop
 from videomolmo.inspector.segments import SETTINGS, Segment
-from videomolmo.inspector.strips import Strip, crop
-from videomolmo.spool import MaskSpool, Told, read_window
-from videomolmo.stored import StoredArrays
+from videomolmo.io.schemas import StoredArrays
+from videomolmo.mask_store import MaskSpool, Told, read_window
 
 MOST_BYTES = 256 << 20  # of masks in memory
 EMPTY_WINDOW = 64  # frames told of together where nothing was stored

@@ -8,23 +8,18 @@ from typing import Any
 import ipywidgets as widgets
 
 from videomolmo.errors import BadInput
+from videomolmo.inspector.action_panels import AskPanel, CorrectPanel, ExportPanel
+from videomolmo.inspector.background import close_all, somebody_watches, when_quiet
 from videomolmo.inspector.corrections import Corrections
-from videomolmo.inspector.desk import Desk
-from videomolmo.inspector.figures import static_picture
+from videomolmo.inspector.ground_truth import open_truth
 from videomolmo.inspector.inspection import LAYERS, Inspection
-from videomolmo.inspector.painting import Look
-from videomolmo.inspector.panel_answer import AnswerPanel
-from videomolmo.inspector.panel_compare import ComparePanel
-from videomolmo.inspector.panel_correct import CorrectPanel
-from videomolmo.inspector.panel_files import AskPanel, ExportPanel
-from videomolmo.inspector.panel_fusion import FusionPanel
-from videomolmo.inspector.panel_look import LookPanel, ObjectPanel
-from videomolmo.inspector.panel_plots import PlotPanel
-from videomolmo.inspector.truth import open_truth
-from videomolmo.inspector.widget_work import close_all, somebody_watches, when_quiet
-from videomolmo.plain import as_whole, needed_path
+from videomolmo.inspector.plots import static_picture
+from videomolmo.inspector.render import Look
+from videomolmo.inspector.session import Desk
+from videomolmo.inspector.view_panels import AnswerPanel, ComparePanel, FusionPanel, LookPanel, ObjectPanel, PlotPanel
+from videomolmo.io.files import whole_file
+from videomolmo.io.plain_values import as_whole, needed_path
 from videomolmo.results import GroundingResult
-from videomolmo.whole_files import whole_file
 
 PARTS = ("look", "objects", "fusion", "correct", "files", "questions", "answer", "plots", "compare", "box")
 

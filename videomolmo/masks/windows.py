@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from videomolmo.fusion import fuse, match_objects, overlap_matrix
-from videomolmo.masks.tracker import FrameFeatures, MaskTracker
-from videomolmo.stopwatch import Stopwatch
-from videomolmo.video import Frames
+from videomolmo.io.timing import Stopwatch
+from videomolmo.io.video import Frames
+from videomolmo.masks.sam2 import FrameFeatures, MaskTracker
 
 MIN_OVERLAP = 0.1
 

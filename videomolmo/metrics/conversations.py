@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Integer
 
 from videomolmo.errors import BadInput
-from videomolmo.plain import as_array
+from videomolmo.io.plain_values import as_array
 
 Clips = Bool[np.ndarray, "_phrases frames height width"] | Integer[np.ndarray, "_phrases frames height width"]
 IOU_FROM, SIMILARITY_FROM = 0.5, 0.5

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from videomolmo.errors import BadInput
+from videomolmo.io.plain_values import as_array
 from videomolmo.metrics.regions import j_and_f_per_frame
-from videomolmo.plain import as_array
 
 Labels = Integer[np.ndarray, "_frames _height _width"]
 Values = Float[np.ndarray, "_objects _frames"]

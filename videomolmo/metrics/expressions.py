@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Integer, Num, UInt8
 
 from videomolmo.errors import BadInput
+from videomolmo.io.plain_values import as_array
 from videomolmo.metrics.davis import davis_unsupervised
 from videomolmo.metrics.regions import JAndF, j_and_f
-from videomolmo.plain import as_array
 
 Masks = Bool[np.ndarray, "_frames _height _width"] | Integer[np.ndarray, "_frames _height _width"]
 ObjectMasks = Bool[np.ndarray, "objects frames height width"] | Integer[np.ndarray, "objects frames height width"]

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Integer, Shaped
 
 from videomolmo.errors import BadInput
-from videomolmo.plain import as_array
+from videomolmo.io.plain_values import as_array
 
 ALPHAS = np.linspace(0.05, 0.95, 19)  # a pair counts when its similarity is at least alpha
 EPS = float(np.finfo(float).eps)

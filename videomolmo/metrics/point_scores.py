@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Integer, Num
 
 from videomolmo.errors import BadInput
-from videomolmo.plain import as_array
+from videomolmo.io.plain_values import as_array
 
 Points = Num[np.ndarray, "_points 2"]
 Mask = Bool[np.ndarray, "_height _width"] | Integer[np.ndarray, "_height _width"]

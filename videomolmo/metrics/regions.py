@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Integer, UInt8
 
 from videomolmo.errors import BadInput
-from videomolmo.plain import as_array, as_number
+from videomolmo.io.plain_values import as_array, as_number
 
 Masks = Bool[np.ndarray, "*frames height width"] | Integer[np.ndarray, "*frames height width"]
 BOUND_TH = 0.008  # tolerance of the boundary, as a share of the image diagonal

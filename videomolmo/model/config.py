@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from videomolmo.errors import BadInput
-from videomolmo.untrusted import check_fields, number, read_json, shortened, whole
-from videomolmo.whole_files import write_text
+from videomolmo.io.files import write_text
+from videomolmo.io.untrusted import check_fields, number, read_json, shortened, whole
 
 TemporalKind = Literal["none", "addition", "concatenation", "cross_attention", "cross_attention_all"]
 TEMPORAL_KINDS = get_args(TemporalKind)

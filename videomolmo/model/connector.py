@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from videomolmo.model.attention import MultiHeadAttention
 from videomolmo.model.config import PointingConfig
+from videomolmo.model.vision import MultiHeadAttention
 
 CURRENT = 4  # patches of the current frame in a window; they come first
 

@@ -16,13 +16,11 @@ from transformers import Qwen2Config, Qwen2Model
 from videomolmo.errors import BadInput
 from videomolmo.model.config import LanguageConfig, PointingConfig
 from videomolmo.model.connector import Connector
-from videomolmo.model.generation import greedy
-from videomolmo.model.placement import Devices, connect, device_of
-from videomolmo.model.sequence import PADDING, answer_loss, attention_mask_of, positions, visible
-from videomolmo.model.shards import Shards
+from videomolmo.model.decoding import PADDING, answer_loss, attention_mask_of, greedy, positions, visible
 from videomolmo.model.temporal import TemporalModule, check_past
 from videomolmo.model.vision import VisionTower
-from videomolmo.model.weights import Put, check_fit, fill, put_plain, read_config, save_model
+from videomolmo.weights.assign import Put, Shards, check_fit, fill, put_plain, read_config, save_model
+from videomolmo.weights.devices import Devices, connect, device_of
 
 
 @dataclass

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from videomolmo.errors import BadInput
 from videomolmo.model.config import PointingConfig
+from videomolmo.model.decoding import PADDING, SHARED, positions, visible
 from videomolmo.model.image import ImageProcessor, Layout, black_frames_first
-from videomolmo.model.sequence import PADDING, SHARED, positions, visible
 
 Example = dict[str, Tensor]
 Branch = Sequence[str]  # messages in turn: user, assistant, user, assistant ...

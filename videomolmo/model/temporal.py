@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from videomolmo.errors import BadInput
-from videomolmo.model.attention import MultiHeadAttention
 from videomolmo.model.config import PointingConfig
+from videomolmo.model.vision import MultiHeadAttention
 
 
 def to_windows(

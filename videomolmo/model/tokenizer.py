@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerFast
 from typing_extensions import TypedDict
 
 from videomolmo.errors import BadInput
+from videomolmo.io.files import files_of
+from videomolmo.io.untrusted import checked, first_line, number, read_json, whole
 from videomolmo.model.config import LanguageConfig
-from videomolmo.untrusted import checked, first_line, number, read_json, whole
-from videomolmo.whole_files import files_of
 
 END_OF_TEXT = "<|endoftext|>"
 MOST_NUMBERED = 9  # points with a token of their own for x2=" .. y9="

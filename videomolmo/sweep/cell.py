@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from videomolmo import provenance
 from videomolmo.errors import BadInput
+from videomolmo.io import provenance
 from videomolmo.sweep.notebook import CACHE, RESULTS
 from videomolmo.sweep.store import DONE, FAILED, Store, now
 from videomolmo.sweep.table import read_rows

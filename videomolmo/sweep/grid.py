@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from videomolmo.cache import key_of
 from videomolmo.errors import BadInput
+from videomolmo.io.cache import key_of
 from videomolmo.sweep.notebook import SECONDS, Notebook, as_seconds
 
 TABLES = {"fixed", "grid", "cells", "repeats", "cluster"}

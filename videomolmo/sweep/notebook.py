@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from videomolmo.cache import key_of
 from videomolmo.errors import BadInput
+from videomolmo.io.cache import key_of
 from videomolmo.sweep.state import COLUMNS
 
 RESULTS, CACHE = "results_folder", "cache_folder"  # parameters that the sweep itself sets

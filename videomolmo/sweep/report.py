@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from videomolmo.errors import BadInput
+from videomolmo.io.files import write_text
 from videomolmo.sweep.figures import View, choose_view, figure, means, measures, select
 from videomolmo.sweep.store import DAMAGED, DONE, FAILED, Record, Store
 from videomolmo.sweep.table import PROVENANCE, UNREAD, collect, unread
-from videomolmo.whole_files import write_text
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from videomolmo.errors import BadInput
-from videomolmo.result_folder import check_folder
+from videomolmo.io.files import check_folder, is_trace, write_json, write_text
 from videomolmo.sweep.grid import Grid
 from videomolmo.sweep.notebook import Notebook, read_notebook
 from videomolmo.sweep.state import DoneFile, DriverFile, FailedFile, SweepFile, read_state
-from videomolmo.whole_files import is_trace, write_json, write_text
 
 FILE, NOTEBOOK, LOCK = "sweep.json", "notebook.ipynb", "sweep.lock"
 DONE, FAILED, DAMAGED, MISSING = "done", "failed", "damaged", "missing"

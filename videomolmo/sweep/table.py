@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videomolmo.errors import BadInput
+from videomolmo.io.files import whole_file
+from videomolmo.io.tables import write_csv
 from videomolmo.sweep.state import COLUMNS
 from videomolmo.sweep.store import DONE, Record, Store
-from videomolmo.tables import write_csv
-from videomolmo.whole_files import whole_file
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,10 +6,9 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from videomolmo.errors import BadInput
-from videomolmo.plain import as_whole
-from videomolmo.synth.facts import Thing, things_of
+from videomolmo.io.plain_values import as_whole
 from videomolmo.synth.render import Renderer
-from videomolmo.synth.scene import Scene, sample_scene
+from videomolmo.synth.scene import Scene, Thing, sample_scene, things_of
 from videomolmo.synth.sentences import Query, sample_query
 
 

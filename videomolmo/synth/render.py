@@ -4,8 +4,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from videomolmo.synth.palette import hsv
-from videomolmo.synth.scene import Path, Scene, SceneObject
+from videomolmo.synth.scene import Path, Scene, SceneObject, hsv
 
 _SUBPIXEL = 4  # binary digits of subpixel accuracy given to OpenCV
 _MARGIN = 0.1  # the background is drawn this much larger than the frame, so that the camera can drift

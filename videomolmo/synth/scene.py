@@ -1,14 +1,159 @@
-"""A random scene: objects with colours, shapes and paths, what stands in their way, and how the picture is taken.
+"""A random scene: shapes, colours, motion, and what is true of each object on each frame."""
 
-World coordinates: the frame is 1 high and `aspect` wide, origin top left, y down; time counts frames, fractions too.
-"""
+from __future__ import annotations
 
+import colorsys
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
+from jaxtyping import Bool, Float
 
-from videomolmo.synth.palette import COLOURS, sample_background_colour, sample_colour
-from videomolmo.synth.shapes import NAMELESS, SHAPES, outline
+# name: hue range in degrees, saturation range, value range; wide enough to hold what other renderers call so.
+COLOURS: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]] = {
+    "red": ((-10, 9), (0.70, 1.0), (0.55, 1.0)),
+    "green": ((92, 150), (0.50, 1.0), (0.38, 1.0)),
+    "blue": ((205, 246), (0.55, 1.0), (0.38, 1.0)),
+    "yellow": ((48, 62), (0.60, 1.0), (0.80, 1.0)),
+    "orange": ((21, 39), (0.75, 1.0), (0.82, 1.0)),
+    "purple": ((265, 303), (0.42, 1.0), (0.42, 0.95)),
+    "cyan": ((174, 192), (0.45, 1.0), (0.68, 1.0)),
+    "white": ((0, 360), (0.0, 0.07), (0.88, 1.0)),
+}
+
+
+def sample_colour(rng: np.random.Generator, name: str) -> np.ndarray:
+    """An RGB triple in 0…1 that a person would call `name`; one time in three the purest of its kind."""
+    ranges = COLOURS[name]
+    hue, saturation, value = (rng.uniform(*bounds) for bounds in ranges)
+    if rng.random() < 0.33:
+        saturation, value = (0.0, 1.0) if name == "white" else (rng.uniform(0.9, 1.0), ranges[2][1])
+    return hsv(hue, saturation, value)
+
+
+def hsv(hue_deg: float, saturation: float, value: float) -> np.ndarray:
+    """RGB in 0…1 of a colour given as hue (degrees), saturation and value."""
+    return np.array(colorsys.hsv_to_rgb((hue_deg % 360) / 360, saturation, value), dtype=np.float32)
+
+
+def sample_background_colour(rng: np.random.Generator, taken: list[np.ndarray]) -> np.ndarray:
+    """A colour for background and clutter: mostly muted, and away from every colour in `taken` (RGB in 0…1)."""
+    colour = np.full(3, 0.3, np.float32)
+    for _ in range(12):
+        kind = rng.random()
+        if kind < 0.30:  # greys, black included
+            colour = hsv(0, 0, rng.uniform(0.0, 0.8))
+        elif kind < 0.60:  # wood, skin, sand, stone
+            colour = hsv(rng.uniform(8, 50), rng.uniform(0.08, 0.55), rng.uniform(0.12, 0.75))
+        elif kind < 0.85:  # muted, any hue
+            colour = hsv(rng.uniform(0, 360), rng.uniform(0.05, 0.38), rng.uniform(0.1, 0.8))
+        else:  # strong, dark
+            colour = hsv(rng.uniform(0, 360), rng.uniform(0.3, 0.75), rng.uniform(0.08, 0.4))
+        if all(float(np.abs(colour - other).sum()) > 0.55 for other in taken):
+            break
+    return colour
+
+
+SHAPES = ("circle", "square", "triangle", "star")
+NAMELESS = "object"  # the shape name of everything that is none of the four
+
+
+def outline(rng: np.random.Generator, shape: str) -> Float[np.ndarray, "points 2"]:
+    """Corner points of one random instance of `shape`, around the origin, reaching about 1 from it."""
+    if shape == "circle":
+        return _ellipse(1.0, rng.uniform(0.93, 1.0))
+    if shape == "square":
+        return _box(0.88, 0.88 * rng.uniform(0.92, 1.08))
+    if shape == "triangle":
+        lean = rng.uniform(-0.12, 0.12)
+        return np.array([[lean, -1.0], [rng.uniform(0.8, 1.0), 0.72], [-rng.uniform(0.8, 1.0), 0.72]])
+    if shape == "star":
+        return _star(5, rng.uniform(0.36, 0.52))
+    return _nameless(rng)
+
+
+def _ellipse(rx: float, ry: float, points: int = 36) -> np.ndarray:
+    angle = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    return np.stack([rx * np.cos(angle), ry * np.sin(angle)], axis=1)
+
+
+def _box(rx: float, ry: float) -> np.ndarray:
+    return np.array([[-rx, -ry], [rx, -ry], [rx, ry], [-rx, ry]])
+
+
+def _star(tips: int, inner: float) -> np.ndarray:
+    angle = np.arange(2 * tips) * np.pi / tips - np.pi / 2
+    radius = np.where(np.arange(2 * tips) % 2 == 0, 1.0, inner)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+
+
+def _nameless(rng: np.random.Generator) -> np.ndarray:
+    """A bar, a mug with its handle, a smooth blob, a cross or an irregular polygon."""
+    kind = rng.integers(5)
+    if kind == 0:
+        return _box(1.0, rng.uniform(0.3, 0.6))
+    if kind == 1:
+        half, top = rng.uniform(0.5, 0.75), rng.uniform(0.7, 0.95)
+        body = [[-half, -top], [half, -top], [half, -0.5 * top]]
+        handle = [[half + 0.4, -0.45 * top], [half + 0.45, 0.3 * top], [half, 0.45 * top]]
+        return np.array([*body, *handle, [half * rng.uniform(0.7, 1.0), top], [-half * rng.uniform(0.7, 1.0), top]])
+    if kind == 2:
+        angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+        waves = sum(rng.uniform(0, 0.22) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in (2, 3, 5))
+        radius = (0.85 + waves)[:, None]
+        return np.clip(radius, 0.4, 1.2) * np.stack([np.cos(angle), rng.uniform(0.6, 1.0) * np.sin(angle)], axis=1)
+    if kind == 3:
+        arm = rng.uniform(0.22, 0.4)
+        quarter = np.array([[arm, -1.0], [arm, -arm], [1.0, -arm], [1.0, arm], [arm, arm], [arm, 1.0]])
+        return np.concatenate([quarter, -quarter])
+    angle = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(6, 10)))
+    return rng.uniform(0.7, 1.0, len(angle))[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+SEEN_SHARE, HIDDEN_SHARE = 0.35, 0.04  # of the full area; in between nobody should be asked about the object
+SEEN_AREA = 0.0016  # of the frame
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object of one frame; `seen` is True, False, or None where it is a matter of opinion."""
+
+    shape: str
+    colour: str
+    motion: str | None
+    seen: bool | None
+    point: tuple[float, float]  # shares of width and height
+
+
+def things_of(
+    scene: Scene, masks: Bool[np.ndarray, "objects height width"], full_areas: Float[np.ndarray, " objects"]
+) -> list[Thing]:
+    """The facts of a frame, one entry per object of the scene, in its order."""
+    height, width = masks.shape[1:]
+    things = []
+    for thing, mask, full in zip(scene.objects, masks, full_areas, strict=True):
+        area = int(mask.sum())
+        share = area / max(float(full), 1.0)
+        seen = None
+        if share >= SEEN_SHARE and area >= SEEN_AREA * height * width:
+            seen = True
+        elif share <= HIDDEN_SHARE:
+            seen = False
+        x, y = inner_point(mask) if area else (0.0, 0.0)
+        things.append(Thing(thing.shape, thing.colour, thing.motion, seen, ((x + 0.5) / width, (y + 0.5) / height)))
+    return things
+
+
+def inner_point(mask: Bool[np.ndarray, "height width"]) -> tuple[float, float]:
+    """The mask's centre (x, y) in pixels if it lies well inside, else its innermost pixel."""
+    rows, columns = np.nonzero(mask)
+    x, y = float(columns.mean()), float(rows.mean())
+    depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    if depth[round(y), round(x)] >= 0.6 * depth.max():
+        return x, y
+    row, column = np.unravel_index(int(depth.argmax()), depth.shape)
+    return float(column), float(row)
+
 
 MOTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
 BACKGROUNDS = ("flat", "gradient", "noise", "stripes", "checks", "clutter", "rooms")

@@ -6,10 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from videomolmo.prompts import TEMPLATES
-from videomolmo.synth.facts import Thing
-from videomolmo.synth.palette import COLOURS
-from videomolmo.synth.scene import MOTIONS, SceneObject
-from videomolmo.synth.shapes import SHAPES
+from videomolmo.synth.scene import COLOURS, MOTIONS, SHAPES, SceneObject, Thing
 
 DIRECTIONS = tuple(motion for motion in MOTIONS if motion != "still")
 # Unknown nouns still mean "the thing of that colour": people name real objects by what they are.

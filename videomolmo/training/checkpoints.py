@@ -26,8 +26,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from videomolmo.errors import BadInput
-from videomolmo.training.assemble import Learner
 from videomolmo.training.earlier import METADATA, EarlierParts
+from videomolmo.training.model import Learner
 from videomolmo.training.parts import (
     Checked,
     Parts,

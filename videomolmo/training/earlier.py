@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videomolmo.pickled import Record, read_torch, record, unpickle
 from videomolmo.training.parts import read_whole, size_of
+from videomolmo.weights.pickled import Record, read_torch, record, unpickle
 
 METADATA = ".metadata"
 _SHARE = re.compile(r"__\d+_\d+\.distcp")

@@ -1,26 +1,150 @@
-"""What training will take of a device's memory, before anything is loaded: one step on tensors without content."""
+"""Memory and arithmetic that a model takes, for inference and for training."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any
 from weakref import WeakSet, finalize
 
+import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from videomolmo.errors import BadInput
-from videomolmo.model import PointingModel
-from videomolmo.model.config import PointingConfig
+from videomolmo.grounding import BATCH
+from videomolmo.model import PointingConfig, PointingModel
+from videomolmo.model.decoding import answer_loss, attention_mask_of, visible
 from videomolmo.model.image import ImageProcessor
-from videomolmo.training.adapters import choose
-from videomolmo.training.assemble import recompute, units_of
+from videomolmo.training.model import choose, recompute, units_of
 from videomolmo.training.recipe import PRECISIONS, QUANTIZE, Learn
-from videomolmo.training.throughput import one_pass
+from videomolmo.weights.quantize import KINDS
+
+# dense TFLOP/s as their makers state them: in bfloat16 with float32 sums, and in plain float32
+GPUS = {
+    "H200": (989.0, 67.0), "H100": (989.0, 67.0), "GH200": (989.0, 67.0), "B200": (2250.0, 75.0),
+    "A100": (312.0, 19.5), "A40": (149.7, 37.4), "A10": (125.0, 31.2), "L40S": (362.0, 91.6), "L4": (121.0, 30.3),
+    "RTX 4090": (165.2, 82.6), "RTX 3090": (71.0, 35.6),
+}  # fmt: skip
+SIDE = 1024  # of the product that is measured on a CPU
+
+
+class Arithmetic:
+    """Floating-point operations of one forward and backward pass over one frame and its past.
+
+    Counted are products, convolutions and attention as PyTorch runs them, in the backward pass only where something
+    learns; recomputation under gradient checkpointing does not count, so that the share of peak tells of useful work.
+
+    Args:
+        config: of the model.
+        learn: what is trained.
+    """
+
+    def __init__(self, config: PointingConfig, learn: Learn) -> None:
+        self.config, self.learn = config, learn
+        self._curves: dict[int, np.ndarray] = {}
+
+    @cached_property
+    def _model(self) -> PointingModel:
+        model = PointingModel.empty(self.config)
+        choose(model, self.learn)
+        return model.train()
+
+    def operations(self, crops: int, tokens: int) -> float:
+        """Of a frame of so many crops in a sequence of so many tokens: exactly a + b·tokens + c·tokens²."""
+        if crops not in self._curves:
+            places = (16, 32, 48)
+            self._curves[crops] = np.polyfit(places, [self._count(crops, place) for place in places], 2)
+        return float(np.polyval(self._curves[crops], tokens))
+
+    def _count(self, crops: int, tokens: int) -> int:
+        with FlopCounterMode(display=False) as counter:
+            one_pass(self._model, 1, crops, tokens, "meta").backward()
+        return counter.get_total_flops()
+
+
+def one_pass(model: PointingModel, batch: int, crops: int, tokens: int, device: str) -> Tensor:
+    """The loss of a batch of nothing in particular, by the same layers and sizes as in training.
+
+    Args:
+        model: with weights of any kind, also without memory.
+        batch, crops, tokens: samples, crops of a frame, and tokens of a sequence.
+        device: of the weights.
+    """
+    config, image = model.config, model.config.image
+    pixels = torch.zeros(batch, 1 + config.context, crops, image.patches, image.patch_values, device=device)
+    features = model.encode_frames(pixels[:, 0])
+    past = model.encode_past(pixels[:, 1:]) if config.needs_past else None
+    masks = torch.ones(batch, crops, image.patches, device=device)
+    seen = model.image_tokens(features, past, masks).flatten(1, 2)[:, :tokens]
+    embeds = model.language.embed_tokens(torch.zeros(batch, tokens, dtype=torch.long, device=device))
+    embeds = embeds + torch.nn.functional.pad(seen, (0, 0, 0, tokens - seen.shape[1])).to(embeds)
+    allowed = visible(torch.ones(batch, tokens, dtype=torch.bool, device=device))
+    targets = torch.zeros(batch, tokens, dtype=torch.long, device=device)
+    out = model.language(
+        inputs_embeds=embeds, attention_mask={"full_attention": attention_mask_of(allowed, "sdpa", embeds.dtype)},
+        position_ids=targets, use_cache=False,
+    )  # fmt: skip
+    return answer_loss(model.logits(out.last_hidden_state), targets, torch.ones(batch, tokens, device=device))
+
+
+def speed(row: Mapping[str, float], seconds: float, peak: float | None, accelerator: Accelerator) -> dict[str, float]:
+    """What a step's sums come to for each second; `share_of_peak` is of all devices together.
+
+    Args:
+        row: samples, tokens and operations of a step on all processes.
+        seconds: that it took.
+        peak: TFLOP/s of one device, None where unknown.
+        accelerator: how many processes, and on which device.
+    """
+    found = {
+        "seconds": seconds, "samples_per_s": row["samples"] / seconds, "tokens_per_s": row["tokens"] / seconds,
+        "data_wait_share": row["data_wait_s"] / seconds,
+    }  # fmt: skip
+    if row["operations"]:
+        found["tflops"] = row["operations"] / seconds / 1e12
+        found |= {"share_of_peak": found["tflops"] / peak / accelerator.num_processes} if peak else {}
+    if accelerator.device.type == "cuda":
+        found["memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    return found
+
+
+def peak_tflops(device: torch.device, precision: str, known: float | None = None) -> float | None:
+    """What a device could do at best, in 10¹² operations a second; None where nobody says.
+
+    A GPU's figure is its maker's, a CPU's a large product measured here, which is less than its best.
+
+    Args:
+        device: of training.
+        precision: "float32" or "mixed".
+        known: the figure, where the user knows it.
+    """
+    if known is not None:
+        return known
+    if device.type == "cpu":
+        return _measured(torch.bfloat16 if precision == "mixed" else torch.float32) / 1e12
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    found = next((kind for kind in sorted(GPUS, key=len, reverse=True) if kind in name), None)
+    return None if found is None else GPUS[found][precision == "float32"]
+
+
+def _measured(dtype: torch.dtype) -> float:
+    """Operations a second of a large product on this CPU, the best of three."""
+    left, best = torch.ones(SIDE, SIDE, dtype=dtype), 0.0
+    left @ left
+    for _ in range(3):
+        start = time.perf_counter()
+        left @ left
+        best = max(best, 2 * SIDE**3 / (time.perf_counter() - start))
+    return best
+
 
 TURN = 100  # tokens of a usual question with its answer
 BLOCK = 64  # weights of a layer in four bits that share a scale
@@ -204,3 +328,121 @@ class _Living(TorchDispatchMode):
 
     def _remove(self, size: int) -> None:
         self.now -= size
+
+
+PROMPT, ANSWER = 40, 60  # tokens of a usual question and answer beside the image
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes on the device while key frames are asked about; `peak` must fit; `kinds`: weights of each precision."""
+
+    parameters: int
+    crops: int
+    tokens: int
+    weights: int
+    features: int
+    vision: int
+    connector: int
+    cache: int
+    prefill: int
+    kinds: dict[str, int]
+
+    @property
+    def peak(self) -> int:
+        """Weights, kept features, and the most that any step needs on top."""
+        return self.weights + self.features + max(self.vision, self.connector, self.cache + self.prefill)
+
+    def table(self) -> str:
+        """One line for each part, in GB."""
+        rows = {
+            "weights": self.weights, "features kept": self.features, "vision of one frame": self.vision,
+            "connector of one frame": self.connector, "key-value cache": self.cache, "prefill": self.prefill,
+            "peak": self.peak,
+        }  # fmt: skip
+        head = f"{self.parameters:,} parameters; {self.crops} crops and {self.tokens} tokens a key frame\n"
+        lines = [f"{name:24}{size / 1e9:8.2f} GB" for name, size in rows.items()]
+        weights = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in self.kinds.items())
+        return head + "\n".join([*lines, f"weights by precision: {weights}"])
+
+
+def estimate(
+    config: PointingConfig,
+    height: int,
+    width: int,
+    frames: int,
+    every: int = 5,
+    dtype: str = "bfloat16",
+    quantize: str | None = None,
+    context: int | None = None,
+) -> Estimate:
+    """Memory of the pointing model for a clip.
+
+    Counted are the largest tensors that live at the same time, as the code keeps them; kernels' own workspace and the
+    allocator's slack are not.
+
+    Args:
+        config: of the model.
+        height, width: of the frames in pixels.
+        frames: of the clip.
+        every: frames between key frames.
+        dtype: of weights and activations.
+        quantize: None, "8bit" or "4bit".
+        context: past frames looked at (l); None takes the model's own.
+
+    Raises:
+        BadInput: a context below 1, or a precision or quantisation that does not exist.
+    """
+    if dtype not in BYTES or quantize not in KINDS:
+        raise BadInput(f"dtype {dtype!r} and quantize {quantize!r}: expected one of {list(BYTES)} and of {KINDS}")
+    if context is not None and config.needs_past:
+        if context < 1:
+            raise BadInput(f"context is {context}, expected at least 1 past frame")
+        config = replace(config, context=context)
+    size, language, vision, model = BYTES[dtype], config.language, config.vision, PointingModel.empty(config)
+    layout = ImageProcessor(config.image).layout(height, width)
+    crops, image_tokens = len(layout.input_idx), len(layout.token_kinds)
+    tokens = 1 + image_tokens + PROMPT
+    keys = min(BATCH, -(-frames // every))
+    patches = crops * (config.image.patches + 1)
+    feature = crops * config.image.patches * config.vision.feature_dim * size
+    kept = config.context + 2 if config.needs_past else 1  # the frame, its past and a black one
+    waiting = keys * crops * config.image.windows * language.width * size
+    windows = crops * config.image.windows
+    inner = 4 * windows * config.attention_shape[0] * config.attention_shape[1] * size
+    return Estimate(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        crops=crops,
+        tokens=tokens,
+        weights=_weights_gb(model, size, quantize),
+        features=kept * feature + 2 * waiting,
+        vision=patches * (2 * vision.width + max(6 * vision.width, 3 * vision.mlp)) * size
+        + crops * config.image.patches * config.image.patch_values * (4 + size),
+        connector=max(
+            (config.context + 4) * feature + 4 * inner, 2 * feature + windows * config.projector_dim * 3 * size
+        ),
+        cache=2 * language.layers * language.kv_heads * (language.width // language.heads) * keys
+        * (tokens + ANSWER) * size,
+        prefill=keys * tokens * (6 * language.width + 3 * language.ff) * size + keys * tokens**2 * (size + 1),
+        kinds=_by_precision(model),
+    )  # fmt: skip
+
+
+def _by_precision(model: PointingModel) -> dict[str, int]:
+    """Bytes of all weights in every precision; few bits stand beside bfloat16."""
+    whole = {name: _weights_gb(model, size, None) for name, size in BYTES.items()}
+    return whole | {kind: _weights_gb(model, BYTES["bfloat16"], kind) for kind in KINDS if kind}
+
+
+def _weights_gb(model: PointingModel, size: int, quantize: str | None) -> int:
+    """Bytes of all weights: linear layers in few bits with their scales, the head and everything else whole."""
+    total = sum(parameter.numel() for parameter in model.parameters()) * size
+    if quantize is None:
+        return total
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.Linear) and name != "head":
+            numbers = layer.weight.numel()
+            small = numbers // 2 + 4 * -(-numbers // 64) if quantize == "4bit" else numbers + 4 * layer.out_features
+            total += small - numbers * size
+    return total

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from videomolmo.provenance import sha256
+from videomolmo.io.provenance import sha256
 
 INDEX = "index.json"
 _PART = re.compile(r"part_\d{4,}\.safetensors")

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from videomolmo.errors import BadInput
-from videomolmo.pickled import read_torch
 from videomolmo.training.parts import read_whole
+from videomolmo.weights.pickled import read_torch
 
 EARLIER = ".pt"  # how earlier versions named these files, which they pickled
 _NO_HASH = "0" * 64

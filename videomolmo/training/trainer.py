@@ -25,23 +25,21 @@ from accelerate.utils import set_seed
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from videomolmo import hub, provenance
-from videomolmo.cache import key_of
 from videomolmo.errors import BadInput
+from videomolmo.io import provenance
+from videomolmo.io.cache import key_of
+from videomolmo.io.files import check_folder
 from videomolmo.model import PointingProcessor
-from videomolmo.model.sequence import PADDING
+from videomolmo.model.decoding import PADDING
 from videomolmo.model.tokenizer import load_tokenizer
-from videomolmo.result_folder import check_folder
-from videomolmo.training.assemble import Learner, accelerator_for, assemble, weight_of
 from videomolmo.training.checkpoints import Checkpoints, locked, read_state
-from videomolmo.training.export import export, write_run
-from videomolmo.training.feed import MicroBatch, MicroBatches, deaths_told, feed
-from videomolmo.training.monitor import Diverged, Monitor, Watch, keep_offending
-from videomolmo.training.order import Slices
+from videomolmo.training.data import MicroBatch, MicroBatches, Samples, Slices, deaths_told, feed
+from videomolmo.training.log import Diverged, Monitor, Watch, export, keep_offending, write_run
+from videomolmo.training.memory import Arithmetic, peak_tflops, speed
+from videomolmo.training.model import Learner, accelerator_for, assemble, weight_of
 from videomolmo.training.recipe import Recipe
 from videomolmo.training.run_state import cosine
-from videomolmo.training.samples import Samples
-from videomolmo.training.throughput import Arithmetic, peak_tflops, speed
+from videomolmo.weights import hub
 
 GO_ON, ASKED_TO_STOP, NOT_FINITE = 0.0, 1.0, 2.0  # what a process tells the others after a forward pass
 

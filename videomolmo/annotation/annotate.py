@@ -1,0 +1,424 @@
+"""Training rows: for each object the point that SAM 2 understands best; resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, NotRequired, TextIO
+
+import numpy as np
+from jaxtyping import Bool, Float
+from pydantic import ConfigDict, Field
+from tqdm import tqdm
+from typing_extensions import TypedDict
+
+from videomolmo.annotation.candidate_points import middle_of, parts_of, sample_candidates
+from videomolmo.datasets import first_records, read_dataset
+from videomolmo.datasets.media import Pictures
+from videomolmo.datasets.record import Expression, Record
+from videomolmo.errors import BadInput
+from videomolmo.io import provenance
+from videomolmo.io.cache import key_of
+from videomolmo.io.files import UNFINISHED, remove_dead, whole_file, write_json, write_text
+from videomolmo.io.plain_values import as_number, as_path, as_whole, needed_path
+from videomolmo.io.schemas import read_json
+from videomolmo.io.workers import run_all
+from videomolmo.masks.sam2 import FrameFeatures, MaskTracker
+from videomolmo.metrics import region_similarity
+from videomolmo.weights import hub
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen for one object on one frame.
+
+    Attributes:
+        candidates: all points that were tried, x and y in pixels.
+        ious: of SAM 2's mask from each candidate alone.
+        points: the points of the record; the best candidate first, then those that were added.
+        labels: 1 for a point on the object, 0 for one that is not.
+        iou: of SAM 2's mask from all of `points`.
+        mask: that mask.
+        parts: separate parts of the true mask.
+    """
+
+    candidates: Float[np.ndarray, "candidates 2"]
+    ious: Float[np.ndarray, " candidates"]
+    points: Float[np.ndarray, "points 2"]
+    labels: np.ndarray
+    iou: float
+    mask: Bool[np.ndarray, "height width"]
+    parts: int
+
+
+def choose_point(
+    tracker: MaskTracker,
+    frame: FrameFeatures,
+    mask: Bool[np.ndarray, "height width"],
+    rng: np.random.Generator,
+    *,
+    candidates: int = 10,
+    most_points: int = 1,
+    bound: float = 0.7,
+    negative: bool = False,
+) -> Choice:
+    """The best of some candidate points of an object; one decoder call for all of them.
+
+    Source: paper, eq. 7 and 8 (one point). Differs: where `most_points` allows it, points are added while the IoU
+    stays below `bound`: one in the middle of what SAM 2 misses or, with `negative`, of what it takes too much,
+    whichever is larger. A point that does not help is not kept.
+
+    Args:
+        tracker: SAM 2.
+        frame: features of the frame.
+        mask: the true mask, in the frame's size.
+        rng: source of chance for the candidates.
+        candidates: how many points are tried.
+        most_points: of one object.
+        bound: IoU from which no further point is wanted.
+        negative: whether points off the object may be added.
+
+    Raises:
+        BadInput: an empty mask.
+    """
+    tried = sample_candidates(mask, candidates, rng)
+    masks = tracker.masks_of(frame, [point[None] for point in tried])
+    ious = np.array([region_similarity(mask, found) for found in masks])
+    best = int(ious.argmax())
+    points, labels, found, iou = tried[best : best + 1], np.ones(1, np.int32), masks[best], float(ious[best])
+    while len(points) < most_points and iou < bound:
+        missed, extra = mask & ~found, found & ~mask
+        off = negative and extra.sum() > missed.sum()
+        wrong = extra if off else missed
+        if not wrong.any():
+            break
+        more = np.concatenate([points, middle_of(wrong)[None] + 0.5])
+        more_labels = np.append(labels, np.int32(not off))
+        again = tracker.masks_of(frame, [more], [more_labels])[0]
+        better = float(region_similarity(mask, again))
+        if better <= iou:
+            break
+        points, labels, found, iou = more, more_labels, again, better
+    return Choice(tried, ious, points, labels, iou, found, parts_of(mask))
+
+
+ABSENT = {"x": -1, "y": -1}  # how a training row says that the object is not on this frame
+SMALLEST = 16  # pixels of a mask
+DIGITS = 5  # of the number that a training row's image is called by, where the row does not say
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How points are made.
+
+    Args:
+        every: frames from one annotated frame to the next.
+        candidates, most_points, bound, negative: see `choose_point`.
+        least: objects whose best IoU stays below are left out, with that frame.
+        seed: of the candidates.
+    """
+
+    every: int = 5
+    candidates: int = 10
+    most_points: int = 1
+    bound: float = 0.7
+    negative: bool = False
+    least: float = 0.3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        plain: dict[str, int | float | bool] = {"negative": bool(self.negative)}
+        for name, bound in (("every", 1), ("candidates", 1), ("most_points", 1), ("seed", 0)):
+            plain[name] = number = as_whole(getattr(self, name), bound)
+            if number is None:
+                raise BadInput(f"{name} is {getattr(self, name)!r}, expected a whole number, at least {bound}")
+        for name in ("bound", "least"):
+            plain[name] = share = as_number(getattr(self, name))
+            if share is None or not 0 <= share <= 1:
+                raise BadInput(f"{name} is {getattr(self, name)!r}, expected an IoU from 0 to 1")
+        for name, value in plain.items():  # whatever stood for it: settings are written as JSON
+            object.__setattr__(self, name, value)
+
+
+def annotate_clip(record: Record, tracker: MaskTracker, settings: Settings) -> tuple[list[dict], list[dict]]:
+    """Training rows (one per expression that names objects) and quality rows (one per object and frame) of a clip.
+
+    Frames without annotation are left out. The rows have the later of VideoMolmo's two known shapes, points in
+    percent; negative points, where there are any, stand in a field of their own. Rows name frames by the numbers of
+    their images (see `image_numbers`), quality rows by their place in the clip.
+    """
+    named = sorted({thing for expression in record.expressions for thing in expression.objects or ()})
+    chosen: dict[int, dict[str, Choice | None]] = {}
+    quality: list[dict] = []
+    with record.frames() as video:
+        height, width = video.height, video.width
+        for at, frame in enumerate(video.iterate()):
+            if at % settings.every:
+                continue
+            masks = {thing: record.mask_of(thing, at) for thing in named}
+            masks = {thing: mask for thing, mask in masks.items() if mask is not None}
+            if not masks:
+                continue
+            chosen[at] = {}
+            features = tracker.encode(frame) if any(mask.any() for mask in masks.values()) else None
+            for thing, mask in masks.items():
+                choice = None
+                if mask.sum() >= SMALLEST:
+                    rng = np.random.default_rng([settings.seed, _number(record.clip), _number(thing), at])
+                    choice = choose_point(
+                        tracker, features, mask, rng, candidates=settings.candidates,
+                        most_points=settings.most_points, bound=settings.bound, negative=settings.negative,
+                    )  # fmt: skip
+                quality.append(_quality(record.clip, thing, at, mask, choice, settings.least))
+                if quality[-1]["verdict"] == "kept":
+                    chosen[at][thing] = choice
+                elif not mask.any():
+                    chosen[at][thing] = None
+    numbered = image_numbers(record)
+    rows = [
+        _row(record, expression, chosen, (width, height), *numbered)
+        for expression in record.expressions
+        if expression.objects
+    ]
+    return [row for row in rows if row["frame_idxs"]], quality
+
+
+def image_numbers(record: Record) -> tuple[list[int] | range, int]:
+    """The number that each frame's image is called by, and how many digits it is written with.
+
+    Readers of training rows open images by number, and sets such as Ref-YouTube-VOS have every fifth one only. Frames
+    whose images are not numbered, or that have none, are counted from 0.
+    """
+    media = record.media
+    names = [path.stem for path in media.files] if isinstance(media, Pictures) else list(record.frame_names)
+    if names and all(name.isdecimal() and name.isascii() for name in names):
+        numbers, digits = [int(name) for name in names], min(map(len, names))
+        if names == [f"{number:0{digits}d}" for number in numbers]:
+            return numbers, digits if isinstance(media, Pictures) else DIGITS
+    return range(len(names)), DIGITS
+
+
+def _number(name: str) -> int:
+    return zlib.crc32(name.encode())
+
+
+def _quality(clip: str, thing: str, at: int, mask: np.ndarray, choice: Choice | None, least: float) -> dict:
+    """What became of an object on a frame: kept, absent, too small, or misunderstood by SAM 2."""
+    row = {"clip": clip, "object": thing, "frame": at, "area": int(mask.sum())}
+    if choice is None:
+        return row | {"verdict": "too small" if mask.any() else "absent"}
+    return row | {
+        "verdict": "kept" if choice.iou >= least else "misunderstood",
+        "iou": round(choice.iou, 4),
+        "mean_iou": round(float(choice.ious.mean()), 4),
+        "points": len(choice.points),
+        "parts": choice.parts,
+    }
+
+
+def _row(
+    record: Record,
+    expression: Expression,
+    chosen: dict[int, dict[str, Choice | None]],
+    size: tuple[int, int],
+    numbers: list[int] | range,
+    digits: int,
+) -> dict:
+    """One training row: the frames on which all objects of the expression are settled."""
+    points: dict[str, list[dict]] = {}
+    negative: dict[str, list[dict]] = {}
+    for at, choices in chosen.items():
+        if any(thing not in choices for thing in expression.objects):
+            continue
+        found = [choices[thing] for thing in expression.objects if choices[thing] is not None]
+        number = str(numbers[at] if numbers else at)
+        points[number] = [point for choice in found for point in _percent(choice, 1, size)] or [ABSENT]
+        if off := [point for choice in found for point in _percent(choice, 0, size)]:
+            negative[number] = off
+    row = {
+        "video": record.clip,
+        "frame_idxs": [int(number) for number in points],
+        "points": points,
+        "caption": expression.text,
+        "expression": expression.id,
+        "objects": list(expression.objects),
+    }
+    row |= {"fps": record.fps} if record.fps else {}
+    row |= {"digits": digits} if digits != DIGITS else {}
+    return row | ({"negative_points": negative} if negative else {})
+
+
+def _percent(choice: Choice, label: int, size: tuple[int, int]) -> list[dict]:
+    shares = 100 * choice.points[choice.labels == label] / size
+    return [{"x": round(float(x), 4), "y": round(float(y), 4)} for x, y in shares]
+
+
+class Quality(TypedDict):
+    """What became of an object on a frame."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)
+    verdict: str
+    parts: NotRequired[int]
+    iou: NotRequired[Annotated[float, Field(ge=0, le=1)]]
+
+
+class Part(TypedDict):
+    """The file of a clip."""
+
+    rows: list[dict[str, Any]]
+    quality: list[Quality]
+    made_by: NotRequired[str]
+
+
+ROWS, QUALITY, REPORT = "annotations.jsonl", "quality.jsonl", "report.json"
+OURS = (ROWS, QUALITY, REPORT, "parts")
+BINS = 10
+
+
+def annotate_dataset(
+    name: str,
+    path: Path | None,
+    out: Path,
+    settings: Settings,
+    *,
+    split: str | None = None,
+    masks: str = "nano",
+    workers: int = 1,
+    limit: int | None = None,
+) -> dict:
+    """Write training rows, quality rows and a report of a data set into `out`; run again to go on after a stop.
+
+    Args:
+        name, path, split: see `read_dataset`.
+        out: gets annotations.jsonl, quality.jsonl, report.json, settings.json and parts/, one file for each clip.
+        settings: how points are made.
+        masks: SAM 2, see `VideoGrounder.from_pretrained`.
+        workers: processes; each holds SAM 2 and one clip.
+        limit: only so many clips.
+
+    Returns:
+        The report; `refused` names clips that could not be read, and why. They have no rows, and are tried again.
+
+    Raises:
+        BadInput: `out` holds annotations made otherwise, no clip could be read, or what `read_dataset` refuses.
+
+    Source: paper, section 4.
+    """
+    out, masks, path = needed_path(out, "out"), hub.named(masks, "--masks"), as_path(path)
+    if as_whole(workers) is None:
+        raise BadInput(f"workers is {workers!r}, expected at least 1")
+    records = first_records(read_dataset(name, path, split), limit)
+    names = [record.clip for record in records]
+    count, clips = len(names), hashlib.sha256(json.dumps(names).encode()).hexdigest()
+    from videomolmo.grounding import load_masks
+
+    weights = load_masks(masks, "cpu")[1]  # a wrong name is found here, before any process starts
+    made_by = {
+        "frame_numbers": "of images", "dataset": name, "split": split, "masks": masks, "clips": count, "names": clips,
+        "weights": weights, **asdict(settings),
+    }  # fmt: skip
+    with provenance.claimed(out, made_by, "annotations", OURS):
+        (out / "parts").mkdir(exist_ok=True)
+        parts = {number: _part(out / "parts", number) for number in range(count)}
+        key = key_of(made_by)
+        todo = [number for number, part in parts.items() if _read_part(part, key) is None]
+        begin = (name, path, split, masks, settings, out / "parts", key)
+        refused = _run(todo, min(workers, len(todo)), begin, count)
+        if refused and len(refused) == count:
+            raise BadInput(f"no clip could be annotated; the first: {refused[0]}")
+        there = (_read_part(part, key) for number, part in parts.items() if number not in refused)
+        return _gather(out, there, made_by, {names[number]: reason for number, reason in sorted(refused.items())})
+
+
+def _part(parts: Path, number: int) -> Path:
+    return parts / f"{number:06d}.json"
+
+
+def _read_part(path: Path, key: str) -> dict | None:
+    """Rows and quality of a clip; None where it is not done, damaged, or by other settings: it is done again."""
+    try:
+        part = read_json(path, Part)
+    except (OSError, BadInput):
+        return None
+    return part if part.get("made_by", key) == key else None
+
+
+def _run(todo: list[int], workers: int, begin: tuple, count: int) -> dict[int, str]:
+    """Annotate clips; the numbers of those that were refused, and why."""
+    import torch
+
+    threads, refused = torch.get_num_threads(), {}
+    try:
+        with closing(run_all(_annotate, todo, workers, "annotate", _begin, begin)) as results:
+            done = tqdm(results, total=count, initial=count - len(todo), desc="annotate", unit="clip")
+            for number, reason in done:
+                if reason:
+                    refused[number] = reason
+    finally:
+        torch.set_num_threads(threads)  # which one worker has changed for itself
+        remove_dead(begin[-2], UNFINISHED)
+    return refused
+
+
+def _begin(name: str, path: Path | None, split: str | None, masks: str, settings: Settings, *target: Any) -> tuple:
+    """Once in each process: SAM 2 on one thread, so that all processes compute alike, and the data set's index."""
+    import torch
+
+    from videomolmo.grounding import load_masks
+    from videomolmo.masks.sam2 import MaskTracker
+
+    torch.set_num_threads(1)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return MaskTracker(load_masks(masks, device)[0]), read_dataset(name, path, split), settings, *target
+
+
+def _annotate(begun: tuple, number: int) -> tuple[int, str]:
+    """Annotate one clip; its number, and why it was refused: one missing picture need not stop all the others."""
+    tracker, records, settings, parts, key = begun
+    try:
+        rows, quality = annotate_clip(records[number], tracker, settings)
+    except BadInput as error:
+        return number, str(error)
+    write_text(_part(parts, number), json.dumps({"made_by": key, "rows": rows, "quality": quality}))
+    return number, ""
+
+
+def _gather(out: Path, parts: Iterable[dict | None], made_by: dict, refused: dict[str, str]) -> dict:
+    """Join all parts in the order of the clips; returns the report."""
+    verdicts, histogram, several, rows_count = Counter(), [0] * BINS, 0, 0
+    with _lines(out / ROWS) as rows, _lines(out / QUALITY) as quality:
+        for content in parts:
+            if content is None:
+                raise BadInput(f"a part in {out} was damaged meanwhile; run again")
+            rows.writelines(json.dumps(row) + "\n" for row in content["rows"])
+            rows_count += len(content["rows"])
+            for row in content["quality"]:
+                quality.write(json.dumps(row) + "\n")
+                verdicts[row["verdict"]] += 1
+                several += row.get("parts", 1) > 1
+                if "iou" in row:
+                    histogram[min(int(row["iou"] * BINS), BINS - 1)] += 1
+    report = {
+        "rows": rows_count,
+        "refused": refused,
+        "objects": dict(sorted(verdicts.items())),
+        "in_several_parts": several,
+        "iou_histogram": {f"{n / BINS:.1f}": count for n, count in enumerate(histogram)},
+        **made_by,
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
+    }
+    write_json(out / REPORT, report)
+    return report
+
+
+@contextmanager
+def _lines(path: Path) -> Iterator[TextIO]:
+    with whole_file(path) as whole, open(whole, "w", encoding="utf-8") as file:
+        yield file

@@ -1,0 +1,398 @@
+"""A model predicts the clips of a benchmark, each prediction is scored, and one table comes out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from videomolmo.datasets import first_records, read_dataset
+from videomolmo.datasets.mevis import REVOS_KINDS, REVOS_NAME
+from videomolmo.datasets.record import Expression, Record, Records
+from videomolmo.datasets.registry import known
+from videomolmo.errors import BadInput
+from videomolmo.evaluation.predictions import LAYOUT, Predictions
+from videomolmo.evaluation.score import (
+    LACKING,
+    Score,
+    frames_of,
+    label_maps,
+    points_row,
+    revos_row,
+    same_size,
+    score_count,
+    score_masks,
+    score_points,
+    score_revos,
+)
+from videomolmo.grounding import check_settings
+from videomolmo.io import provenance
+from videomolmo.io.cache import key_of
+from videomolmo.io.files import whole_file, write_json
+from videomolmo.io.plain_values import needed_path
+from videomolmo.io.schemas import MOST_FRAMES, KeptAnswer, read_json
+from videomolmo.io.tables import write_csv
+from videomolmo.metrics import mean_over_revos, ref_davis17
+from videomolmo.metrics.expressions import RevosScore
+from videomolmo.weights import hub
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from videomolmo.grounding import VideoGrounder
+
+
+QUOTED = {
+    "ref_davis17": {"VideoMolmo": 72.5, "VideoGLaMM": 69.5},
+    "ref_youtube_vos": {"VideoMolmo": 67.3, "VideoGLaMM": 66.8},
+    "mevis": {"VideoMolmo": 53.9, "Molmo+SAM2": 46.9},
+    "reason_vos": {"VideoMolmo": 51.1, "VideoLISA": 47.5},
+    "vpos": {"VideoMolmo, Ego4D": 54.9, "VideoMolmo, robotics": 27.6, "VideoMolmo, driving": 57.4,
+             "VideoMolmo, cells": 19.2, "VideoMolmo, GUI": 65.7, "Molmo+SAM2, Ego4D": 50.4,
+             "Molmo+SAM2, robotics": 26.7, "Molmo+SAM2, driving": 48.5, "Molmo+SAM2, cells": 14.2,
+             "Molmo+SAM2, GUI": 58.0},
+}  # fmt: skip
+
+
+PROTOCOLS = {"mevis": "split valid, by its server", "ref_davis17": "mean of four annotators"}
+
+
+def comparison(benchmark: str, ours: dict[str, float]) -> str:
+    """Our J&F, by what they were measured on, beside the published ones, which are marked as quoted: Markdown."""
+    rows = [(f"this run: {what}", f"{100 * value:.1f}", "measured here") for what, value in ours.items()]
+    quoted = "quoted from the paper" + (f" ({PROTOCOLS[benchmark]})" if benchmark in PROTOCOLS else "")
+    rows += [(name, f"{value:.1f}", quoted) for name, value in QUOTED.get(benchmark, {}).items()]
+    if len(rows) < 2:
+        rows.append(("nothing published", "", "no figures of this benchmark are known here"))
+    lines = ["| system | J&F % | source |", "|---|---|---|"]
+    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
+
+
+def answer_path(out: Path, record: Record, expression: Expression) -> Path:
+    """Where the answers to one expression are kept; the file is the sign that its masks are complete."""
+    return Predictions(out / "answers").path(record, expression, 0).parent.with_suffix(".json")
+
+
+def read_answer(out: Path, record: Record, expression: Expression, made_by: str | None) -> dict | None:
+    """What was kept of one expression: key frames with points and texts, number of objects, seconds.
+
+    None where nothing was, where it is damaged, other settings made it, or the sentence is another one by now.
+    """
+    try:
+        answer = read_json(answer_path(out, record, expression), KeptAnswer)
+    except (OSError, BadInput):
+        return None
+    most = len(record.frame_names) or MOST_FRAMES
+    fits = all(key["frame"] < most for key in answer["key_frames"])
+    known = (answer["text"], answer.get("made_by", made_by)) == (expression.text, made_by)
+    return answer if fits and known else None
+
+
+def predict(
+    grounder: "VideoGrounder",
+    record: Record,
+    expression: Expression,
+    out: Path,
+    predictions: Predictions,
+    settings: dict,
+    made_by: str,
+) -> None:
+    """Ground one expression and write a mask for every frame, the answers last.
+
+    Args:
+        grounder: the models.
+        record, expression: what is asked.
+        out: of the evaluation.
+        predictions: where masks go.
+        settings: `every`, `fusion`, `tau`, `context` of `VideoGrounder.__call__`.
+        made_by: a mark of all settings of the evaluation, kept with the answers.
+    """
+    begun = time.perf_counter()
+    with record.frames() as video:
+        result = grounder(video, expression.text, **settings)
+        for frame in range(len(result.masks)):
+            predictions.write(record, expression, frame, result.masks[frame].any(axis=0))
+    write_json(
+        answer_path(out, record, expression),
+        {
+            "text": expression.text,
+            "made_by": made_by,
+            "commit": provenance.commit(),
+            "objects": int(result.objects),
+            "seconds": round(time.perf_counter() - begun, 3),
+            "key_frames": [
+                {"frame": answer.frame, "outcome": answer.outcome, "points_px": answer.points_px, "text": answer.text}
+                for answer in result.answers
+            ],
+        },
+    )
+
+
+ALL = "(all)"
+OURS = ("predictions", "answers", "missing.json", "results.parquet", "results.csv")
+COLUMNS = ("clip", "expression", "kind", "text", "metric", "value", "n", "seconds")
+MEANS = {
+    "count exact": "EMA",
+    "count close": "close accuracy",
+    "count error": "MAE",
+    "count invalid": "invalid share",
+}
+
+
+def evaluate(
+    benchmark: str,
+    out: Path,
+    *,
+    path: Path | None = None,
+    split: str | None = None,
+    model: str = "nano",
+    masks: str = "nano",
+    every: int = 5,
+    fusion: str = "iou",
+    tau: float = 0.7,
+    context: int | None = None,
+    device: str = "auto",
+    limit: int | None = None,
+    foreign: Path | None = None,
+    layout: str = LAYOUT,
+) -> "pd.DataFrame":
+    """The table of a benchmark, also written to `out`/results.parquet and results.csv; run again to go on.
+
+    Args:
+        benchmark, path, split: see `read_dataset`.
+        out: gets predictions/, answers/, results and missing.json.
+        model, masks, device: see `videomolmo.load_grounder`.
+        every, fusion, tau, context: see `VideoGrounder.__call__`.
+        limit: only so many clips.
+        foreign: masks of another system, which are only scored; `layout` tells where they lie in that folder.
+        layout: see `Predictions`.
+
+    Returns:
+        One row for each clip, expression and metric, and rows with clip "(all)" for their means over expressions; no
+        row, but all columns, where the set keeps its truth to itself. For ReVOS those means are over its two types.
+        A missing prediction counts 0 and is listed in missing.json, with the reason where a clip or a sentence was
+        refused, and with the number of frames where only some have no mask. Masks of other sizes, turned ones and
+        those with several values are counted there too, and on standard error, with what was done with them.
+
+    Raises:
+        BadInput: `out` holds results of other settings, another process works there, no foreign mask is there, or what
+            the parts refuse.
+    """
+    benchmark, _ = known(benchmark)
+    settings = check_settings(every, fusion, tau, context)
+    model, masks = hub.named(model, "--model"), hub.named(masks, "--masks")
+    out, foreign = needed_path(out, "out"), None if foreign is None else needed_path(foreign, "foreign")
+    if foreign is None and layout != LAYOUT:
+        raise BadInput(f"layout {layout!r} is for masks of others; give their folder, or no layout")
+    records = first_records(read_dataset(benchmark, path, split), limit)
+    by = {"foreign": str(foreign), "layout": layout} if foreign else {"model": model, "masks": masks, **settings}
+    made_by = _about(benchmark, records, limit) | by | {"expressions": _digest(records)}
+    predictions = Predictions(foreign or out / "predictions", layout)
+    facts = made_by | {"commit": provenance.commit(), "weights": ""}  # those of others are not known
+    if foreign is not None:
+        _check_foreign(records, predictions)
+        with provenance.claimed(out, made_by, "an evaluation", OURS):
+            return _score(records, predictions, out, {}, None, facts)
+    grounder = _grounder(model, masks, device, settings)
+    whole = made_by | {"weights": grounder.weights}
+    with provenance.claimed(out, whole, "an evaluation", OURS):
+        refused = _predict(grounder, records, predictions, out, settings, key_of(whole))
+        facts["weights"] = " ".join(sorted(grounder.weights.values()))
+        return _score(records, predictions, out, refused, key_of(whole), facts)
+
+
+def _about(benchmark: str, records: Records, limit: int | None) -> dict:
+    return {"benchmark": benchmark, "split": records.split, "limit": None if limit is None else int(limit)}
+
+
+def _tell(out: Path, lost: dict, notes: list[str]) -> None:
+    """Write missing.json, and say what was done with masks that are unlike the others."""
+    write_json(out / "missing.json", lost | ({"notes": notes} if notes else {}))
+    for note in notes:
+        print(note, file=sys.stderr)
+
+
+def _score(
+    records: Records, predictions: Predictions, out: Path, refused: dict[str, str], key: str | None, facts: dict
+) -> "pd.DataFrame":
+    """Write what is missing, and the table."""
+    rows, missing, lacking = _scores(records, predictions, out, refused, key)
+    rows += _means(rows) if facts["benchmark"] != REVOS_NAME else _revos_means(rows)
+    if facts["benchmark"] == "ref_davis17":
+        rows += _ref_davis17(records, predictions)
+    lost = {"missing": missing, "count": len(missing), "reasons": refused, "frames": lacking}
+    _tell(out, lost, predictions.notes())
+    return _write(out, facts, rows)
+
+
+def _grounder(model: str, masks: str, device: str, settings: dict) -> "VideoGrounder":
+    """The models, once the settings are known to fit: nothing is written before."""
+    from videomolmo.systems.molmo2 import load_grounder
+
+    grounder = load_grounder(model, masks, device)
+    grounder.context_of(settings["context"])
+    return grounder
+
+
+def _predict(
+    grounder: "VideoGrounder", records: Records, predictions: Predictions, out: Path, settings: dict, key: str
+) -> dict[str, str]:
+    """Predict what is not there yet; why expressions were refused. A clip or sentence that is stops no other."""
+    refused: dict[str, str] = {}
+    todo = [pair for pair in _pairs(records) if read_answer(out, *pair, key) is None]
+    for record, expression in tqdm(todo, desc="predict", unit="expression"):
+        try:
+            predict(grounder, record, expression, out, predictions, settings, key)
+        except BadInput as error:
+            refused[_name(record, expression)] = str(error)
+    return refused
+
+
+def _check_foreign(records: Records, predictions: Predictions) -> None:
+    """Nothing where any mask of others is there."""
+    if not predictions.root.is_dir():
+        raise BadInput(f"{predictions.root} is no folder of predictions; check the path")
+    first = next(_pairs(records), None)
+    if first and not any(_has_any(predictions, *pair) for pair in _pairs(records)):
+        looked_for = predictions.path(*first, 0)
+        raise BadInput(f"no mask in {predictions.root}: the first looked for is {looked_for}; check path and layout")
+
+
+def _digest(records: Records) -> str:
+    """A hash of the names of all clips and expressions: another data set's answers are not taken for this one's."""
+    asked = [[record.clip, expression.id] for record, expression in _pairs(records)]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+
+def _pairs(records: Records) -> Iterator[tuple[Record, Expression]]:
+    return ((record, expression) for record in records for expression in record.expressions)
+
+
+def _name(record: Record, expression: Expression) -> str:
+    return f"{record.clip}/{expression.id}"
+
+
+def _scores(
+    records: Records, predictions: Predictions, out: Path, refused: dict[str, str], key: str | None
+) -> tuple[list[dict], list[str], dict[str, int]]:
+    """Rows of every expression; those that nothing was predicted for; how many frames of the others have no mask.
+
+    Without a `key` masks are foreign: of them neither points nor counts are known, and none are scored.
+    """
+    rows, missing, lacking = [], [], {}
+    for record, expression in tqdm(list(_pairs(records)), desc="score", unit="expression"):
+        answer, name = read_answer(out, record, expression, key), _name(record, expression)
+        try:
+            masks = predictions if name not in refused else Predictions(out / "refused")  # what lies there answers
+            scores = _mask_scores(record, expression, masks)  # another sentence; of this one there is nothing
+            others = []
+            if key is not None:
+                others = [*score_points(record, expression, answer), *score_count(expression, answer)]
+        except BadInput:
+            if name not in refused:
+                raise
+            scores, others = _scores_of_nothing(record, expression), []
+        gone = next((score for score in scores if score.metric == LACKING), None)
+        is_bare = gone is not None and gone.value == gone.n
+        if is_bare or name in refused or not _has_any(predictions, record, expression):
+            missing.append(name)
+        elif gone is not None:
+            lacking[name] = int(gone.value)
+        scores = [*(score for score in scores if score is not gone), *others]
+        about = {"clip": record.clip, "expression": expression.id, "kind": expression.kind, "text": expression.text}
+        seconds = None if answer is None else answer["seconds"]
+        rows += [{**about, **vars(score), "seconds": seconds} for score in scores]
+    return rows, missing, lacking
+
+
+def _mask_scores(record: Record, expression: Expression, predictions: Predictions) -> list[Score]:
+    return (score_revos if record.dataset == REVOS_NAME else score_masks)(record, expression, predictions)
+
+
+def _has_any(predictions: Predictions, record: Record, expression: Expression) -> bool:
+    """Whether any frame has a mask; also where the set keeps its truth to itself."""
+    frames = frames_of(record)
+    return predictions.lacking(record, expression, frames) < frames
+
+
+def _scores_of_nothing(record: Record, expression: Expression) -> list[Score]:
+    """Zeros where nothing was predicted because the clip cannot be read, and its truth needs the clip's size."""
+    if expression.objects is None:
+        return score_count(expression, None)
+    zeros = revos_row(RevosScore(0.0, 0.0, 0.0, 0.0), 0)
+    masks = zeros if record.dataset == REVOS_NAME else zeros[:3]  # J, F and J&F
+    return [*masks, *points_row((0.0, 0.0, 0.0), 0), *score_count(expression, None)]
+
+
+def _means(rows: list[dict]) -> list[dict]:
+    """Means over expressions, of all and of each kind."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        for kind in (ALL, row["kind"]):
+            found.setdefault((kind, row["metric"]), []).append(row["value"])
+    return [
+        _row(Score(MEANS.get(metric, metric), float(np.mean(values)), len(values)), kind)
+        for (kind, metric), values in found.items()
+    ]
+
+
+def _revos_means(rows: list[dict]) -> list[dict]:
+    """As `_means`, but those of all expressions weigh both types alike, however many expressions each has.
+
+    Source: ReVOS's evaluation.
+    """
+    values: dict[tuple[str, str, str], dict[str, float]] = {}
+    for row in rows:
+        values.setdefault((row["kind"], row["clip"], row["expression"]), {})[row["metric"]] = row["value"]
+    kinds: dict[str, list[RevosScore]] = {}
+    for (kind, *_), found in values.items():
+        if "R" in found and kind in REVOS_KINDS.values():  # its masks were scored, and the set's own means count it
+            kinds.setdefault(kind, []).append(RevosScore(found["J"], found["F"], found["A"], found["R"]))
+    overall = {score.metric: score.value for score in revos_row(mean_over_revos(kinds)["overall"], 0)} if kinds else {}
+    return [
+        row | {"value": overall.get(row["metric"], row["value"])} if row["kind"] == ALL else row for row in _means(rows)
+    ]
+
+
+def _ref_davis17(records: Records, predictions: Predictions) -> list[dict]:
+    """The protocol's own number: annotators' masks compete, DAVIS unsupervised, mean of four annotators."""
+
+    def sequences() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        for record in tqdm(records, desc="four annotators", unit="clip"):
+            if not record.expressions:
+                continue
+            truth = np.stack(same_size(record, label_maps(record)))
+            size = truth.shape[1:]
+            placed = {int(expression.id): expression for expression in record.expressions}  # object * 4 + annotator
+            maps = np.zeros((4 * (max(placed) // 4 + 1), *truth.shape), dtype=bool)
+            for number, expression in placed.items():
+                for frame in range(len(truth)):
+                    mask = predictions.read(record, expression, frame, size)
+                    maps[number, frame] = False if mask is None else mask
+            yield record.clip, truth, maps
+
+    scores = ref_davis17(sequences())
+    named = {f"four annotators, {name}": value for name, value in scores.mean.items()}
+    return [_row(Score(name, float(value), len(records)), ALL) for name, value in named.items()]
+
+
+def _row(score: Score, kind: str) -> dict:
+    return {"clip": ALL, "expression": ALL, "kind": kind, "text": "", **vars(score), "seconds": None}
+
+
+def _write(out: Path, facts: dict, rows: list[dict]) -> "pd.DataFrame":
+    """The table as Parquet and CSV, the facts in every row."""
+    import pandas as pd
+
+    table = pd.DataFrame([facts | row for row in rows], columns=[*facts, *COLUMNS])
+    with whole_file(out / "results.parquet") as unfinished:
+        table.to_parquet(unfinished, index=False)
+    write_csv(table, out / "results.csv")
+    return table

@@ -1,0 +1,323 @@
+"""Panels that act: correct, export, ask."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+
+from videomolmo.errors import BadInput
+from videomolmo.inspector import exports
+from videomolmo.inspector.corrections import Cancelled, Change, ask
+from videomolmo.inspector.inspection import Inspection
+from videomolmo.inspector.plots import name_of
+from videomolmo.inspector.session import Desk
+from videomolmo.inspector.view_panels import section
+
+MODES = [("look", "look"), ("+ point", "add"), ("− point", "off"), ("remove point", "remove")]
+NEW = "new object"
+REACH = 0.03  # of the frame's diagonal: how near a click must be to the point it removes
+
+
+class CorrectPanel:
+    """Buttons above the picture; what a click in it means.
+
+    Attributes:
+        mode: look, add, off (a point that is not on the object) or remove.
+        thing: the object that new points belong to, None for a new one.
+        drop, undo, redo, cancel: buttons.
+        bar: progress of the correction that runs.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self.mode = widgets.ToggleButtons(
+            options=MODES, style={"button_width": "auto"}, tooltips=["a click only looks", "a point on the object",
+            "a point that is not on the object", "take away the point that is clicked"],
+        )  # fmt: skip
+        self.thing = widgets.Dropdown(layout=widgets.Layout(width="130px"), tooltip="the object new points belong to")
+        self.drop = self._button("drop answer", "trash", self._drop, "as if the model had not been asked here")
+        self.undo = self._button("undo", "undo", lambda: self._at_once(desk.corrections.undo), "take it back")
+        self.redo = self._button("redo", "repeat", lambda: self._at_once(desk.corrections.redo), "do it again")
+        self.cancel = self._button("cancel", "stop", desk.work.cancel, "stop what runs; nothing is changed")
+        self.bar = widgets.IntProgress(0, 0, 1, layout=widgets.Layout(width="150px"))
+        self.running = widgets.HBox([self.bar, self.cancel], layout=widgets.Layout(display="none"))
+        self.box = widgets.HBox(
+            [self.mode, self.thing, self.drop, self.undo, self.redo, self.running],
+            layout=widgets.Layout(flex_flow="row wrap", align_items="center"),
+        )
+        self.mode.observe(self._remode, "value")
+        desk.clicked = self.click
+        desk.changed.append(self.refresh)
+        desk.moved.append(self._enable)
+        desk.work.turned.append(self._enable)
+        self.refresh()
+
+    def _button(self, text: str, icon: str, act: Callable[[], Any], why: str) -> widgets.Button:
+        made = widgets.Button(description=text, icon=icon, tooltip=why, layout=widgets.Layout(width="auto"))
+        made.on_click(lambda _: self._desk.attempt(act))
+        return made
+
+    def refresh(self) -> None:
+        """Offer the objects there are, and what can be done."""
+        inspection, chosen, before = self._desk.inspection, self.thing.value, self.thing.options
+        numbers = range(1, inspection.objects + 1)
+        options = [(f"{n} · {name_of(inspection, n)}"[:24], n) for n in numbers] + [(NEW, None)]
+        if list(before) != options:
+            self.thing.options = options
+            asked_for_new = chosen is None and len(before) > 1  # else nothing else could be chosen
+            self.thing.value = chosen if chosen in numbers or asked_for_new else options[0][1]
+        self._enable()
+
+    def _enable(self) -> None:
+        desk = self._desk
+        can = desk.grounder is not None and not desk.work.busy and desk.inspection.frames > 0
+        self.mode.disabled = not can
+        self.thing.disabled = not can
+        self.drop.disabled = not (can and desk.inspection.outcomes().get(desk.frame) not in (None, "dropped"))
+        self.undo.disabled = desk.work.busy or not desk.corrections.can_undo
+        self.redo.disabled = desk.work.busy or not desk.corrections.can_redo
+        if desk.grounder is None:
+            self.mode.tooltip = "give inspect(result, grounder=…) to correct"
+
+    def _remode(self, change: dict[str, Any]) -> None:
+        self._desk.canvas.mode = change["new"]
+
+    def click(self, frame: int, x: float, y: float) -> None:
+        """What a click at x, y of a frame does in the present mode."""
+        if self.mode.value == "look":
+            self._desk.say(self._what_is_at(frame, x, y))
+        elif self.mode.value == "remove":
+            self._desk.attempt(self._remove, frame, x, y)
+        else:
+            add, positive = self._desk.corrections.add_point, self.mode.value == "add"
+            thing = self.thing.value
+            self._run("point", lambda **news: add(frame, x, y, thing, positive, **news))
+
+    def _what_is_at(self, frame: int, x: float, y: float) -> str:
+        masks = self._desk.inspection.mask("fused", frame)
+        inside = masks is not None and 0 <= int(y) < masks.shape[1] and 0 <= int(x) < masks.shape[2]
+        found = [n + 1 for n in range(len(masks)) if masks[n, int(y), int(x)]] if inside else []
+        names = ", ".join(name_of(self._desk.inspection, n) for n in found)
+        return f"x {x:.1f}, y {y:.1f} px on frame {frame}: {names or 'no object'}"
+
+    def _remove(self, frame: int, x: float, y: float) -> None:
+        inspection = self._desk.inspection
+        points = [one for one in inspection.points(frame) if one.object is not None]
+        reach = max(4.0, REACH * math.hypot(inspection.width, inspection.height))
+        away = [math.dist((one.x, one.y), (x, y)) for one in points]
+        # of several within reach one of the object that is chosen, then the nearest
+        other = [one.object != self.thing.value for one in points]
+        within = [(other[n], far, n) for n, far in enumerate(away) if far <= reach]
+        if not within:
+            raise BadInput(f"no point within {reach:.0f} px of the click on frame {frame}; click on a point")
+        near = points[min(within)[-1]]
+        remove = self._desk.corrections.remove_point
+        self._run("removal", lambda **news: remove(frame, near.object, near.index, **news))
+
+    def _drop(self) -> None:
+        drop, frame = self._desk.corrections.drop_answer, self._desk.frame
+        self._run("drop", lambda **news: drop(frame, **news))
+
+    def _at_once(self, act: Callable[[], Change]) -> None:
+        if self._desk.is_free():
+            try:
+                self._done(act(), None)
+            except BadInput as error:
+                self._done(None, error)
+
+    def _run(self, what: str, act: Callable[..., Change]) -> None:
+        if not self._desk.is_free():
+            return
+        self.running.layout.display = ""
+        self.bar.value = 0
+        self._desk.say(f"{what}: masks are made again between the neighbouring key frames …")
+        self._desk.work.start(lambda progress, cancel: act(progress=progress, cancel=cancel), self._news, self._done)
+
+    def _news(self, steps: int, of: int) -> None:
+        self.bar.max, self.bar.value = max(1, of), steps
+
+    def _done(self, change: Change | None, error: BaseException | None) -> None:
+        self.running.layout.display = "none"
+        if error is not None:
+            if isinstance(error, Cancelled):
+                self._desk.say("cancelled: nothing was changed")
+            else:
+                self._desk.refresh()  # refused because of corrections made elsewhere, perhaps: they are shown now
+                self._desk.regret(error)
+            return
+        self._desk.refresh()
+        if change.record["action"] == "add_point":
+            self.thing.value = change.object  # a new object, too, is what the next points belong to
+        first, end = change.frames
+        changed = f"frames {first}–{end - 1} changed" if end > first else "no frame changed"
+        action = change.record["action"].replace("_", " ")
+        self._desk.say(f"{action}: {changed}, SAM 2 went through {change.propagated}")
+
+
+Export = Callable[[Desk, Path], Any]
+EXPORTS: dict[str, tuple[str, Export]] = {  # what the user reads: ending of the name ("" a folder), how it is written
+    "DAVIS pictures": ("", lambda desk, path: exports.export_davis(desk.inspection, path)),
+    "COCO masks (JSON)": (".json", lambda desk, path: exports.export_coco(desk.inspection, path)),
+    "tracks (CSV)": (".csv", lambda desk, path: exports.export_tracks(desk.inspection, path)),
+    "video (MP4)": (".mp4", lambda desk, path: _video(desk, path)),
+    "video (GIF)": (".gif", lambda desk, path: _video(desk, path)),
+    "this view (PNG)": (".png", lambda desk, path: _view(desk, path)),
+    "training records": (".jsonl", lambda desk, path: desk.corrections.export_training(path)),
+}
+
+
+def _video(desk: Desk, path: Path) -> None:
+    look, beside = replace(desk.look, size=None), desk.beside  # the video's own size, not that of the page
+    exports.export_video(desk.inspection, path, look, beside=beside and (beside[0], replace(beside[1], size=None)))
+
+
+def _view(desk: Desk, path: Path) -> None:
+    exports.export_view(desk.inspection, path, desk.frame, desk.look, beside=desk.beside)
+
+
+_being_written: set[Path] = set()  # by any inspector of this kernel; they get their names at the end
+
+
+def free_path(folder: Path, stem: str, ending: str) -> Path:
+    """A path in `folder` that is not taken: stem_1.png, stem_2.png …"""
+    number = 1
+    while (path := folder / f"{stem}_{number}{ending}").exists() or path in _being_written:
+        number += 1
+    return path
+
+
+class ExportPanel:
+    """A choice of formats, a button, and where the file went.
+
+    Attributes:
+        kind: one of `EXPORTS`.
+        button: writes it.
+        line: the path that was written.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self.kind = widgets.Dropdown(options=list(EXPORTS), layout=widgets.Layout(width="170px"))
+        self.button = widgets.Button(description="export", icon="download", layout=widgets.Layout(width="90px"))
+        self.button.tooltip = f"write it below {desk.folder}"
+        self.button.on_click(lambda _: self.export())
+        self.line = widgets.HTML()
+        self.box = widgets.VBox([section("Take away"), widgets.HBox([self.kind, self.button]), self.line])
+
+    def export(self) -> None:
+        """Write the chosen kind of file under a name that is not taken; video files take a while."""
+        if self._desk.work.busy:
+            self._desk.say("wait until the present work is done", error=True)
+            return
+        ending, write = EXPORTS[self.kind.value]
+        stem = self.kind.value.split(" (")[0].replace(" ", "_").lower()
+        path = free_path(self._desk.folder, stem, ending)
+        self._desk.say(f"writing {path} …")
+
+        _being_written.add(path)
+
+        def job(_: Any, __: Any) -> Path:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write(self._desk, path)
+            finally:
+                _being_written.discard(path)
+            return path
+
+        self._desk.work.start(job, lambda *_: None, self._done)
+
+    def _done(self, path: Path | None, error: BaseException | None) -> None:
+        if error is not None:
+            self._desk.regret(error)
+            return
+        self.line.value = f"<small>wrote <code>{path}</code></small>"
+        self._desk.say(f"wrote {path}")
+
+
+class AskPanel:
+    """A field for another sentence; the results so far can be had back, and one that is only in memory saved.
+
+    Attributes:
+        text: the sentence.
+        button: asks it.
+        history: sentences asked so far.
+        keep: saves the result shown, with its corrections, where it lies in no folder yet.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self.text = widgets.Text(placeholder="the blue square", layout=widgets.Layout(width="190px"))
+        self.button = widgets.Button(description="ask", icon="search", layout=widgets.Layout(width="70px"))
+        self.history = widgets.Dropdown(layout=widgets.Layout(width="auto", display="none"))
+        self.button.disabled = self.text.disabled = desk.grounder is None
+        self.button.tooltip = "run both models" if desk.grounder is not None else "give inspect(result, grounder=…)"
+        self.button.on_click(lambda _: self.ask())
+        self.history.observe(self._back, "value")
+        self.keep = widgets.Button(description="save this result", icon="save", layout=widgets.Layout(width="auto"))
+        self.keep.tooltip = f"it is in memory only; write it and its corrections below {desk.folder}"
+        self.keep.on_click(lambda _: self.save())
+        self.box = widgets.VBox([
+            section("Ask something else"), widgets.HBox([self.text, self.button]), self.history, self.keep,
+        ])  # fmt: skip
+        desk.changed.append(self._offer)
+        self._offer()
+
+    def _offer(self) -> None:
+        in_memory = self._desk.inspection.folder is None
+        self.keep.layout.display = "" if in_memory else "none"
+
+    def save(self) -> None:
+        """Write the result that is shown to a folder of its own."""
+        desk = self._desk
+        if desk.work.busy:
+            desk.say("wait until the present work is done", error=True)
+            return
+        inspection, path = desk.inspection, free_path(desk.folder, "result", "")
+        desk.say(f"saving {path} …")
+        desk.work.start(lambda *_: inspection.save(path), lambda *_: None, lambda _, error: self._saved(path, error))
+
+    def _saved(self, path: Path, error: BaseException | None) -> None:
+        if error is not None:
+            self._desk.regret(error)
+            return
+        self._offer()
+        self._desk.say(f"saved {path}; corrections are written there from now on")
+
+    def ask(self) -> None:
+        """Run the sentence in the field over the same video."""
+        desk, sentence = self._desk, self.text.value.strip()
+        if not sentence or desk.work.busy:
+            desk.say("write a sentence first" if not sentence else "wait until the present work is done", error=True)
+            return
+        desk.say(f"asking for “{sentence}” …")
+        inspection = desk.inspection
+        truth_free = lambda *_: Inspection(ask(inspection, sentence, desk.grounder))  # noqa: E731
+        desk.work.start(truth_free, lambda *_: None, self._done)
+
+    def _done(self, found: Inspection | None, error: BaseException | None) -> None:
+        if error is not None:
+            self._desk.regret(error)
+            return
+        self._desk.asked.append(found)
+        self.history.unobserve(self._back, "value")  # new options choose the first one for a moment
+        self.history.options = [(one.sentence, n) for n, one in enumerate(self._desk.asked)]
+        self.history.layout.display, self.history.value = "", None
+        self.history.observe(self._back, "value")
+        self.history.value = len(self._desk.asked) - 1
+
+    def _back(self, change: dict[str, Any]) -> None:
+        if change["new"] is None or self._desk.asked[change["new"]] is self._desk.inspection:
+            return
+        if self._desk.work.busy:  # it works on what is shown
+            self._desk.say("wait until the present work is done", error=True)
+            self.history.value = change["old"]
+            return
+        self._desk.inspection.close()
+        chosen = self._desk.inspection = self._desk.asked[change["new"]]
+        self._desk.opened()
+        self._desk.say(f"“{chosen.sentence}”: {chosen.objects} object{'s' * (chosen.objects != 1)}")

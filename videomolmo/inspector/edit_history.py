@@ -1,0 +1,340 @@
+"""Corrections as a log on disk, with undo and redo bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from videomolmo.errors import BadInput
+from videomolmo.io.schemas import Correction, parse, read_bytes
+from videomolmo.mask_store import Told
+from videomolmo.results import GroundingResult
+
+Click = tuple[float, float, int]  # x and y in pixels, 1 on the object or 0 off it
+Clicks = tuple[Click, ...]
+BaseClicks = Callable[[int, int], Clicks]
+MOST_NEW = 1000  # objects that corrections can begin
+
+
+class Stretch(NamedTuple):
+    """An object between two of its key frames, with the clicks it starts from on either side.
+
+    Attributes:
+        start, stop: the frames, stop exclusive.
+        left, right: key frames, None where there is none on that side.
+        left_clicks, right_clicks: of the object there; empty where it is not there.
+    """
+
+    start: int
+    stop: int
+    left: int | None
+    right: int | None
+    left_clicks: Clicks
+    right_clicks: Clicks
+
+
+@dataclass(frozen=True)
+class State:
+    """All corrections in force.
+
+    Attributes:
+        clicks: (object, frame) to the clicks that replace those of the model there.
+        dropped: key frames whose answer does not count.
+    """
+
+    clicks: Mapping[tuple[int, int], Clicks] = field(default_factory=dict)
+    dropped: frozenset[int] = frozenset()
+
+    def objects(self) -> int:
+        """The largest id of an object that was clicked on."""
+        return max((thing for thing, frames in self._by_object.items() if any(frames.values())), default=0)
+
+    @cached_property
+    def _by_object(self) -> dict[int, dict[int, Clicks]]:
+        """Object to frame to clicks: many objects and many clicks are looked through once."""
+        found: dict[int, dict[int, Clicks]] = {}
+        for (thing, frame), clicks in self.clicks.items():
+            found.setdefault(thing, {})[frame] = clicks
+        return found
+
+    def frames_of(self, thing: int) -> set[int]:
+        """Frames on which this object's clicks are others than the model's."""
+        return {*self._by_object.get(thing, ()), *self.dropped}
+
+    def clicks_of(self, thing: int, frame: int, base: BaseClicks) -> Clicks:
+        """Clicks of an object on a frame, the model's where nothing was corrected."""
+        if (thing, frame) in self.clicks:
+            return self.clicks[thing, frame]
+        return () if frame in self.dropped else base(thing, frame)
+
+    def keys_of(self, thing: int, key_frames: Iterable[int]) -> list[int]:
+        """Key frames that bound the stretches of an object: those of the clip and its own corrective ones."""
+        own = {frame for frame, clicks in self._by_object.get(thing, {}).items() if clicks}
+        return sorted((set(key_frames) - self.dropped) | own)
+
+    def stretches(self, thing: int, key_frames: Iterable[int], frames: int, base: BaseClicks) -> list[Stretch]:
+        """The stretches of an object in which something differs from the run, in order.
+
+        Args:
+            thing: id of the object.
+            key_frames: of the run.
+            frames: length of the clip.
+            base: the model's clicks for an object on a frame.
+        """
+        changed, keys = sorted(self.frames_of(thing)), self.keys_of(thing, key_frames)
+        if not changed:
+            return []
+        edges = [None, *keys, None]
+        found = []
+        for left, right in pairwise(edges):
+            start, stop = (0 if left is None else left), (frames if right is None else right)
+            first = bisect_left(changed, start)  # the right key frame counts, too, where there is one
+            if start < stop and first < len(changed) and changed[first] < stop + (right is not None):
+                ends = [() if key is None else positive_only(self.clicks_of(thing, key, base)) for key in (left, right)]
+                found.append(Stretch(start, stop, left, right, *ends))
+        return found
+
+
+def positive_only(clicks: Clicks) -> Clicks:
+    """The clicks if one of them is on the object; none otherwise: the object is not there.
+
+    Example:
+        >>> positive_only(((3.0, 4.0, 0),))
+        ()
+    """
+    return clicks if any(label for _, _, label in clicks) else ()
+
+
+class Delta(NamedTuple):
+    """What one correction changes on one frame.
+
+    Attributes:
+        frame: its number.
+        clicks: object to the clicks before and after it; None: those of the model.
+        drops: whether the frame's answer ceases to count.
+    """
+
+    frame: int
+    clicks: Mapping[int, tuple[Clicks | None, Clicks | None]]
+    drops: bool = False
+
+
+class History:
+    """The state of all corrections, and the way back: what each changed, so that many need no more room than they say.
+
+    Args:
+        objects: of the run; corrections may begin new ones, one after the other.
+
+    Attributes:
+        records: everything that happened, undo and redo included.
+    """
+
+    def __init__(self, objects: int | None = None) -> None:
+        self.records: list[dict[str, Any]] = []
+        self._deltas: list[Delta] = []
+        self._at = 0
+        self._clicks: dict[int, dict[int, Clicks]] = {}  # frame to object to clicks
+        self._dropped: set[int] = set()
+        self._state: State | None = State()
+        self._most, self._last = objects, None if objects is None else objects + MOST_NEW
+
+    @property
+    def state(self) -> State:
+        if self._state is None:
+            clicks = {(thing, at): own for at, frame in self._clicks.items() for thing, own in frame.items()}
+            self._state = State(clicks, frozenset(self._dropped))
+        return self._state
+
+    def can(self, action: str) -> bool:
+        """Whether "undo" or "redo" leads anywhere."""
+        return self._at > 0 if action == "undo" else self._at < len(self._deltas)
+
+    def after(self, record: Mapping[str, Any]) -> State:
+        """The state that a record leads to.
+
+        Raises:
+            BadInput: an undo or redo that leads nowhere, or a record that is none.
+        """
+        before, delta = self.state, self._delta(record)
+        back = record["action"] == "undo"
+        changed = {(thing, delta.frame): pair[not back] for thing, pair in delta.clicks.items()}
+        clicks = {key: own for key, own in (before.clicks | changed).items() if own is not None}
+        dropped = before.dropped ^ {delta.frame} if delta.drops else before.dropped
+        return State(clicks, dropped)
+
+    def _delta(self, record: Mapping[str, Any]) -> Delta:
+        action = record.get("action")
+        if action in ("undo", "redo"):
+            if not self.can(action):
+                raise BadInput(f"there is nothing to {action}")
+            return self._deltas[self._at - (action == "undo")]
+        try:
+            if action == "drop_answer":
+                frame = int(record["frame"])
+                there = self._clicks.get(frame, {})
+                gone = {thing: (own, None) for thing, own in there.items()}
+                return Delta(frame, gone, frame not in self._dropped)
+            if action in ("add_point", "remove_point"):
+                clicks = tuple((float(x), float(y), int(label)) for x, y, label in record["clicks"])
+                thing, frame = int(record["object"]), int(record["frame"])
+                self._check_object(thing)
+                return Delta(frame, {thing: (self._clicks.get(frame, {}).get(thing), clicks)})
+        except (KeyError, TypeError, ValueError) as error:
+            about = f"{dict(record)!r:.200}"
+            raise BadInput(f"record {about} is not a correction ({type(error).__name__}: {error})") from None
+        raise BadInput(f"action {action!r:.40} is unknown, expected add_point, remove_point, drop_answer, undo or redo")
+
+    def _check_object(self, thing: int) -> None:
+        """Nothing where the object is there, or is the next one that a correction can begin."""
+        if self._most is not None and not 1 <= thing <= min(self._most + 1, self._last):
+            raise ValueError(f"object {thing} is not there, expected 1 to {min(self._most + 1, self._last)}")
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Take a record in.
+
+        Raises:
+            BadInput: as `after`.
+        """
+        delta, action = self._delta(record), record["action"]
+        frame = self._clicks.setdefault(delta.frame, {})
+        for thing, pair in delta.clicks.items():
+            if (own := pair[action != "undo"]) is None:
+                frame.pop(thing, None)
+            else:
+                frame[thing] = own
+            if self._most is not None:
+                self._most = max(self._most, thing)
+        if delta.drops:
+            self._dropped ^= {delta.frame}
+        if action in ("undo", "redo"):
+            self._at += 1 if action == "redo" else -1
+        else:
+            self._deltas[self._at :] = [delta]
+            self._at += 1
+        self.records.append(record)
+        self._state = None
+
+
+LOG = "corrections.jsonl"
+FOLDER = "corrections"  # masks made for them, see `Runs`
+
+
+def result_key(result: GroundingResult) -> str:
+    """A name for what a run found, the same in memory and on disk, and when its video or its folder is moved."""
+    size = (result.objects, result.height, result.width)
+    facts = (result.sentence, size, result.times_s.round(6).tolist(), result.config)
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+class CorrectionLog:
+    """The records of one result's corrections.
+
+    Args:
+        folder: of the result; None: nothing is written.
+        result: see `result_key`; stands in every record, so that no other result in this folder takes it for its own.
+        clip: frames, objects and size of the result.
+
+    Attributes:
+        problems: lines that could not be read or are not of this result, a sentence each.
+        unkept: why corrections stay in memory although there is a folder; None while they are written.
+    """
+
+    def __init__(self, folder: Path | None, result: str, clip: Told) -> None:
+        self.folder, self.result, self.clip = folder, result, clip
+        self.problems: list[str] = []
+        self.unkept: str | None = None
+        self._size = 0
+
+    def read(self) -> History:
+        """All records of this result that make sense, in order; `problems` tells of the others."""
+        history, self.problems, self._size = History(self.clip.objects), [], 0
+        if self.folder is None:
+            return history
+        try:
+            data = read_bytes(self.folder / LOG)
+        except FileNotFoundError:
+            return history
+        except (OSError, BadInput) as error:
+            self.problems = [f"{LOG} cannot be read ({error}); the corrections in it are not shown"]
+            if isinstance(error, BadInput):
+                self.give_up(f"{LOG} cannot be read")
+            return history
+        self._size = len(data)
+        bad, others = [], 0
+        for number, line in enumerate(data.split(b"\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                record = self._record(line)
+                if record is None:
+                    others += 1
+                else:
+                    history.add(record)
+            except BadInput as error:
+                bad.append(f"line {number}: {error}")
+        if bad:
+            self.problems.append(f"{LOG}, {'; '.join(bad[:3])}{' …' * (len(bad) > 3)}: not shown, as no corrections")
+        if others:
+            self.problems.append(f"{LOG}: corrections of another result ({others}) are not shown")
+        return history
+
+    def _record(self, line: bytes) -> dict[str, Any] | None:
+        """The record of a line; None where it is of another result. Older records name none: they are taken."""
+        record = parse(dict[str, Any], line, LOG)
+        if record.get("result", self.result) != self.result:
+            return None
+        parse(Correction, line, LOG)
+        if record.get("frame", 0) >= self.clip.frames:
+            raise BadInput(f"frame {record['frame']} is not in the clip")
+        for x, y, _ in record.get("clicks", ()):
+            if not (0 <= x <= self.clip.width and 0 <= y <= self.clip.height):
+                raise BadInput(f"point ({x:g}, {y:g}) is not in the frame")
+        return record
+
+    def in_step(self) -> bool:
+        """Whether the file is as it was when it was read or written here last."""
+        if self.folder is None or self.unkept:
+            return True
+        try:
+            return (self.folder / LOG).stat().st_size == self._size
+        except OSError:
+            return self._size == 0
+
+    def check_room(self) -> None:
+        """Find out before any work is done whether it can be kept; `unkept` tells."""
+        if self.folder is None or self.unkept:
+            return
+        there = [self.folder, *(path for name in (LOG, FOLDER) if (path := self.folder / name).exists())]
+        closed = [path for path in there if not os.access(path, os.W_OK)]
+        if closed or not self.folder.is_dir():
+            self.give_up(f"{(closed or there)[0]} cannot be written")
+
+    def give_up(self, reason: str | OSError) -> None:
+        """Write nothing from now on: a record that follows on lost ones would mean something else."""
+        self.unkept = f"corrections are kept in memory only, until this result is closed: {reason}"
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a record in one write, so that a reader sees it whole or not at all."""
+        if self.folder is None or self.unkept:
+            return
+        line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        try:
+            with open(self.folder / LOG, "a+b") as file:
+                if file.seek(0, os.SEEK_END):
+                    file.seek(-1, os.SEEK_END)
+                    # an earlier write was cut short; its line stays as it is, and is reported
+                    line = line if file.read(1) == b"\n" else b"\n" + line
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+                self._size = file.tell()
+        except OSError as error:
+            self.give_up(error)

@@ -1,0 +1,73 @@
+"""Intermediate results that many runs share, kept by what made them: computed once, read by all others."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from videomolmo.errors import BadInput
+from videomolmo.io.files import whole_file
+from videomolmo.io.schemas import StoredArrays
+
+SUFFIX = ".npz"
+KINDS = "buifcSU"  # of arrays that are kept
+MOST_BYTES = 16 << 30  # of one
+
+
+def key_of(made_by: Mapping[str, Any]) -> str:
+    """Name of a result: SHA-256 of all that decides its content, in canonical JSON.
+
+    Raises:
+        BadInput: a value that JSON has no form for.
+
+    Example:
+        >>> key_of({"clip": 3, "every": 5}) == key_of({"every": 5, "clip": 3})
+        True
+    """
+    try:
+        text = json.dumps(made_by, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"what made a cached result must be plain JSON: {error}") from None
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def cached(
+    folder: Path, made_by: Mapping[str, Any], make: Callable[[], Mapping[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Arrays that `make` returns, read from `folder` when they were made before by the same.
+
+    Args:
+        folder: of the cache; made where missing. Several processes may share it: a file appears whole or not at all.
+        made_by: everything the arrays depend on: seeds, settings, hashes of weights, and a number that the caller
+            raises when its own code changes them.
+        make: called without arguments when nothing is there, or when what is there cannot be read.
+
+    Raises:
+        BadInput: see `key_of`.
+    """
+    path = Path(folder) / (key_of(made_by) + SUFFIX)
+    if (found := _read(path)) is None:
+        from filelock import FileLock
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):  # who comes second waits for the first, and reads
+            if (found := _read(path)) is None:
+                found = {name: np.asarray(value) for name, value in make().items()}
+                _write(path, found)
+    return found
+
+
+def _read(path: Path) -> dict[str, np.ndarray] | None:
+    try:
+        with StoredArrays(path) as stored:
+            return {name: stored.read(name, KINDS, None, MOST_BYTES) for name in stored.bytes}
+    except (OSError, BadInput):
+        return None  # not there, cut short by a full disk, or changed since
+
+
+def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    with whole_file(path) as unfinished:
+        np.savez_compressed(unfinished, **arrays)

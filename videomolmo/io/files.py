@@ -1,0 +1,400 @@
+"""Files and folders of results: written atomically, and never over what is not ours."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from videomolmo.errors import BadInput
+from videomolmo.io.plain_values import as_path
+from videomolmo.io.schemas import parse, read_bytes
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+
+LOCK = ".videomolmo.lock"  # in a folder that a process holds
+WINDOW_FILE = re.compile(r"\d{5,}\.npz")
+UNFINISHED = ".unfinished."  # how folders begin that hold what takes its place once it is whole
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+@contextmanager
+def whole_file(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
+    """Where to write a file: its own name in a hidden folder beside it, from which it moves when the block ends well.
+
+    It is on the disk before it takes the place of an earlier file, so that a power cut leaves the one or the other.
+
+    Args:
+        path: of the file; its folder is made where missing.
+        replace: whether an earlier file may be replaced.
+
+    Raises:
+        BadInput: there is such a file, and `replace` is False.
+        OSError: it cannot be written; see `told`.
+    """
+    path = Path(path)
+    with told("cannot be written", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished(path.parent) as place:
+            yield place / path.name
+            put(place / path.name, path, replace=replace)
+
+
+@contextmanager
+def files_of(folder: str | Path, last: str) -> Iterator[Path]:
+    """Where to write files that appear in `folder` when the block ends well; `last` is the sign that all are there.
+
+    Raises:
+        OSError: they cannot be written; see `told`.
+    """
+    folder = Path(folder)
+    with told("cannot be written", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with unfinished(folder) as place:
+            (place / "files").mkdir()
+            yield place / "files"
+            put_all(sorted((place / "files").iterdir(), key=lambda path: path.name == last), folder)
+
+
+def put(source: Path, path: Path, *, replace: bool = True) -> None:
+    """Move a file, or a folder with files, to its place once all of it is on the disk; `replace` as in `whole_file`."""
+    for file in [*source.rglob("*"), source] if source.is_dir() else [source]:
+        _sync(file)
+    if replace:
+        os.replace(source, path)
+    else:
+        _take_name(source, path)
+    _sync(path.parent)
+
+
+def put_all(sources: Iterable[Path], folder: Path) -> None:
+    """Move files into a folder, under their names; as `put`, but many at once."""
+    sources = list(sources)
+    for source in sources:
+        _sync(source)
+    for source in sources:
+        os.replace(source, folder / source.name)
+    _sync(folder)
+
+
+def _take_name(source: Path, path: Path) -> None:
+    """Give a file or folder its name where nothing else has that; an empty folder does not count."""
+    try:
+        if source.is_dir():
+            os.rename(source, path)
+        else:
+            os.link(source, path)
+    except OSError as error:  # some disks know no such links
+        if os.path.lexists(path):
+            raise BadInput(f"{path} exists; give another name") from error
+        os.replace(source, path)
+
+
+def _sync(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk."""
+    with contextlib.suppress(PermissionError):  # a folder, on Windows
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        except OSError as error:
+            if error.errno not in {errno.EINVAL, errno.EBADF, *_NO_LOCKS}:  # of disks that have no such thing
+                raise
+        finally:
+            os.close(number)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A `whole_file` of text, in UTF-8."""
+    with whole_file(path) as unfinished_file:
+        unfinished_file.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """A `whole_file` of plain JSON, indented."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote; None where no such file is there, or one that is empty or broken: it is not done."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return None
+
+
+@contextmanager
+def told(trouble: str, path: Path) -> Iterator[None]:
+    """Have an OSError that leaves the block say what could not be done, such as "cannot be written", and to which path.
+
+    One that names another file speaks for itself.
+    """
+    try:
+        yield
+    except OSError as error:
+        if hasattr(error, "reason") or (error.filename and UNFINISHED not in os.fsdecode(error.filename)):
+            raise
+        named = OSError(error.errno, f"{trouble} ({reason_of(error)})", str(path))
+        named.reason = reason_of(error)
+        raise named from error
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says, without the path."""
+    return getattr(error, "reason", None) or error.strerror or str(error) or type(error).__name__
+
+
+@contextmanager
+def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Work in a folder that nobody else holds; what dead processes left there unfinished is removed.
+
+    Args:
+        folder: made where missing.
+        wait: until whoever holds it lets go.
+
+    Raises:
+        BadInput: another process holds it, and `wait` is False.
+        OSError: it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = hold(folder, wait=wait)
+    if lock is None:
+        raise BadInput(f"another process works in {folder}; wait for it, stop it first, or give another folder")
+    try:
+        remove_dead(folder, UNFINISHED)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (folder / LOCK).unlink()  # before the lock goes: who opened it meanwhile sees that it is no longer there
+        lock.release()
+
+
+def hold(folder: Path, *, wait: bool = False) -> "BaseFileLock | None":
+    """The lock on a folder, as long as this process lives; None where another one, or other work in this one, has it.
+
+    Where the disk knows no locks, it is not locked: work goes on, and nothing that others left is removed.
+
+    Raises:
+        OSError: the folder is gone, or cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK, thread_local=False)
+    try:
+        lock.acquire(blocking=wait)
+    except Timeout:
+        return None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return lock
+
+
+def held_folder(parent: Path, prefix: str) -> "tuple[Path, BaseFileLock]":
+    """A new folder in `parent`, held until `let_go`; what dead processes left under such names is removed before."""
+    remove_dead(parent, prefix)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        with contextlib.suppress(FileNotFoundError):  # another process took it for a dead one's: it was not held yet
+            if (lock := hold(folder)) is not None:
+                return folder, lock
+
+
+def let_go(folder: Path, lock: "BaseFileLock") -> None:
+    """Remove a folder of `held_folder`."""
+    lock.release()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def unfinished(beside: Path) -> Iterator[Path]:
+    """A hidden folder in `beside` for what is to take its place there by `put`; it is gone when the block ends."""
+    folder, lock = held_folder(beside, UNFINISHED)
+    try:
+        yield folder
+    finally:
+        let_go(folder, lock)
+
+
+def remove_dead(parent: Path, prefix: str) -> None:
+    """Remove the folders in `parent` that `held_folder` made under such names, and that no living process holds."""
+    for path in list(parent.iterdir()) if parent.is_dir() else ():
+        if path.name.startswith(prefix) and path.is_dir() and not path.is_symlink():
+            with contextlib.suppress(OSError):  # somebody else's, or gone meanwhile
+                if (lock := hold(path)) is not None and lock.is_locked:
+                    let_go(path, lock)
+
+
+def is_trace(path: Path) -> bool:
+    """Whether a path only shows that a process works in the folder, or was killed there."""
+    return path.name == LOCK or path.name.startswith(UNFINISHED)
+
+
+OWN = {"sentence", "times_s", "objects"}  # by which a run.json is known as ours
+BETWEEN = {"videomolmo": "this result is being replaced"}  # run.json while it is
+FILES = ("answers.jsonl", "tracks.csv", "overlay.mp4", "run.json")  # run.json comes last: it makes a folder a result
+FOLDERS = {"masks": re.compile(r"\d{5,}\.png"), "propagation": WINDOW_FILE}
+CORRECTIONS = ("corrections.jsonl", "corrections")  # a person's work on the result beside them
+
+
+def check_folder(folder: str | Path, *, overwrite: bool, source: Any = None, results: bool = True) -> Path:
+    """Whether results can go to `folder`; touches nothing, so that it can be asked before any work is done.
+
+    Args:
+        folder: for the results.
+        overwrite: whether earlier results in it may be replaced.
+        source: the video, where it is a path: it must not be among what is replaced.
+        results: whether results go there, so that what bears their names has to be one.
+
+    Raises:
+        BadInput: it holds something and `overwrite` is False, is no folder, cannot be written, or holds other things
+            under the names of results.
+    """
+    given, folder = folder, as_path(folder)
+    if folder is None:
+        raise BadInput(f"the folder for the results is {given!r}, expected a path")
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder} is a file; give a folder for the results")
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise BadInput(f"{folder}: no permission to write in {nearest}; choose another folder")
+    if not overwrite and folder.is_dir() and not all(map(is_trace, folder.iterdir())):
+        raise BadInput(f"{folder} is not empty; choose another folder, or --overwrite to replace the results in it")
+    for name in FILES:
+        if (folder / name).is_dir():
+            raise BadInput(f"{folder / name} is a folder, expected a file of results; move it or choose another folder")
+    for name, pattern in FOLDERS.items():
+        _check_inner(folder / name, pattern)
+    if (video := as_path(source)) is not None:
+        _check_source(folder, video)
+    if results:
+        _check_own(folder)
+    return folder
+
+
+def _check_own(folder: Path) -> None:
+    """Nothing where a folder holds no files under the names of results, or a result of ours."""
+    files = [name for name in FILES if (folder / name).is_file()]
+    inner = [name for name, pattern in FOLDERS.items() if _has_any(folder / name, pattern)]
+    if not (files or inner):
+        return
+    try:
+        content = read_bytes(folder / FILES[-1])
+        is_blank = not content.strip(b"\0")  # what a power cut may leave of a file
+        facts = BETWEEN if is_blank else parse(dict[str, Any], content, FILES[-1])
+        ours = facts.keys() >= OWN or facts == BETWEEN
+    except (OSError, BadInput):
+        ours = False
+    if not ours:
+        raise BadInput(
+            f"{folder} holds {', '.join([*files, *inner])}, but no run.json of a result: they are not this program's; "
+            "move them or choose another folder"
+        )
+
+
+def _has_any(folder: Path, pattern: re.Pattern) -> bool:
+    return (
+        folder.is_dir()
+        and os.access(folder, os.R_OK)
+        and any(pattern.fullmatch(path.name) for path in folder.iterdir())
+    )
+
+
+def _check_inner(folder: Path, pattern: re.Pattern) -> None:
+    """Nothing where a folder of masks is not there, or holds files only under the names of masks."""
+    if folder.is_symlink():
+        raise BadInput(f"{folder} is a link, expected a folder of results; remove it or choose another folder")
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise BadInput(f"{folder} is a file, expected a folder of results; move it or choose another folder")
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise BadInput(f"{folder}: no permission to write there; choose another folder")
+    for path in folder.iterdir():
+        if pattern.fullmatch(path.name) and path.is_dir():
+            raise BadInput(f"{path} is a folder, expected a file of results; move it or choose another folder")
+
+
+def _check_source(folder: Path, source: Path) -> None:
+    """Nothing where the video is not replaced by its own results, whichever way its path leads."""
+    ways = {Path(os.path.abspath(source)), source.resolve()}
+    for place in (Path(os.path.abspath(folder)), folder.resolve()):
+        for written in (place / name for name in (*FILES, *FOLDERS)):
+            if any(way.is_relative_to(written) for way in ways):
+                raise BadInput(f"the video {source} would be replaced by results; choose another folder than {folder}")
+
+
+@contextmanager
+def new_results(folder: str | Path, *, overwrite: bool, source: Any = None) -> Iterator[Path]:
+    """A temporary folder, with those of `FOLDERS` in it, whose content becomes that of `folder` when the block ends.
+
+    Until then nothing in `folder` is touched, and nothing at all when the block ends in an exception. Of earlier
+    results files of their names are replaced; a person's corrections of them are set aside under new names.
+
+    Raises:
+        BadInput: as `check_folder`, or something cannot be written.
+    """
+    made: list[Path] = []
+    try:
+        folder = check_folder(folder, overwrite=overwrite, source=source)
+        made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        with unfinished(folder) as place:
+            for name in FOLDERS:
+                (place / name).mkdir()
+            yield place
+            with held(folder, wait=True):
+                check_folder(folder, overwrite=overwrite, source=source)  # others may have written there meanwhile
+                _take_place(place, folder)
+            made = []
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot write there ({reason_of(error)}); choose another folder") from error
+    finally:
+        for path in made:  # empty again
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+
+
+def _take_place(place: Path, folder: Path) -> None:
+    """Move finished results from `place` to where they belong; in between run.json says so, and no mixture is read."""
+    _set_corrections_aside(folder)
+    write_json(folder / FILES[-1], BETWEEN)
+    for name, pattern in FOLDERS.items():
+        (folder / name).mkdir(exist_ok=True)
+        for path in (folder / name).iterdir():
+            if pattern.fullmatch(path.name):
+                path.unlink()
+        put_all((place / name).iterdir(), folder / name)
+    for name in FILES:
+        if (place / name).exists():
+            put(place / name, folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _set_corrections_aside(folder: Path) -> None:
+    """Rename corrections, which belong to the result that goes: corrections.1.old, or the first number not taken.
+
+    Where there is no result, or no record of corrections, what bears such a name is somebody else's.
+    """
+    if not ((folder / FILES[-1]).is_file() and (folder / CORRECTIONS[0]).is_file()):
+        return
+    there = [folder / name for name in CORRECTIONS if os.path.lexists(folder / name)]
+    number = 1
+    while there and any(os.path.lexists(_aside(folder / name, number)) for name in CORRECTIONS):
+        number += 1
+    for path in there:
+        path.rename(_aside(path, number))
+
+
+def _aside(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.stem}.{number}.old{path.suffix}")

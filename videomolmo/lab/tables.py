@@ -1,0 +1,30 @@
+"""How the ablations leave plots behind: every plot says which table it shows."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from videomolmo.io import provenance
+from videomolmo.io.files import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def note_of(path: Path) -> str:
+    """What a plot of the table `path` carries as its description: a test can see whether it is of this table."""
+    return f"SHA-256 of {path.name}: {provenance.sha256(path)}"
+
+
+def save_plots(figures: "Mapping[str, Figure]", path: Path, folder: Path) -> list[Path]:
+    """Figures of the table `path`, each as PNG and SVG in `folder`; returns the files, named for table and figure."""
+    import matplotlib as mpl
+
+    files, note = [], {"Description": note_of(path)}
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):  # drawn again, a file stays the same
+        for name, figure in figures.items():
+            for suffix, more in ((".png", {}), (".svg", {"Date": None})):
+                files.append(folder / f"{path.stem}_{name}{suffix}")
+                with whole_file(files[-1]) as unfinished:
+                    figure.savefig(unfinished, dpi=150, metadata=note | more)
+    return files

@@ -1,0 +1,392 @@
+"""Molmo 2 as a pointer: one question about many key frames, answered with times."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+
+from videomolmo.errors import BadInput
+from videomolmo.grounding import VideoGrounder, device_named, load_masks
+from videomolmo.io.timing import Stopwatch
+from videomolmo.io.untrusted import first_line, read_json
+from videomolmo.io.video import Frames
+from videomolmo.masks.sam2 import MaskTracker
+from videomolmo.model.tokenizer import broken_tokenizers_are_refused, check_words
+from videomolmo.points import Answer, read_points
+from videomolmo.systems.molmo2_files import (
+    check_inputs,
+    check_processor,
+    check_processor_files,
+    checked_config,
+    plain_generation,
+)
+from videomolmo.weights import hub
+from videomolmo.weights.assign import Shards
+from videomolmo.weights.checkpoint import ATTENTION, dtype_of
+from videomolmo.weights.tensors import check_finite
+
+if TYPE_CHECKING:
+    from videomolmo.grounding import VideoGrounder
+
+
+OURS = ("quantize", "device_map")  # options of our own loader
+
+
+def load_grounder(
+    model: str = "nano", masks: str = "nano", device: str = "auto", *, offline: bool = False, **options: Any
+) -> "VideoGrounder":
+    """As `VideoGrounder.from_pretrained`, for Molmo 2 as well: the model's config.json tells which it is.
+
+    Args:
+        model: what `VideoGrounder.from_pretrained` takes, or a folder or hub id of a Molmo 2.
+        masks, device, offline: idem.
+        options: `dtype` and `attention`; `quantize` and `device_map` for VideoMolmo alone.
+
+    Raises:
+        BadInput: no such model, weights that do not fit, or an option the model does not have.
+    """
+    from videomolmo.grounding import VideoGrounder, device_named
+
+    device_named(device)  # before anything is downloaded
+    folder = hub.pointing_folder(model, offline)
+    if _family(folder) != "molmo2":
+        return VideoGrounder.from_pretrained(model, masks, device, offline=offline, **options)
+
+    for name in OURS:
+        if (value := options.pop(name, None)) is not None:
+            raise BadInput(f"{name} is {value!r}, which is not for Molmo 2; leave it out")
+    return Molmo2Grounder.from_pretrained(str(folder), masks, device, offline=offline, **options)
+
+
+def _family(folder: Path) -> object:
+    """`model_type` of a folder's configuration; what is wrong with it is said by whoever loads it."""
+    try:
+        return read_json(folder / "config.json").get("model_type")
+    except BadInput:
+        return None
+
+
+TENTH = 0.1  # seconds: how exactly times are shown and written
+
+
+def in_milliseconds(times: Float[np.ndarray, " frames"]) -> list[int]:
+    """Times (seconds) as they are handed to Molmo 2's processor."""
+    return np.round(1000 * times).astype(int).tolist()
+
+
+def shown(times: Float[np.ndarray, " frames"]) -> list[str]:
+    """Times (seconds) as the prompt shows them: of the same milliseconds, or halves would be rounded another way."""
+    return [f"{milliseconds / 1000:.1f}" for milliseconds in in_milliseconds(times)]
+
+
+def check_times(times: Float[np.ndarray, " frames"], every: int, most: int) -> None:
+    """Nothing for a clip whose key frames are shown with different times.
+
+    Args:
+        times: of all frames, seconds.
+        every: frames from one key frame to the next.
+        most: key frames shown at once; each such part begins at 0.
+
+    Raises:
+        BadInput: two of a part are shown alike; says from which `every` on they are not.
+    """
+
+    def apart(step: int) -> bool:
+        keys = times[::step]
+        parts = [keys[first : first + most] for first in range(0, len(keys), most)]
+        return all(len(set(shown(part - part[0]))) == len(part) for part in parts)
+
+    if not apart(every):
+        better = next(step for step in range(every + 1, every + 1 + len(times)) if apart(step))  # one frame at last
+        raise BadInput(
+            f"every is {every}, which shows two key frames with one time: Molmo 2 knows times in tenths of a second; "
+            f"use every={better} here"
+        )
+
+
+def by_time(answer: Answer, times: Float[np.ndarray, " frames"]) -> list[Answer]:
+    """What an answer says of each frame, by the nearest time that was shown.
+
+    Points of a frame come in the order of their ids; of one id the nearest in time counts. A frame that is not named
+    has no points: it is absent there. Points that no frame is near make the nearest one malformed, unless it has
+    others; so do points without times, for all frames, unless only one was shown.
+
+    Args:
+        answer: of all frames.
+        times: of the frames, seconds from 0.
+    """
+    if answer.outcome != "found" or len(times) == 1:
+        return [answer] * len(times)
+    if answer.times is None:
+        return [_malformed(answer, f"points without times, and {len(times)} frames were shown")] * len(times)
+    ticks = np.array([float(one) for one in shown(times)])
+    distance = np.abs(answer.times[:, None] - ticks)
+    nearest, far = distance.argmin(axis=1), distance.min(axis=1)
+    reach = max(TENTH, np.diff(ticks).min() / 2) + 1e-9
+    return [_of_frame(answer, np.flatnonzero(nearest == n), far, reach) for n in range(len(times))]
+
+
+def _of_frame(answer: Answer, rows: np.ndarray, far: np.ndarray, reach: float) -> Answer:
+    """The answer's part for the frame that `rows`, its points, are nearest to; `far` seconds each."""
+    near = rows[far[rows] <= reach]
+    if len(rows) and not len(near):
+        return _malformed(answer, f"points at {answer.times[rows[0]]:g} s, where no frame was shown")
+    best: dict[int, int] = {}
+    for row in near[np.argsort(far[near], kind="stable")].tolist():
+        best.setdefault(int(answer.ids[row]), row)
+    chosen = np.array([best[name] for name in sorted(best)], int)
+    parts = {name: getattr(answer, name)[chosen] for name in ("points_px", "inside", "times", "ids")}
+    if len(chosen):
+        return replace(answer, **parts)
+    return replace(answer, outcome="absent", label="", **parts | {"times": None, "ids": None})
+
+
+def _malformed(answer: Answer, problem: str) -> Answer:
+    nothing = {"points_px": answer.points_px[:0], "inside": answer.inside[:0], "times": None, "ids": None}
+    return replace(answer, outcome="malformed", label="", problem=problem, **nothing)
+
+
+MOST_FRAMES = 128  # shown at a time, as in fine-tuning; a longer clip is asked about in parts
+TOKENS, TOKENS_PER_FRAME = 128, 128  # of an answer at most: a time takes about 5, a point about 10
+PROMPT = "<|video|><|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+_REQUEST = re.compile(
+    r"^(?:point (?:to|at|out)|track|follow|locate|segment|mark|(?:find|show)(?: me)?) (.+?)[.!?\s]*$", re.IGNORECASE
+)
+
+
+class Molmo2Grounder(VideoGrounder):
+    """Molmo 2 and SAM 2, called as a `VideoGrounder`; there is no temporal module, and no `context` to choose.
+
+    Each answer's text is that about all key frames shown together, and `on_text` gets it once it is whole.
+    """
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str,
+        masks: str = "nano",
+        device: str = "auto",
+        *,
+        dtype: str = "auto",
+        attention: str = "sdpa",
+        offline: bool = False,
+    ) -> Molmo2Grounder:
+        """Load a Molmo 2 as published, by transformers' own classes; no code of the folder is run.
+
+        Args:
+            model: a folder with config.json, safetensors, tokenizer and processor, or a hub id.
+            masks, device, dtype, attention, offline: see `VideoGrounder.from_pretrained`.
+
+        Raises:
+            BadInput: no such model, weights that do not fit, or a transformers without Molmo 2.
+        """
+        device, model, masks = device_named(device), hub.named(model, "--model"), hub.named(masks, "--masks")
+        folder = hub.pointing_folder(model, offline)
+        precision = dtype_of("bfloat16" if dtype == "auto" and device != "cpu" else dtype)
+        sam, sam_hashes = load_masks(masks, device, offline)
+        pointing, processor = load_molmo2(folder, precision, attention)
+        weights = {f"pointing:{folder.name}/{file}": value for file, value in hub.hashes(folder).items()}
+        kind = str(precision).removeprefix("torch.")
+        loaded = {"model": model, "masks": masks, "dtype": kind, "attention": attention}
+        return cls(pointing.to(device), processor, MaskTracker(sam), weights | sam_hashes, loaded)
+
+    def context_of(self, context: int | None) -> None:
+        """None: there are no past frames to choose.
+
+        Raises:
+            BadInput: a number was given.
+        """
+        if context is not None:
+            raise BadInput(f"context is {context}, but Molmo 2 sees all key frames at once; leave it out")
+
+    def _about(self) -> dict[str, Any]:
+        return {"temporal": "all key frames at once", "pointing": self.pointing.config.to_dict()}
+
+    def _pointer(self, context: None, on_text: Callable[[int, str], None] | None, clock: Stopwatch) -> Molmo2Pointer:
+        return Molmo2Pointer(self.pointing, self.processor, on_text, clock)
+
+
+class Molmo2Pointer:
+    """In place of `videomolmo.grounding.Pointer`: one question about many key frames.
+
+    Args:
+        model, processor: of transformers.
+        on_text: called with each key frame's number and the text about all that were shown with it.
+        clock: counts the time of "io" (decoding) and "text" (all of the model).
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        on_text: Callable[[int, str], None] | None = None,
+        clock: Stopwatch | None = None,
+    ) -> None:
+        self.model, self.processor, self.on_text, self.clock = model, processor, on_text, clock or Stopwatch()
+
+    def answers(self, video: Frames, question: str, every: int) -> Iterator[tuple[int, int, Answer | None]]:
+        """As `Pointer.answers`; of the frames only what the model sees is kept, `MOST_FRAMES` at a time.
+
+        Raises:
+            BadInput: key frames whose times are shown alike, or a question with the model's own signs in it.
+        """
+        signs = [sign for sign in self.processor.tokenizer.all_special_tokens if sign in question]
+        if signs:
+            raise BadInput(f"the sentence holds {signs[0]!r}, a sign of the model's own; leave it out")
+        check_times(np.asarray(video.times_s, np.float64), every, MOST_FRAMES)
+        return self._answers(video, question, every)
+
+    def _answers(self, video: Frames, question: str, every: int) -> Iterator[tuple[int, int, Answer | None]]:
+        request = as_tracking(question, video.fps / every)
+        keys: list[int] = []
+        frames: list[np.ndarray] = []
+        count = 0
+        for at, frame in enumerate(self.clock.each("io", video.iterate())):
+            count = at + 1
+            if at % every == 0:
+                keys.append(at)
+                frames.append(shrunk(self.processor, frame))
+            if len(keys) == MOST_FRAMES:
+                yield from self._asked(video, keys, frames, request, count)
+                keys, frames = [], []
+        if keys:
+            yield from self._asked(video, keys, frames, request, count)
+        yield count, count, None
+
+    def _asked(
+        self, video: Frames, keys: list[int], frames: list[np.ndarray], request: str, count: int
+    ) -> Iterator[tuple[int, int, Answer]]:
+        times = np.asarray(video.times_s, np.float64)[keys]
+        times = times - times[0]
+        with self.clock.measure("text"):
+            text, cut = self._write(np.stack(frames), times, request)
+        answer = read_points(text, video.height, video.width)
+        if cut and answer.outcome == "malformed":
+            answer = replace(answer, problem=f"{answer.problem} (the answer was longer than {cut} tokens)")
+        for key, one in zip(keys, by_time(answer, times), strict=True):
+            if self.on_text is not None:
+                self.on_text(key, text)
+            yield count, key, one
+
+    @torch.inference_mode()
+    def _write(
+        self, frames: UInt8[np.ndarray, "frames height width 3"], times: Float[np.ndarray, " frames"], request: str
+    ) -> tuple[str, int]:
+        """What the model writes about frames at `times`, seconds from 0 (greedy); after how many tokens it was cut.
+
+        Raises:
+            BadInput: the frames leave no room for an answer.
+        """
+        inputs = inputs_of(self.processor, frames, times, PROMPT.format(request))
+        weight, length = next(self.model.parameters()), inputs["input_ids"].shape[1]
+        room = self.model.config.text_config.max_position_embeddings - length
+        if room < TOKENS:
+            raise BadInput(
+                f"{len(frames)} key frames and the sentence make {length} tokens, and this model reads at most "
+                f"{room + length}; use a larger every, or fewer words"
+            )
+        placed = {
+            name: value.to(weight.device, weight.dtype if value.is_floating_point() else None)
+            for name, value in inputs.items()
+        }
+        most = min(room, TOKENS + TOKENS_PER_FRAME * len(frames))
+        written = self.model.generate(**placed, max_new_tokens=most, do_sample=False)[0, length:]
+        cut = len(written) == most and written[-1].item() != self.processor.tokenizer.eos_token_id
+        return self.processor.tokenizer.decode(written, skip_special_tokens=True), most if cut else 0
+
+
+def as_tracking(question: str, fps: float) -> str:
+    """A request as Molmo 2 was taught to be asked for tracks; questions stay as they are.
+
+    Example:
+        >>> as_tracking("Point to the red circle.", 2.0)
+        'Track the red circle at 2 FPS'
+    """
+    request = _REQUEST.match(question)
+    return f"Track {request[1]} at {fps:.3g} FPS" if request else question
+
+
+def shrunk(processor: Any, frame: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "side side 3"]:
+    """A frame at the size the model sees, bit for bit as its processor would make it."""
+    from transformers.image_utils import SizeDict
+
+    video = processor.video_processor
+    size = SizeDict(height=video.size["height"], width=video.size["width"])
+    pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].float()
+    small = video.resize(pixels, size=size, resample=video.resample, antialias=False)
+    return small.round().clamp(0, 255).to(torch.uint8)[0].permute(1, 2, 0).numpy()
+
+
+def inputs_of(
+    processor: Any, frames: UInt8[np.ndarray, "frames height width 3"], times: Float[np.ndarray, " frames"], prompt: str
+) -> dict[str, torch.Tensor]:
+    """The model's inputs; the prompt shows times in tenths of a second.
+
+    The processor takes the number of a frame over a rate for its time; milliseconds serve any clip, also those whose
+    frames do not come at one rate. Pixels are scaled as the published processors are set to; a new one is not.
+    """
+    from transformers.video_utils import VideoMetadata
+
+    numbers = in_milliseconds(times)
+    about = VideoMetadata(
+        total_num_frames=numbers[-1] + 1, fps=1000.0, duration=float(times[-1]),
+        frames_indices=numbers, height=frames.shape[1], width=frames.shape[2],
+    )  # fmt: skip
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    found = processor(
+        text=[prompt], videos=[pixels], video_metadata=[about], do_sample_frames=False, do_rescale=True,
+        do_normalize=True, return_tensors="pt",
+    )  # fmt: skip
+    return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+
+def load_molmo2(folder: Path, dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> tuple[Any, Any]:
+    """Model, ready to answer, and processor of a folder.
+
+    Raises:
+        BadInput: another attention, a transformers without Molmo 2, files that cannot be read, or weights that do not
+            fit.
+    """
+    if attention not in ATTENTION:
+        raise BadInput(f"attention is {attention!r}, expected one of {', '.join(ATTENTION)}")
+    try:
+        from transformers import Molmo2ForConditionalGeneration, Molmo2Processor
+    except ImportError as error:
+        raise BadInput("this transformers has no Molmo 2; install a newer one: pip install -U transformers") from error
+    try:
+        config = checked_config(folder)
+        check_processor_files(folder)
+        model, report = Molmo2ForConditionalGeneration.from_pretrained(
+            folder, config=config, dtype=dtype, attn_implementation=attention, use_safetensors=True,
+            local_files_only=True, output_loading_info=True,
+        )  # fmt: skip
+        plain_generation(model)
+        with broken_tokenizers_are_refused(folder):
+            processor = Molmo2Processor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            check_words(processor.tokenizer)
+            check_processor(processor, config)
+            blank = shrunk(processor, np.zeros((8, 8, 3), np.uint8))[None]
+            check_inputs(inputs_of(processor, blank, np.zeros(1), PROMPT.format("a")), config)
+    except Exception as error:  # transformers raises many kinds; nearly all mean that these files are no Molmo 2
+        reason = str(error) if isinstance(error, BadInput) else first_line(error)
+        raise BadInput(f"{folder}: no Molmo 2 that can be loaded with attention {attention!r}: {reason}") from error
+    # the published vision towers have two layers more than are used
+    strange = [name for name in report["unexpected_keys"] if "vision" not in name and "image_vit" not in name]
+    wrong = sorted({*report["missing_keys"], *strange})
+    if wrong:
+        raise BadInput(f"{folder}: weights are missing or do not fit: {', '.join(wrong[:3])}; download the model again")
+    try:
+        for name, parameter in model.named_parameters():
+            check_finite(name, parameter.data, source=folder)
+    except BadInput:
+        for name, value in Shards(folder):  # again, under the name in the file
+            check_finite(name, value, source=folder)
+        raise
+    return model.eval(), processor

@@ -1,0 +1,227 @@
+"""Metrics of a training run, the guard against divergence, and the export of the trained model."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from videomolmo.io import provenance
+from videomolmo.io.files import write_json, write_text
+from videomolmo.model.tokenizer import load_tokenizer, save_tokenizer
+from videomolmo.training.checkpoints import learnt
+from videomolmo.training.model import Learner, merge
+from videomolmo.training.parts import read_whole
+from videomolmo.training.recipe import Recipe
+from videomolmo.training.run_state import append_log, set_aside
+from videomolmo.weights.checkpoint import load_model
+
+SPAN = 20  # steps that the recent mean of the loss looks back
+LEAST = 0.1  # a loss below it is as good: what it is multiplied with says nothing
+METRICS = "metrics.jsonl"
+
+
+class Diverged(Exception):
+    """The loss or the gradient is not finite, or runs away; what was computed then lies in the run's folder."""
+
+
+class Watch:
+    """Recent losses, to tell whether a new one runs away; its numbers go into checkpoints.
+
+    Args:
+        limit: how many times the recent mean a loss may be.
+        drift: how many times its lowest the recent mean may be: a loss that creeps up drags the mean along.
+        mean, seen, lowest: from a checkpoint.
+    """
+
+    def __init__(
+        self, limit: float, drift: float = math.inf, mean: float = 0.0, seen: int = 0, lowest: float | None = None
+    ) -> None:
+        self.limit, self.drift, self.mean, self.seen, self.lowest = limit, drift, mean, seen, lowest
+
+    def runs_away(self, loss: float) -> bool:
+        """Whether a step's loss is not finite or far above what it was; a fair one is remembered."""
+        if not math.isfinite(loss) or (self.seen >= SPAN and loss > self.limit * max(self.mean, LEAST)):
+            return True
+        mean = self.mean + (loss - self.mean) / min(self.seen + 1, SPAN)
+        if self.lowest is not None and mean > self.drift * max(self.lowest, LEAST):
+            return True
+        self.mean, self.seen = mean, self.seen + 1
+        if self.seen >= SPAN:
+            self.lowest = mean if self.lowest is None else min(self.lowest, mean)
+        return False
+
+    def state(self) -> dict[str, float | None]:
+        return {"mean": self.mean, "seen": self.seen, "lowest": self.lowest}
+
+
+class Monitor:
+    """Writes what the main process tells; does nothing on the others.
+
+    Args:
+        folder: of the run.
+        main: whether this is the main process.
+        start, total: steps done before and in all.
+        every: steps between lines.
+        progress: whether to show a bar.
+    """
+
+    def __init__(self, folder: Path, main: bool, start: int, total: int, every: int, progress: bool) -> None:
+        self.path, self.main, self.every, self.total = folder / METRICS, main, every, total
+        self._bar = tqdm(initial=start, total=total, unit="step", disable=not (main and progress))
+        self._board = None
+        if main:
+            _cut(self.path, start)
+            self._board = _board(folder / "tensorboard", start)
+        self._since = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        now = time.perf_counter()
+        seconds, self._since = now - self._since, now
+        return seconds
+
+    def tell(self, step: int, row: Mapping[str, Any]) -> None:
+        """Show and write the numbers of a finished step (counted from 1)."""
+        if not self.main:
+            return
+        self._bar.update(1)
+        self._bar.set_postfix(loss=f"{row['loss']:.4f}", samples_s=f"{row['samples_per_s']:.2f}")
+        if step % self.every and step != self.total:
+            return
+        append_log(self.path, step=step, **{name: _short(value) for name, value in row.items()})
+        if self._board is not None:
+            for name, value in row.items():
+                if isinstance(value, (int, float)):
+                    self._board.add_scalar(name, value, step)
+            self._board.flush()
+
+    def note(self, text: str) -> None:
+        """A line above the bar."""
+        if self.main:
+            self._bar.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        self._bar.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def keep_offending(folder: Path, step: int, process: int, reason: str, passes: list[dict], tensors: dict) -> Path:
+    """Write down the samples of a step that went wrong, and what the last pass of it was given.
+
+    Args:
+        folder: of the run.
+        step: that failed, from 0; the weights before it follow from the last checkpoint, bit for bit.
+        process: that writes.
+        reason: in words.
+        passes: loss and samples of each pass so far.
+        tensors: of the last pass.
+    """
+    place = folder / "offending"
+    place.mkdir(exist_ok=True)
+    path = place / f"step_{step:08d}_process_{process}.json"
+    write_json(path, {"step": step, "reason": reason, "passes": passes})
+    save_file(
+        {name: value.cpu().contiguous().clone() for name, value in tensors.items()}, path.with_suffix(".safetensors")
+    )
+    return path
+
+
+def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl; one that a kill cut off, or that tells of no step, is left out."""
+    path = Path(folder) / METRICS
+    rows = []
+    for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if path.is_file() else []:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict) and type(row.get("step")) is int:
+            rows.append(row)
+    return rows
+
+
+def _cut(path: Path, start: int) -> None:
+    """Drop lines of steps that will be done again."""
+    rows = read_metrics(path.parent)
+    if path.is_file():
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= start))
+
+
+def _board(folder: Path, start: int):
+    """A TensorBoard writer, or None where tensorboard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=start + 1)
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.7g}") if isinstance(value, float) and math.isfinite(value) else value
+
+
+_MOST = 64 << 20  # bytes of a run.json
+
+
+def export(learner: Learner, recipe: Recipe, folder: Path) -> Path:
+    """Write the trained model with its tokenizer, adapters merged; `from_pretrained` and `--model` take the folder.
+
+    The first weights are read again on the main process's CPU and what has learnt is put over them, so that frozen
+    weights keep their bits even where training held them in half precision or in four bits.
+
+    Args:
+        learner: after training; called by all processes.
+        recipe: of the run.
+        folder: written by the main process.
+    """
+    state = learnt(learner)
+    if learner.accelerator.is_main_process:
+        model = load_model(learner.folder)
+        model.config = learner.model.config
+        merge(model, state, recipe.learn)
+        model.save_pretrained(folder)
+        save_tokenizer(load_tokenizer(learner.folder), str(folder))
+        write_json(folder / "recipe.json", asdict(recipe) | _made_by())
+    learner.accelerator.wait_for_everyone()
+    return folder
+
+
+def write_run(
+    folder: Path, recipe: Recipe, processes: int, start: int, total: int, epoch: int, damaged: Sequence[str] = ()
+) -> None:
+    """Add this start of a run to run.json: its recipe, versions, commit and machine.
+
+    Args:
+        folder: of the run.
+        recipe: as it was given.
+        processes: that train together.
+        start, total: steps done before, and of the whole run.
+        epoch: samples of one epoch.
+        damaged: lines on checkpoints that were left out.
+    """
+    path = folder / "run.json"
+    try:
+        before = json.loads(read_whole(path, _MOST))["starts"] if path.exists() else []
+        if not isinstance(before, list):
+            raise TypeError("its starts are no list")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        damaged = [*damaged, f"{path} cannot be read ({error!s:.80}); it is now {set_aside(path).name}"]
+        before = []
+    new = {"time": round(time.time(), 1), "step": start, "processes": processes, "recipe": asdict(recipe)} | _made_by()
+    new |= {"damaged": list(damaged)} if damaged else {}
+    write_json(path, {"total_steps": total, "samples_per_epoch": epoch, "starts": [*before, new]})
+
+
+def _made_by() -> dict[str, Any]:
+    return {"versions": provenance.versions(), "commit": provenance.commit(), "machine": platform.platform()}

@@ -1,0 +1,307 @@
+"""What is trained: the model, its adapters, the loss module, and the state that is saved."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import AutocastKwargs, DistributedDataParallelKwargs, DistributedType
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils.checkpoint import checkpoint
+
+from videomolmo.errors import BadInput
+from videomolmo.model import PointingModel
+from videomolmo.model.config import PointingConfig
+from videomolmo.training.recipe import Learn, Optimiser, Recipe
+from videomolmo.weights import hub
+from videomolmo.weights.assign import Put, Shards, check_fit
+from videomolmo.weights.checkpoint import build, is_published, read_config_file, read_configuration
+from videomolmo.weights.quantize import quantised
+from videomolmo.weights.tensors import check_finite
+
+ADAPTER = "default"  # peft's name of the one adapter
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def part_of(name: str) -> str:
+    """The part of the model that a parameter belongs to: vision, temporal, connector, language or lora.
+
+    Example:
+        >>> part_of("language.layers.0.self_attn.q_proj.lora_A.default.weight"), part_of("head.weight")
+        ('lora', 'language')
+    """
+    if ".lora_" in name:
+        return "lora"
+    head = name.split(".")[0]
+    if head in ("vision", "temporal", "connector"):
+        return head
+    return "connector" if head == "pad_embed" else "language"
+
+
+def out_of_reach(model: PointingModel, name: str) -> bool:
+    """Whether the loss on answers has no gradient for a parameter: it would only wait for one.
+
+    Vision blocks after the last selected one are never computed, and the way to an object's centre is learnt from
+    places alone (see `WindowPositions`).
+    """
+    if name == "connector.positions.way":
+        return True
+    blocks = "vision.blocks."
+    return name.startswith(blocks) and int(name[len(blocks) :].split(".")[0]) > max(model.config.vision.selected)
+
+
+def choose(model: PointingModel, learn: Learn) -> None:
+    """Add adapters where they are asked for, and let only the chosen parts learn.
+
+    Args:
+        model: with weights or without (on the meta device); changed in place.
+        learn: which parts, and the size of adapters.
+
+    Raises:
+        BadInput: a chosen part has no weights (a temporal module that only adds), or peft is not installed.
+    """
+    if "lora" in learn.names:
+        _inject(model, learn)
+    for name, parameter in model.named_parameters():
+        chosen = part_of(name) in learn.names and not out_of_reach(model, name)
+        if parameter.is_floating_point():
+            parameter.requires_grad_(chosen)
+    there = {part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if lacking := [name for name in learn.names if name not in there and "everything" not in learn.parts]:
+        kind = model.config.temporal
+        raise BadInput(f"learn.parts names {lacking[0]!r}, of which this model (temporal={kind!r}) has no weights")
+
+
+def _inject(model: PointingModel, learn: Learn) -> None:
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise BadInput(
+            f"learn.parts has 'lora', which needs peft ({error}): pip install 'videomolmo[train]'"
+        ) from error
+    config = LoraConfig(
+        r=learn.rank, lora_alpha=learn.alpha, lora_dropout=learn.dropout,
+        target_modules=rf"language\.layers\.\d+\.(self_attn|mlp)\.({'|'.join(TARGETS)})",
+    )  # fmt: skip
+    inject_adapter_in_model(config, model, adapter_name=ADAPTER, low_cpu_mem_usage=model.new_embedding.is_meta)
+
+
+def start_adapters(name: str, like: Tensor, seed: int) -> Tensor:
+    """First weights of an adapter: random into it, zero out of it, so that the model starts as it was."""
+    if ".lora_B." in name:
+        return torch.zeros(like.shape)
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + zlib.crc32(name.encode()))
+    weight = torch.empty(like.shape)
+    return nn.init.kaiming_uniform_(weight, a=5**0.5, generator=generator)
+
+
+@torch.no_grad()
+def merge(model: PointingModel, learnt: Mapping[str, Tensor], learn: Learn) -> None:
+    """Put what was learnt into a plain model: parts as they are, adapters as weight + alpha / rank · B·A.
+
+    Args:
+        model: without adapters; changed in place.
+        learnt: whole tensors under the names of the model with adapters.
+        learn: size of the adapters.
+
+    Raises:
+        BadInput: a learnt tensor that is not finite.
+    """
+    plain = dict(model.named_parameters())
+    for name, value in learnt.items():
+        check_finite(name, value)
+        if ".lora_A." in name:
+            out = learnt[name.replace(".lora_A.", ".lora_B.")]
+            delta = out.float() @ value.float() * (learn.alpha / learn.rank)
+            plain[name.split(".lora_A.")[0] + ".weight"].add_(delta)
+        elif ".lora_" not in name:
+            plain[name].copy_(value)
+
+
+def groups(model: nn.Module, optimiser: Optimiser) -> list[dict]:
+    """Parameter groups of the optimiser, one for each part that learns, each with its peak rate."""
+    found: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            found.setdefault(part_of(name), []).append(parameter)
+    return [
+        {"params": parameters, "part": part, "peak": getattr(optimiser, part), "lr": getattr(optimiser, part)}
+        for part, parameters in found.items()
+    ]
+
+
+class Objective(nn.Module):
+    """What is minimised, as one module, so that engines see only tensors going in and one number coming out."""
+
+    def __init__(self, model: PointingModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Weighted sum of the answer tokens' cross-entropies; divided by all weights of a step later."""
+        out = self.model(**batch)
+        return out.loss.float() * weight_of(batch).clamp(min=1)
+
+
+def weight_of(batch: dict[str, Tensor]) -> Tensor:
+    """What the loss of a batch divides by: the weights of its answer tokens, most of them 1."""
+    return (batch["loss_masks"].clamp(min=0) * (batch["targets"] >= 0)).sum()
+
+
+@dataclass
+class Learner:
+    """Everything that a step needs.
+
+    Attributes:
+        accelerator: processes, device and precision.
+        model: the pointing model itself, whole or this process's share of it.
+        objective: what is called, wrapped by the engine.
+        optimiser: with a group for each part.
+        sharded: whether each process holds a share only.
+        folder: where the first weights came from.
+    """
+
+    accelerator: Accelerator
+    model: PointingModel
+    objective: nn.Module
+    optimiser: torch.optim.Optimizer
+    sharded: bool
+    folder: Path
+
+
+def accelerator_for(recipe: Recipe) -> Accelerator:
+    """Processes and device as `accelerate launch` set them up; one process without it."""
+    mixed = "bf16" if recipe.run.precision == "mixed" else "no"
+    cpu = recipe.run.cpu or not torch.cuda.is_available()
+    # no second copy of gradients, and bfloat16 copies of weights only as long as their layer needs them
+    thrifty = [DistributedDataParallelKwargs(gradient_as_bucket_view=True), AutocastKwargs(cache_enabled=False)]
+    AcceleratorState._reset_state()  # else the first run of a notebook decides the precision of all others
+    return Accelerator(cpu=cpu, mixed_precision=mixed, kwargs_handlers=thrifty)
+
+
+def configuration(recipe: Recipe, folder: Path) -> PointingConfig:
+    """The model's configuration with the recipe's changes."""
+    config = read_configuration(folder)
+    return config if recipe.model.context is None else replace(config, context=recipe.model.context)
+
+
+def assemble(recipe: Recipe, accelerator: Accelerator) -> Learner:
+    """Load a model for training and hand it to the engine: DDP, FSDP2, or neither for one process.
+
+    Differs: accelerate offers FSDP2 on GPUs only; PyTorch's own call, used here, works on CPU processes too.
+
+    Raises:
+        BadInput: weights that are missing or do not fit, or parts that cannot learn.
+    """
+    folder = hub.pointing_folder(recipe.model.source, recipe.model.offline)
+    config = configuration(recipe, folder)
+    asked = recipe.run.shard or accelerator.distributed_type == DistributedType.FSDP  # accelerate launch --use_fsdp
+    sharded = asked and accelerator.num_processes > 1
+    model = _load(recipe, folder, config, accelerator, sharded)
+    objective: nn.Module = Objective(model)
+    if sharded:
+        fully_shard(objective, **_sharding(accelerator, recipe, root=True))
+    settings = recipe.optimiser
+    optimiser = torch.optim.AdamW(
+        groups(model, settings), betas=(settings.beta1, settings.beta2), eps=settings.epsilon,
+        weight_decay=settings.weight_decay, fused=accelerator.device.type == "cuda",
+    )  # fmt: skip
+    if not sharded and accelerator.num_processes > 1:
+        objective = accelerator.prepare_model(objective)
+    return Learner(accelerator, model, objective, optimiser, sharded, folder)
+
+
+def _load(
+    recipe: Recipe, folder: Path, config: PointingConfig, accelerator: Accelerator, sharded: bool
+) -> PointingModel:
+    """The model with its weights where they belong, each read once; frozen ones in half precision where allowed."""
+    if recipe.model.quantize:
+        model = _read(folder, config, lambda empty: quantised(recipe.model.quantize)(empty.language))
+        model.is_loaded_in_4bit = True  # peft asks
+        model.to(accelerator.device)
+        choose(model, recipe.learn)
+        _halve_frozen(model, recipe)
+    else:
+        model = _read(folder, config, partial(_place, recipe=recipe, accelerator=accelerator, sharded=sharded))
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            _copy(parameter, start_adapters(name, parameter, recipe.run.seed))
+    model.language.rotary_emb.to(accelerator.device)
+    if recipe.model.quantize and recipe.run.gradient_checkpointing:
+        recompute(model)
+    return model.train()
+
+
+def _read(folder: Path, config: PointingConfig, prepare: Callable[[PointingModel], Put]) -> PointingModel:
+    shards = Shards(folder)
+    if is_published(read_config_file(folder)):
+        return build(shards.tensors.items(), shards, config, str(folder), prepare=prepare)
+    model = PointingModel.empty(config)
+    check_fit(model, shards.tensors.items(), str(folder))
+    return model.filled(shards, "cpu", torch.float32, prepare(model), str(folder))
+
+
+def _place(model: PointingModel, recipe: Recipe, accelerator: Accelerator, sharded: bool) -> Put:
+    """Choose what learns, divide the empty model, and give it memory; the weights are copied into their places."""
+    choose(model, recipe.learn)
+    _halve_frozen(model, recipe)
+    if recipe.run.gradient_checkpointing:
+        recompute(model)
+    if sharded:
+        for unit in units_of(model):
+            fully_shard(unit, **_sharding(accelerator, recipe))
+    model.to_empty(device=accelerator.device)
+
+    def put(module: nn.Module, name: str, value: Tensor) -> None:
+        _copy(getattr(getattr(module, "base_layer", module), name), value)
+
+    return put
+
+
+def layers_of(model: PointingModel) -> list[nn.Module]:
+    """The repeated layers of both towers, whose insides need not be kept for the backward pass."""
+    return [*model.vision.blocks, *model.language.layers]
+
+
+def units_of(model: PointingModel) -> list[nn.Module]:
+    """What FSDP2 gathers at a time: layers, the connector, and the two tables of words where they are not one."""
+    tables = [] if model.head is None else [model.head, model.language.embed_tokens]
+    return [*layers_of(model), model.connector, *tables]
+
+
+def recompute(model: PointingModel) -> None:
+    """Keep only each layer's input for the backward pass."""
+    for layer in layers_of(model):
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+
+
+def _halve_frozen(model: PointingModel, recipe: Recipe) -> None:
+    for parameter in model.parameters():
+        if recipe.run.precision == "mixed" and parameter.dtype == torch.float32 and not parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def _sharding(accelerator: Accelerator, recipe: Recipe, root: bool = False) -> dict:
+    """Arguments of `fully_shard`: all processes in one row, bfloat16 arithmetic where the recipe wants it."""
+    mesh = torch.distributed.init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    if recipe.run.precision == "float32":
+        return {"mesh": mesh}
+    halves = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32}
+    return {"mesh": mesh, "mp_policy": MixedPrecisionPolicy(**halves, cast_forward_inputs=not root)}
+
+
+@torch.no_grad()
+def _copy(parameter: nn.Parameter, value: Tensor) -> None:
+    """Fill a parameter, or this process's share of it, with a whole tensor."""
+    if isinstance(parameter, DTensor):
+        value = value.to(parameter.device, parameter.dtype)
+        value = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    parameter.copy_(value)

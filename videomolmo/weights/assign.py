@@ -1,0 +1,182 @@
+"""Tensors of a folder: read shard by shard, compared with a model's, put in their place; and written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from videomolmo.errors import BadInput
+from videomolmo.io.files import files_of
+from videomolmo.io.untrusted import checked, model_file, read_json, shortened
+from videomolmo.model.config import PointingConfig
+from videomolmo.weights.devices import Devices, device_of
+from videomolmo.weights.tensors import check_finite, shapes_of
+
+CONFIG_FILE = "config.json"
+SHOWN = 6  # names listed in an error
+Put = Callable[[nn.Module, str, Tensor], None]
+
+
+def check_fit(model: nn.Module, shapes: Iterable[tuple[str, Tensor]], source: str) -> None:
+    """Make sure that every parameter of `model` gets one tensor of its shape, and that no tensor is left over.
+
+    Args:
+        model: to be filled.
+        shapes: names and tensors, with or without data.
+        source: where they come from, for the message.
+
+    Raises:
+        BadInput: names that are missing, unexpected, doubled or of another shape, listed.
+    """
+    wanted = {name: value.shape for name, value in model.state_dict().items()}
+    found: set[str] = set()
+    faults: dict[str, list[str]] = {"missing": [], "unexpected": [], "doubled": [], "misshaped": []}
+    for name, value in shapes:
+        if name in found:
+            faults["doubled"].append(name)
+        elif name not in wanted:
+            faults["unexpected"].append(name)
+        elif value.shape != wanted[name]:
+            faults["misshaped"].append(f"{name} {tuple(value.shape)} instead of {tuple(wanted[name])}")
+        found.add(name)
+    faults["missing"] = sorted(wanted.keys() - found)
+    listed = [f"{len(names)} {fault}: {_shortened(names)}" for fault, names in faults.items() if names]
+    if listed:
+        raise BadInput(
+            f"weights in {source} do not fit the configuration: {'; '.join(listed)}; use the weights' own config"
+        )
+
+
+def put_plain(module: nn.Module, name: str, value: Tensor) -> None:
+    """Make `value` the parameter `name` of `module`."""
+    setattr(module, name, nn.Parameter(value, requires_grad=value.is_floating_point()))
+
+
+def fill(
+    model: nn.Module,
+    tensors: Iterable[tuple[str, Tensor]],
+    devices: Devices,
+    dtype: torch.dtype,
+    put: Put = put_plain,
+    source: str = "",
+) -> None:
+    """Give a model made on the meta device its weights one by one, so that no second copy is ever held.
+
+    Args:
+        model: made on the meta device, checked with `check_fit`.
+        tensors: names and tensors, each used once and then let go.
+        devices, dtype: of the weights in the model; see `placement.side_by_side`.
+        put: how one tensor is put in its place; quantised layers have their own way.
+        source: where they come from, for messages.
+
+    Raises:
+        BadInput: a weight that is not finite.
+    """
+    for name, value in tensors:
+        owner, _, own = name.rpartition(".")
+        placed = value.to(device_of(name, devices), dtype, copy=True)
+        check_finite(name, placed, value, source)
+        put(model.get_submodule(owner), own, placed)
+
+
+def _shortened(names: list[str]) -> str:
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + rest
+
+
+def save_model(model: nn.Module, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+    """Write config.json and model.safetensors; each file appears whole or not at all.
+
+    Args:
+        model: a model with `config`.
+        folder: made where missing.
+        dtype: of the stored weights, for example torch.float16 to halve the file; None keeps the model's.
+    """
+    state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in model.state_dict().items()}
+    with files_of(folder, CONFIG_FILE) as place, safetensors_told():
+        save_file(state, place / WEIGHTS_FILE, metadata={"format": "pt"})
+        model.config.to_json(place / CONFIG_FILE)
+
+
+@contextmanager
+def safetensors_told() -> Iterator[None]:
+    """What safetensors says of a full disk and its like, as the OSError that it is."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+
+
+def read_config(folder: str | Path) -> PointingConfig:
+    """The configuration saved in a model folder."""
+    return PointingConfig.from_json(Path(folder) / CONFIG_FILE)
+
+
+WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+
+
+class Shards:
+    """The tensors of a folder with `model.safetensors`, or with an index of shards beside it.
+
+    Only headers are read at first. Pickled weights are never touched.
+
+    Args:
+        folder: of the checkpoint.
+
+    Attributes:
+        tensors: names and tensors without data (on the meta device), to see what fits before anything is read.
+
+    Raises:
+        BadInput: files missing or cut off, or the index and the shards disagree.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        index = self.folder / INDEX_FILE
+        promised = _weight_map(index) if os.path.lexists(index) else None
+        self.files = [self.folder / name for name in (sorted(set(promised.values())) if promised else [WEIGHTS_FILE])]
+        self.tensors: dict[str, Tensor] = {}
+        for path in self.files:
+            for name, empty in shapes_of(model_file(path)).items():
+                if name in self.tensors:
+                    raise BadInput(
+                        f"{path}: weight {shortened(name)} is in an earlier shard too; download the files again"
+                    )
+                if promised is not None and promised.get(name) != path.name:
+                    raise BadInput(
+                        f"{path}: weight {shortened(name)} is not promised there by {INDEX_FILE}; download again"
+                    )
+                self.tensors[name] = empty
+        lacking = sorted(set(promised or ()) - set(self.tensors))
+        if lacking:
+            raise BadInput(f"{index}: {len(lacking)} weights are in no shard, first {lacking[0]!r}; download again")
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and tensors, shard by shard; each tensor is read when its turn comes."""
+        for path in self.files:
+            with safe_open(path, framework="pt") as file:
+                names = file.keys()
+                for name in names:
+                    yield name, file.get_tensor(name)
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Weight name to file name; only files right beside the index."""
+    values = read_json(index)
+    if not isinstance(promised := values.get("weight_map"), dict):
+        raise BadInput(f"{index} is no index of shards (it has no weight_map); download it again")
+    promised = checked(dict[str, str], promised, f"{index} is no index of shards")
+    strange = [file for file in promised.values() if Path(file).name != file or not file.endswith(".safetensors")]
+    if strange or not promised:
+        named = shortened(strange[0]) if strange else "no file"
+        raise BadInput(f"{index} names {named}, expected .safetensors files beside it")
+    return promised

@@ -1,0 +1,160 @@
+"""Names of models become folders: shipped ones, local ones, ids on the hub."""
+
+from __future__ import annotations
+
+import os
+import re
+import textwrap
+from pathlib import Path
+
+from videomolmo.errors import BadInput
+from videomolmo.io import provenance
+
+SAMPLE_SENTENCE = "the red circle"
+
+
+def data_folder() -> Path:
+    """The `data` folder: beside the package in a checkout, inside it when installed from a wheel."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package.parent / "data", package / "data"):
+        if (folder / "nano").is_dir():
+            return folder
+    raise BadInput(
+        f"no data folder beside {package}: expected data/nano with the nano weights; install from a checkout"
+    )
+
+
+def nano_pointing() -> Path:
+    return data_folder() / "nano" / "pointing"
+
+
+def nano_pointing_96() -> Path:
+    """The same model before it grew: frames of 96 pixels, which ablations and short trainings can afford."""
+    return data_folder() / "nano" / "pointing_96"
+
+
+def nano_masks() -> Path:
+    return data_folder() / "nano" / "masks"
+
+
+def sample_clip() -> Path:
+    return data_folder() / "sample" / "clip.mp4"
+
+
+def sample_truth() -> Path:
+    """The red circle of the sample clip, as packed bits."""
+    return data_folder() / "sample" / "truth.npz"
+
+
+_HUB_ID = re.compile(r"^(?P<id>[\w-][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?$")
+_FILES = ["*.json", "*.txt", "*.yaml", "*.safetensors"]
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
+def pointing_folder(name: str, offline: bool = False) -> Path:
+    """The folder of a pointing model, in our own format or as published.
+
+    Args:
+        name: "nano", "nano-96" (the same before it grew), a folder, or a hub id, with "@revision" where one is wanted.
+        offline: take only what was downloaded before.
+
+    Raises:
+        BadInput: no such folder, an id the hub does not know or cannot be asked for, or files missing.
+    """
+    name = named(name, "--model")
+    own = {"nano": nano_pointing, "nano-96": nano_pointing_96}
+    folder = own[name]() if name in own else _folder_or_hub(name, "--model", "config.json", offline)
+    return _checked(folder, name, "--model", "config.json")
+
+
+def masks_folder(name: str, offline: bool = False) -> Path:
+    """The folder of a SAM 2 in the layout of `data/nano/masks`; for published SAM 2 see `checkpoint_file`."""
+    name = named(name, "--masks")
+    folder = nano_masks() if name == "nano" else _folder_or_hub(name, "--masks", "config.yaml", offline)
+    return _checked(folder, name, "--masks", "config.yaml")
+
+
+def named(name: str | os.PathLike, option: str) -> str:
+    """The name of a model as a text, from a text or a path.
+
+    Raises:
+        BadInput: it is neither, or empty.
+    """
+    text = os.fsdecode(name) if isinstance(name, (str, os.PathLike)) else ""
+    if not text.strip():
+        needs = {"--model": "config.json", "--masks": "config.yaml"}[option]
+        raise BadInput(f"{option} is {name!r}, expected 'nano', a hub id, or a folder with {needs}")
+    return text
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """A hub id and its pinned revision, if any.
+
+    Example:
+        >>> split_revision("facebook/sam2.1-hiera-tiny@main")
+        ('facebook/sam2.1-hiera-tiny', 'main')
+    """
+    match = _HUB_ID.match(name)
+    return (match["id"], match["revision"]) if match else (name, None)
+
+
+def checkpoint_file(name: str, file: str, offline: bool = False) -> Path:
+    """One file of a hub repository, downloaded once.
+
+    Raises:
+        BadInput: it cannot be fetched.
+    """
+    from huggingface_hub import hf_hub_download
+
+    hub_id, revision = split_revision(name)
+    try:
+        return Path(hf_hub_download(hub_id, file, revision=revision, local_files_only=offline))
+    except Exception as error:  # the hub's client raises many kinds, all of which mean "no file"
+        raise _unreachable(name, "--masks", error) from error
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every safetensors file of a model, by file name."""
+    return {path.name: file_hash(path) for path in sorted(folder.glob("*.safetensors")) if path.is_file()}
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file; the hub's cache names large files by it, which saves reading them.
+
+    Elsewhere a name proves nothing: anybody can lay a file into a folder "blobs".
+    """
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    target = path.resolve()
+    cached = path.is_symlink() and target.parent.name == "blobs" and target.is_relative_to(Path(HF_HUB_CACHE).resolve())
+    named = cached and re.fullmatch(r"[0-9a-f]{64}", target.name)
+    return target.name if named else provenance.sha256(path)
+
+
+def _folder_or_hub(name: str, option: str, needs: str, offline: bool) -> Path:
+    if os.path.isdir(name):
+        return Path(name)
+    if not _HUB_ID.match(name):
+        raise BadInput(
+            f"{option} {name!r}: unknown; give 'nano', a hub id, or a folder with {needs} and model.safetensors"
+        )
+    from huggingface_hub import snapshot_download
+
+    hub_id, revision = split_revision(name)
+    try:
+        found = snapshot_download(hub_id, revision=revision, allow_patterns=_FILES, local_files_only=offline)
+        return Path(found)
+    except Exception as error:
+        raise _unreachable(name, option, error) from error
+
+
+def _unreachable(name: str, option: str, error: Exception) -> BadInput:
+    reason = textwrap.shorten(str(error).split("\n")[0], 160, placeholder=" …") or type(error).__name__
+    return BadInput(f"{option} {name!r}: no such folder, and the hub gave nothing ({reason}); check name and network")
+
+
+def _checked(folder: Path, name: str, option: str, needs: str) -> Path:
+    if not (folder / needs).is_file() or not any((folder / file).is_file() for file in _WEIGHTS):
+        lacking = needs if not (folder / needs).is_file() else _WEIGHTS[0]
+        raise BadInput(f"{option} {name!r}: {folder / lacking} is missing; a model has {needs} and {_WEIGHTS[0]}")
+    return folder
