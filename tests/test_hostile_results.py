@@ -558,15 +558,15 @@ def test_predictions_that_are_pipes_are_missing(tmp_path):
         "key_frames": [{"frame": 0, "outcome": "found", "points_px": [[1.0, 2.0]]}],
     }
     kept.write_text(json.dumps(sound))
-    assert read_answer(tmp_path, record, expression) == sound | {
+    assert read_answer(tmp_path, record, expression, None) == sound | {
         "key_frames": [sound["key_frames"][0] | {"points_px": [(1.0, 2.0)]}]
     }
     for bad in ([], {}, sound | {"objects": HUGE}, sound | {"key_frames": [1]}, sound | {"key_frames": [{"frame": 7}]},
                 sound | {"seconds": "1"}):  # fmt: skip
         kept.write_text(json.dumps(bad))
-        assert read_answer(tmp_path, record, expression) is None
+        assert read_answer(tmp_path, record, expression, None) is None
     pipe(kept)
-    assert read_answer(tmp_path, record, expression) is None
+    assert read_answer(tmp_path, record, expression, None) is None
 
 
 @pytest.mark.parametrize("make", [pipe, *(WINDOWS[name] for name in ("lying", "many members", "objects", "locked",
