@@ -396,3 +396,23 @@ def _write(out: Path, facts: dict, rows: list[dict]) -> "pd.DataFrame":
         table.to_parquet(unfinished, index=False)
     write_csv(table, out / "results.csv")
     return table
+
+
+def scores_text(table: pd.DataFrame, out: Path) -> str:
+    """The means of a run, and what in its folder had no prediction, as lines."""
+    means, lines = table[table["clip"] == ALL], ["nothing scored: this set has no public masks, points or counts"]
+    if not table.empty:  # else a server scores it, or it has boxes only
+        lines = [means[["kind", "metric", "value", "n"]].to_string(index=False, float_format="{:.4f}".format)]
+    lost = json.loads((out / "missing.json").read_text(encoding="utf-8-sig"))
+    if lost["count"]:
+        lines.append(f"{lost['count']} expressions have no prediction and count 0: see {out / 'missing.json'}")
+    if lost["frames"]:
+        lines.append(f"{len(lost['frames'])} expressions have frames without a mask, which count as empty: see there")
+    return "\n".join(lines)
+
+
+def j_and_f_of(table: pd.DataFrame) -> dict[str, float]:
+    """J&F of a run by what it is a mean of, as `comparison` shows it."""
+    names = {"J&F": "mean of {n} expressions", "four annotators, J&F-Mean": "mean of four annotators"}
+    rows = table[(table["clip"] == ALL) & (table["kind"] == ALL) & table["metric"].isin(names)]
+    return {f"{row.split}, {names[row.metric].format(n=row.n)}": row.value for row in rows.itertuples()}

@@ -239,6 +239,12 @@ def is_trace(path: Path) -> bool:
     return path.name == LOCK or path.name.startswith(UNFINISHED)
 
 
+def check_new(folder: Path) -> None:
+    """BadInput unless a folder is empty or not there yet, so that nothing in it can be overwritten."""
+    if folder.exists() and (not folder.is_dir() or not all(map(is_trace, folder.iterdir()))):
+        raise BadInput(f"{folder} is there already and not empty; name a new folder, nothing was written")
+
+
 OWN = {"sentence", "times_s", "objects"}  # by which a run.json is known as ours
 BETWEEN = {"videomolmo": "this result is being replaced"}  # run.json while it is
 FILES = ("answers.jsonl", "tracks.csv", "overlay.mp4", "run.json")  # run.json comes last: it makes a folder a result

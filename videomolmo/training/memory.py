@@ -24,7 +24,9 @@ from videomolmo.model import PointingConfig, PointingModel
 from videomolmo.model.decoding import answer_loss, attention_mask_of, visible
 from videomolmo.model.image import ImageProcessor
 from videomolmo.training.model import choose, recompute, units_of
-from videomolmo.training.recipe import PRECISIONS, QUANTIZE, Learn
+from videomolmo.training.recipe import PRECISIONS, QUANTIZE, Learn, Recipe
+from videomolmo.weights import hub
+from videomolmo.weights.checkpoint import KNOWN, read_configuration
 from videomolmo.weights.quantize import KINDS
 
 # dense TFLOP/s as their makers state them: in bfloat16 with float32 sums, and in plain float32
@@ -242,6 +244,27 @@ def training_memory(
         parameters=parameters, learning=count, crops=crops, tokens=tokens,
         weights=weights // divided, gradients=FLOAT * count // divided, states=2 * FLOAT * count // divided,
         gathered=gathered, activations=max(activations, FLOAT * max(learning) // divided),
+    )  # fmt: skip
+
+
+def recipe_memory(recipe: Recipe, height: int, width: int, devices: int = 1) -> TrainingMemory:
+    """What each device must hold to train by a recipe; of the model only its configuration is read.
+
+    Args:
+        recipe: as `read_recipe` gives it.
+        height, width: of the frames, in pixels.
+        devices: that train together.
+
+    Raises:
+        BadInput: see `training_memory` and `read_configuration`.
+    """
+    source, run = recipe.model.source, recipe.run
+    config = KNOWN[source]() if source in KNOWN else read_configuration(hub.pointing_folder(source))
+    config = config if recipe.model.context is None else replace(config, context=recipe.model.context)
+    return training_memory(
+        config, height, width, recipe.learn, precision=run.precision, micro_batch=recipe.optimiser.micro_batch,
+        questions=recipe.data.questions, devices=devices, shard=run.shard,
+        gradient_checkpointing=run.gradient_checkpointing, quantize=recipe.model.quantize,
     )  # fmt: skip
 
 
