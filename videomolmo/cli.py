@@ -222,7 +222,7 @@ def _ground(options: argparse.Namespace) -> int:
     folder = check_folder(options.out, overwrite=options.overwrite, source=video)
     with open_video(video, reader=options.reader, max_frames=options.max_frames) as frames:
         print(f"{Path(video).name}: {len(frames)} frames, {frames.width}×{frames.height}, {frames.fps:g} fps")
-    from videomolmo.systems.molmo2 import load_grounder
+    from videomolmo.systems import load_grounder
 
     grounder = load_grounder(
         options.model, options.masks, options.device, dtype=options.dtype, quantize=options.quantize,
