@@ -6,16 +6,20 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import golden
 import numpy as np
 import pytest
 from hypothesis import settings
 
-from videomolmo.io.video import Frames
 from videomolmo.points import Answer, read_points, write_points
+from videomolmo.protocols import Pointer, Question
 from videomolmo.synth.clips import Clip, generate_clip
 from videomolmo.weights.hub import nano_masks, nano_pointing
+
+if TYPE_CHECKING:
+    from videomolmo.grounding import VideoGrounder
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -106,7 +110,8 @@ def tiny_grounder(tiny_folder):
     from videomolmo.grounding import VideoGrounder
 
     grounder = VideoGrounder.from_pretrained(str(tiny_folder / "pointing"), str(tiny_folder / "masks"), device="cpu")
-    grounder.pointing.generate = partial(grounder.pointing.generate, max_new_tokens=6)
+    model = grounder.pointer.model
+    model.generate = partial(model.generate, max_new_tokens=6)
     return grounder
 
 
@@ -137,18 +142,15 @@ def seen_throughout(clip: Clip) -> list[int]:
 
 
 class TruthfulPointer:
-    """In place of `videomolmo.grounding.Pointer`: writes the true points of a generated clip, and reads them back."""
+    """Writes the true points of a generated clip, and reads them back; else it is as another pointer is."""
 
-    def __init__(self, clip: Clip, objects: list[int], silent: set[int], *_: object) -> None:
-        self.clip, self.objects, self.silent = clip, objects, silent
+    def __init__(self, pointer: Pointer, clip: Clip, objects: list[int], silent: set[int]) -> None:
+        self.describe, self.clip, self.objects, self.silent = pointer.describe, clip, objects, silent
 
-    def answers(self, video: Frames, question: str, every: int) -> Iterator[tuple[int, int, Answer | None]]:
-        count = 0
-        for at, _ in enumerate(video.iterate()):
-            count = at + 1
-            if at % every == 0:
-                yield count, at, self._answer(at, video.height, video.width)
-        yield count, count, None
+    def answers(self, frames: Iterator[np.ndarray], question: Question) -> Iterator[tuple[int, Answer]]:
+        for at, frame in enumerate(frames):
+            if at % question.every == 0:
+                yield at, self._answer(at, *frame.shape[:2])
 
     def _answer(self, at: int, height: int, width: int) -> Answer:
         things = [self.clip.things[at][n] for n in self.objects]
@@ -158,11 +160,23 @@ class TruthfulPointer:
 
 
 @pytest.fixture
-def truthful(monkeypatch) -> Callable[..., None]:
-    """`truthful(clip, objects=[…], silent={…})` makes the pointer name these objects, and none on silent key frames."""
+def truthful(tiny_grounder, monkeypatch) -> Callable[..., VideoGrounder]:
+    """`truthful(clip, objects=[…], silent={…})`: a grounder that names these objects, and none on silent key frames.
 
-    def install(clip: Clip, objects: list[int] | None = None, silent: set[int] = frozenset()) -> None:
+    So do those that commands load from then on.
+    """
+    from videomolmo.grounding import VideoGrounder
+
+    load = VideoGrounder.from_pretrained
+
+    def make(clip: Clip, objects: list[int] | None = None, silent: set[int] = frozenset()) -> VideoGrounder:
         named = seen_throughout(clip) if objects is None else objects
-        monkeypatch.setattr("videomolmo.grounding.Pointer", partial(TruthfulPointer, clip, named, set(silent)))
 
-    return install
+        def told(grounder: VideoGrounder) -> VideoGrounder:
+            pointer = TruthfulPointer(grounder.pointer, clip, named, set(silent))
+            return VideoGrounder(pointer, grounder.tracker, weights=grounder.weights, loaded=grounder.loaded)
+
+        monkeypatch.setattr(VideoGrounder, "from_pretrained", lambda *args, **options: told(load(*args, **options)))
+        return told(tiny_grounder)
+
+    return make

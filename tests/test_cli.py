@@ -353,7 +353,7 @@ def test_earlier_results_outlive_a_run_that_fails_while_pointing(ground, movie, 
     def fails(*_: object) -> None:
         raise BadInput("clip.mp4: no frame could be decoded")
 
-    monkeypatch.setattr("videomolmo.grounding.VideoGrounder._point", fails)
+    monkeypatch.setattr("conftest.TruthfulPointer.answers", fails)
     assert ground(movie, "the things", "--out", out, "--overwrite")[0] == 2
     assert tree(out) == before
 
@@ -407,10 +407,9 @@ def test_a_run_writes_everything(ground, movie, truthful, clip, tiny_folder, tmp
         assert len(overlay) == 12
 
 
-def test_the_points_of_the_truth_reach_the_result(tiny_grounder, truthful, clip, movie):
+def test_the_points_of_the_truth_reach_the_result(truthful, clip, movie):
     """Points on key frames are those of the clip, and each object's mask is where SAM 2 was asked."""
-    truthful(clip, silent={5})
-    result = tiny_grounder(str(movie), "the things", every=5)
+    result = truthful(clip, silent={5})(str(movie), "the things", every=5)
     assert [answer.outcome for answer in result.answers] == ["found", "absent", "found"]
     for answer in (result.answers[0], result.answers[2]):
         for x, y in answer.points_px:

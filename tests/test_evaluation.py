@@ -340,8 +340,8 @@ class Sees:
 
     weights: ClassVar[dict] = {}
 
-    def context_of(self, context: int | None) -> int | None:
-        return context
+    def describe(self, context: int | None) -> dict:
+        return {"context": context}
 
     def __call__(self, video, sentence: str, **settings: object) -> SimpleNamespace:
         as_question(sentence)

@@ -266,20 +266,20 @@ def test_training_rows_are_read_by_the_reader_of_training_rows(opened, tmp_path)
         corrections.export_training(tmp_path / "rows.jsonl")
 
 
-def test_a_new_sentence_about_the_same_video(truthful, tiny_grounder, clip):
-    truthful(clip)
-    first = tiny_grounder(clip.frames, "the things", every=4, tau=0.4)
-    second = ask(Inspection(first), "the others", tiny_grounder, fusion="union")
+def test_a_new_sentence_about_the_same_video(truthful, clip):
+    grounder = truthful(clip)
+    first = grounder(clip.frames, "the things", every=4, tau=0.4)
+    second = ask(Inspection(first), "the others", grounder, fusion="union")
     assert second.sentence == "the others" and second.key_frames == first.key_frames
     assert second.config["model"]["tau"] == 0.4 and second.config["model"]["fusion"] == "union"
 
 
-def test_correcting_a_real_run_keeps_what_it_does_not_touch(truthful, tiny_grounder, clip, tmp_path):
-    truthful(clip, silent={5})
-    folder = tiny_grounder(clip.frames, "the things", every=5).save(tmp_path / "out", overlay=False)
+def test_correcting_a_real_run_keeps_what_it_does_not_touch(truthful, clip, tmp_path):
+    grounder = truthful(clip, silent={5})
+    folder = grounder(clip.frames, "the things", every=5).save(tmp_path / "out", overlay=False)
     inspection = Inspection(folder, video=clip.frames)
     before = everything(inspection)
-    Corrections(inspection, tiny_grounder).add_point(2, 40, 30, 1)
+    Corrections(inspection, grounder).add_point(2, 40, 30, 1)
     touched = changed(before, everything(inspection))
     assert (2, 1) in touched and touched <= {(t, 1) for t in range(1, 5)}
 

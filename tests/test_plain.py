@@ -17,7 +17,7 @@ from videomolmo.annotation.annotate import Settings
 from videomolmo.datasets import first_records, read_dataset
 from videomolmo.errors import BadInput
 from videomolmo.evaluation.evaluate import evaluate
-from videomolmo.grounding import check_settings, load_masks
+from videomolmo.grounding import check_settings, load_tracker
 from videomolmo.io import plain_values
 from videomolmo.io.files import check_folder
 from videomolmo.io.plain_values import as_array, as_number, as_path, as_whole
@@ -231,12 +231,12 @@ def test_models_by_paths_of_any_kind(tiny_folder):
     pointing, masks = Somewhere(tiny_folder / "pointing"), Somewhere(tiny_folder / "masks")
     grounder = videomolmo.load_grounder(pointing, masks, "cpu")
     assert grounder.loaded["model"] == str(tiny_folder / "pointing") and json.dumps(grounder.loaded)
-    assert load_masks(tiny_folder / "masks", "cpu")[1]
+    assert load_tracker(tiny_folder / "masks", "cpu")[1]
     for bad in (None, 5, "", b"nano"):
         with pytest.raises(BadInput, match="expected 'nano'"):
             videomolmo.load_grounder(bad, device="cpu")
         with pytest.raises(BadInput, match="expected 'nano'"):
-            load_masks(bad, "cpu")
+            load_tracker(bad, "cpu")
 
 
 def test_data_sets_and_their_scores(tmp_path):

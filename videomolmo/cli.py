@@ -126,7 +126,7 @@ def ground(
     folder = check_folder(out, overwrite=overwrite, source=video)
     with open_video(video, reader=reader, max_frames=max_frames) as frames:
         print(f"{Path(video).name}: {len(frames)} frames, {frames.width}×{frames.height}, {frames.fps:g} fps")
-    from videomolmo.systems.molmo2 import load_grounder
+    from videomolmo.systems import load_grounder
 
     grounder = load_grounder(
         model, masks, device, dtype=dtype, quantize=quantize, attention=attention, device_map=device_map,

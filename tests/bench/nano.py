@@ -71,7 +71,7 @@ def _measure(kind: str) -> str:
 
 
 def _judge(grounder: VideoGrounder, items: list[tuple[Clip, Query, str, list[int]]]) -> list[bool]:
-    processor, model = grounder.processor, grounder.pointing
+    processor, model = grounder.pointer.processor, grounder.pointer.model
     inputs = collate([processor(clip.frames[-1], question, clip.frames[:-1]) for clip, _, question, _ in items])
     names = ("input_ids", "pixels", "past_pixels", "image_masks", "image_input_idx")
     chosen = {name: inputs[name] for name in names if name in inputs}

@@ -316,9 +316,9 @@ def annotate_dataset(
     records = first_records(read_dataset(name, path, split), limit)
     names = [record.clip for record in records]
     count, clips = len(names), hashlib.sha256(json.dumps(names).encode()).hexdigest()
-    from videomolmo.grounding import load_masks
+    from videomolmo.grounding import load_tracker
 
-    weights = load_masks(masks, "cpu")[1]  # a wrong name is found here, before any process starts
+    weights = load_tracker(masks, "cpu")[1]  # a wrong name is found here, before any process starts
     made_by = {
         "frame_numbers": "of images", "dataset": name, "split": split, "masks": masks, "clips": count, "names": clips,
         "weights": weights, **asdict(settings),
@@ -370,12 +370,11 @@ def _begin(name: str, path: Path | None, split: str | None, masks: str, settings
     """Once in each process: SAM 2 on one thread, so that all processes compute alike, and the data set's index."""
     import torch
 
-    from videomolmo.grounding import load_masks
-    from videomolmo.masks.sam2 import MaskTracker
+    from videomolmo.grounding import load_tracker
 
     torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return MaskTracker(load_masks(masks, device)[0]), read_dataset(name, path, split), settings, *target
+    return load_tracker(masks, device)[0], read_dataset(name, path, split), settings, *target
 
 
 def _annotate(begun: tuple, number: int) -> tuple[int, str]:

@@ -234,10 +234,10 @@ def _score(
 
 def _grounder(model: str, masks: str, device: str, settings: dict) -> "VideoGrounder":
     """The models, once the settings are known to fit: nothing is written before."""
-    from videomolmo.systems.molmo2 import load_grounder
+    from videomolmo.systems import load_grounder
 
     grounder = load_grounder(model, masks, device)
-    grounder.context_of(settings["context"])
+    grounder.describe(settings["context"])
     return grounder
 
 

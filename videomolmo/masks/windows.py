@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from videomolmo.fusion import fuse, match_objects, overlap_matrix
 from videomolmo.io.timing import Stopwatch
 from videomolmo.io.video import Frames
-from videomolmo.masks.sam2 import FrameFeatures, MaskTracker
+from videomolmo.protocols import Features, Tracker
 
 MIN_OVERLAP = 0.1
 
@@ -44,7 +44,7 @@ class Window:
 @dataclass
 class _KeyFrame:
     at: int
-    features: FrameFeatures
+    features: Features
     points: list[np.ndarray]
     ids: list[int]
 
@@ -87,7 +87,7 @@ def _centre(mask: np.ndarray) -> np.ndarray:
 
 
 def track_windows(
-    tracker: MaskTracker,
+    tracker: Tracker,
     video: Frames,
     length: int,
     key_points: dict[int, list[Float[np.ndarray, "points 2"]]],
@@ -99,7 +99,7 @@ def track_windows(
     """Windows in order, covering every frame once; a key frame belongs to the window that it begins.
 
     Args:
-        tracker: SAM 2.
+        tracker: SAM 2, or another.
         video: the clip; decoded once, in order.
         length: how many of its frames to take.
         key_points: for every key frame (the first frame must be one) the clicks of its objects, in pixels.
@@ -111,7 +111,7 @@ def track_windows(
     """
     identities = Identities()
     left: _KeyFrame | None = None
-    held: list[FrameFeatures] = []
+    held: list[Features] = []
     clock = clock or Stopwatch()
     for at, frame in enumerate(clock.each("io", video.iterate(stop=length))):
         features = tracker.encode(frame)
@@ -129,9 +129,9 @@ def track_windows(
 
 
 def _window(
-    tracker: MaskTracker,
+    tracker: Tracker,
     left: _KeyFrame,
-    between: list[FrameFeatures],
+    between: list[Features],
     right: _KeyFrame | None,
     identities: Identities,
     length: int,
@@ -174,8 +174,8 @@ def _fuse_window(there: np.ndarray, back: np.ndarray, length: int, rule: str, ta
 
 
 def propagate(
-    tracker: MaskTracker,
-    frames: Sequence[tuple[int, FrameFeatures]],
+    tracker: Tracker,
+    frames: Sequence[tuple[int, Features]],
     points_px: Sequence[Float[np.ndarray, "points 2"]],
     length: int,
     *,

@@ -19,10 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from videomolmo.errors import BadInput
-from videomolmo.grounding import BATCH
 from videomolmo.model import PointingConfig, PointingModel
 from videomolmo.model.decoding import answer_loss, attention_mask_of, visible
 from videomolmo.model.image import ImageProcessor
+from videomolmo.pointing import BATCH
 from videomolmo.training.model import choose, recompute, units_of
 from videomolmo.training.recipe import PRECISIONS, QUANTIZE, Learn, Recipe
 from videomolmo.weights import hub
