@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from videomolmo.errors import BadInput
 
 if TYPE_CHECKING:
-    from videomolmo.sweep.cluster import Place
+    from videomolmo.sweep.run import Executor, Summary
 
 USAGE = """videomolmo sweep NOTEBOOK --grid FILE --out DIR [options]
        videomolmo sweep report DIR [options]"""
@@ -80,27 +80,49 @@ def _report(given: dict) -> int:
 
 
 def _dry_run(given: dict) -> int:
-    from videomolmo.sweep.notebook import as_seconds
-    from videomolmo.sweep.plan import estimate, listing, make_plan
-    from videomolmo.sweep.run import prepare
-
-    told = as_seconds(given.get("seconds_per_cell"), "--seconds-per-cell")
-    notebook, grid, store = prepare(Path(given["notebook"]), given["grid"], given["out"], given.get("cache"))
-    plan = make_plan(grid, store.records(), retry_failed=given.get("retry_failed", False))
-    print(f"{notebook.path.name}: {len(plan.cells)} cells\n{listing(plan)}")
-    print(estimate(plan, _place(given).at_once, told, notebook.seconds, grid.seconds))
+    executor, seconds = _executor(given), given.get("seconds_per_cell")
+    places = (Path(given["notebook"]), given["grid"], given["out"], given.get("cache"))
+    print(plan_text(*places, executor, retry_failed=given.get("retry_failed", False), user_s=seconds))
     return 0
+
+
+def plan_text(
+    notebook: Path,
+    grid: Path,
+    out: Path,
+    cache: Path | None,
+    executor: "Executor",
+    *,
+    retry_failed: bool = False,
+    user_s: float | None = None,
+) -> str:
+    """What a sweep would do, one line for each trial, and what it may take; `--dry-run`. Nothing is written.
+
+    Args:
+        notebook, grid, out, cache, executor, retry_failed: as for `sweep.run.sweep`.
+        user_s: seconds of a trial, where the user says so.
+    """
+    from videomolmo.sweep.grid import as_seconds
+    from videomolmo.sweep.run import estimate, make_plan, prepare
+
+    user_s = as_seconds(user_s, "--seconds-per-cell")
+    content, trials, store = prepare(notebook, grid, out, cache)
+    plan = make_plan(trials, store.records(), retry_failed=retry_failed)
+    cost = estimate(plan, executor.max_workers, user_s, content.seconds, trials.seconds)
+    return f"{content.path.name}: {len(plan.trials)} cells\n{plan.listing()}\n{cost}"
 
 
 def _run(given: dict) -> int:
     from videomolmo.sweep.run import sweep
 
-    notebook, folder = Path(given["notebook"]), given["out"]
-    summary = sweep(
-        notebook, given["grid"], folder, place=_place(given), retry_failed=given.get("retry_failed", False),
-        cache=given.get("cache"),
-    )  # fmt: skip
-    print(f"{summary.done} cells done, {summary.failed} failed, {summary.missing} missing; see {folder}/results.csv")
+    retry, cache = given.get("retry_failed", False), given.get("cache")
+    places = (Path(given["notebook"]), given["grid"], given["out"])
+    return tell(sweep(*places, executor=_executor(given), retry_failed=retry, cache=cache), given["out"])
+
+
+def tell(summary: "Summary", out: Path) -> int:
+    """Print how a sweep into `out` went; returns the exit code."""
+    print(f"{summary.done} cells done, {summary.failed} failed, {summary.missing} missing; see {out}/results.csv")
     if summary.bare:
         print(f"{summary.bare} cells left no table: it is results.csv in `results_folder`, or the only CSV there")
     for name, reason in summary.lost.items():
@@ -117,7 +139,7 @@ def _run(given: dict) -> int:
     return 1 if summary.failed or summary.missing or summary.unread else 0
 
 
-def _place(given: dict) -> "Place":
-    from videomolmo.sweep.cluster import Place
+def _executor(given: dict) -> "Executor":
+    from videomolmo.sweep.run import Executor
 
-    return Place(given.get("workers"), given.get("scheduler"), given.get("cluster"))
+    return Executor(given.get("workers"), given.get("scheduler"), given.get("cluster"))
