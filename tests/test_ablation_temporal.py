@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -224,41 +224,21 @@ def test_attention_maps_weigh_the_patches_of_the_past(clips):
 # Runs
 
 
-def test_a_stopped_run_goes_on_and_finished_cells_are_kept(cache, tmp_path):
-    out, grid = tmp_path / "temporal.csv", temporal_ablation.grid(["addition"], [0, 2], [1])
-    first = list(islice(temporal_ablation.run(grid, out, cache, SIZE), 4))
-    assert len(temporal_report.load(out)) == 4 and {row["variant"] for row in first} == {"none"}
-    rest = list(temporal_ablation.run(grid, out, cache, SIZE))
-    assert {row["variant"] for row in rest} == {"addition"} and len(temporal_report.load(out)) == 8
-    assert not list(temporal_ablation.run(grid, out, cache, SIZE))
-    assert temporal_report.missing(temporal_report.load(out), temporal_ablation.grid(["addition"], [3], [1])) == [
-        "addition l = 3 seed 1"
-    ]
-    for other in (replace(SIZE, settle=2), replace(SIZE, look=1, settle=2)):  # the same number of steps in all
-        with pytest.raises(BadInput, match=f"= \\[\\d\\], not {other.look if other.look == 1 else other.settle}"):
-            next(temporal_ablation.run(grid, out, cache, other))
+def test_cells_are_run_and_judged(cache):
+    grid = temporal_ablation.grid(["addition"], [0, 2], [1])
+    rows = pd.DataFrame(temporal_ablation.run(grid, cache, SIZE))
+    assert set(rows["variant"]) == {"none", "addition"} and set(rows["look"]) == {2}
+    assert tuple(rows.columns.sort_values()) == tuple(sorted(temporal_report.COLUMNS)) and len(rows) == 8
+    left = temporal_ablation.grid(["addition"], [2, 3], [1])
+    assert temporal_report.missing(rows, left) == ["addition l = 3 seed 1"]
 
 
-def test_a_cell_that_another_process_has_finished_meanwhile_is_not_run_again(cache, tmp_path):
-    out, grid = tmp_path / "temporal.csv", temporal_ablation.grid(["addition"], [0, 2], [1])
-    rows = temporal_ablation.run(grid, out, cache, SIZE)
-    assert next(rows)["variant"] == "none"
-    assert {row["variant"] for row in temporal_ablation.run(grid, out, cache, SIZE)} == {"addition"}
-    assert {row["variant"] for row in rows} == {"none"} and len(temporal_report.load(out)) == 8
-
-
-def test_a_cell_goes_on_to_language(cache, tmp_path):
-    size, out = replace(SIZE, language=1, language_clips=6), tmp_path / "written.csv"
-    rows = list(temporal_ablation.run([temporal_ablation.Cell("addition", 4, 1)], out, cache, size))
+def test_a_cell_goes_on_to_language(cache):
+    size = replace(SIZE, language=1, language_clips=6)
+    rows = list(temporal_ablation.run([temporal_ablation.Cell("addition", 4, 1)], cache, size))
     assert [row["kind"] for row in rows] == list(dict.fromkeys(row["kind"] for row in rows))
     assert {row["kind"] for row in rows} == set(temporal_data.KINDS) and {row["language"] for row in rows} == {1}
-    assert temporal_report.finished(temporal_report.load(out), size.settings)
-    with pytest.raises(BadInput, match="language_clips = \\[6\\], not 7"):
-        next(
-            temporal_ablation.run(
-                [temporal_ablation.Cell("addition", 4, 1)], out, cache, replace(size, language_clips=7)
-            )
-        )
+    assert {row["language_clips"] for row in rows} == {6}
     (folder,) = (cache / "language").glob("addition-4-1-*")
     begun, taught = load_checkpoint(folder / "begin.safetensors")["state"], initial_weights.taught_start()
     same = {name for name in taught if torch.equal(begun[name], taught[name])}
@@ -274,17 +254,6 @@ def test_a_size_out_of_range_is_refused():
     with pytest.raises(BadInput, match="look and settle are both 0"):
         temporal_ablation.Size(look=0, settle=0)
     assert temporal_ablation.Size(look=0).settle and temporal_ablation.Size(settle=0).look
-
-
-def test_the_command_runs_what_is_left_and_prints_the_block(capsys, cache, tmp_path):
-    out, few = tmp_path / "few.csv", ["--variants", "addition", "--contexts", "0", "4", "--seeds", "1"]
-    size = ["--look", "0", "--settle", "1", "--train-clips", "14", "--test-clips", "14"]
-    threads = torch.get_num_threads()
-    assert temporal_ablation.main(["run", *few, *size, "--threads", "1", "--out", str(out), "--cache", str(cache)]) == 0
-    torch.set_num_threads(threads)
-    printed = capsys.readouterr().out
-    assert "addition l = 4 seed 1: motion" in printed and "Not run yet" not in printed
-    assert len(temporal_report.load(out)) == 8 and (tmp_path / "few_context.png").is_file()
 
 
 # Where short trainings begin, and language

@@ -17,7 +17,7 @@ from videomolmo.io.command_line import FULL, Command, Group, at_least_one, numbe
 
 if TYPE_CHECKING:
     from videomolmo.results import GroundingResult
-    from videomolmo.sweep.cluster import Place
+    from videomolmo.sweep.run import Executor
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -436,10 +436,10 @@ def sweep(
     for name in ("grid", "out"):
         if running[name] is None:
             raise BadInput(f"--{name} is missing; usage: videomolmo sweep NOTEBOOK --grid FILE --out DIR [options]")
-    from videomolmo.sweep.cluster import Place
+    from videomolmo.sweep.run import Executor
 
-    run = _plan if dry_run else _sweep
-    return run(Path(notebook), grid, out, cache, Place(workers, scheduler, cluster), retry_failed, seconds_per_cell)
+    run, executor = _plan if dry_run else _sweep, Executor(workers, scheduler, cluster)
+    return run(Path(notebook), grid, out, cache, executor, retry_failed, seconds_per_cell)
 
 
 def _report(folder: Path | None, columns: dict[str, str | None], where: list[str], html: Path | None) -> None:
@@ -455,25 +455,32 @@ def _report(folder: Path | None, columns: dict[str, str | None], where: list[str
 
 
 def _plan(
-    path: Path, grid: Path, out: Path, cache: Path | None, place: "Place", retry_failed: bool, told: float | None
+    path: Path,
+    grid: Path,
+    out: Path,
+    cache: Path | None,
+    executor: "Executor",
+    retry_failed: bool,
+    user_s: float | None,
 ) -> None:
-    """Print the cells and what they may take."""
-    from videomolmo.sweep import plan
-    from videomolmo.sweep.notebook import as_seconds
-    from videomolmo.sweep.run import prepare
+    """Print the cells and what they may take; nothing is written."""
+    from videomolmo.sweep.grid import as_seconds
+    from videomolmo.sweep.run import estimate, make_plan, prepare
 
-    told = as_seconds(told, "--seconds-per-cell")
-    notebook, cells, store = prepare(path, grid, out, cache)
-    todo = plan.make_plan(cells, store.records(), retry_failed=retry_failed)
-    print(f"{path.name}: {len(todo.cells)} cells\n{plan.listing(todo)}")
-    print(plan.estimate(todo, place.at_once, told, notebook.seconds, cells.seconds))
+    user_s = as_seconds(user_s, "--seconds-per-cell")
+    notebook, trials, store = prepare(path, grid, out, cache)
+    plan = make_plan(trials, store.records(), retry_failed=retry_failed)
+    print(f"{path.name}: {len(plan.trials)} cells\n{plan.listing()}")
+    print(estimate(plan, executor.max_workers, user_s, notebook.seconds, trials.seconds))
 
 
-def _sweep(path: Path, grid: Path, out: Path, cache: Path | None, place: "Place", retry_failed: bool, *_: Any) -> int:
+def _sweep(
+    path: Path, grid: Path, out: Path, cache: Path | None, executor: "Executor", retry_failed: bool, *_: Any
+) -> int:
     """Run the cells that are not done; 0 if all are then."""
     from videomolmo.sweep.run import sweep
 
-    summary = sweep(path, grid, out, place=place, retry_failed=retry_failed, cache=cache)
+    summary = sweep(path, grid, out, executor=executor, retry_failed=retry_failed, cache=cache)
     print(f"{summary.done} cells done, {summary.failed} failed, {summary.missing} missing; see {out}/results.csv")
     if summary.bare:
         print(f"{summary.bare} cells left no table: it is results.csv in `results_folder`, or the only CSV there")
