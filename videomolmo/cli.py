@@ -467,11 +467,11 @@ def _plan(
     from videomolmo.sweep.grid import as_seconds
     from videomolmo.sweep.run import estimate, make_plan, prepare
 
-    user_s = as_seconds(user_s, "--seconds-per-cell")
+    seconds = as_seconds(s, "--seconds-per-cell")
     notebook, trials, store = prepare(path, grid, out, cache)
-    plan = make_plan(trials, store.records(), retry_failed=retry_failed)
+    plan = make_plan(trials, store.records(), retry_failed=again)
     print(f"{path.name}: {len(plan.trials)} cells\n{plan.listing()}")
-    print(estimate(plan, executor.max_workers, user_s, notebook.seconds, trials.seconds))
+    print(estimate(plan, executor.max_workers, seconds, notebook.seconds, trials.seconds))
 
 
 def _sweep(
