@@ -302,20 +302,20 @@ def test_a_crippled_model_has_lost_what_was_named_and_nothing_else():
         initial_weights.ablated(["language.layers.9"], 1)
 
 
-def test_a_taught_start_lacks_the_temporal_module_and_nothing_else():
+def test_the_pretrained_start_lacks_the_temporal_module_and_nothing_else():
     whole, start = initial_weights.ablated([], 1), initial_weights.pretrained_without_temporal()
     assert {name for name in whole if name not in start} == {n for n in whole if n.startswith("model.temporal.")}
     assert all(torch.equal(start[name], whole[name]) for name in start)
 
 
-def test_the_shipped_model_answers_in_writing_and_a_crippled_one_does_not(clips):
+def test_the_shipped_model_answers_in_writing_and_an_ablated_one_does_not(clips):
     asked = temporal_data.questions(clips)
     right = {}
     for name, lost in (("shipped", []), ("ablated", ["language.layers.2", "language.layers.3"])):
         model = initial_weights.assembled(initial_weights.ablated(lost, 1), initial_weights.shipped_config())[
             "model"
         ].eval()
-        answers = temporal_training.written(model, clips, asked, 4)
+        answers = temporal_training.generate_answers(model, clips, asked, 4)
         judged = temporal_training.score_answers(answers, clips, asked)
         right[name] = np.concatenate([judged["appearance"], judged["motion"]]).mean()
     assert right["shipped"] > 0.6 and right["ablated"] < 0.2

@@ -21,6 +21,7 @@ from training_runs import COLOURS, TINY, fixture_of, recipe_of, rows_of_blocks, 
 from videomolmo.cli import main
 from videomolmo.datasets.annotations import Points
 from videomolmo.errors import BadInput
+from videomolmo.io.cache import key_of
 from videomolmo.model import PointingModel, PointingProcessor
 from videomolmo.model.tokenizer import load_tokenizer
 from videomolmo.training import log as monitors
@@ -119,6 +120,8 @@ def test_keys_of_earlier_recipes_are_read_and_their_runs_resumed(tmp_path):
     now.write_text("[data]\nstart_prob = 0.5\non_error = 'replace'\n[run]\ndrift_limit = 3\n")
     recipe = read_recipe(before)
     assert recipe == read_recipe(now) and (recipe.data.start_prob, recipe.run.drift_limit) == (0.5, 3)
+    before = "77adb8d243c4fb6a2182f52e94b7b59edd0b1f343fb1910818bf828be3f9c5fa"  # of earlier runs
+    assert key_of(Recipe().reproducibility_key()) == before
     settings = recipe.reproducibility_key()["data"]
     assert settings["early"] == 0.5 and not {"start_prob", "on_error"} & set(settings)
     now.write_text("[data]\nstart_prob = 0.5\nearly = 0.1\n")

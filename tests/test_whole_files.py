@@ -446,6 +446,6 @@ def files(pattern: Callable[[str], bool]) -> set[str]:
 
 def test_there_is_one_way_to_give_a_file_its_name():
     """Checkpoints of trainings, which consist of many files of several processes, have their own."""
-    own = {"training/checkpoints.py", "sweep/store.py"}
+    own = {"training/checkpoints.py", "training/run_state.py", "sweep/store.py"}
     assert files(lambda text: "os.replace(" in text or "os.rename(" in text) <= {"whole_files.py", *own}
     assert files(lambda text: "mkdtemp(" in text or "mkstemp(" in text) <= {"whole_files.py", "sweep/store.py"}
