@@ -43,7 +43,7 @@ from videomolmo.lab.fusion_report import (
     read_table,
     write_table,
 )
-from videomolmo.lab.hard_clips import KINDS, LEAST_AREA_PX, POINTS, click, hard_clip
+from videomolmo.lab.hard_clips import KINDS, MIN_AREA_PX, POINTS, click, hard_clip
 from videomolmo.metrics import j_and_f
 from videomolmo.sweep.grid import read_grid, read_notebook
 from videomolmo.weights.hub import data_folder
@@ -85,7 +85,7 @@ def test_clicks_are_inside_or_beside_as_told():
         for at, thing in np.ndindex(clip.masks.shape[:2]):
             mask = clip.masks[at, thing]
             clean, noisy = (click(clip, at, thing, points) for points in POINTS)
-            if mask.sum() < LEAST_AREA_PX:
+            if mask.sum() < MIN_AREA_PX:
                 assert clean is None and noisy is None
                 continue
             (x, y), (u, v) = clean[0].astype(int), noisy[0].astype(int)

@@ -164,7 +164,7 @@ def test_training_runs_and_its_lesson_holds(run):
 def my_loss(log_probabilities, targets, weights):
     rows = weights.nonzero()[0]
     return -(log_probabilities[rows, targets[rows]] * weights[rows]).sum() / max(weights.sum(), 1)"""
-    results, out = run("03_training", solution, steps=4, batch=2, distinct=2, clips=8, test_clips=8)
+    results, out = run("03_training", solution, steps=4, batch=2, cached_batches=2, clips=8, test_clips=8)
     right = pd.read_csv(results / "results.csv")
     assert set(right["when"]) == {"before", "after"} and right["right"].between(0, 1).all()
     (log_file,) = results.glob("run_*/log.jsonl")
@@ -175,8 +175,8 @@ def my_loss(log_probabilities, targets, weights):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"lost": ["connector"]}, {"lost": ["temporal"]}, {"steps": 151}, {"batch": 7}, {"distinct": 49}, {"clips": 399},
-     {"peak": 2e-3}, {"seed": 2}],
+    [{"lost": ["connector"]}, {"lost": ["temporal"]}, {"steps": 151}, {"batch": 7}, {"cached_batches": 49},
+     {"clips": 399}, {"max_lr": 2e-3}, {"seed": 2}],
     ids=str,
 )  # fmt: skip
 def test_a_training_of_other_settings_is_another_training(tmp_path, changes):
@@ -192,14 +192,14 @@ def _training_folder(results: Path, **changes) -> Path:
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     told: list[Path] = []
     stand_in = SimpleNamespace(
-        language_stage=language_stage, language_clips=lambda *_: None, written=lambda *_: [],
+        language_stage=language_stage, language_clips=lambda *_: None, generate_answers=lambda *_: [],
         teach_language=lambda start, clips, stage, folder, seed: told.append(folder),
     )  # fmt: skip
     space: dict = {}
     exec(code[0], space)
     space |= changes
     exec(code[1], space)
-    space |= {"temporal_language": stand_in, "starts": SimpleNamespace(assembled=lambda *_: None)}
+    space |= {"temporal_training": stand_in, "initial_weights": SimpleNamespace(assembled=lambda *_: None)}
     space |= {"folder": results, "state": None, "config": SimpleNamespace(context=4)}
     space |= {"test": [], "asked": [], "models": {}, "answers": {}}
     exec(next(source for source in code if "teach_language" in source), space)

@@ -439,7 +439,7 @@ def sweep(
     from videomolmo.sweep.run import Executor
 
     run, executor = _plan if dry_run else _sweep, Executor(workers, scheduler, cluster)
-    return run(Path(notebook), grid, out, cache, executor, retry_failed, seconds_per_cell)
+    return run((Path(notebook), grid, out, cache), executor, retry_failed, seconds_per_cell)
 
 
 def _report(folder: Path | None, columns: dict[str, str | None], where: list[str], html: Path | None) -> None:
@@ -454,33 +454,24 @@ def _report(folder: Path | None, columns: dict[str, str | None], where: list[str
     print(f"written to {report(folder, **columns, where={name: value for name, _, value in pairs}, path=html)}")
 
 
-def _plan(
-    path: Path,
-    grid: Path,
-    out: Path,
-    cache: Path | None,
-    executor: "Executor",
-    retry_failed: bool,
-    user_s: float | None,
-) -> None:
-    """Print the cells and what they may take; nothing is written."""
+def _plan(places: tuple, executor: "Executor", retry_failed: bool, user_s: float | None) -> None:
+    """Print the cells and what they may take; nothing is written. `places`: notebook, grid, out, cache."""
     from videomolmo.sweep.grid import as_seconds
     from videomolmo.sweep.run import estimate, make_plan, prepare
 
-    seconds = as_seconds(s, "--seconds-per-cell")
-    notebook, trials, store = prepare(path, grid, out, cache)
-    plan = make_plan(trials, store.records(), retry_failed=again)
-    print(f"{path.name}: {len(plan.trials)} cells\n{plan.listing()}")
-    print(estimate(plan, executor.max_workers, seconds, notebook.seconds, trials.seconds))
+    user_s = as_seconds(user_s, "--seconds-per-cell")
+    notebook, trials, store = prepare(*places)
+    plan = make_plan(trials, store.records(), retry_failed=retry_failed)
+    print(f"{notebook.path.name}: {len(plan.trials)} cells\n{plan.listing()}")
+    print(estimate(plan, executor.max_workers, user_s, notebook.seconds, trials.seconds))
 
 
-def _sweep(
-    path: Path, grid: Path, out: Path, cache: Path | None, executor: "Executor", retry_failed: bool, *_: Any
-) -> int:
+def _sweep(places: tuple, executor: "Executor", retry_failed: bool, _: float | None) -> int:
     """Run the cells that are not done; 0 if all are then."""
     from videomolmo.sweep.run import sweep
 
-    summary = sweep(path, grid, out, executor=executor, retry_failed=retry_failed, cache=cache)
+    *what, out, cache = places
+    summary = sweep(*what, out, executor=executor, retry_failed=retry_failed, cache=cache)
     print(f"{summary.done} cells done, {summary.failed} failed, {summary.missing} missing; see {out}/results.csv")
     if summary.bare:
         print(f"{summary.bare} cells left no table: it is results.csv in `results_folder`, or the only CSV there")

@@ -15,7 +15,7 @@ from videomolmo.synth.scene import Path, Scene, SceneObject, sample_background_c
 
 KINDS = ("occlusion", "crossing", "fast")
 POINTS = ("clean", "noisy")
-LEAST_AREA_PX = 24  # a smaller rest of an object gets no click: nobody could point at it
+MIN_AREA_PX = 24  # a smaller rest of an object gets no click: nobody could point at it
 JITTER = 0.1  # of the square root of the visible area: standard deviation of a noisy click, per axis
 VERSION = 1  # raised when the clips change, so that caches do not mix them
 
@@ -60,7 +60,7 @@ def click(clip: HardClip, at: int, thing: int, points: str) -> Float[np.ndarray,
         raise BadInput(f"points are {points!r}, expected {' or '.join(POINTS)}")
     mask = clip.masks[at, thing]
     area = int(mask.sum())
-    if area < LEAST_AREA_PX:
+    if area < MIN_AREA_PX:
         return None
     if points == "clean":
         place = middle_of(mask) + 0.5

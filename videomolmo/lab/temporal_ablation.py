@@ -32,7 +32,7 @@ from videomolmo.weights.hub import data_folder
 if TYPE_CHECKING:
     import numpy as np
 
-    from videomolmo.lab.temporal_data import Question, SeenClips
+    from videomolmo.lab.temporal_data import EncodedClips, Question
 
     Questions = list[Question]
 
@@ -86,7 +86,7 @@ class Size:
     """How much each cell gets; equal for all cells of a table.
 
     Args:
-        look, settle: steps, see `temporal_train.stages`; 0 leaves a stage out, but not both.
+        look, settle: steps, see `temporal_training.stages`; 0 leaves a stage out, but not both.
         language: steps of language on top; 0 judges what is read from tokens, else what is written.
         train_clips, test_clips: to train on and to ask about.
         language_clips: to train language on.
@@ -124,10 +124,10 @@ def run(cells: Sequence[Cell], cache: Path, size: Size = SHIPPED) -> Iterator[di
         cache: folder for what the frozen vision tower saw, filled once, and for unfinished language stages.
         size: of every cell.
     """
-    from videomolmo.lab.temporal_data import TEST, TRAIN, questions, see
+    from videomolmo.lab.temporal_data import TEST, TRAIN, encode_clips, questions
 
-    train_set = see(replace(TRAIN, clips=size.train_clips), cache)
-    test_set = see(replace(TEST, clips=size.test_clips), cache)
+    train_set = encode_clips(replace(TRAIN, clips=size.train_clips), cache)
+    test_set = encode_clips(replace(TEST, clips=size.test_clips), cache)
     asked = (questions(train_set), questions(test_set))
     judge = _written if size.language else _read
     for cell in cells:
@@ -140,8 +140,13 @@ def run(cells: Sequence[Cell], cache: Path, size: Size = SHIPPED) -> Iterator[di
 
 
 def _read(
-    cell: Cell, size: Size, cache: Path, train_set: SeenClips, test_set: SeenClips, asked: tuple[Questions, Questions]
-) -> dict[str, np.ndarray]:
+    cell: Cell,
+    size: Size,
+    cache: Path,
+    train_set: EncodedClips,
+    test_set: EncodedClips,
+    asked: tuple[Questions, Questions],
+) -> dict[str, np.ndarray]:  # fmt: skip
     """What is right of the answers that are read from tokens."""
     from videomolmo.lab import temporal_training as training
 
@@ -152,19 +157,26 @@ def _read(
 
 
 def _written(
-    cell: Cell, size: Size, cache: Path, train_set: SeenClips, test_set: SeenClips, asked: tuple[Questions, Questions]
-) -> dict[str, np.ndarray]:
+    cell: Cell,
+    size: Size,
+    cache: Path,
+    train_set: EncodedClips,
+    test_set: EncodedClips,
+    asked: tuple[Questions, Questions],
+) -> dict[str, np.ndarray]:  # fmt: skip
     """What is right of the answers that are written, after language got used to the variant."""
     from videomolmo.lab import temporal_training as language
     from videomolmo.lab import temporal_training as training
-    from videomolmo.lab.nano.initial_weights import taught_start
+    from videomolmo.lab.nano.initial_weights import pretrained_without_temporal
 
     stages = training.stages(size.look, size.settle)
-    both = training.train(cell.variant, cell.context, cell.seed, train_set, stages, taught_start())
+    both = training.train(cell.variant, cell.context, cell.seed, train_set, stages, pretrained_without_temporal())
     name = "-".join(str(part) for part in (*asdict(cell).values(), *asdict(size).values()))
     clips, stage = language.language_clips(cache, size.language_clips), language.language_stage(size.language)
     model = language.teach_language(both, clips, stage, cache / "language" / name, cell.seed)
-    return language.judge_written(language.written(model, test_set, asked[1], cell.context), test_set, asked[1])
+    return language.score_answers(
+        language.generate_answers(model, test_set, asked[1], cell.context), test_set, asked[1]
+    )
 
 
 def block(out: Path, cells: Sequence[Cell]) -> str:
