@@ -19,11 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from videomolmo.annotation.annotate import Settings, annotate_clip, annotate_dataset, choose_point, image_numbers
-from videomolmo.annotation.candidate_points import depth, middle_of, parts_of, sample_candidates
+from videomolmo.annotation.candidate_points import deepest_pixel, depth, num_components, sample_candidates
 from videomolmo.cli import main
 from videomolmo.datasets import read_dataset
 from videomolmo.datasets.annotations import LabelPNGs
-from videomolmo.datasets.record import Expression, Record, pictures
+from videomolmo.datasets.record import Expression, Record, image_sequence
 from videomolmo.errors import BadInput
 from videomolmo.io.files import held
 
@@ -79,7 +79,7 @@ def test_chance_follows_depth() -> None:
 
 def test_the_border_of_the_picture_is_a_border() -> None:
     assert depth(np.ones((5, 5), dtype=bool))[0, 0] == 1
-    assert middle_of(np.ones((5, 7), dtype=bool)).tolist()[1] == 2
+    assert deepest_pixel(np.ones((5, 7), dtype=bool)).tolist()[1] == 2
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_the_best_candidate_wins_in_one_call() -> None:
     assert tracker.calls == 1 and len(choice.candidates) == len(choice.ious) == 15
     nearest = choice.candidates[np.linalg.norm(choice.candidates - (30, 20), axis=1).argmin()]
     assert choice.points.tolist() == [nearest.tolist()] and choice.iou == choice.ious.max()
-    assert choice.parts == parts_of(mask) == 1
+    assert choice.parts == num_components(mask) == 1
 
 
 def test_points_are_added_where_one_is_not_enough() -> None:
@@ -313,7 +313,7 @@ def test_training_rows_say_how_many_digits_their_pictures_have(tmp_path: Path) -
     for number, path in enumerate(masks):
         mini.write_labels(path, mini.two_objects(number))
     record = Record(
-        "mine", "all", "clip", pictures(tmp_path / "clip", names), (Expression("0", "the dog", ("1",)),),
+        "mine", "all", "clip", image_sequence(tmp_path / "clip", names), (Expression("0", "the dog", ("1",)),),
         {"1": None}, LabelPNGs(masks),
     )  # fmt: skip
     (row,), _ = annotate_clip(record, Knows(), Settings(every=5))
@@ -328,7 +328,7 @@ def test_training_rows_say_how_many_digits_their_pictures_have(tmp_path: Path) -
 
 def test_pictures_without_numbers_are_counted(tmp_path: Path) -> None:
     for names in (["a", "b"], ["1", "02"]):  # or numbered in no one way
-        record = Record("mine", "all", "clip", pictures(tmp_path, names), (), {})
+        record = Record("mine", "all", "clip", image_sequence(tmp_path, names), (), {})
         assert image_numbers(record) == (range(2), 5)
     made = read_dataset("generated", clips=1, frames=3, height=48, width=48)[0]
     assert image_numbers(made) == ([0, 1, 2], 5)

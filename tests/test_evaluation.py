@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from videomolmo.annotation.candidate_points import middle_of
+from videomolmo.annotation.candidate_points import deepest_pixel
 from videomolmo.cli import main
 from videomolmo.datasets import read_dataset
 from videomolmo.datasets.record import Expression
@@ -227,7 +227,7 @@ def _count(expression: Expression, answer: dict | None) -> dict[str, float]:
 def test_points_and_counts(records) -> None:
     record = records[0]
     (expression,) = record.expressions
-    x, y = middle_of(record.truth(expression, 0))
+    x, y = deepest_pixel(record.truth(expression, 0))
     answer = {"objects": 3, "key_frames": [{"frame": 0, "outcome": "found", "points_px": [[float(x), float(y)]]}]}
     assert [score.value for score in score_points(record, expression, answer)] == pytest.approx([1, 1, 1])
     answer["key_frames"].append({"frame": 0, "outcome": "malformed", "points_px": []})

@@ -18,9 +18,9 @@ from pydantic import ConfigDict, Field
 from tqdm import tqdm
 from typing_extensions import TypedDict
 
-from videomolmo.annotation.candidate_points import middle_of, parts_of, sample_candidates
+from videomolmo.annotation.candidate_points import deepest_pixel, num_components, sample_candidates
 from videomolmo.datasets import first_records, read_dataset
-from videomolmo.datasets.media import Pictures
+from videomolmo.datasets.media import ImageSequence
 from videomolmo.datasets.record import Expression, Record
 from videomolmo.errors import BadInput
 from videomolmo.io import provenance
@@ -78,7 +78,7 @@ def choose_point(
         tracker: SAM 2.
         frame: features of the frame.
         mask: the true mask, in the frame's size.
-        rng: source of chance for the candidates.
+        rng: random generator of the candidates.
         candidates: how many points are tried.
         most_points: of one object.
         bound: IoU from which no further point is wanted.
@@ -98,14 +98,14 @@ def choose_point(
         wrong = extra if off else missed
         if not wrong.any():
             break
-        more = np.concatenate([points, middle_of(wrong)[None] + 0.5])
+        more = np.concatenate([points, deepest_pixel(wrong)[None] + 0.5])
         more_labels = np.append(labels, np.int32(not off))
         again = tracker.masks_of(frame, [more], [more_labels])[0]
         better = float(region_similarity(mask, again))
         if better <= iou:
             break
         points, labels, found, iou = more, more_labels, again, better
-    return Choice(tried, ious, points, labels, iou, found, parts_of(mask))
+    return Choice(tried, ious, points, labels, iou, found, num_components(mask))
 
 
 ABSENT = {"x": -1, "y": -1}  # how a training row says that the object is not on this frame
@@ -153,7 +153,7 @@ def annotate_clip(record: Record, tracker: MaskTracker, settings: Settings) -> t
     percent; negative points, where there are any, stand in a field of their own. Rows name frames by the numbers of
     their images (see `image_numbers`), quality rows by their place in the clip.
     """
-    named = sorted({thing for expression in record.expressions for thing in expression.objects or ()})
+    named = sorted({object_id for expression in record.expressions for object_id in expression.objects or ()})
     chosen: dict[int, dict[str, Choice | None]] = {}
     quality: list[dict] = []
     with record.frames() as video:
@@ -161,25 +161,25 @@ def annotate_clip(record: Record, tracker: MaskTracker, settings: Settings) -> t
         for at, frame in enumerate(video.iterate()):
             if at % settings.every:
                 continue
-            masks = {thing: record.mask_of(thing, at) for thing in named}
-            masks = {thing: mask for thing, mask in masks.items() if mask is not None}
+            masks = {object_id: record.mask_of(object_id, at) for object_id in named}
+            masks = {object_id: mask for object_id, mask in masks.items() if mask is not None}
             if not masks:
                 continue
             chosen[at] = {}
             features = tracker.encode(frame) if any(mask.any() for mask in masks.values()) else None
-            for thing, mask in masks.items():
+            for object_id, mask in masks.items():
                 choice = None
                 if mask.sum() >= SMALLEST:
-                    rng = np.random.default_rng([settings.seed, _number(record.clip), _number(thing), at])
+                    rng = np.random.default_rng([settings.seed, _number(record.clip), _number(object_id), at])
                     choice = choose_point(
                         tracker, features, mask, rng, candidates=settings.candidates,
                         most_points=settings.most_points, bound=settings.bound, negative=settings.negative,
                     )  # fmt: skip
-                quality.append(_quality(record.clip, thing, at, mask, choice, settings.least))
+                quality.append(_quality(record.clip, object_id, at, mask, choice, settings.least))
                 if quality[-1]["verdict"] == "kept":
-                    chosen[at][thing] = choice
+                    chosen[at][object_id] = choice
                 elif not mask.any():
-                    chosen[at][thing] = None
+                    chosen[at][object_id] = None
     numbered = image_numbers(record)
     rows = [
         _row(record, expression, chosen, (width, height), *numbered)
@@ -196,11 +196,11 @@ def image_numbers(record: Record) -> tuple[list[int] | range, int]:
     whose images are not numbered, or that have none, are counted from 0.
     """
     media = record.media
-    names = [path.stem for path in media.files] if isinstance(media, Pictures) else list(record.frame_names)
+    names = [path.stem for path in media.files] if isinstance(media, ImageSequence) else list(record.frame_names)
     if names and all(name.isdecimal() and name.isascii() for name in names):
         numbers, digits = [int(name) for name in names], min(map(len, names))
         if names == [f"{number:0{digits}d}" for number in numbers]:
-            return numbers, digits if isinstance(media, Pictures) else DIGITS
+            return numbers, digits if isinstance(media, ImageSequence) else DIGITS
     return range(len(names)), DIGITS
 
 
@@ -208,9 +208,9 @@ def _number(name: str) -> int:
     return zlib.crc32(name.encode())
 
 
-def _quality(clip: str, thing: str, at: int, mask: np.ndarray, choice: Choice | None, least: float) -> dict:
+def _quality(clip: str, object_id: str, at: int, mask: np.ndarray, choice: Choice | None, least: float) -> dict:
     """What became of an object on a frame: kept, absent, too small, or misunderstood by SAM 2."""
-    row = {"clip": clip, "object": thing, "frame": at, "area": int(mask.sum())}
+    row = {"clip": clip, "object": object_id, "frame": at, "area": int(mask.sum())}
     if choice is None:
         return row | {"verdict": "too small" if mask.any() else "absent"}
     return row | {
@@ -234,9 +234,9 @@ def _row(
     points: dict[str, list[dict]] = {}
     negative: dict[str, list[dict]] = {}
     for at, choices in chosen.items():
-        if any(thing not in choices for thing in expression.objects):
+        if any(object_id not in choices for object_id in expression.objects):
             continue
-        found = [choices[thing] for thing in expression.objects if choices[thing] is not None]
+        found = [choices[object_id] for object_id in expression.objects if choices[object_id] is not None]
         number = str(numbers[at] if numbers else at)
         points[number] = [point for choice in found for point in _percent(choice, 1, size)] or [ABSENT]
         if off := [point for choice in found for point in _percent(choice, 0, size)]:

@@ -18,7 +18,7 @@ _DEFAULT_FPS = 30.0  # what `open_video` takes where the source does not tell
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageSequence:
     """Frames that are image files.
 
     Args:
@@ -114,7 +114,7 @@ class VideoFile:
 
 
 @dataclass(frozen=True)
-class Made:
+class GeneratedFrames:
     """Frames that a function makes."""
 
     make: Callable[[], UInt8[np.ndarray, "frames height width 3"]]

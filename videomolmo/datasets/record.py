@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Integer
 
 from videomolmo.datasets.annotations import Annotations, as_box
-from videomolmo.datasets.files import MALFORMED, Unreadable, inside
-from videomolmo.datasets.media import Made, Pictures, VideoFile
+from videomolmo.datasets.files import MALFORMED, Unreadable, safe_join
+from videomolmo.datasets.media import GeneratedFrames, ImageSequence, VideoFile
 from videomolmo.errors import BadInput
 from videomolmo.io.plain_values import as_whole
 from videomolmo.io.video import Frames
@@ -67,7 +67,7 @@ class Record:
     dataset: str
     split: str
     clip: str
-    media: Pictures | VideoFile | Made
+    media: ImageSequence | VideoFile | GeneratedFrames
     expressions: tuple[Expression, ...]
     objects: Mapping[str, str | None]
     annotations: Annotations = field(default_factory=Annotations)
@@ -105,9 +105,9 @@ class Record:
     def _size(self) -> tuple[int, int]:
         return self.media.size()
 
-    def mask_of(self, thing: str, frame: int) -> Bool[np.ndarray, "height width"] | None:
+    def mask_of(self, object_id: str, frame: int) -> Bool[np.ndarray, "height width"] | None:
         """Mask of an object on a frame."""
-        return self.annotations.mask(self._known(thing), self._frame(frame), self.size)
+        return self.annotations.mask(self._known(object_id), self._frame(frame), self.size)
 
     def masks(self, frame: int) -> Bool[np.ndarray, "objects height width"] | None:
         """Masks of all objects in the order of `objects`; None where none of them is annotated."""
@@ -121,7 +121,7 @@ class Record:
             return None
         if not expression.objects:
             return np.zeros(self.size(), dtype=bool)
-        found = [self.mask_of(thing, frame) for thing in expression.objects]
+        found = [self.mask_of(object_id, frame) for object_id in expression.objects]
         if any(mask is None for mask in found):
             return None
         sizes = {mask.shape for mask in found}
@@ -137,13 +137,13 @@ class Record:
         """Everything in the foreground, where the set says so beside its objects (ReVOS)."""
         return self.annotations.foreground(self._frame(frame))
 
-    def box_of(self, thing: str, frame: int) -> Float[np.ndarray, "4"] | None:
+    def box_of(self, object_id: str, frame: int) -> Float[np.ndarray, "4"] | None:
         """Left, top, width, height in pixels from 0; None where the object is absent or not annotated."""
-        return as_box(self.annotations.box(self._known(thing), self._frame(frame)))
+        return as_box(self.annotations.box(self._known(object_id), self._frame(frame)))
 
-    def points_of(self, thing: str, frame: int) -> Float32[np.ndarray, "points 2"] | None:
+    def points_of(self, object_id: str, frame: int) -> Float32[np.ndarray, "points 2"] | None:
         """Points in pixels, x then y."""
-        points = self.annotations.points(self._known(thing), self._frame(frame))
+        points = self.annotations.points(self._known(object_id), self._frame(frame))
         if points is None:
             return None
         try:
@@ -155,10 +155,10 @@ class Record:
             array = array * (width, height) / 100
         return array.astype(np.float32)
 
-    def _known(self, thing: str) -> str:
-        if thing not in self.objects:
-            raise BadInput(f"{self}: no object {thing!r}; expected one of {', '.join(self.objects) or 'none'}")
-        return thing
+    def _known(self, object_id: str) -> str:
+        if object_id not in self.objects:
+            raise BadInput(f"{self}: no object {object_id!r}; expected one of {', '.join(self.objects) or 'none'}")
+        return object_id
 
     def _frame(self, frame: int) -> int:
         if frame < 0 or (self.frame_names and frame >= len(self.frame_names)):
@@ -233,9 +233,9 @@ def first_records(records: Records, limit: int | None) -> Records:
     return records[:most]
 
 
-def pictures(folder: Path, names: Sequence[Any], suffix: str = ".jpg", **known: Any) -> Pictures:
+def image_sequence(folder: Path, names: Sequence[Any], suffix: str = ".jpg", **known: Any) -> ImageSequence:
     """Frames called {folder}/{name}{suffix}, with names from an index."""
-    return Pictures(tuple(inside(folder, f"{name}{suffix}") for name in names), tuple(map(str, names)), **known)
+    return ImageSequence(tuple(safe_join(folder, f"{name}{suffix}") for name in names), tuple(map(str, names)), **known)
 
 
 def in_order(ids: Sequence[Any]) -> list[str]:
@@ -245,4 +245,4 @@ def in_order(ids: Sequence[Any]) -> list[str]:
         >>> in_order(["10", 2, "2", "a"])
         ['2', '10', 'a']
     """
-    return sorted({str(thing) for thing in ids}, key=lambda thing: (not thing.isdecimal(), len(thing), thing))
+    return sorted(set(map(str, ids)), key=lambda name: (not name.isdecimal(), len(name), name))

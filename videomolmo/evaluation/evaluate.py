@@ -20,7 +20,7 @@ from videomolmo.datasets.registry import known
 from videomolmo.errors import BadInput
 from videomolmo.evaluation.predictions import LAYOUT, Predictions
 from videomolmo.evaluation.score import (
-    LACKING,
+    MISSING,
     Score,
     frames_of,
     label_maps,
@@ -299,7 +299,7 @@ def _scores(
             if name not in refused:
                 raise
             scores, others = _scores_of_nothing(record, expression), []
-        gone = next((score for score in scores if score.metric == LACKING), None)
+        gone = next((score for score in scores if score.metric == MISSING), None)
         is_bare = gone is not None and gone.value == gone.n
         if is_bare or name in refused or not _has_any(predictions, record, expression):
             missing.append(name)

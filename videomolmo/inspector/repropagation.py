@@ -400,10 +400,10 @@ def _distance(strip: Strip, frame: int, point: tuple[float, float]) -> float:
 
 def middle_of_strip(strip: Strip, frame: int) -> tuple[float, float] | None:
     """x and y, in pixels, of the centre of the deepest pixel of a mask; None for an empty one."""
-    from videomolmo.annotation.candidate_points import middle_of
+    from videomolmo.annotation.candidate_points import deepest_pixel
 
     mask = strip.at(frame)
     if not mask.any():
         return None
-    column, row = middle_of(mask)
+    column, row = deepest_pixel(mask)
     return float(column) + 8 * strip.box[2] + 0.5, float(row) + strip.box[0] + 0.5

@@ -40,7 +40,7 @@ def cached(
     """Arrays that `make` returns, read from `folder` when they were made before by the same.
 
     Args:
-        folder: of the cache; made where missing. Several processes may share it: a file appears whole or not at all.
+        folder: of the cache; made where missing. Several processes may share it: files are written atomically.
         made_by: everything the arrays depend on: seeds, settings, hashes of weights, and a number that the caller
             raises when its own code changes them.
         make: called without arguments when nothing is there, or when what is there cannot be read.

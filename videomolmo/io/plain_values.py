@@ -1,4 +1,4 @@
-"""Plain values at the door: Python's own numbers and paths, and NumPy's arrays, from whatever stands for them.
+"""Plain values from arguments: Python's own numbers and paths, and NumPy's arrays, from whatever stands for them.
 
 A NumPy number that is taken in is found out when a file of results is written, after all the work; here it is not.
 """

@@ -1,4 +1,4 @@
-"""One door to frames: a video file, a folder of images or an array becomes the same lazy sequence of RGB frames."""
+"""A video file, a folder of images or an array becomes the same lazy sequence of RGB frames."""
 
 from __future__ import annotations
 

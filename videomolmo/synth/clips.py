@@ -8,7 +8,7 @@ from jaxtyping import Bool, UInt8
 from videomolmo.errors import BadInput
 from videomolmo.io.plain_values import as_whole
 from videomolmo.synth.render import Renderer
-from videomolmo.synth.scene import Scene, Thing, sample_scene, things_of
+from videomolmo.synth.scene import ObjectFacts, Scene, describe_objects, sample_scene
 from videomolmo.synth.sentences import Query, sample_query
 
 
@@ -20,17 +20,17 @@ class Clip:
         scene: what was drawn.
         frames: RGB.
         masks: visible part of every object of the scene, in its order.
-        things: per frame, the facts of every object there (`Thing.seen` says whether one may be asked about it).
+        object_facts: per frame, one for every object (`ObjectFacts.seen` says whether one may be asked about it).
     """
 
     scene: Scene
     frames: UInt8[np.ndarray, "frames height width 3"]
     masks: Bool[np.ndarray, "frames objects height width"]
-    things: list[list[Thing]]
+    object_facts: list[list[ObjectFacts]]
 
     def truth(self, query: Query) -> Bool[np.ndarray, "frames height width"]:
         """Union of the masks of all objects that the query names."""
-        return self.masks[:, [query.means(thing) for thing in self.scene.objects]].any(axis=1)
+        return self.masks[:, [query.means(obj) for obj in self.scene.objects]].any(axis=1)
 
 
 def generate_clip(
@@ -69,7 +69,7 @@ def render_clip(scene: Scene, frames: int, height: int, width: int) -> Clip:
     """Frames 0 … `frames` - 1 of a scene, with masks and facts."""
     renderer = Renderer(scene, height, width)
     pairs = [renderer.frame(time) for time in range(frames)]
-    facts = [things_of(scene, masks, renderer.full_areas(time)) for time, (_, masks) in enumerate(pairs)]
+    facts = [describe_objects(scene, masks, renderer.full_areas(time)) for time, (_, masks) in enumerate(pairs)]
     return Clip(scene, np.stack([frame for frame, _ in pairs]), np.stack([masks for _, masks in pairs]), facts)
 
 

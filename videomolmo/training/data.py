@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from videomolmo.annotation.annotate import SMALLEST
-from videomolmo.annotation.candidate_points import middle_of
+from videomolmo.annotation.candidate_points import deepest_pixel
 from videomolmo.datasets import Record, read_dataset
 from videomolmo.datasets.record import Expression
 from videomolmo.errors import BadInput
@@ -79,7 +79,7 @@ def _spots(record: Record, thing: str, frame: int) -> list[Spot] | None:
     mask = record.mask_of(thing, frame)
     if mask is None or 0 < mask.sum() < SMALLEST:
         return None
-    return [Spot(middle_of(mask) + 0.5, mask)] if mask.any() else []
+    return [Spot(deepest_pixel(mask) + 0.5, mask)] if mask.any() else []
 
 
 def names_a_side(asked: list[Asked]) -> bool:
