@@ -10,7 +10,8 @@ import numpy as np
 
 from videomolmo.errors import BadInput
 from videomolmo.io.files import WINDOW_FILE, held_folder, let_go, told
-from videomolmo.io.schemas import MOST_FRAMES, MOST_OBJECTS, MOST_PIXELS, StoredArrays
+from videomolmo.io.schemas import MAX_FRAMES, MAX_OBJECTS, MAX_PIXELS
+from videomolmo.io.untrusted import StoredArrays
 
 TEMPORARY = "videomolmo_masks."  # how temporary folders begin
 LAYERS = ("fused", "forward", "backward")
@@ -42,12 +43,12 @@ def window_of(stored: StoredArrays, told: Told | None = None) -> Window:
     """
     shape, ids = stored.read("shape", "iu", (4,)), stored.read("ids", "iu", (None,))
     frames, objects, height, width = (int(value) for value in shape)
-    sides_fit = 0 < frames <= MOST_FRAMES and min(height, width) >= 0 and height * width <= MOST_PIXELS
+    sides_fit = 0 < frames <= MAX_FRAMES and min(height, width) >= 0 and height * width <= MAX_PIXELS
     if not sides_fit or objects != len(ids) or len(set(ids.tolist())) != len(ids):
         raise BadInput(f"{stored.path}: masks of shape {tuple(shape.tolist())} of {len(ids)} objects make no sense")
     least, most = (int(ids.min()), int(ids.max())) if len(ids) else (1, 0)
-    if least < 1 or most > MOST_OBJECTS:
-        raise BadInput(f"{stored.path}: ids of objects are {least} to {most}, expected 1 to {MOST_OBJECTS}")
+    if least < 1 or most > MAX_OBJECTS:
+        raise BadInput(f"{stored.path}: ids of objects are {least} to {most}, expected 1 to {MAX_OBJECTS}")
     if told is not None and (height, width) != (told.height, told.width):
         raise BadInput(f"{stored.path}: they are {height}×{width}, expected {told.height}×{told.width}")
     if told is not None and most > told.objects:

@@ -27,7 +27,7 @@ from videomolmo.io import provenance
 from videomolmo.io.cache import key_of
 from videomolmo.io.files import UNFINISHED, remove_dead, whole_file, write_json, write_text
 from videomolmo.io.plain_values import as_number, as_path, as_whole, needed_path
-from videomolmo.io.schemas import read_json
+from videomolmo.io.untrusted import read_json
 from videomolmo.io.workers import run_all
 from videomolmo.masks.sam2 import FrameFeatures, MaskTracker
 from videomolmo.metrics import region_similarity

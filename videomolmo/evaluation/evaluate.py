@@ -37,8 +37,9 @@ from videomolmo.io import provenance
 from videomolmo.io.cache import key_of
 from videomolmo.io.files import whole_file, write_json
 from videomolmo.io.plain_values import needed_path
-from videomolmo.io.schemas import MOST_FRAMES, KeptAnswer, read_json
+from videomolmo.io.schemas import MAX_FRAMES, KeptAnswer
 from videomolmo.io.tables import write_csv
+from videomolmo.io.untrusted import read_json
 from videomolmo.metrics import mean_over_revos, ref_davis17
 from videomolmo.metrics.expressions import RevosScore
 from videomolmo.weights import hub
@@ -89,7 +90,7 @@ def read_answer(out: Path, record: Record, expression: Expression, made_by: str 
         answer = read_json(answer_path(out, record, expression), KeptAnswer)
     except (OSError, BadInput):
         return None
-    most = len(record.frame_names) or MOST_FRAMES
+    most = len(record.frame_names) or MAX_FRAMES
     fits = all(key["frame"] < most for key in answer["key_frames"])
     known = (answer["text"], answer.get("made_by", made_by)) == (expression.text, made_by)
     return answer if fits and known else None

@@ -14,7 +14,7 @@ from videomolmo.datasets.record import Expression, Record
 from videomolmo.errors import BadInput, MissingFile, Unreadable
 from videomolmo.io.files import whole_file
 from videomolmo.io.images import in_natural_order, read_foreground
-from videomolmo.io.schemas import open_plain
+from videomolmo.io.untrusted import open_plain
 
 LAYOUT = "{clip}/{expression}/{frame}.png"
 FIELDS = ("clip", "expression", "frame", "object", "source", "exp_id")

@@ -17,7 +17,7 @@ from videomolmo.inspector.packed_masks import NOWHERE, Strip, joined, pack
 from videomolmo.inspector.segments import Segment, behind_key
 from videomolmo.inspector.store import MaskStore
 from videomolmo.io.files import whole_file
-from videomolmo.io.schemas import MOST_ARRAY_BYTES, StoredArrays
+from videomolmo.io.untrusted import MAX_ARRAY_BYTES, StoredArrays
 from videomolmo.mask_store import Told
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Runs:
             fits = 0 <= top <= bottom <= height and 0 <= left <= right <= -(-width // 8)
             if not (fits and 0 <= start < frames):
                 raise BadInput(f"{path}: masks from frame {start} within {box} do not fit the clip")
-            room = min((frames - start) * (bottom - top) * (right - left), MOST_ARRAY_BYTES)
+            room = min((frames - start) * (bottom - top) * (right - left), MAX_ARRAY_BYTES)
             return Strip(start, box, stored.read("bits", "u1", (None, bottom - top, right - left), room))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from videomolmo.errors import BadInput
 from videomolmo.io.files import whole_file
-from videomolmo.io.schemas import StoredArrays
+from videomolmo.io.untrusted import StoredArrays
 
 SUFFIX = ".npz"
 KINDS = "buifcSU"  # of arrays that are kept

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from videomolmo.errors import BadInput
 from videomolmo.io.plain_values import as_path
-from videomolmo.io.schemas import parse, read_bytes
+from videomolmo.io.untrusted import parse, read_bytes
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock

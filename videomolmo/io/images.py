@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Integer, UInt8
 
 from videomolmo.errors import BadInput, MissingFile, Unreadable
-from videomolmo.io.schemas import open_plain
+from videomolmo.io.untrusted import open_plain
 from videomolmo.io.video_decode import BrokenVideo
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from videomolmo.errors import BadInput
 from videomolmo.grounding import VideoGrounder, device_named, load_masks
 from videomolmo.io.timing import Stopwatch
-from videomolmo.io.untrusted import first_line, read_json
+from videomolmo.io.untrusted import first_line, read_model_json
 from videomolmo.io.video import Frames
 from videomolmo.masks.sam2 import MaskTracker
 from videomolmo.model.tokenizer import broken_tokenizers_are_refused, check_words
@@ -68,7 +68,7 @@ def load_grounder(
 def _family(folder: Path) -> object:
     """`model_type` of a folder's configuration; what is wrong with it is said by whoever loads it."""
     try:
-        return read_json(folder / "config.json").get("model_type")
+        return read_model_json(folder / "config.json").get("model_type")
     except BadInput:
         return None
 

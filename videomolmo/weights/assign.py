@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from videomolmo.errors import BadInput
 from videomolmo.io.files import files_of
-from videomolmo.io.untrusted import checked, model_file, read_json, shortened
+from videomolmo.io.untrusted import checked, model_file, read_model_json, shortened
 from videomolmo.model.config import PointingConfig
 from videomolmo.weights.devices import Devices, device_of
 from videomolmo.weights.tensors import check_finite, shapes_of
@@ -171,7 +171,7 @@ class Shards:
 
 def _weight_map(index: Path) -> dict[str, str]:
     """Weight name to file name; only files right beside the index."""
-    values = read_json(index)
+    values = read_model_json(index)
     if not isinstance(promised := values.get("weight_map"), dict):
         raise BadInput(f"{index} is no index of shards (it has no weight_map); download it again")
     promised = checked(dict[str, str], promised, f"{index} is no index of shards")

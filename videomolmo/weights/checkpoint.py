@@ -17,7 +17,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from videomolmo.errors import BadInput
 from videomolmo.io.files import files_of
-from videomolmo.io.untrusted import MOST_TEXT, model_file, read_json, shortened
+from videomolmo.io.untrusted import MAX_TEXT_BYTES, model_file, read_model_json, shortened
 from videomolmo.model.config import EXTRA_TOKENS, ImageConfig, LanguageConfig, PointingConfig, VisionConfig
 from videomolmo.model.pointing import PointingModel
 from videomolmo.model.temporal import TemporalModule
@@ -423,7 +423,7 @@ def is_published(values: dict[str, Any]) -> bool:
 
 def read_config_file(folder: str | Path) -> dict[str, Any]:
     """config.json as it stands."""
-    return read_json(Path(folder) / CONFIG_FILE)
+    return read_model_json(Path(folder) / CONFIG_FILE)
 
 
 def convert(source: str | Path, target: Path, dtype: torch.dtype | None = None) -> PointingModel:
@@ -469,7 +469,7 @@ def _copy_tokenizer(source: str | Path, target: Path) -> None:
     """What the tokenizer needs, where the source has it."""
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         if (Path(source) / name).is_file():
-            shutil.copyfile(model_file(Path(source) / name, MOST_TEXT), target / name)
+            shutil.copyfile(model_file(Path(source) / name, MAX_TEXT_BYTES), target / name)
 
 
 def stored_dtype(folder: str | Path) -> torch.dtype:
