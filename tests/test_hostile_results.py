@@ -537,8 +537,7 @@ def test_a_picture_that_is_a_pipe_or_a_bomb(tmp_path):
 
 
 def test_predictions_that_are_pipes_are_missing(tmp_path):
-    from videomolmo.datasets.media import ImageSequence
-    from videomolmo.datasets.record import Expression, Record
+    from videomolmo.datasets.record import Expression, ImageSequence, Record
     from videomolmo.evaluation.evaluate import answer_path, read_answer
     from videomolmo.evaluation.predictions import Predictions
 
@@ -558,15 +557,15 @@ def test_predictions_that_are_pipes_are_missing(tmp_path):
         "key_frames": [{"frame": 0, "outcome": "found", "points_px": [[1.0, 2.0]]}],
     }
     kept.write_text(json.dumps(sound))
-    assert read_answer(tmp_path, record, expression) == sound | {
+    assert read_answer(tmp_path, record, expression, None) == sound | {
         "key_frames": [sound["key_frames"][0] | {"points_px": [(1.0, 2.0)]}]
     }
     for bad in ([], {}, sound | {"objects": HUGE}, sound | {"key_frames": [1]}, sound | {"key_frames": [{"frame": 7}]},
                 sound | {"seconds": "1"}):  # fmt: skip
         kept.write_text(json.dumps(bad))
-        assert read_answer(tmp_path, record, expression) is None
+        assert read_answer(tmp_path, record, expression, None) is None
     pipe(kept)
-    assert read_answer(tmp_path, record, expression) is None
+    assert read_answer(tmp_path, record, expression, None) is None
 
 
 @pytest.mark.parametrize("make", [pipe, *(WINDOWS[name] for name in ("lying", "many members", "objects", "locked",

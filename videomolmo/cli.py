@@ -302,9 +302,9 @@ def _estimate(options: argparse.Namespace) -> int:
 
 
 def _check_new(folder: Path) -> None:
-    from videomolmo.io.files import is_trace
+    from videomolmo.io.files import is_temporary
 
-    if folder.exists() and (not folder.is_dir() or not all(map(is_trace, folder.iterdir()))):
+    if folder.exists() and (not folder.is_dir() or not all(map(is_temporary, folder.iterdir()))):
         raise BadInput(f"{folder} is there already and not empty; name a new folder, nothing was written")
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from videomolmo.errors import BadInput
-from videomolmo.io.files import WINDOW_FILE, held_folder, let_go, told
+from videomolmo.io.files import WINDOW_FILE, explain_os_error, locked_temporary_folder, remove_locked
 from videomolmo.io.schemas import MAX_FRAMES, MAX_OBJECTS, MAX_PIXELS
 from videomolmo.io.untrusted import StoredArrays
 
@@ -89,9 +89,9 @@ class MaskSpool:
 
     def __init__(self, folder: Path | None = None) -> None:
         if folder is None:
-            with told("cannot hold temporary files", Path(tempfile.gettempdir())):
-                folder, lock = held_folder(Path(tempfile.gettempdir()), TEMPORARY)
-            weakref.finalize(self, let_go, folder, lock)
+            with explain_os_error("cannot hold temporary files", Path(tempfile.gettempdir())):
+                folder, lock = locked_temporary_folder(Path(tempfile.gettempdir()), TEMPORARY)
+            weakref.finalize(self, remove_locked, folder, lock)
         self.folder = Path(folder)
         names = [path.name for path in self.folder.glob("*.npz")]
         starts = {int(name[:-4]) for name in names if WINDOW_FILE.fullmatch(name)}
@@ -107,7 +107,7 @@ class MaskSpool:
         shape = np.array(layers["fused"].shape)
         flags = {f"has_{name}": value for name, value in known.items()}
         path = self.folder / f"{start:05d}.npz"
-        with told("masks cannot be written", path):
+        with explain_os_error("masks cannot be written", path):
             np.savez_compressed(path, ids=np.array(ids, int), shape=shape, **packed, **flags)
         self._starts = sorted({*self._starts, start})
         self._cache.pop(start, None)

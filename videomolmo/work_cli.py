@@ -100,7 +100,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     table = evaluate(
         options.benchmark, options.out, path=options.path, split=options.split, model=options.model,
         masks=options.masks, every=options.every, fusion=options.fusion, tau=options.tau, context=options.context,
-        device=options.device, limit=options.limit, foreign=options.predictions, layout=layout,
+        device=options.device, limit=options.limit, external_predictions=options.predictions, layout=layout,
     )  # fmt: skip
     means = table[table["clip"] == ALL]
     if table.empty:  # a server scores it, or it has boxes only

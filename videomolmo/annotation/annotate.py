@@ -20,13 +20,12 @@ from typing_extensions import TypedDict
 
 from videomolmo.annotation.candidate_points import deepest_pixel, num_components, sample_candidates
 from videomolmo.datasets import first_records, read_dataset
-from videomolmo.datasets.media import ImageSequence
-from videomolmo.datasets.record import Expression, Record
+from videomolmo.datasets.record import Expression, ImageSequence, Record
 from videomolmo.errors import BadInput
 from videomolmo.io import provenance
 from videomolmo.io.cache import key_of
-from videomolmo.io.files import UNFINISHED, remove_dead, whole_file, write_json, write_text
-from videomolmo.io.plain_values import as_number, as_path, as_whole, needed_path
+from videomolmo.io.files import UNFINISHED, atomic_file, remove_abandoned, write_json, write_text
+from videomolmo.io.plain_values import as_float, as_int, as_path, require_path
 from videomolmo.io.untrusted import read_json
 from videomolmo.io.workers import run_all
 from videomolmo.masks.sam2 import FrameFeatures, MaskTracker
@@ -64,14 +63,14 @@ def choose_point(
     rng: np.random.Generator,
     *,
     candidates: int = 10,
-    most_points: int = 1,
-    bound: float = 0.7,
+    max_points: int = 1,
+    iou_threshold: float = 0.7,
     negative: bool = False,
 ) -> Choice:
     """The best of some candidate points of an object; one decoder call for all of them.
 
-    Source: paper, eq. 7 and 8 (one point). Differs: where `most_points` allows it, points are added while the IoU
-    stays below `bound`: one in the middle of what SAM 2 misses or, with `negative`, of what it takes too much,
+    Source: paper, eq. 7 and 8 (one point). Differs: where `max_points` allows it, points are added while the IoU
+    stays below `iou_threshold`: one in the middle of what SAM 2 misses or, with `negative`, of what it takes too much,
     whichever is larger. A point that does not help is not kept.
 
     Args:
@@ -80,8 +79,8 @@ def choose_point(
         mask: the true mask, in the frame's size.
         rng: random generator of the candidates.
         candidates: how many points are tried.
-        most_points: of one object.
-        bound: IoU from which no further point is wanted.
+        max_points: of one object.
+        iou_threshold: IoU from which no further point is wanted.
         negative: whether points off the object may be added.
 
     Raises:
@@ -92,7 +91,7 @@ def choose_point(
     ious = np.array([region_similarity(mask, found) for found in masks])
     best = int(ious.argmax())
     points, labels, found, iou = tried[best : best + 1], np.ones(1, np.int32), masks[best], float(ious[best])
-    while len(points) < most_points and iou < bound:
+    while len(points) < max_points and iou < iou_threshold:
         missed, extra = mask & ~found, found & ~mask
         off = negative and extra.sum() > missed.sum()
         wrong = extra if off else missed
@@ -110,6 +109,8 @@ def choose_point(
 
 ABSENT = {"x": -1, "y": -1}  # how a training row says that the object is not on this frame
 SMALLEST = 16  # pixels of a mask
+REJECTED_LOW_IOU = "misunderstood"  # the verdict as it is stored
+_STORED = {"max_points": "most_points", "iou_threshold": "bound", "min_iou": "least"}  # names in files
 DIGITS = 5  # of the number that a training row's image is called by, where the row does not say
 
 
@@ -119,31 +120,35 @@ class Settings:
 
     Args:
         every: frames from one annotated frame to the next.
-        candidates, most_points, bound, negative: see `choose_point`.
-        least: objects whose best IoU stays below are left out, with that frame.
+        candidates, max_points, iou_threshold, negative: see `choose_point`.
+        min_iou: objects whose best IoU stays below are left out, with that frame.
         seed: of the candidates.
     """
 
     every: int = 5
     candidates: int = 10
-    most_points: int = 1
-    bound: float = 0.7
+    max_points: int = 1
+    iou_threshold: float = 0.7
     negative: bool = False
-    least: float = 0.3
+    min_iou: float = 0.3
     seed: int = 0
 
     def __post_init__(self) -> None:
         plain: dict[str, int | float | bool] = {"negative": bool(self.negative)}
-        for name, bound in (("every", 1), ("candidates", 1), ("most_points", 1), ("seed", 0)):
-            plain[name] = number = as_whole(getattr(self, name), bound)
+        for name, low in (("every", 1), ("candidates", 1), ("max_points", 1), ("seed", 0)):
+            plain[name] = number = as_int(getattr(self, name), low)
             if number is None:
-                raise BadInput(f"{name} is {getattr(self, name)!r}, expected a whole number, at least {bound}")
-        for name in ("bound", "least"):
-            plain[name] = share = as_number(getattr(self, name))
+                raise BadInput(f"{name} is {getattr(self, name)!r}, expected a whole number, at least {low}")
+        for name in ("iou_threshold", "min_iou"):
+            plain[name] = share = as_float(getattr(self, name))
             if share is None or not 0 <= share <= 1:
                 raise BadInput(f"{name} is {getattr(self, name)!r}, expected an IoU from 0 to 1")
         for name, value in plain.items():  # whatever stood for it: settings are written as JSON
             object.__setattr__(self, name, value)
+
+    def as_stored(self) -> dict[str, Any]:
+        """The settings under the names that they have in files."""
+        return {_STORED.get(name, name): value for name, value in asdict(self).items()}
 
 
 def annotate_clip(record: Record, tracker: MaskTracker, settings: Settings) -> tuple[list[dict], list[dict]]:
@@ -172,10 +177,10 @@ def annotate_clip(record: Record, tracker: MaskTracker, settings: Settings) -> t
                 if mask.sum() >= SMALLEST:
                     rng = np.random.default_rng([settings.seed, _number(record.clip), _number(object_id), at])
                     choice = choose_point(
-                        tracker, features, mask, rng, candidates=settings.candidates,
-                        most_points=settings.most_points, bound=settings.bound, negative=settings.negative,
+                        tracker, features, mask, rng, candidates=settings.candidates, negative=settings.negative,
+                        max_points=settings.max_points, iou_threshold=settings.iou_threshold,
                     )  # fmt: skip
-                quality.append(_quality(record.clip, object_id, at, mask, choice, settings.least))
+                quality.append(_quality(record.clip, object_id, at, mask, choice, settings.min_iou))
                 if quality[-1]["verdict"] == "kept":
                     chosen[at][object_id] = choice
                 elif not mask.any():
@@ -208,13 +213,13 @@ def _number(name: str) -> int:
     return zlib.crc32(name.encode())
 
 
-def _quality(clip: str, object_id: str, at: int, mask: np.ndarray, choice: Choice | None, least: float) -> dict:
-    """What became of an object on a frame: kept, absent, too small, or misunderstood by SAM 2."""
+def _quality(clip: str, object_id: str, at: int, mask: np.ndarray, choice: Choice | None, min_iou: float) -> dict:
+    """What became of an object on a frame: kept, absent, too small, or rejected for a low IoU."""
     row = {"clip": clip, "object": object_id, "frame": at, "area": int(mask.sum())}
     if choice is None:
         return row | {"verdict": "too small" if mask.any() else "absent"}
     return row | {
-        "verdict": "kept" if choice.iou >= least else "misunderstood",
+        "verdict": "kept" if choice.iou >= min_iou else REJECTED_LOW_IOU,
         "iou": round(choice.iou, 4),
         "mean_iou": round(float(choice.ious.mean()), 4),
         "points": len(choice.points),
@@ -310,8 +315,8 @@ def annotate_dataset(
 
     Source: paper, section 4.
     """
-    out, masks, path = needed_path(out, "out"), hub.named(masks, "--masks"), as_path(path)
-    if as_whole(workers) is None:
+    out, masks, path = require_path(out, "out"), hub.named(masks, "--masks"), as_path(path)
+    if as_int(workers) is None:
         raise BadInput(f"workers is {workers!r}, expected at least 1")
     records = first_records(read_dataset(name, path, split), limit)
     names = [record.clip for record in records]
@@ -321,9 +326,9 @@ def annotate_dataset(
     weights = load_masks(masks, "cpu")[1]  # a wrong name is found here, before any process starts
     made_by = {
         "frame_numbers": "of images", "dataset": name, "split": split, "masks": masks, "clips": count, "names": clips,
-        "weights": weights, **asdict(settings),
+        "weights": weights, **settings.as_stored(),
     }  # fmt: skip
-    with provenance.claimed(out, made_by, "annotations", OURS):
+    with provenance.locked_manifest(out, made_by, "annotations", OURS):
         (out / "parts").mkdir(exist_ok=True)
         parts = {number: _part(out / "parts", number) for number in range(count)}
         key = key_of(made_by)
@@ -362,7 +367,7 @@ def _run(todo: list[int], workers: int, begin: tuple, count: int) -> dict[int, s
                     refused[number] = reason
     finally:
         torch.set_num_threads(threads)  # which one worker has changed for itself
-        remove_dead(begin[-2], UNFINISHED)
+        remove_abandoned(begin[-2], UNFINISHED)
     return refused
 
 
@@ -420,5 +425,5 @@ def _gather(out: Path, parts: Iterable[dict | None], made_by: dict, refused: dic
 
 @contextmanager
 def _lines(path: Path) -> Iterator[TextIO]:
-    with whole_file(path) as whole, open(whole, "w", encoding="utf-8") as file:
+    with atomic_file(path) as whole, open(whole, "w", encoding="utf-8") as file:
         yield file

@@ -10,8 +10,7 @@ from typing import Any
 
 from videomolmo.datasets.annotations import Annotations, Boxes
 from videomolmo.datasets.files import MissingFile, Unreadable, read_json, read_text, safe_join
-from videomolmo.datasets.media import ImageSequence, VideoFile
-from videomolmo.datasets.record import Expression, Record, Records, image_sequence, in_order
+from videomolmo.datasets.record import Expression, ImageSequence, Record, Records, VideoFile, image_sequence, in_order
 from videomolmo.io.images import in_natural_order, natural_key
 
 LASOT = "lasot"
@@ -166,7 +165,7 @@ def _image_folder(root: Path, split: str, images: list[dict]) -> Path:
 
 VIDSTG = "vidstg"
 VIDSTG_SPLITS = ("train", "val", "test")
-MOST_FRAMES = 10**7  # of one video; more than any real one has
+MAX_FRAMES = 10**7  # of one video; more than any real one has
 VIDSTG_KINDS = {"declarative": "referring", "interrogative": "question"}
 
 
@@ -188,7 +187,7 @@ def read_vidstg(root: Path, split: str = "test", videos: str | Path | None = Non
 
     def build(part: tuple[str, int, int]) -> Record:
         name, start, end = part
-        if not 0 <= start < end <= MOST_FRAMES:
+        if not 0 <= start < end <= MAX_FRAMES:
             raise Unreadable(f"{path}: {name} is used from frame {start} to {end}; expected a part of a video")
         rows = parts[part]
         first = rows[0]

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from videomolmo.datasets.annotations import DrawnMasks
-from videomolmo.datasets.media import GeneratedFrames
-from videomolmo.datasets.record import Expression, Record, Records
+from videomolmo.datasets.record import Expression, GeneratedFrames, Record, Records
 from videomolmo.errors import BadInput
 from videomolmo.synth.clips import Clip, clip_query, generate_clip
 from videomolmo.synth.scene import sample_scene

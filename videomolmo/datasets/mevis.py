@@ -10,8 +10,7 @@ from jaxtyping import Bool
 
 from videomolmo.datasets.annotations import Annotations, BinaryPNGs, RLEs, decode_rle
 from videomolmo.datasets.files import MALFORMED, LazyJson, MissingFile, Unreadable, read_json, safe_join, videos_of
-from videomolmo.datasets.media import ImageSequence
-from videomolmo.datasets.record import Expression, Record, Records, image_sequence, in_order
+from videomolmo.datasets.record import Expression, ImageSequence, Record, Records, image_sequence, in_order
 
 MEVIS = "mevis"
 MEVIS_SPLITS = ("train", "valid_u", "valid", "test")
@@ -195,21 +194,9 @@ def _record(root: Path, split: str, path: Path, number: int, human_only: bool) -
     )
     more = {key: entry[key] for key in ("src_dataset", "filename", "caption_parsed_en") if key in entry}
     more["human"] = [bool(item["is_gt"]) for item in _kept(entry, human_only)]
-    size = tuple(map(int, entry["image_size"]))
-    masks = _Masks(load, len(images), path, size)
+    masks = RLEs(load, len(images), path)
     return Record(VICAS, split, f"{number:06d}", frames, expressions, dict.fromkeys(object_ids), masks, more=more)
 
 
 def _kept(entry: dict[str, Any], human_only: bool) -> list[dict[str, Any]]:
     return [item for item in entry["segmentations"] if item["is_gt"] or not human_only]
-
-
-class _Masks(RLEs):
-    """A track that a frame does not list is not there on it."""
-
-    def __init__(self, load, frames, place, size):
-        super().__init__(load, frames, place)
-        self._size = size
-
-    def _shape(self) -> tuple[int, int]:
-        return self._size

@@ -14,8 +14,7 @@ from typing import Any
 
 from videomolmo.datasets.annotations import Annotations, Points, RLEs
 from videomolmo.datasets.files import LazyJson, Unreadable, find_rows, safe_join
-from videomolmo.datasets.media import VideoFile, video_file
-from videomolmo.datasets.record import Expression, Record, Records
+from videomolmo.datasets.record import Expression, Record, Records, VideoFile, video_file
 
 EVAL_FPS = 2.0  # of `frame_id` in Molmo2-VideoPointEval
 _COUNTED = ("category", "label", "clip_start", "clip_end", "video_duration", "video_source", "annotator_unsure")

@@ -35,8 +35,8 @@ from videomolmo.evaluation.score import (
 from videomolmo.grounding import check_settings
 from videomolmo.io import provenance
 from videomolmo.io.cache import key_of
-from videomolmo.io.files import whole_file, write_json
-from videomolmo.io.plain_values import needed_path
+from videomolmo.io.files import atomic_file, write_json
+from videomolmo.io.plain_values import require_path
 from videomolmo.io.schemas import MAX_FRAMES, KeptAnswer
 from videomolmo.io.tables import write_csv
 from videomolmo.io.untrusted import read_json
@@ -161,7 +161,7 @@ def evaluate(
     context: int | None = None,
     device: str = "auto",
     limit: int | None = None,
-    foreign: Path | None = None,
+    external_predictions: Path | None = None,
     layout: str = LAYOUT,
 ) -> "pd.DataFrame":
     """The table of a benchmark, also written to `out`/results.parquet and results.csv; run again to go on.
@@ -172,7 +172,7 @@ def evaluate(
         model, masks, device: see `videomolmo.load_grounder`.
         every, fusion, tau, context: see `VideoGrounder.__call__`.
         limit: only so many clips.
-        foreign: masks of another system, which are only scored; `layout` tells where they lie in that folder.
+        external_predictions: folder of another system's masks, only scored; `layout` tells where they lie.
         layout: see `Predictions`.
 
     Returns:
@@ -183,27 +183,28 @@ def evaluate(
         those with several values are counted there too, and on standard error, with what was done with them.
 
     Raises:
-        BadInput: `out` holds results of other settings, another process works there, no foreign mask is there, or what
+        BadInput: `out` holds results of other settings, another process works there, no external mask is there, or what
             the parts refuse.
     """
     benchmark, _ = known(benchmark)
     settings = check_settings(every, fusion, tau, context)
     model, masks = hub.named(model, "--model"), hub.named(masks, "--masks")
-    out, foreign = needed_path(out, "out"), None if foreign is None else needed_path(foreign, "foreign")
-    if foreign is None and layout != LAYOUT:
+    out = require_path(out, "out")
+    external = None if external_predictions is None else require_path(external_predictions, "external_predictions")
+    if external is None and layout != LAYOUT:
         raise BadInput(f"layout {layout!r} is for masks of others; give their folder, or no layout")
     records = first_records(read_dataset(benchmark, path, split), limit)
-    by = {"foreign": str(foreign), "layout": layout} if foreign else {"model": model, "masks": masks, **settings}
+    by = {"foreign": str(external), "layout": layout} if external else {"model": model, "masks": masks, **settings}
     made_by = _about(benchmark, records, limit) | by | {"expressions": _digest(records)}
-    predictions = Predictions(foreign or out / "predictions", layout)
+    predictions = Predictions(external or out / "predictions", layout)
     facts = made_by | {"commit": provenance.commit(), "weights": ""}  # those of others are not known
-    if foreign is not None:
-        _check_foreign(records, predictions)
-        with provenance.claimed(out, made_by, "an evaluation", OURS):
+    if external is not None:
+        _check_external(records, predictions)
+        with provenance.locked_manifest(out, made_by, "an evaluation", OURS):
             return _score(records, predictions, out, {}, None, facts)
     grounder = _grounder(model, masks, device, settings)
     whole = made_by | {"weights": grounder.weights}
-    with provenance.claimed(out, whole, "an evaluation", OURS):
+    with provenance.locked_manifest(out, whole, "an evaluation", OURS):
         refused = _predict(grounder, records, predictions, out, settings, key_of(whole))
         facts["weights"] = " ".join(sorted(grounder.weights.values()))
         return _score(records, predictions, out, refused, key_of(whole), facts)
@@ -256,7 +257,7 @@ def _predict(
     return refused
 
 
-def _check_foreign(records: Records, predictions: Predictions) -> None:
+def _check_external(records: Records, predictions: Predictions) -> None:
     """Nothing where any mask of others is there."""
     if not predictions.root.is_dir():
         raise BadInput(f"{predictions.root} is no folder of predictions; check the path")
@@ -285,7 +286,7 @@ def _scores(
 ) -> tuple[list[dict], list[str], dict[str, int]]:
     """Rows of every expression; those that nothing was predicted for; how many frames of the others have no mask.
 
-    Without a `key` masks are foreign: of them neither points nor counts are known, and none are scored.
+    Without a `key` masks are external predictions: of them neither points nor counts are known, and none are scored.
     """
     rows, missing, lacking = [], [], {}
     for record, expression in tqdm(list(_pairs(records)), desc="score", unit="expression"):
@@ -393,7 +394,7 @@ def _write(out: Path, facts: dict, rows: list[dict]) -> "pd.DataFrame":
     import pandas as pd
 
     table = pd.DataFrame([facts | row for row in rows], columns=[*facts, *COLUMNS])
-    with whole_file(out / "results.parquet") as unfinished:
+    with atomic_file(out / "results.parquet") as unfinished:
         table.to_parquet(unfinished, index=False)
     write_csv(table, out / "results.csv")
     return table

@@ -16,7 +16,7 @@ from videomolmo.inspector.edit_history import FOLDER, BaseClicks, Clicks, State,
 from videomolmo.inspector.packed_masks import NOWHERE, Strip, joined, pack
 from videomolmo.inspector.segments import Segment, behind_key
 from videomolmo.inspector.store import MaskStore
-from videomolmo.io.files import whole_file
+from videomolmo.io.files import atomic_file
 from videomolmo.io.untrusted import MAX_ARRAY_BYTES, StoredArrays
 from videomolmo.mask_store import Told
 
@@ -79,7 +79,7 @@ class Runs:
             return
         self.folder.mkdir(exist_ok=True)
         target = self.folder / run.name(self._results[0])
-        with whole_file(target) as unfinished:
+        with atomic_file(target) as unfinished:
             np.savez_compressed(
                 unfinished, bits=strip.bits, start=strip.start, box=np.array(strip.box), made_from=json.dumps(run)
             )

@@ -16,7 +16,7 @@ from videomolmo.errors import BadInput
 from videomolmo.io.video_containers import FileStart, Whole, whole_bytes
 
 
-class Turn(NamedTuple):
+class Orientation(NamedTuple):
     """What a display matrix does to a stored picture: change rows and columns, then mirror.
 
     Attributes:
@@ -29,7 +29,7 @@ class Turn(NamedTuple):
     upside_down: bool = False
 
     @classmethod
-    def of(cls, frame: Any) -> Turn:
+    def of(cls, frame: Any) -> Orientation:
         """That of a decoded frame; of a matrix that turns by other than quarters, the nearest."""
         matrix = next((bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
         if matrix is None:
@@ -45,12 +45,12 @@ class Turn(NamedTuple):
         return image[:: -1 if self.upside_down else 1, :: -1 if self.right_to_left else 1]
 
 
-def pixel_aspect(stream: Any, turn: Turn) -> Fraction:
+def pixel_aspect(stream: Any, orientation: Orientation) -> Fraction:
     """Width of a pixel over its height, as shown, for a stream and how its pictures are turned."""
     aspect = stream.sample_aspect_ratio
     if not aspect or aspect < 0:
         return Fraction(1)
-    return 1 / aspect if turn.swaps else Fraction(aspect)
+    return 1 / aspect if orientation.swaps else Fraction(aspect)
 
 
 _TELL_DURATION = {"matroska,webm", "asf", "flv", "mxf", "ivf"}  # of others ffmpeg guesses it from the file's end

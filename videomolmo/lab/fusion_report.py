@@ -19,7 +19,7 @@ from tqdm import tqdm
 from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES
 from videomolmo.io import provenance
-from videomolmo.io.files import read_json, write_json
+from videomolmo.io.files import read_json_or_none, write_json
 from videomolmo.io.tables import read_csv, write_csv
 from videomolmo.lab.fusion_ablation import (
     EVERY,
@@ -391,7 +391,7 @@ def write_all(out: Path, scores: dict, chosen: Sequence[Setting], seeds: Sequenc
     path = write_table(make_table(scores, chosen, seeds, facts), out / "fusion.csv")
     draw(path)
     known = out / "fusion.json"
-    before = read_json(known) or {}
+    before = read_json_or_none(known) or {}
     about = {"versions": provenance.versions(), **facts, "cost": cost or before.get("cost")}
     write_json(known, about)
     return path

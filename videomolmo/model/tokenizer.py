@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from typing_extensions import TypedDict
 
 from videomolmo.errors import BadInput
-from videomolmo.io.files import files_of
+from videomolmo.io.files import atomic_files
 from videomolmo.io.untrusted import checked, first_line, number, read_model_json, whole
 from videomolmo.model.config import LanguageConfig
 
@@ -138,7 +138,7 @@ def build_nano_tokenizer(corpus: list[str], size: int = 512) -> PreTrainedTokeni
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
     """Write tokenizer.json and its settings into a folder."""
-    with files_of(folder, "tokenizer.json") as place:
+    with atomic_files(folder, "tokenizer.json") as place:
         tokenizer.save_pretrained(place)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from videomolmo.errors import BadInput
-from videomolmo.io.files import check_folder, is_trace, write_json, write_text
+from videomolmo.io.files import check_folder, is_temporary, write_json, write_text
 from videomolmo.sweep.grid import Grid
 from videomolmo.sweep.notebook import Notebook, read_notebook
 from videomolmo.sweep.state import DoneFile, DriverFile, FailedFile, SweepFile, read_state
@@ -93,7 +93,9 @@ class Store:
                 f"{self.out} holds runs of {name} as it was then, and {notebook.path} differs from "
                 f"it; give a new folder, so that one table speaks of one notebook"
             )
-        foreign = {path.name for path in self.out.iterdir() if not is_trace(path)} - OWN if self.out.is_dir() else ()
+        foreign = (
+            {path.name for path in self.out.iterdir() if not is_temporary(path)} - OWN if self.out.is_dir() else ()
+        )
         if not hashes and foreign:
             raise BadInput(f"{self.out} is not empty and holds no sweep; give a new folder")
 

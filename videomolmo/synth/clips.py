@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from videomolmo.errors import BadInput
-from videomolmo.io.plain_values import as_whole
+from videomolmo.io.plain_values import as_int
 from videomolmo.synth.render import Renderer
 from videomolmo.synth.scene import ObjectFacts, Scene, describe_objects, sample_scene
 from videomolmo.synth.sentences import Query, sample_query
@@ -59,7 +59,7 @@ def generate_clip(
 
 
 def _whole(value: int, name: str, least: int) -> int:
-    found = as_whole(value, least)
+    found = as_int(value, least)
     if found is None:
         raise BadInput(f"{name} is {value!r}, expected a whole number from {least}")
     return found

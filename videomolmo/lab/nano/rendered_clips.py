@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from videomolmo.io.files import UNFINISHED, held, remove_dead, whole_file
+from videomolmo.io.files import UNFINISHED, atomic_file, locked_folder, remove_abandoned
 from videomolmo.io.images import in_natural_order
 from videomolmo.io.workers import run_all
 from videomolmo.synth.render import Renderer
@@ -40,7 +40,7 @@ def render_all(spec: RenderSpec, folder: Path, workers: int = 2) -> None:
     Raises:
         BadInput: another process renders there, or one of the workers died.
     """
-    with held(folder):
+    with locked_folder(folder):
         missing = [n for n in range(-(-spec.clips // PART)) if not zipfile.is_zipfile(_part(folder, n))]
         if not missing:
             return
@@ -49,7 +49,7 @@ def render_all(spec: RenderSpec, folder: Path, workers: int = 2) -> None:
                 for _ in tqdm(parts, total=len(missing), desc=f"render {spec.name}", unit=f"x{PART} clips"):
                     pass
         finally:
-            remove_dead(folder, UNFINISHED)
+            remove_abandoned(folder, UNFINISHED)
 
 
 def _part(folder: Path, number: int) -> Path:
@@ -66,7 +66,7 @@ def _render_part(given: tuple[RenderSpec, Path], number: int) -> None:
         clip_frames, clip_ids, things = render_clip(spec, number * PART + index)
         frames[index], ids[index] = clip_frames, clip_ids
         facts.append([asdict(thing) for thing in things])
-    with whole_file(_part(folder, number)) as unfinished:
+    with atomic_file(_part(folder, number)) as unfinished:
         np.savez(unfinished, frames=frames, ids=ids, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8))
 
 
