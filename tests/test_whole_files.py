@@ -370,11 +370,11 @@ MaskSpool().write(0, (1,), masks, dict.fromkeys(LAYERS[1:], np.ones((9, 1), bool
 """
 FULL = {
     "text": (
-        "with whole_file(out / 'table.csv') as path:\n    path.write_text('x' * 99999)",
+        "with atomic_file(out / 'table.csv') as path:\n    path.write_text('x' * 99999)",
         "table.csv: cannot be wri",
     ),
     "arrays": (
-        "with whole_file(out / 'a.npz') as path:\n    np.savez(path, a=np.zeros(99999))",
+        "with atomic_file(out / 'a.npz') as path:\n    np.savez(path, a=np.zeros(99999))",
         "a.npz: cannot be writ",
     ),
     "masks": (BIG_SPOOL, "00000.npz: masks cannot be written (File too large); make room there"),

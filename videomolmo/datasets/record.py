@@ -390,10 +390,10 @@ def first_records(records: Records, limit: int | None) -> Records:
     """
     if limit is None:
         return records
-    most = as_int(limit)
-    if most is None:
+    count = as_int(limit)
+    if count is None:
         raise BadInput(f"limit is {limit!r}, expected at least 1 clip; leave it out for all")
-    return records[:most]
+    return records[:count]
 
 
 def image_sequence(folder: Path, names: Sequence[Any], suffix: str = ".jpg", **known: Any) -> ImageSequence:

@@ -195,7 +195,7 @@ def evaluate(
         raise BadInput(f"layout {layout!r} is for masks of others; give their folder, or no layout")
     records = first_records(read_dataset(benchmark, path, split), limit)
     by = {"foreign": str(external), "layout": layout} if external else {"model": model, "masks": masks, **settings}
-    made_by = _about(benchmark, records, limit) | by | {"expressions": _digest(records)}
+    made_by = _identity(benchmark, records, limit) | by | {"expressions": _digest(records)}
     predictions = Predictions(external or out / "predictions", layout)
     facts = made_by | {"commit": provenance.commit(), "weights": ""}  # those of others are not known
     if external is not None:
@@ -210,11 +210,11 @@ def evaluate(
         return _score(records, predictions, out, refused, key_of(whole), facts)
 
 
-def _about(benchmark: str, records: Records, limit: int | None) -> dict:
+def _identity(benchmark: str, records: Records, limit: int | None) -> dict:
     return {"benchmark": benchmark, "split": records.split, "limit": None if limit is None else int(limit)}
 
 
-def _tell(out: Path, lost: dict, notes: list[str]) -> None:
+def _write_missing(out: Path, lost: dict, notes: list[str]) -> None:
     """Write missing.json, and say what was done with masks that are unlike the others."""
     write_json(out / "missing.json", lost | ({"notes": notes} if notes else {}))
     for note in notes:
@@ -225,12 +225,12 @@ def _score(
     records: Records, predictions: Predictions, out: Path, refused: dict[str, str], key: str | None, facts: dict
 ) -> "pd.DataFrame":
     """Write what is missing, and the table."""
-    rows, missing, lacking = _scores(records, predictions, out, refused, key)
+    rows, missing, missing_frames = _scores(records, predictions, out, refused, key)
     rows += _means(rows) if facts["benchmark"] != REVOS_NAME else _revos_means(rows)
     if facts["benchmark"] == "ref_davis17":
         rows += _ref_davis17(records, predictions)
-    lost = {"missing": missing, "count": len(missing), "reasons": refused, "frames": lacking}
-    _tell(out, lost, predictions.notes())
+    lost = {"missing": missing, "count": len(missing), "reasons": refused, "frames": missing_frames}
+    _write_missing(out, lost, predictions.notes())
     return _write(out, facts, rows)
 
 
@@ -288,7 +288,7 @@ def _scores(
 
     Without a `key` masks are external predictions: of them neither points nor counts are known, and none are scored.
     """
-    rows, missing, lacking = [], [], {}
+    rows, missing, missing_frames = [], [], {}
     for record, expression in tqdm(list(_pairs(records)), desc="score", unit="expression"):
         answer, name = read_answer(out, record, expression, key), _name(record, expression)
         try:
@@ -306,12 +306,12 @@ def _scores(
         if is_bare or name in refused or not _has_any(predictions, record, expression):
             missing.append(name)
         elif gone is not None:
-            lacking[name] = int(gone.value)
+            missing_frames[name] = int(gone.value)
         scores = [*(score for score in scores if score is not gone), *others]
-        about = {"clip": record.clip, "expression": expression.id, "kind": expression.kind, "text": expression.text}
+        labels = {"clip": record.clip, "expression": expression.id, "kind": expression.kind, "text": expression.text}
         seconds = None if answer is None else answer["seconds"]
-        rows += [{**about, **vars(score), "seconds": seconds} for score in scores]
-    return rows, missing, lacking
+        rows += [{**labels, **vars(score), "seconds": seconds} for score in scores]
+    return rows, missing, missing_frames
 
 
 def _mask_scores(record: Record, expression: Expression, predictions: Predictions) -> list[Score]:
@@ -321,7 +321,7 @@ def _mask_scores(record: Record, expression: Expression, predictions: Prediction
 def _has_any(predictions: Predictions, record: Record, expression: Expression) -> bool:
     """Whether any frame has a mask; also where the set keeps its truth to itself."""
     frames = frames_of(record)
-    return predictions.lacking(record, expression, frames) < frames
+    return predictions.missing_frames(record, expression, frames) < frames
 
 
 def _scores_of_nothing(record: Record, expression: Expression) -> list[Score]:

@@ -71,7 +71,7 @@ class Predictions:
         except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
             raise BadInput(f"layout {self.layout!r} has fields that are not among {', '.join(names)}") from error
 
-    def lacking(self, record: Record, expression: Expression, frames: int) -> int:
+    def missing_frames(self, record: Record, expression: Expression, frames: int) -> int:
         """How many of the first `frames` frames have no file."""
         return sum(not self.path(record, expression, frame).is_file() for frame in range(frames))
 

@@ -33,21 +33,21 @@ def score_masks(record: Record, expression: Expression, predictions: Predictions
 
     Source: per-expression protocol of MeViS and ReasonVOS. Differs: nothing is skipped.
     """
-    values, lacking = [], 0
+    values, missing_frames = [], 0
     for frame in range(frames_of(record)):
         truth = record.truth(expression, frame)
         if truth is None:
             continue
         found = predictions.read(record, expression, frame, truth.shape)
-        lacking += found is None
+        missing_frames += found is None
         values.append(j_and_f(truth, np.zeros_like(truth) if found is None else found)[:2])
     if not values:
         return []
-    if lacking == len(values):
-        values = [(0.0, 0.0)] * lacking
+    if missing_frames == len(values):
+        values = [(0.0, 0.0)] * missing_frames
     j, f = np.mean(values, axis=0)
     scores = [Score(name, float(value), len(values)) for name, value in (("J", j), ("F", f), ("J&F", (j + f) / 2))]
-    return scores + ([Score(MISSING, float(lacking), len(values))] if lacking else [])
+    return scores + ([Score(MISSING, float(missing_frames), len(values))] if missing_frames else [])
 
 
 def score_revos(record: Record, expression: Expression, predictions: Predictions) -> list[Score]:
@@ -57,13 +57,13 @@ def score_revos(record: Record, expression: Expression, predictions: Predictions
     count = frames_of(record)
     truth = np.stack(same_size(record, [record.truth(expression, frame) for frame in range(count)]))
     masks = [predictions.read(record, expression, frame, truth.shape[1:]) for frame in range(count)]
-    lacking = sum(mask is None for mask in masks)
-    if lacking == count:
-        return [*revos_row(RevosScore(0.0, 0.0, 0.0, 0.0), count), Score(MISSING, float(lacking), count)]
+    missing_frames = sum(mask is None for mask in masks)
+    if missing_frames == count:
+        return [*revos_row(RevosScore(0.0, 0.0, 0.0, 0.0), count), Score(MISSING, float(missing_frames), count)]
     found = np.stack([np.zeros(truth.shape[1:], bool) if mask is None else mask for mask in masks])
     foreground = np.stack([record.foreground(frame) for frame in range(count)])
     scores = revos_row(revos_score(truth, found, foreground), count)
-    return scores + ([Score(MISSING, float(lacking), count)] if lacking else [])
+    return scores + ([Score(MISSING, float(missing_frames), count)] if missing_frames else [])
 
 
 def revos_row(score: RevosScore, n: int) -> list[Score]:

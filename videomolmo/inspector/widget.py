@@ -223,7 +223,7 @@ def inspect(
 
 
 def _frame_number(frame: int) -> int:
-    number = as_int(frame, least=-sys.maxsize)
+    number = as_int(frame, minimum=-sys.maxsize)
     if number is None:
         raise BadInput(f"frame is {frame!r}, expected the number of a frame")
     return number

@@ -13,8 +13,8 @@ import numpy as np
 from videomolmo.errors import BadInput
 
 
-def as_int(value: Any, least: int = 1) -> int | None:
-    """A whole number from `least` on, be it Python's, NumPy's or a tensor's, as an int; None for anything else.
+def as_int(value: Any, minimum: int = 1) -> int | None:
+    """A whole number from `minimum` on, be it Python's, NumPy's or a tensor's, as an int; None for anything else.
 
     Example:
         >>> as_int(np.int64(5)), as_int(0), as_int(2.0), as_int(True)
@@ -24,7 +24,7 @@ def as_int(value: Any, least: int = 1) -> int | None:
         found = operator.index(value)
     except TypeError:
         return None
-    return None if isinstance(value, (bool, np.bool_)) or found < least else found
+    return None if isinstance(value, (bool, np.bool_)) or found < minimum else found
 
 
 def as_float(value: Any) -> float | None:

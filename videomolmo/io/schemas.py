@@ -52,7 +52,7 @@ class Answer(TypedDict):
     problem: NotRequired[Text | None]
 
 
-class Asked(TypedDict):
+class AnsweredFrame(TypedDict):
     """A key frame of `KeptAnswer`."""
 
     __pydantic_config__ = ConfigDict(extra="allow", strict=True)
@@ -68,7 +68,7 @@ class KeptAnswer(TypedDict):
     text: Text
     objects: Annotated[int, Field(ge=0, le=MAX_OBJECTS)]
     seconds: Number
-    key_frames: Annotated[list[Asked], Field(max_length=MAX_FRAMES)]
+    key_frames: Annotated[list[AnsweredFrame], Field(max_length=MAX_FRAMES)]
 
 
 class Correction(TypedDict):

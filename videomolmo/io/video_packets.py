@@ -228,16 +228,16 @@ def _loses_frames(stream: Any, packets: list[Packet], whole: Whole) -> bool:
     return lost or len(packets) < (stream.frames or _promise(stream, packets, whole)[0])
 
 
-def before_hole(times: list[int], sure: float, most: float = math.inf, pauses: bool = False) -> list[int]:
+def before_hole(times: list[int], sure: float, max_step: float = math.inf, pauses: bool = False) -> list[int]:
     """Times shown up to the first one, later than `sure`, before which a frame must be missing.
 
     Args:
         times: in order, in any unit.
         sure: none is missing up to here.
-        most: from one frame to the next, as far as a header tells.
+        max_step: from one frame to the next, as far as a header tells.
         pauses: whether a long time without a frame may be meant.
     """
-    step = min(_usual_step(times), most if len(times) < _FEW else math.inf)
+    step = min(_usual_step(times), max_step if len(times) < _FEW else math.inf)
     longest = _PAUSE * step if pauses else math.inf
     for number, (a, b) in enumerate(pairwise(times), start=1):
         if b > sure and _HOLE * step < b - a < longest:

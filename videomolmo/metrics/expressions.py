@@ -156,8 +156,8 @@ def revos_score(truth: Masks, pred: Masks, foreground: Masks) -> RevosScore:
     score = j_and_f(truth, pred)
     truth, pred, foreground = (masks != 0 for masks in (truth, pred, foreground))
     accuracy = np.mean(truth == pred)
-    false, most = (np.count_nonzero(masks, axis=(-2, -1)) for masks in (pred & ~truth, foreground))
-    robustness = np.mean(np.maximum(1 - false / (most + 1e-6), 0))
+    false, total = (np.count_nonzero(masks, axis=(-2, -1)) for masks in (pred & ~truth, foreground))
+    robustness = np.mean(np.maximum(1 - false / (total + 1e-6), 0))
     return RevosScore(score.j, score.f, float(accuracy), float(robustness))
 
 

@@ -52,16 +52,16 @@ def generate_clip(
         >>> clip.frames.shape, clip.masks.dtype
         ((2, 48, 64, 3), dtype('bool'))
     """
-    seed, frames = _whole(seed, "seed", 0), _whole(frames, "frames", 1)
-    height, width = _whole(height, "height", 1), _whole(width, "width", 1)
+    seed, frames = _integer(seed, "seed", 0), _integer(frames, "frames", 1)
+    height, width = _integer(height, "height", 1), _integer(width, "width", 1)
     scene = sample_scene(seed, motion=motion, frames=frames, aspect=width / height if square else None)
     return render_clip(scene, frames, height, width)
 
 
-def _whole(value: int, name: str, least: int) -> int:
-    found = as_int(value, least)
+def _integer(value: int, name: str, minimum: int) -> int:
+    found = as_int(value, minimum)
     if found is None:
-        raise BadInput(f"{name} is {value!r}, expected a whole number from {least}")
+        raise BadInput(f"{name} is {value!r}, expected a whole number from {minimum}")
     return found
 
 
