@@ -138,7 +138,7 @@ def clip() -> Clip:
 
 def seen_throughout(clip: Clip) -> list[int]:
     """Objects of a clip that may be asked about on every frame."""
-    return [n for n in range(len(clip.scene.objects)) if all(things[n].seen for things in clip.things)]
+    return [n for n in range(len(clip.scene.objects)) if all(things[n].seen for things in clip.object_facts)]
 
 
 class TruthfulPointer:
@@ -153,7 +153,7 @@ class TruthfulPointer:
                 yield at, self._answer(at, *frame.shape[:2])
 
     def _answer(self, at: int, height: int, width: int) -> Answer:
-        things = [self.clip.things[at][n] for n in self.objects]
+        things = [self.clip.object_facts[at][n] for n in self.objects]
         shares = [thing.point for thing in things if thing.seen and at not in self.silent]
         points = np.array(shares, np.float32).reshape(-1, 2) * np.array([width, height], np.float32)
         return read_points(write_points(points, "thing", height, width), height, width)

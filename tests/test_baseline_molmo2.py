@@ -126,7 +126,7 @@ def lesson(clip):
     thing = seen_throughout(clip)[0]
     keys = list(range(0, len(clip.frames), EVERY))
     height, width = clip.frames.shape[1:3]
-    points = [clip.things[at][thing].point for at in keys]
+    points = [clip.object_facts[at][thing].point for at in keys]
     rows = [[TrackPoint(1, x * width, y * height)] for x, y in points]
     times = np.array(keys) / FPS
     tracks = write_tracks(times.tolist(), rows, "thing", height, width)

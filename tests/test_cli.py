@@ -485,7 +485,10 @@ def test_a_video_that_breaks_gives_what_was_decoded(ground, truthful, clip, tmp_
 def replace_times(clip: Clip, times: int) -> Clip:
     """The clip, `times` times one after the other."""
     return Clip(
-        clip.scene, np.concatenate([clip.frames] * times), np.concatenate([clip.masks] * times), clip.things * times
+        clip.scene,
+        np.concatenate([clip.frames] * times),
+        np.concatenate([clip.masks] * times),
+        clip.object_facts * times,
     )
 
 

@@ -17,7 +17,7 @@ from videomolmo.cli import main
 from videomolmo.datasets import DATASETS, read_dataset
 from videomolmo.datasets.annotations import decode_rle
 from videomolmo.datasets.check import check_dataset
-from videomolmo.datasets.files import MissingFile, Unreadable, inside
+from videomolmo.datasets.files import MissingFile, Unreadable, safe_join
 from videomolmo.errors import BadInput
 
 EVALUATED = {name: DATASETS[name].default for name in mini.BUILDERS}
@@ -204,7 +204,7 @@ def test_names_and_places_that_do_not_fit(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["..", "../x", "a/../../x", "/etc/passwd", "C:/x", "a\\..\\..\\x", "", " ", "a\0b"])
 def test_paths_that_lead_out_are_refused(name, tmp_path):
     with pytest.raises(BadInput, match="expected a path inside that folder"):
-        inside(tmp_path, name)
+        safe_join(tmp_path, name)
 
 
 @pytest.mark.parametrize("name", ["videomolmo", "mevis", "molmo2_track", "vidstg", "groot", "reason_vos"])

@@ -12,7 +12,7 @@ from videomolmo.lab.nano.auxiliary_losses import ProbeHeads
 from videomolmo.lab.nano.batches import Example, answer, mirrored, text_inputs, window_facts
 from videomolmo.lab.nano.rendered_clips import RenderedClips, render_all
 from videomolmo.model import PointingModel
-from videomolmo.synth.scene import Thing
+from videomolmo.synth.scene import ObjectFacts
 from videomolmo.synth.sentences import Query
 
 
@@ -29,7 +29,7 @@ def walking_square(points: list[tuple[float, float]] = ()) -> Example:
     for time in (0, 2, 3, 4):
         ids[time, 32:56, 8 + 4 * time : 32 + 4 * time] = 1
     frames = np.repeat(ids[..., None] * 200, 3, axis=-1)
-    thing = Thing("square", "red", "right", True, (36 / 96, 44 / 96))
+    thing = ObjectFacts("square", "red", "right", True, (36 / 96, 44 / 96))
     query = Query("all", "the squares", "square", plural=True)
     question = ("Point to the squares.", answer(query, list(points)))
     return Example(frames, ids, [thing], [query], [question], [list(points)])

@@ -19,7 +19,7 @@ from torch import nn
 from training_runs import finish, fixture_of, recipe_of, rows_of_blocks, smallest_model, start, weights
 
 from videomolmo.errors import BadInput
-from videomolmo.io.provenance import claim
+from videomolmo.io.provenance import write_or_verify_manifest
 from videomolmo.lab.nano.checkpoint import (
     MovingAverage,
     found,
@@ -323,7 +323,7 @@ def test_records_of_a_run_that_are_damaged_stop_nothing(model, rows, run, name, 
 def test_settings_that_are_too_deep_are_refused(tmp_path):
     (tmp_path / "settings.json").write_text("[" * 100_000)
     with pytest.raises(BadInput, match="cannot be read"):
-        claim(tmp_path, {"seed": 1}, "a run")
+        write_or_verify_manifest(tmp_path, {"seed": 1}, "a run")
 
 
 # stages of the nano recipe

@@ -537,12 +537,11 @@ def test_a_picture_that_is_a_pipe_or_a_bomb(tmp_path):
 
 
 def test_predictions_that_are_pipes_are_missing(tmp_path):
-    from videomolmo.datasets.media import Pictures
-    from videomolmo.datasets.record import Expression, Record
+    from videomolmo.datasets.record import Expression, ImageSequence, Record
     from videomolmo.evaluation.evaluate import answer_path, read_answer
     from videomolmo.evaluation.predictions import Predictions
 
-    media = Pictures((tmp_path / "00000.jpg", tmp_path / "00001.jpg"), ("00000", "00001"))
+    media = ImageSequence((tmp_path / "00000.jpg", tmp_path / "00001.jpg"), ("00000", "00001"))
     record = Record("set", "valid", "clip", media, (), {})
     expression = Expression(id="0", text="a", objects=None)
     path = Predictions(tmp_path).path(record, expression, 0)

@@ -334,6 +334,6 @@ def test_a_long_clip_opens_without_reading_it(tmp_path, monkeypatch):
         (tmp_path / f"{start:05d}.npz").write_bytes(b"")
     result.spool = MaskSpool(tmp_path)
     monkeypatch.setattr("numpy.load", lambda *_, **__: pytest.fail("a file of masks was read"))
-    monkeypatch.setattr("videomolmo.io.schemas.open_plain", lambda *_, **__: pytest.fail("a file of masks was read"))
+    monkeypatch.setattr("videomolmo.io.untrusted.open_plain", lambda *_, **__: pytest.fail("a file of masks was read"))
     monkeypatch.setattr("videomolmo.results.open_video", lambda *_, **__: pytest.fail("the video was opened"))
     assert Inspection(result).frames == 2000

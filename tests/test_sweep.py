@@ -18,7 +18,7 @@ import pytest
 from small_notebooks import write_notebook
 
 from videomolmo.cli import main
-from videomolmo.io.files import UNFINISHED, is_trace
+from videomolmo.io.files import UNFINISHED, is_temporary
 
 WITHIN_S = 300  # whatever should happen soon, on however crowded a machine
 
@@ -92,7 +92,7 @@ def marks(out: Path, state: str) -> dict[str, int]:
 
 def traces(out: Path) -> list[Path]:
     """What shows that a process works in the folder of a sweep, or was killed there."""
-    return [path for path in out.iterdir() if is_trace(path)]
+    return [path for path in out.iterdir() if is_temporary(path)]
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from small_notebooks import BODY, PARAMETERS, write_notebook
 
 from videomolmo.cli import main
 from videomolmo.errors import BadInput
-from videomolmo.io.files import held
+from videomolmo.io.files import locked_folder
 from videomolmo.sweep.grid import Grid, fits, read_grid, read_notebook
 from videomolmo.sweep.run import Executor, as_time, estimate, make_plan
 from videomolmo.sweep.store import Record, Store
@@ -193,7 +193,7 @@ def test_only_what_decides_a_run_changes_the_hash_of_a_notebook(tmp_path, notebo
 
 def test_a_changed_notebook_is_not_mixed_with_its_former_self(tmp_path, notebook, cells, capsys):
     store, grid = Store(tmp_path / "out"), cells("")
-    with held(store.out):
+    with locked_folder(store.out):
         store.create(read_notebook(notebook), grid)
     write_notebook(notebook, body=BODY + "# changed")
     assert main(["sweep", str(notebook), "--grid", str(tmp_path / "grid.toml"), "--out", str(tmp_path / "out")]) == 2

@@ -14,7 +14,7 @@ from scipy import stats
 from small_notebooks import PARAMETERS, write_notebook
 
 from videomolmo.cli import main
-from videomolmo.io.files import held, unfinished
+from videomolmo.io.files import locked_folder, temporary_folder
 from videomolmo.sweep.grid import read_grid, read_notebook
 from videomolmo.sweep.report import choose_view, means, measures, select
 from videomolmo.sweep.store import Store
@@ -43,10 +43,10 @@ def swept(tmp_path) -> Callable[..., Store]:
         notebook = read_notebook(write_notebook(tmp_path / "small.ipynb", parameters))
         (tmp_path / "grid.toml").write_text(grid)
         cells, store = read_grid(tmp_path / "grid.toml", notebook), Store(tmp_path / "out")
-        with held(store.out):
+        with locked_folder(store.out):
             store.create(notebook, cells)
         for cell in cells.trials[:-1] if len(cells.trials) > 1 else cells.trials:
-            with unfinished(store.out) as place:
+            with temporary_folder(store.out) as place:
                 attempt, facts = place / cell.name, MADE_BY | {"seconds": 2.0}
                 attempt.mkdir()
                 facts |= {"parameters": dict(cell.parameters), "given": dict(cell.given)}
@@ -192,7 +192,7 @@ def test_a_cell_is_published_once_and_a_failed_one_replaced(swept):
     (key, record), facts = next(iter(store.records().items())), MADE_BY | {"seconds": 1.0, "parameters": {}}
     assert record.status == "failed"
     for seconds in (1.0, 9.0):
-        with unfinished(store.out) as place:
+        with temporary_folder(store.out) as place:
             (place / record.folder.name).mkdir()
             store.commit(place / record.folder.name, "done", facts | {"seconds": seconds})
     assert store.records()[key].status == "done" and store.records()[key].facts["seconds"] == 1.0

@@ -186,14 +186,14 @@ def test_a_folder_that_cannot_be_used_is_refused_before_the_model_is_read(tmp_pa
 def test_settings_that_a_kill_cut_off_are_named(tmp_path, content):
     (tmp_path / "settings.json").write_text(content, encoding="utf-8")
     with pytest.raises(BadInput, match=r"settings.json cannot be read .*give a new folder"):
-        provenance.claim(tmp_path, {"seed": 1}, "a run")
+        provenance.write_or_verify_manifest(tmp_path, {"seed": 1}, "a run")
     with pytest.raises(BadInput, match="cannot be used"):
-        provenance.claim(tmp_path / "settings.json" / "run", {"seed": 1}, "a run")
+        provenance.write_or_verify_manifest(tmp_path / "settings.json" / "run", {"seed": 1}, "a run")
 
 
 def test_a_claim_that_was_killed_halfway_is_claimed_again(tmp_path):
     (tmp_path / ".settings.json.4711").write_text('{"se', encoding="utf-8")
-    provenance.claim(Path(tmp_path), {"seed": 1}, "a run")
+    provenance.write_or_verify_manifest(Path(tmp_path), {"seed": 1}, "a run")
     assert json.loads((tmp_path / "settings.json").read_text(encoding="utf-8")) == {"seed": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
 
@@ -202,5 +202,5 @@ def test_a_claim_that_was_killed_halfway_is_claimed_again(tmp_path):
 def test_somebody_elses_file_is_never_taken_for_a_killed_claim(tmp_path, name):
     (tmp_path / name).write_text("mine", encoding="utf-8")
     with pytest.raises(BadInput, match="not empty, and what it holds is not run"):
-        provenance.claim(tmp_path, {"seed": 1}, "run")
+        provenance.write_or_verify_manifest(tmp_path, {"seed": 1}, "run")
     assert (tmp_path / name).read_text(encoding="utf-8") == "mine"

@@ -304,7 +304,7 @@ def evaluate(
             print("the first clip has no public masks or counts: expect predictions only, no scores", file=sys.stderr)
     table = evaluate(
         benchmark, out, path=path, split=split, model=model, masks=masks, every=every, fusion=fusion, tau=tau,
-        context=context, device=device, limit=limit, foreign=predictions, layout=layout,
+        context=context, device=device, limit=limit, external_predictions=predictions, layout=layout,
     )  # fmt: skip
     print(scores_text(table, out))
     if compare:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from videomolmo.errors import BadInput
 from videomolmo.fusion import check_rule
 from videomolmo.io import provenance
-from videomolmo.io.plain_values import as_whole
+from videomolmo.io.plain_values import as_int
 from videomolmo.io.timing import Stopwatch
 from videomolmo.io.video import Frames, open_video
 from videomolmo.mask_store import MaskSpool
@@ -287,7 +287,7 @@ def check_settings(every: int, fusion: str, tau: float, context: int | None = No
     Raises:
         BadInput: `every` or `context` is no whole number from 1, or what `check_rule` refuses.
     """
-    apart, past = as_whole(every), None if context is None else as_whole(context)
+    apart, past = as_int(every), None if context is None else as_int(context)
     if apart is None:
         raise BadInput(f"every is {every!r}, expected a whole number of frames from 1; 5 is usual")
     if past is None and context is not None:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from videomolmo.errors import BadInput
-from videomolmo.io.files import WINDOW_FILE, held_folder, let_go, told
-from videomolmo.io.schemas import MOST_FRAMES, MOST_OBJECTS, MOST_PIXELS, StoredArrays
+from videomolmo.io.files import WINDOW_FILE, explain_os_error, locked_temporary_folder, remove_locked
+from videomolmo.io.schemas import MAX_FRAMES, MAX_OBJECTS, MAX_PIXELS
+from videomolmo.io.untrusted import StoredArrays
 
 TEMPORARY = "videomolmo_masks."  # how temporary folders begin
 LAYERS = ("fused", "forward", "backward")
@@ -42,12 +43,12 @@ def window_of(stored: StoredArrays, told: Told | None = None) -> Window:
     """
     shape, ids = stored.read("shape", "iu", (4,)), stored.read("ids", "iu", (None,))
     frames, objects, height, width = (int(value) for value in shape)
-    sides_fit = 0 < frames <= MOST_FRAMES and min(height, width) >= 0 and height * width <= MOST_PIXELS
+    sides_fit = 0 < frames <= MAX_FRAMES and min(height, width) >= 0 and height * width <= MAX_PIXELS
     if not sides_fit or objects != len(ids) or len(set(ids.tolist())) != len(ids):
         raise BadInput(f"{stored.path}: masks of shape {tuple(shape.tolist())} of {len(ids)} objects make no sense")
     least, most = (int(ids.min()), int(ids.max())) if len(ids) else (1, 0)
-    if least < 1 or most > MOST_OBJECTS:
-        raise BadInput(f"{stored.path}: ids of objects are {least} to {most}, expected 1 to {MOST_OBJECTS}")
+    if least < 1 or most > MAX_OBJECTS:
+        raise BadInput(f"{stored.path}: ids of objects are {least} to {most}, expected 1 to {MAX_OBJECTS}")
     if told is not None and (height, width) != (told.height, told.width):
         raise BadInput(f"{stored.path}: they are {height}×{width}, expected {told.height}×{told.width}")
     if told is not None and most > told.objects:
@@ -88,9 +89,9 @@ class MaskSpool:
 
     def __init__(self, folder: Path | None = None) -> None:
         if folder is None:
-            with told("cannot hold temporary files", Path(tempfile.gettempdir())):
-                folder, lock = held_folder(Path(tempfile.gettempdir()), TEMPORARY)
-            weakref.finalize(self, let_go, folder, lock)
+            with explain_os_error("cannot hold temporary files", Path(tempfile.gettempdir())):
+                folder, lock = locked_temporary_folder(Path(tempfile.gettempdir()), TEMPORARY)
+            weakref.finalize(self, remove_locked, folder, lock)
         self.folder = Path(folder)
         names = [path.name for path in self.folder.glob("*.npz")]
         starts = {int(name[:-4]) for name in names if WINDOW_FILE.fullmatch(name)}
@@ -106,7 +107,7 @@ class MaskSpool:
         shape = np.array(layers["fused"].shape)
         flags = {f"has_{name}": value for name, value in known.items()}
         path = self.folder / f"{start:05d}.npz"
-        with told("masks cannot be written", path):
+        with explain_os_error("masks cannot be written", path):
             np.savez_compressed(path, ids=np.array(ids, int), shape=shape, **packed, **flags)
         self._starts = sorted({*self._starts, start})
         self._cache.pop(start, None)

@@ -16,8 +16,9 @@ from videomolmo.errors import BadInput
 from videomolmo.fusion import iou
 from videomolmo.io.files import new_results
 from videomolmo.io.plain_values import as_json, as_path
-from videomolmo.io.schemas import Answer, StoredArrays, answer_problem, parse, read_bytes, read_facts
+from videomolmo.io.schemas import Answer, answer_problem, read_facts
 from videomolmo.io.tables import write_csv
+from videomolmo.io.untrusted import StoredArrays, parse, read_bytes
 from videomolmo.io.video import Frames, open_video
 from videomolmo.mask_store import LAYERS, LazyMasks, MaskSpool, Told, window_of
 

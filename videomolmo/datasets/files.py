@@ -15,7 +15,7 @@ from videomolmo.io.images import in_natural_order
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
 
 
-def inside(root: Path, *names: object) -> Path:
+def safe_join(root: Path, *names: object) -> Path:
     """`root` joined with names from an index file, which can never lead out of it.
 
     Only the names are looked at: a link that the user put into the folder is the user's own business.
@@ -24,7 +24,7 @@ def inside(root: Path, *names: object) -> Path:
         BadInput: a name is empty or absolute, has a drive letter, or climbs with '..'.
 
     Example:
-        >>> inside(Path("data"), "UVO/all/a", "00000.jpg").as_posix()
+        >>> safe_join(Path("data"), "UVO/all/a", "00000.jpg").as_posix()
         'data/UVO/all/a/00000.jpg'
     """
     for name in map(str, names):
@@ -165,9 +165,9 @@ def find_rows(root: Path, stem: str, folder: str | None = None) -> Sequence[dict
     Raises:
         MissingFile: there is no such table.
     """
-    inside(root, stem)
+    safe_join(root, stem)
     folders = in_natural_order(path for path in root.glob("*") if path.is_dir())
-    places = [inside(root, folder)] if folder else [root, *folders]
+    places = [safe_join(root, folder)] if folder else [root, *folders]
     for place in places:
         if (place / f"{stem}.jsonl").is_file():
             return JsonLines(place / f"{stem}.jsonl")

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from videomolmo.errors import BadInput
-from videomolmo.io.schemas import Correction, parse, read_bytes
+from videomolmo.io.schemas import Correction
+from videomolmo.io.untrusted import parse, read_bytes
 from videomolmo.mask_store import Told
 from videomolmo.results import GroundingResult
 

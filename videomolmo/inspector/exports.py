@@ -21,7 +21,7 @@ from videomolmo.inspector.packed_masks import pack
 from videomolmo.inspector.render import Look, paint_beside
 from videomolmo.inspector.repropagation import middle_of_strip
 from videomolmo.io.drawing import palette, png_bytes
-from videomolmo.io.files import put, told, unfinished, whole_file
+from videomolmo.io.files import atomic_file, explain_os_error, move_into_place, temporary_folder
 from videomolmo.io.tables import write_csv
 
 Progress = Callable[[int, int], None]
@@ -46,13 +46,13 @@ def export_davis(inspection: Inspection, folder: str | Path, layer: str = "fused
         raise BadInput(f"{inspection.objects} objects do not fit into index pictures, which hold 255; use COCO")
     _parent(folder)
     colours = palette(256).ravel().tolist()
-    with told("cannot be written", folder), unfinished(folder.parent) as place:
+    with explain_os_error("cannot be written", folder), temporary_folder(folder.parent) as place:
         (place / "frames").mkdir()
         for t in range(inspection.frames):
             image = Image.fromarray(_labels(inspection, layer, t))
             image.putpalette(colours)
             image.save(place / "frames" / f"{t:05d}.png")
-        put(place / "frames", folder, replace=False)
+        move_into_place(place / "frames", folder, replace=False)
     return folder
 
 
@@ -244,7 +244,7 @@ def _parent(path: Path) -> None:
 
 @contextmanager
 def new_file(path: str | Path, suffix: str) -> Iterator[Path]:
-    """Where to write a new file, see `whole_file`.
+    """Where to write a new file, see `atomic_file`.
 
     Raises:
         BadInput: the file exists, has another suffix, or no folder.
@@ -255,7 +255,7 @@ def new_file(path: str | Path, suffix: str) -> Iterator[Path]:
     _parent(path)
     if path.exists():
         raise BadInput(f"{path} exists; give another name")
-    with whole_file(path, replace=False) as new:
+    with atomic_file(path, replace=False) as new:
         yield new
 
 
@@ -301,7 +301,7 @@ def write_rows(inspection: Inspection, path: Path) -> int:
         frames.mkdir()
         for t in row["frame_idxs"]:
             Image.fromarray(inspection.frame(t)).save(frames / f"{t:05d}.jpg", quality=JPEG_QUALITY)
-        put(frames, folder, replace=False)
+        move_into_place(frames, folder, replace=False)
     return 1
 
 

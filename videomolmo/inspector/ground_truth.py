@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from videomolmo.errors import BadInput
 from videomolmo.io.images import list_images, read_labels
 from videomolmo.io.plain_values import as_array, as_path
-from videomolmo.io.schemas import StoredArrays, open_plain
+from videomolmo.io.untrusted import StoredArrays, open_plain
 
 SAMPLED = 200  # frames that decide which object is compared with which
 

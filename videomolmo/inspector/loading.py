@@ -17,18 +17,8 @@ from jaxtyping import UInt8
 from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES
 from videomolmo.io.plain_values import as_path
-from videomolmo.io.schemas import (
-    MOST_FRAMES,
-    Answer,
-    Facts,
-    StoredArrays,
-    answer_problem,
-    contradiction,
-    parse,
-    read_bytes,
-    read_json,
-    wrong_keys,
-)
+from videomolmo.io.schemas import MAX_FRAMES, Answer, Facts, answer_problem, contradiction
+from videomolmo.io.untrusted import StoredArrays, parse, read_bytes, read_json, wrong_keys
 from videomolmo.io.video import Frames, open_video
 from videomolmo.mask_store import MaskSpool, window_of
 from videomolmo.results import GroundingResult, KeyAnswer
@@ -241,7 +231,7 @@ def _is_share(value: Any) -> bool:
 _SETTINGS = {
     "fusion": (lambda value: isinstance(value, str) and value in RULES, f"one of {', '.join(RULES)}"),
     "tau": (_is_share, "a number from 0 to 1"),
-    "every": (lambda value: type(value) is int and 0 < value <= MOST_FRAMES, "a number of frames"),
+    "every": (lambda value: type(value) is int and 0 < value <= MAX_FRAMES, "a number of frames"),
 }
 
 

@@ -16,8 +16,8 @@ from videomolmo.inspector.edit_history import FOLDER, BaseClicks, Clicks, State,
 from videomolmo.inspector.packed_masks import NOWHERE, Strip, joined, pack
 from videomolmo.inspector.segments import Segment, behind_key
 from videomolmo.inspector.store import MaskStore
-from videomolmo.io.files import whole_file
-from videomolmo.io.schemas import MOST_ARRAY_BYTES, StoredArrays
+from videomolmo.io.files import atomic_file
+from videomolmo.io.untrusted import MAX_ARRAY_BYTES, StoredArrays
 from videomolmo.mask_store import Told
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Runs:
             return
         self.folder.mkdir(exist_ok=True)
         target = self.folder / run.name(self._results[0])
-        with whole_file(target) as unfinished:
+        with atomic_file(target) as unfinished:
             np.savez_compressed(
                 unfinished, bits=strip.bits, start=strip.start, box=np.array(strip.box), made_from=json.dumps(run)
             )
@@ -114,7 +114,7 @@ class Runs:
             fits = 0 <= top <= bottom <= height and 0 <= left <= right <= -(-width // 8)
             if not (fits and 0 <= start < frames):
                 raise BadInput(f"{path}: masks from frame {start} within {box} do not fit the clip")
-            room = min((frames - start) * (bottom - top) * (right - left), MOST_ARRAY_BYTES)
+            room = min((frames - start) * (bottom - top) * (right - left), MAX_ARRAY_BYTES)
             return Strip(start, box, stored.read("bits", "u1", (None, bottom - top, right - left), room))
 
 
@@ -400,10 +400,10 @@ def _distance(strip: Strip, frame: int, point: tuple[float, float]) -> float:
 
 def middle_of_strip(strip: Strip, frame: int) -> tuple[float, float] | None:
     """x and y, in pixels, of the centre of the deepest pixel of a mask; None for an empty one."""
-    from videomolmo.annotation.candidate_points import middle_of
+    from videomolmo.annotation.candidate_points import deepest_pixel
 
     mask = strip.at(frame)
     if not mask.any():
         return None
-    column, row = middle_of(mask)
+    column, row = deepest_pixel(mask)
     return float(column) + 8 * strip.box[2] + 0.5, float(row) + strip.box[0] + 0.5

@@ -13,7 +13,7 @@ from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES
 from videomolmo.inspector.packed_masks import Strip, crop
 from videomolmo.inspector.segments import SETTINGS, Segment
-from videomolmo.io.schemas import StoredArrays
+from videomolmo.io.untrusted import StoredArrays
 from videomolmo.mask_store import MaskSpool, Told, read_window
 
 MOST_BYTES = 256 << 20  # of masks in memory

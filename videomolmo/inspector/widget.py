@@ -17,8 +17,8 @@ from videomolmo.inspector.plots import static_picture
 from videomolmo.inspector.render import Look
 from videomolmo.inspector.session import Desk
 from videomolmo.inspector.view_panels import AnswerPanel, ComparePanel, FusionPanel, LookPanel, ObjectPanel, PlotPanel
-from videomolmo.io.files import whole_file
-from videomolmo.io.plain_values import as_whole, needed_path
+from videomolmo.io.files import atomic_file
+from videomolmo.io.plain_values import as_int, require_path
 from videomolmo.results import GroundingResult
 
 PARTS = ("look", "objects", "fusion", "correct", "files", "questions", "answer", "plots", "compare", "box")
@@ -118,7 +118,7 @@ class TrackInspector:
         path = Path(path)
         if path.exists():
             raise BadInput(f"{path} exists; choose another name")
-        with whole_file(path, replace=False) as unfinished:
+        with atomic_file(path, replace=False) as unfinished:
             unfinished.write_bytes(self.picture())
         return path
 
@@ -206,7 +206,7 @@ def inspect(
     unknown = [name for name in layers if name not in LAYERS]
     if unknown:
         raise BadInput(f"layer {unknown[0]!r} is unknown; choose of {', '.join(LAYERS)}")
-    folder, start = needed_path(folder, "folder"), _frame_number(frame)
+    folder, start = require_path(folder, "folder"), _frame_number(frame)
     inspections = [Inspection(result, truth, video=video)]
     if other is not None:
         first, second = inspections[0], Inspection(other, video=video)
@@ -223,7 +223,7 @@ def inspect(
 
 
 def _frame_number(frame: int) -> int:
-    number = as_whole(frame, least=-sys.maxsize)
+    number = as_int(frame, minimum=-sys.maxsize)
     if number is None:
         raise BadInput(f"frame is {frame!r}, expected the number of a frame")
     return number

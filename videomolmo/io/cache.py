@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from videomolmo.errors import BadInput
-from videomolmo.io.files import whole_file
-from videomolmo.io.schemas import StoredArrays
+from videomolmo.io.files import atomic_file
+from videomolmo.io.untrusted import StoredArrays
 
 SUFFIX = ".npz"
 KINDS = "buifcSU"  # of arrays that are kept
-MOST_BYTES = 16 << 30  # of one
+MAX_BYTES = 16 << 30  # of one
 
 
 def key_of(made_by: Mapping[str, Any]) -> str:
@@ -40,7 +40,7 @@ def cached(
     """Arrays that `make` returns, read from `folder` when they were made before by the same.
 
     Args:
-        folder: of the cache; made where missing. Several processes may share it: a file appears whole or not at all.
+        folder: of the cache; made where missing. Several processes may share it: files are written atomically.
         made_by: everything the arrays depend on: seeds, settings, hashes of weights, and a number that the caller
             raises when its own code changes them.
         make: called without arguments when nothing is there, or when what is there cannot be read.
@@ -63,11 +63,11 @@ def cached(
 def _read(path: Path) -> dict[str, np.ndarray] | None:
     try:
         with StoredArrays(path) as stored:
-            return {name: stored.read(name, KINDS, None, MOST_BYTES) for name in stored.bytes}
+            return {name: stored.read(name, KINDS, None, MAX_BYTES) for name in stored.bytes}
     except (OSError, BadInput):
         return None  # not there, cut short by a full disk, or changed since
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    with whole_file(path) as unfinished:
+    with atomic_file(path) as unfinished:
         np.savez_compressed(unfinished, **arrays)

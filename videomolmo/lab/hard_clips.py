@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from videomolmo.annotation.candidate_points import middle_of
+from videomolmo.annotation.candidate_points import deepest_pixel
 from videomolmo.errors import BadInput
 from videomolmo.synth.clips import render_clip
 from videomolmo.synth.scene import Path, Scene, SceneObject, sample_background_colour, sample_scene
@@ -63,7 +63,7 @@ def click(clip: HardClip, at: int, thing: int, points: str) -> Float[np.ndarray,
     if area < MIN_AREA_PX:
         return None
     if points == "clean":
-        place = middle_of(mask) + 0.5
+        place = deepest_pixel(mask) + 0.5
     else:
         rng = np.random.default_rng([clip.seed, 17, at, thing])
         rows, columns = np.nonzero(mask)

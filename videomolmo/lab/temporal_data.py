@@ -18,7 +18,7 @@ from videomolmo.lab.nano.batches import Example, window_facts
 from videomolmo.lab.nano.rendered_clips import RenderSpec, render_clip
 from videomolmo.model import PointingModel, PointingProcessor
 from videomolmo.model.tokenizer import load_tokenizer
-from videomolmo.synth.scene import Thing
+from videomolmo.synth.scene import ObjectFacts
 from videomolmo.synth.sentences import Query, ask, sample_query
 from videomolmo.weights.hub import nano_pointing_96
 
@@ -45,7 +45,7 @@ class EncodedClips:
 
     features: np.ndarray  # float16 (clips, frames, patches, dim)
     ids: np.ndarray  # uint8 (clips, height, width)
-    things: list[list[Thing]]
+    things: list[list[ObjectFacts]]
     facts: dict[str, np.ndarray]
     moved: np.ndarray  # float32 (clips, LONGEST, windows, 2)
 
@@ -118,7 +118,7 @@ def _joined(parts: list[dict[str, np.ndarray]]) -> EncodedClips:
     names = [name for name in parts[0] if name != "things"]
     clips = [clip for part in parts for clip in json.loads(part.pop("things").tobytes())]
     whole = {name: np.concatenate([part.pop(name) for part in parts]) for name in names}
-    things = [[Thing(**thing | {"point": tuple(thing["point"])}) for thing in clip] for clip in clips]
+    things = [[ObjectFacts(**thing | {"point": tuple(thing["point"])}) for thing in clip] for clip in clips]
     facts = {name: whole.pop(name) for name in ("colour", "shape", "motion", "point")}
     return EncodedClips(things=things, facts=facts, **whole)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from videomolmo.annotation.candidate_points import middle_of
+from videomolmo.annotation.candidate_points import deepest_pixel
 from videomolmo.errors import BadInput
 from videomolmo.grounding import VideoGrounder
 from videomolmo.inspector.corrections import Corrections
@@ -123,7 +123,7 @@ def occluded() -> Fault:
     place = clip.masks[:, 0]
     seen = np.flatnonzero(place.any(axis=(1, 2)))
     sides = [seen[seen < EVERY].max(), seen[seen > EVERY].min()]
-    guess = np.mean([middle_of(place[at]) + 0.5 for at in sides], axis=0)[None]
+    guess = np.mean([deepest_pixel(place[at]) + 0.5 for at in sides], axis=0)[None]
     texts = {at: _text(place[at], "the blue square") for at in range(0, FRAMES, EVERY)}
     texts[EVERY] = write_points(guess, "the blue square", *place.shape[1:])
     hint = f"where is the square on frame {EVERY}? What should a model write there?"
@@ -144,7 +144,7 @@ def identity_switch() -> Fault:
 
 
 def _text(mask: np.ndarray, label: str) -> str:
-    return write_points((middle_of(mask) + 0.5)[None], label, *mask.shape)
+    return write_points((deepest_pixel(mask) + 0.5)[None], label, *mask.shape)
 
 
 def repaired(fault: Fault, inspector: "TrackInspector", repair: Repair | None) -> Inspection:

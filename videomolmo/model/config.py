@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from videomolmo.errors import BadInput
 from videomolmo.io.files import write_text
-from videomolmo.io.untrusted import check_fields, number, read_json, shortened, whole
+from videomolmo.io.untrusted import check_fields, number, read_model_json, shortened, whole
 
 TemporalKind = Literal["none", "addition", "concatenation", "cross_attention", "cross_attention_all"]
 TEMPORAL_KINDS = get_args(TemporalKind)
@@ -233,7 +233,7 @@ class PointingConfig:
     @classmethod
     def from_json(cls, path: str | Path) -> PointingConfig:
         """Read what `to_json` wrote."""
-        values = read_json(path)
+        values = read_model_json(path)
         try:
             return cls.from_dict(values)
         except (ValueError, TypeError) as error:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from videomolmo.errors import BadInput
-from videomolmo.io.files import UNFINISHED, held, remove_dead, unfinished
+from videomolmo.io.files import UNFINISHED, locked_folder, remove_abandoned, temporary_folder
 from videomolmo.sweep.grid import CACHE, RESULTS, Grid, Notebook, Trial, read_grid, read_notebook
 from videomolmo.sweep.store import DAMAGED, DONE, FAILED, MISSING, Record, Store, check_place, now
 from videomolmo.sweep.table import collect, unread
@@ -291,7 +291,7 @@ def sweep(
     content, trials, store = prepare(notebook, grid, out, cache)
     executor = replace(executor or Executor(), options=trials.cluster)
     nothing = not make_plan(trials, store.records(), retry_failed=retry_failed).to_run
-    with nullcontext() if nothing else executor.client() as client, held(store.out):
+    with nullcontext() if nothing else executor.client() as client, locked_folder(store.out):
         store.create(content, trials)
         plan = make_plan(trials, store.records(), retry_failed=retry_failed)
         folders = {RESULTS: "results", CACHE: str(Path(cache).absolute() if cache else store.cache)}
@@ -302,7 +302,7 @@ def sweep(
             for one in plan.to_run
         ]  # fmt: skip
         summary = _run_all(jobs, store, client) if client else Summary()
-        remove_dead(store.out, UNFINISHED)  # of killed workers
+        remove_abandoned(store.out, UNFINISHED)  # of killed workers
         summary.damaged = {record.folder.name: record.facts["error"] for record in plan.with_status(DAMAGED)}
         summary.unread = unread(collect(store))
     after = make_plan(trials, store.records())
@@ -332,7 +332,7 @@ def _run_all(jobs: list[Job], store: Store, client: "Client") -> Summary:
         until = time.monotonic() + STOP_WITHIN_S
         while any(store.out.glob(f"{UNFINISHED}*")) and time.monotonic() < until:
             time.sleep(0.1)
-            remove_dead(store.out, UNFINISHED)
+            remove_abandoned(store.out, UNFINISHED)
     return summary
 
 
@@ -346,7 +346,7 @@ def _status(future: "Future", job: Job, store: Store, summary: Summary) -> str:
             return STOPPED
         text = "its worker died again and again: killed from outside, often for want of memory"
         facts = job.facts() | {"started": now(), "seconds": 0.0, "error": text, "traceback": str(error)}
-    with unfinished(store.out) as place:
+    with temporary_folder(store.out) as place:
         (place / job.name).mkdir()
         store.commit(place / job.name, FAILED, facts)
     return FAILED

@@ -14,7 +14,7 @@ from typing_extensions import TypedDict  # pydantic takes that of typing from Py
 
 from videomolmo.errors import BadInput
 from videomolmo.io import schemas
-from videomolmo.io.files import LOCK, check_folder, is_trace, write_json, write_text
+from videomolmo.io.files import LOCK, check_folder, is_temporary, write_json, write_text
 from videomolmo.sweep.grid import COLUMNS, Grid, Notebook, read_notebook
 
 FILE, NOTEBOOK = "sweep.json", "notebook.ipynb"
@@ -127,7 +127,9 @@ class Store:
                 f"{self.out} holds runs of {name} as it was then, and {notebook.path} differs from "
                 f"it; give a new folder, so that one table speaks of one notebook"
             )
-        foreign = {path.name for path in self.out.iterdir() if not is_trace(path)} - OWN if self.out.is_dir() else ()
+        foreign = (
+            {path.name for path in self.out.iterdir() if not is_temporary(path)} - OWN if self.out.is_dir() else ()
+        )
         if not hashes and foreign:
             raise BadInput(f"{self.out} is not empty and holds no sweep; give a new folder")
 

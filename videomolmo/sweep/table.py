@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videomolmo.errors import BadInput
-from videomolmo.io.files import whole_file
+from videomolmo.io.files import atomic_file
 from videomolmo.io.tables import write_csv
 from videomolmo.sweep.grid import COLUMNS
 from videomolmo.sweep.store import DONE, Record, Store
@@ -180,6 +180,6 @@ def _uniform(table: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def _write(table: "pd.DataFrame", folder: Path) -> None:
-    with whole_file(folder / "results.parquet") as unfinished:
+    with atomic_file(folder / "results.parquet") as unfinished:
         table.to_parquet(unfinished, index=False)
     write_csv(table, folder / "results.csv")

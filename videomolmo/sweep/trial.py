@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from videomolmo.errors import BadInput
 from videomolmo.io import provenance
-from videomolmo.io.files import unfinished
+from videomolmo.io.files import temporary_folder
 from videomolmo.sweep.store import DONE, FAILED, Store, now
 from videomolmo.sweep.table import read_rows
 
@@ -83,7 +83,7 @@ def run_trial(job: Job, task: str) -> str:
     if not store.cells.is_dir():
         raise FileNotFoundError(f"{socket.gethostname()} does not see {job.out}: workers and sweep must share it")
     for tried in range(1, TRIES + 1):
-        with unfinished(store.out) as place:
+        with temporary_folder(store.out) as place:
             folder, started, since = place / job.name, now(), time.monotonic()
             folder.mkdir()
             end = asyncio.run(_run(job, store.notebook, folder, _is_wanted(task)))

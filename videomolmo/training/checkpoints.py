@@ -26,8 +26,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from videomolmo.errors import BadInput
-from videomolmo.io.files import put
-from videomolmo.io.schemas import reason_of
+from videomolmo.io.files import move_into_place
+from videomolmo.io.untrusted import first_fault
 from videomolmo.training.model import TrainState
 from videomolmo.training.tensor_files import (
     Checked,
@@ -113,7 +113,7 @@ class Checkpoints:
             self._retire([final])
             if os.path.lexists(final):
                 set_aside(final)
-            put(temporary, final)
+            move_into_place(temporary, final)
             self._retire(self._there()[: -self.keep])
             self._cleanup()
         wait()
@@ -227,7 +227,7 @@ def read_state(path: Path) -> dict[str, Any]:
             raise ValueError(f"{STATE} has changed since it was written")
         return state | known
     except ValidationError as error:
-        reason = f"{STATE}: {reason_of(error)}"
+        reason = f"{STATE}: {first_fault(error)}"
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error!s:.160}"
     raise BadInput(f"{path} is no checkpoint ({reason}); give a folder step_…")

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from videomolmo.annotation.annotate import SMALLEST
-from videomolmo.annotation.candidate_points import middle_of
+from videomolmo.annotation.candidate_points import deepest_pixel
 from videomolmo.datasets import Record, read_dataset
 from videomolmo.datasets.record import Expression
 from videomolmo.errors import BadInput
@@ -79,7 +79,7 @@ def _targets(record: Record, object_id: str, frame: int) -> list[TargetPoint] | 
     mask = record.mask_of(object_id, frame)
     if mask is None or 0 < mask.sum() < SMALLEST:
         return None
-    return [TargetPoint(middle_of(mask) + 0.5, mask)] if mask.any() else []
+    return [TargetPoint(deepest_pixel(mask) + 0.5, mask)] if mask.any() else []
 
 
 def is_direction_sensitive(queries: list[Query]) -> bool:

@@ -152,7 +152,7 @@ class _Training:
             self._check_resume(checkpoints, resume)
         with ExitStack() as until_done:
             if self.accelerator.is_main_process:
-                provenance.claim(self.folder, settings, "a training run")
+                provenance.write_or_verify_manifest(self.folder, settings, "a training run")
                 until_done.enter_context(locked(self.folder))
             self.accelerator.wait_for_everyone()
             return self._go_on(checkpoints, resume)

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from videomolmo.errors import BadInput
-from videomolmo.io.files import files_of
-from videomolmo.io.untrusted import checked, model_file, read_json, shortened
+from videomolmo.io.files import atomic_files
+from videomolmo.io.untrusted import checked, model_file, read_model_json, shortened
 from videomolmo.model.config import PointingConfig
 from videomolmo.weights.devices import Devices, device_of
 from videomolmo.weights.tensors import check_finite, shapes_of
@@ -100,7 +100,7 @@ def save_model(model: nn.Module, folder: str | Path, dtype: torch.dtype | None =
         dtype: of the stored weights, for example torch.float16 to halve the file; None keeps the model's.
     """
     state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in model.state_dict().items()}
-    with files_of(folder, CONFIG_FILE) as place, safetensors_told():
+    with atomic_files(folder, CONFIG_FILE) as place, safetensors_told():
         save_file(state, place / WEIGHTS_FILE, metadata={"format": "pt"})
         model.config.to_json(place / CONFIG_FILE)
 
@@ -171,7 +171,7 @@ class Shards:
 
 def _weight_map(index: Path) -> dict[str, str]:
     """Weight name to file name; only files right beside the index."""
-    values = read_json(index)
+    values = read_model_json(index)
     if not isinstance(promised := values.get("weight_map"), dict):
         raise BadInput(f"{index} is no index of shards (it has no weight_map); download it again")
     promised = checked(dict[str, str], promised, f"{index} is no index of shards")

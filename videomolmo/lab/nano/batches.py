@@ -10,7 +10,7 @@ from videomolmo.lab.nano.rendered_clips import RenderedClips
 from videomolmo.model.processor import PointingProcessor, collate
 from videomolmo.points import write_points
 from videomolmo.prompts import label_of
-from videomolmo.synth.scene import COLOURS, MOTIONS, NAMELESS, SHAPES, Thing
+from videomolmo.synth.scene import COLOURS, MOTIONS, NAMELESS, SHAPES, ObjectFacts
 from videomolmo.synth.sentences import Query, ask, list_query, sample_query
 
 COLOUR_CLASSES = ("none", *COLOURS)
@@ -24,15 +24,15 @@ class Example:
 
     frames: np.ndarray
     ids: np.ndarray
-    things: list[Thing]
+    things: list[ObjectFacts]
     queries: list[Query]
     branches: list[tuple[str, str]]
     targets: list[list[tuple[float, float]]]
 
 
 def mirrored(
-    frames: np.ndarray, ids: np.ndarray, things: list[Thing], code: int
-) -> tuple[np.ndarray, np.ndarray, list[Thing]]:
+    frames: np.ndarray, ids: np.ndarray, things: list[ObjectFacts], code: int
+) -> tuple[np.ndarray, np.ndarray, list[ObjectFacts]]:
     """One of the eight mirror images of a clip (frames and ids of all times); points and motions turn with it."""
     names = {"left": "left", "right": "right", "up": "up", "down": "down", "still": "still", None: None}
     if code & 1:

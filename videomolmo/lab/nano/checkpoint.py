@@ -19,7 +19,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from videomolmo.errors import BadInput
-from videomolmo.io.files import whole_file
+from videomolmo.io.files import atomic_file
 from videomolmo.model import PointingConfig
 from videomolmo.training.log import append_log
 from videomolmo.training.tensor_files import check_fit, first_whole, read_whole, set_aside
@@ -69,7 +69,7 @@ def save_checkpoint(path: Path, **parts: int | Mapping[str, Tensor]) -> None:
     }  # fmt: skip
     data = save(tensors, {"parts": json.dumps(told), "sha256": _NO_HASH})
     data = data.replace(_NO_HASH.encode(), hashlib.sha256(data).hexdigest().encode(), 1)
-    with whole_file(path) as unfinished:
+    with atomic_file(path) as unfinished:
         unfinished.write_bytes(data)
 
 

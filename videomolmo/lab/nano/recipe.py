@@ -16,7 +16,7 @@ import torch
 
 from videomolmo.errors import BadInput
 from videomolmo.io import provenance
-from videomolmo.io.files import files_of, write_json
+from videomolmo.io.files import atomic_files, write_json
 from videomolmo.io.provenance import sha256
 from videomolmo.io.tables import write_csv
 from videomolmo.lab.nano import sam2_stage
@@ -258,7 +258,7 @@ def export_masks(state: dict, config: Path, folder: Path, recipe: dict) -> None:
     from safetensors.torch import save_file
 
     half = {name: value.half().contiguous() if value.is_floating_point() else value for name, value in state.items()}
-    with files_of(folder, "config.yaml") as place, safetensors_told():
+    with atomic_files(folder, "config.yaml") as place, safetensors_told():
         save_file(half, place / "model.safetensors")
         (place / "config.yaml").write_text(Path(config).read_text(encoding="utf-8"), encoding="utf-8")
     _write_recipe(folder, recipe | {"runs": [asdict(run) for run in MASK_RUNS]})
