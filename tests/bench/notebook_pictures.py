@@ -77,7 +77,7 @@ if __name__ == "__main__":
         code, parameters = PICTURES[number]
         notebook = next(NOTEBOOKS.glob(f"{number}_*.ipynb"))
         picture = picture_of(outputs_of(notebook, code, parameters))
-        if picture.height > picture.width:  # the upper part of a long picture says enough
-            picture = picture.crop((0, 0, picture.width, round(0.55 * picture.height)))
+        if picture.height > 1.15 * picture.width:  # the upper part of a long picture says enough
+            picture = picture.crop((0, 0, picture.width, round(0.56 * picture.height)))
         size = save_small(picture, folder / f"{number}.png")
         print(f"{number}.png {size} bytes", flush=True)
