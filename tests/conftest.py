@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import golden
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from videomolmo.points import Answer, read_points, write_points
 from videomolmo.protocols import Pointer, Question
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-settings.register_profile("repeatable", derandomize=True, database=None)  # the same examples in every run
+# The same examples in every run; others with `--hypothesis-profile fuzz --hypothesis-seed N` (`.ci/run` ends so).
+# No limit on time in either: it would measure how busy the machine is.
+patient = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("repeatable", derandomize=True, **patient)
+settings.register_profile("fuzz", **patient)
 settings.load_profile("repeatable")
 
 CORPUS = [
@@ -31,6 +35,18 @@ CORPUS = [
     for colour in ("red", "green", "blue")
     for shape in ("circle", "square")
 ]
+
+LONG = [  # files that take longest, by processor time
+    "notebooks", "windows", "sweep", "trainer_processes", "inspector_close", "training_memory", "cli", "workshop",
+    "inspector_widget_panels", "evaluation", "inspector_corrections", "annotation", "training", "ablation_fusion",
+    "inspector_browser", "inspector_browser_parts", "trainer", "inspector_widget", "guidance",
+]  # fmt: skip
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Long files first: each is one worker's (`--dist loadfile`), and while the last one runs the others wait."""
+    place = {f"test_{name}": number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
 
 
 def pytest_sessionfinish(session) -> None:

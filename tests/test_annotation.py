@@ -181,7 +181,7 @@ def test_the_same_bytes_with_more_workers_and_after_a_kill(annotated: Path, tmp_
     script = tmp_path / "script.py"
     script.write_text(code, encoding="utf-8")
     process = subprocess.Popen([sys.executable, script], start_new_session=True)
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while not list(tmp_path.glob("two/parts/*.json")) and time.monotonic() < until and process.poll() is None:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)

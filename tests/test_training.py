@@ -102,7 +102,7 @@ def test_rendering_goes_on_after_a_kill(tmp_path):
     )
     process, first = shell(code), tmp_path / "killed" / "part_0000.npz"
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while not first.exists() and process.poll() is None and time.monotonic() < until:
             time.sleep(0.005)
     finally:
