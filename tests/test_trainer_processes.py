@@ -49,7 +49,14 @@ def wait_for(condition, within_s: float = 120) -> None:
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_bits(model, rows, tmp_path):
-    settings = {"steps": 18, "checkpoint_every": 3, "jitter_pct": 1.0, "brightness": 0.2, "start_prob": 0.3, "workers": 1}
+    settings = {
+        "steps": 18,
+        "checkpoint_every": 3,
+        "jitter_pct": 1.0,
+        "brightness": 0.2,
+        "start_prob": 0.3,
+        "workers": 1,
+    }
     alone = recipe_of(model, rows, tmp_path / "alone", **settings)
     finish(start(alone))
     killed = recipe_of(model, rows, tmp_path / "killed", **settings)
