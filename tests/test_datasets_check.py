@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 
@@ -17,7 +18,7 @@ from videomolmo.cli import main
 from videomolmo.datasets import DATASETS, read_dataset
 from videomolmo.datasets.annotations import decode_rle
 from videomolmo.datasets.check import check_dataset
-from videomolmo.datasets.files import MissingFile, Unreadable, safe_join
+from videomolmo.datasets.files import JsonLines, MissingFile, Unreadable, safe_join
 from videomolmo.errors import BadInput
 
 EVALUATED = {name: DATASETS[name].default for name in mini.BUILDERS}
@@ -257,3 +258,14 @@ def test_json_that_is_not_what_it_should_be(tmp_path):
         path.write_text(text)
         with pytest.raises(Unreadable, match=message):
             read_dataset("mevis", tmp_path)[0]
+
+
+def test_an_index_that_is_a_pipe_is_refused_at_once(tmp_path):
+    path = mini.mevis(tmp_path) / "valid_u" / "meta_expressions.json"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(Unreadable, match="is a pipe"):
+        read_dataset("mevis", tmp_path)
+    os.mkfifo(tmp_path / "rows.jsonl")
+    with pytest.raises(BadInput, match="is a pipe"):
+        JsonLines(tmp_path / "rows.jsonl")

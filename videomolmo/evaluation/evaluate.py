@@ -183,8 +183,7 @@ def evaluate(
         those with several values are counted there too, and on standard error, with what was done with them.
 
     Raises:
-        BadInput: `out` holds results of other settings, another process works there, no external mask is there, or what
-            the parts refuse.
+        BadInput: `out` holds results of other settings or is locked, no external mask is there, or a part refuses.
     """
     benchmark, _ = known(benchmark)
     settings = check_settings(every, fusion, tau, context)

@@ -101,7 +101,7 @@ def read_bytes(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > max_bytes:
             raise BadInput(f"{path} has {size} bytes, expected at most {max_bytes}; it was not written by this program")
-        return file.read(max_bytes)
+        return file.read(size)
 
 
 def read_json(path: str | Path, kind: Any = dict[str, Any], max_bytes: int = MAX_JSON_BYTES) -> Any:
