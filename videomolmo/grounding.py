@@ -18,7 +18,7 @@ from videomolmo.io import provenance
 from videomolmo.io.plain_values import as_whole
 from videomolmo.io.timing import Stopwatch
 from videomolmo.io.video import Frames, open_video
-from videomolmo.mask_store import MaskSpool
+from videomolmo.mask_store import MaskStore
 from videomolmo.model import PointingModel, PointingProcessor, collate
 from videomolmo.points import Answer, read_points
 from videomolmo.prompts import as_question
@@ -323,13 +323,13 @@ class VideoGrounder:
         tau: float,
         progress: bool,
         clock: Stopwatch,
-    ) -> tuple[MaskSpool, int]:
+    ) -> tuple[MaskStore, int]:
         """Masks of all windows, written to disk one by one, and the number of objects."""
         from tqdm import tqdm
 
         from videomolmo.masks.windows import track_windows
 
-        spool, objects = MaskSpool(), 0
+        spool, objects = MaskStore(), 0
         bar = tqdm(total=count, desc="track", unit=" frames", disable=not progress)
         keys = {answer.frame: clicks_of(answer) for answer in answers}
         windows = track_windows(self.tracker, frames, count, keys, rule=fusion, tau=tau, clock=clock)
