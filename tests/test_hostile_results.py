@@ -27,7 +27,7 @@ from videomolmo.inspector.edit_history import LOG
 from videomolmo.inspector.ground_truth import open_truth
 from videomolmo.inspector.inspection import Inspection
 from videomolmo.io.cache import cached, key_of
-from videomolmo.mask_store import LAYERS, MaskSpool
+from videomolmo.mask_store import LAYERS, MaskStore
 from videomolmo.results import GroundingResult
 
 MOST_MEMORY = 64 << 20
@@ -469,7 +469,7 @@ def test_a_new_object_in_every_line_has_an_end(folder):
 
 def test_many_corrective_key_frames_of_one_object(tmp_path):
     """Time and memory grow with the lines, not with their square."""
-    frames, spool = 5000, MaskSpool(tmp_path / "spool")
+    frames, spool = 5000, MaskStore(tmp_path / "spool")
     spool.folder.mkdir()
     masks = np.zeros((frames, 1, 8, 8), bool)
     spool.write(0, (1,), dict.fromkeys(LAYERS, masks), dict.fromkeys(("forward", "backward"), masks[:, :, 0, 0]))

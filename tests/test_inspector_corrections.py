@@ -199,10 +199,10 @@ def test_bad_clicks_are_refused_before_anything_happens(opened, folder):
     ):  # fmt: skip
         with pytest.raises(BadInput, match=words):
             corrections.add_point(*arguments)
-    inspection.refuse(matching="none")
+    inspection.apply_fusion_rule(matching="none")
     with pytest.raises(BadInput, match="matched anew"):
         corrections.add_point(3, 1, 1, 1)
-    inspection.refuse(matching=None)
+    inspection.apply_fusion_rule(matching=None)
     corrections.tracker = None
     with pytest.raises(BadInput, match="give a grounder"):
         corrections.add_point(3, 1, 1, 1)
@@ -219,8 +219,8 @@ def test_identities_stay_while_there_are_corrections(opened):
     inspection, corrections = opened
     corrections.add_point(7, 20, 15, 1)
     with pytest.raises(BadInput, match="undo them first"):
-        inspection.refuse(matching="none")
-    inspection.refuse("union")
+        inspection.apply_fusion_rule(matching="none")
+    inspection.apply_fusion_rule("union")
     assert inspection.decisions()[7, 0] == "key"
 
 
@@ -341,9 +341,9 @@ def test_a_click_mends_a_shipped_run(shipped_grounder):
     grounded = shipped_grounder(clip.frames, "the blue star", every=5)
     inspection = Inspection(grounded, truth=clip.masks[:, :1])
     corrections = Corrections(inspection, shipped_grounder)
-    thing = inspection.scores().partner[0]
-    corrections.remove_point(10, thing, 0)
+    object_id = inspection.scores().partner[0]
+    corrections.remove_point(10, object_id, 0)
     worse = np.nanmean(inspection.scores().per_frame)
     rows, columns = np.nonzero(clip.masks[10, 0])
-    corrections.add_point(10, float(columns.mean()), float(rows.mean()), thing)
+    corrections.add_point(10, float(columns.mean()), float(rows.mean()), object_id)
     assert np.nanmean(inspection.scores().per_frame) > worse

@@ -64,7 +64,7 @@ def test_a_mask_is_tinted_where_it_is_and_nowhere_else(seen):
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_every_layer_shows_in_its_own_way(seen, layer):
-    seen.refuse("union")
+    seen.apply_fusion_rule("union")
     plain = paint(seen, 3, Look((), **BARE))
     picture = paint(seen, 3, Look((layer,), points=False, ids=False))
     assert np.array_equal(plain, seen.frame(3)) and (picture != plain).any()
@@ -122,13 +122,13 @@ def test_encoded_pictures_are_the_painted_ones(seen):
 
 
 def test_the_cache_is_bounded_and_knows_of_changes(seen):
-    cache, look = EncodedCache(most_bytes=6000), Look()
+    cache, look = EncodedCache(max_bytes=6000), Look()
     first = cache.picture(seen, 3, look)
     assert cache.picture(seen, 3, look) is first
     for t in range(12):
         cache.picture(seen, t, look)
     assert cache.bytes <= 6000 and cache.bytes == sum(len(content) for content, _ in cache._kept.values())
-    seen.refuse("union")
+    seen.apply_fusion_rule("union")
     changed = next(t for t in range(12) if (seen.mask("fused", t) != Inspection(made_result()).mask("fused", t)).any())
     before = encode(paint(Inspection(made_result()), changed, look))
     assert cache.picture(seen, changed, look) != before
@@ -240,7 +240,7 @@ def test_differences_are_those_of_the_masks(seen):
         visited.append(at)
     assert len(set(visited)) >= 2 and both.largest() in visited and all(both.per_frame[t] > 0 for t in visited)
     assert both.scores()[1] is None and "Only one" in both.missing()[0]
-    other.refuse("iou")
+    other.apply_fusion_rule("iou")
     assert both.per_frame.max() == 0 and both.next_difference(0) is None and both.largest() is None
 
 

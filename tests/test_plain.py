@@ -274,13 +274,13 @@ def test_inspecting(tiny_grounder, tmp_path, clip):
         tau=np.float32(0.5),
         folder=Somewhere(tmp_path),
     )
-    assert shown.desk.canvas.frame == 2 and type(shown.inspection.tau) is float
+    assert shown.state.canvas.frame == 2 and type(shown.inspection.tau) is float
     assert np.array_equal(shown.inspection.mask("truth", np.int64(1)), clip.masks[1])
     for bad, said in (({"frame": "2"}, "frame is '2'"), ({"folder": 5}, "folder is 5"), ({"tau": "0.5"}, "tau='0.5'")):
         with pytest.raises(BadInput, match=said):
             videomolmo.inspect(result, **bad)
     with pytest.raises(BadInput, match="matching is"):
-        shown.inspection.refuse(matching=True)
+        shown.inspection.apply_fusion_rule(matching=True)
     for bad in ([[1, 2], [3]], {"masks": truth}, "nowhere"):
         with pytest.raises(BadInput, match="truth"):
             videomolmo.inspect(result, bad)

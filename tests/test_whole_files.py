@@ -35,7 +35,7 @@ from videomolmo.io.files import (
     write_text,
 )  # fmt: skip
 from videomolmo.io.video_write import VideoWriter
-from videomolmo.mask_store import TEMPORARY, MaskSpool
+from videomolmo.mask_store import TEMPORARY, MaskStore
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 300  # of a busy machine
@@ -45,12 +45,12 @@ from pathlib import Path
 import numpy as np
 from videomolmo import cli
 from videomolmo.io.files import new_results
-from videomolmo.mask_store import LAYERS, MaskSpool
+from videomolmo.mask_store import LAYERS, MaskStore
 from videomolmo.io.video_write import VideoWriter
 from videomolmo.io.files import atomic_file, locked_folder, temporary_folder
 
 def spooled():
-    spool = MaskSpool()
+    spool = MaskStore()
     masks = dict.fromkeys(LAYERS, np.ones((2, 1, 4, 6), bool))
     spool.write(0, (1,), masks, dict.fromkeys(LAYERS[1:], np.ones((2, 1), bool)))
     return spool
@@ -167,7 +167,7 @@ def test_the_next_spool_removes_those_of_killed_processes_only(tmp_path, monkeyp
         folder.mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "temporary" / f"{TEMPORARY}link").symlink_to(tmp_path / "elsewhere")
-    first, second = MaskSpool(), MaskSpool()
+    first, second = MaskStore(), MaskStore()
     names = set(os.listdir(tmp_path / "temporary")) - {path.name for path in others} - {f"{TEMPORARY}link"}
     assert names >= {first.folder.name, second.folder.name} and len(names) == 3
     assert alive.process.poll() is None and all(folder.is_dir() for folder in [*others, tmp_path / "elsewhere"])
@@ -366,7 +366,7 @@ def limited() -> None:
 
 BIG_SPOOL = """
 masks = dict.fromkeys(LAYERS, np.random.default_rng(0).random((9, 1, 99, 99)) > 0.5)
-MaskSpool().write(0, (1,), masks, dict.fromkeys(LAYERS[1:], np.ones((9, 1), bool)))
+MaskStore().write(0, (1,), masks, dict.fromkeys(LAYERS[1:], np.ones((9, 1), bool)))
 """
 FULL = {
     "text": (

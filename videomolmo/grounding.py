@@ -16,7 +16,7 @@ from videomolmo.io import provenance
 from videomolmo.io.plain_values import as_int
 from videomolmo.io.timing import Stopwatch
 from videomolmo.io.video import Frames, open_video
-from videomolmo.mask_store import MaskSpool
+from videomolmo.mask_store import MaskStore
 from videomolmo.points import Answer
 from videomolmo.prompts import as_question
 from videomolmo.protocols import Frame, OnText, Pointer, Question, Segmentation, Segmenter, Tracker
@@ -246,11 +246,11 @@ class _Decoded(Iterator):
         return self.count
 
 
-def _stored(windows: Iterator[Window], clock: Stopwatch, frames: int, progress: bool) -> tuple[MaskSpool, int]:
+def _stored(windows: Iterator[Window], clock: Stopwatch, frames: int, progress: bool) -> tuple[MaskStore, int]:
     """Masks of all windows, written to disk one by one, and the number of objects."""
     from tqdm import tqdm
 
-    spool, objects = MaskSpool(), 0
+    spool, objects = MaskStore(), 0
     with tqdm(total=frames, desc="track", unit=" frames", disable=not progress) as bar:
         for window in clock.each("masks", windows):
             layers = {"fused": window.fused, "forward": window.forward, "backward": window.backward}

@@ -1,4 +1,4 @@
-"""Masks of a whole clip on disk, one file a window, read when asked for, so that memory does not grow with the clip."""
+"""Masks of a clip on disk, one file a window, read when asked for, so that memory does not grow with the clip."""
 
 import tempfile
 import weakref
@@ -17,7 +17,7 @@ TEMPORARY = "videomolmo_masks."  # how temporary folders begin
 LAYERS = ("fused", "forward", "backward")
 
 
-class Told(NamedTuple):
+class ClipShape(NamedTuple):
     """What a run says of its clip; its files of masks must agree."""
 
     frames: int
@@ -35,11 +35,11 @@ class Window(NamedTuple):
     width: int
 
 
-def window_of(stored: StoredArrays, told: Told | None = None) -> Window:
+def window_of(stored: StoredArrays, clip: ClipShape | None = None) -> Window:
     """What a file of masks is about, before any mask is read.
 
     Raises:
-        BadInput: it makes no sense, or is not what the run tells.
+        BadInput: it makes no sense, or is not what the run says.
     """
     shape, ids = stored.read("shape", "iu", (4,)), stored.read("ids", "iu", (None,))
     frames, objects, height, width = (int(value) for value in shape)
@@ -49,29 +49,29 @@ def window_of(stored: StoredArrays, told: Told | None = None) -> Window:
     least, most = (int(ids.min()), int(ids.max())) if len(ids) else (1, 0)
     if least < 1 or most > MAX_OBJECTS:
         raise BadInput(f"{stored.path}: ids of objects are {least} to {most}, expected 1 to {MAX_OBJECTS}")
-    if told is not None and (height, width) != (told.height, told.width):
-        raise BadInput(f"{stored.path}: they are {height}×{width}, expected {told.height}×{told.width}")
-    if told is not None and most > told.objects:
-        raise BadInput(f"{stored.path}: they hold object {most}, the result has {told.objects}")
-    if told is not None and frames > told.frames:
-        raise BadInput(f"{stored.path}: they are of {frames} frames, the result has {told.frames}")
+    if clip is not None and (height, width) != (clip.height, clip.width):
+        raise BadInput(f"{stored.path}: they are {height}×{width}, expected {clip.height}×{clip.width}")
+    if clip is not None and most > clip.objects:
+        raise BadInput(f"{stored.path}: they hold object {most}, the result has {clip.objects}")
+    if clip is not None and frames > clip.frames:
+        raise BadInput(f"{stored.path}: they are of {frames} frames, the result has {clip.frames}")
     return Window(frames, ids, height, width)
 
 
-def read_window(path: Path, told: Told | None = None, more: Iterable[str] = ()) -> dict[str, np.ndarray]:
+def read_window(path: Path, clip: ClipShape | None = None, more: Iterable[str] = ()) -> dict[str, np.ndarray]:
     """The arrays of a file of masks: "ids", "shape", layers as bits (frames, objects, height, bytes), values a mask.
 
     Args:
         path: of the file.
-        told: by the run.
+        clip: as the run describes it.
         more: names of further arrays of one value a mask.
 
     Raises:
-        OSError, BadInput: it cannot be read, makes no sense, or is not what the run tells. What is merely not there is
+        OSError, BadInput: it cannot be read, makes no sense, or is not what the run says. What is merely not there is
             left out.
     """
     with StoredArrays(path) as stored:
-        window = window_of(stored, told)
+        window = window_of(stored, clip)
         per_mask = (window.frames, len(window.ids))
         bits = {name: ("u1", (*per_mask, window.height, -(-window.width // 8))) for name in LAYERS}
         wanted = bits | {name: ("buif", per_mask) for name in ("has_forward", "has_backward", *more)}
@@ -79,7 +79,7 @@ def read_window(path: Path, told: Told | None = None, more: Iterable[str] = ()) 
     return {"ids": window.ids, "shape": np.array((*per_mask, window.height, window.width)), **found}
 
 
-class MaskSpool:
+class MaskStore:
     """The three layers of masks of a clip: `fused`, `forward`, `backward`, in files `00000.npz` named by first frame.
 
     Args:
@@ -97,7 +97,7 @@ class MaskSpool:
         starts = {int(name[:-4]) for name in names if WINDOW_FILE.fullmatch(name)}
         self._starts = sorted(start for start in starts if f"{start:05d}.npz" in names)
         self._cache: dict[int, dict[str, Any]] = {}  # the two windows read last, layers as bits
-        self.told: Told | None = None  # set where files are not our own: they must agree
+        self.clip: ClipShape | None = None  # set where files are not our own: they must agree
 
     def write(
         self, start: int, ids: tuple[int, ...], layers: dict[str, np.ndarray], known: dict[str, np.ndarray]
@@ -125,7 +125,7 @@ class MaskSpool:
 
     def _read(self, start: int) -> dict[str, Any]:
         path = self.folder / f"{start:05d}.npz"
-        window = read_window(path, self.told)
+        window = read_window(path, self.clip)
         if gone := [name for name in (*LAYERS, "has_forward", "has_backward") if name not in window]:
             raise BadInput(f"{path}: there is no array {gone[0]}; it is damaged")
         return window
@@ -165,7 +165,7 @@ class LazyMasks(np.lib.mixins.NDArrayOperatorsMixin):
     dtype = np.dtype(bool)
     ndim = 4
 
-    def __init__(self, spool: MaskSpool, layer: str, shape: tuple[int, int, int, int]) -> None:
+    def __init__(self, spool: MaskStore, layer: str, shape: tuple[int, int, int, int]) -> None:
         self._spool, self._layer, self.shape = spool, layer, shape
 
     def __len__(self) -> int:

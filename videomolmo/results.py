@@ -20,7 +20,7 @@ from videomolmo.io.schemas import Answer, answer_problem, read_facts
 from videomolmo.io.tables import write_csv
 from videomolmo.io.untrusted import StoredArrays, parse, read_bytes
 from videomolmo.io.video import Frames, open_video
-from videomolmo.mask_store import LAYERS, LazyMasks, MaskSpool, Told, window_of
+from videomolmo.mask_store import LAYERS, ClipShape, LazyMasks, MaskStore, window_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +64,7 @@ class GroundingResult:
     width: int
     times_s: np.ndarray
     fps: float
-    spool: MaskSpool
+    spool: MaskStore
     config: dict[str, Any]
     source: Any = None
     warning: str | None = None
@@ -253,12 +253,12 @@ class GroundingResult:
             known = {name: facts.pop(name) for name in ("sentence", "objects", "height", "width", "fps", "warning")}
             times, source = np.array(facts.pop("times_s"), float), facts.pop("video")
             facts.pop("frames")
-            told = Told(len(times), *(known[name] for name in Told._fields[1:]))
+            told = ClipShape(len(times), *(known[name] for name in ClipShape._fields[1:]))
             answers = _read_answers(folder / "answers.jsonl", told)
-            spool = MaskSpool(folder / "propagation")
+            spool = MaskStore(folder / "propagation")
             if known["objects"]:
                 _check_windows(spool, told)
-            spool.told = told
+            spool.clip = told
         except (OSError, BadInput) as error:
             raise BadInput(
                 f"{folder}: not a saved result ({error}); give a folder that `save` or `ground` wrote"
@@ -272,7 +272,7 @@ class GroundingResult:
         )  # fmt: skip
 
 
-def _read_answers(path: Path, told: Told) -> list[KeyAnswer]:
+def _read_answers(path: Path, told: ClipShape) -> list[KeyAnswer]:
     """The answers of a result, in which tuples have become lists.
 
     Raises:
@@ -288,7 +288,7 @@ def _read_answers(path: Path, told: Told) -> list[KeyAnswer]:
     return answers
 
 
-def _check_windows(spool: MaskSpool, told: Told) -> None:
+def _check_windows(spool: MaskStore, told: ClipShape) -> None:
     """Nothing where the files of masks follow each other up to the last frame, and are what the run tells.
 
     Raises:

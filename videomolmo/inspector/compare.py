@@ -119,10 +119,10 @@ class Differences:
             right = self.second.patches("fused", t) if same_size else self._resized(t)
             for side, patches in zip(areas, (left, right), strict=True):
                 for patch in patches:
-                    side[t, patch.thing - 1] = np.count_nonzero(patch.mask)
+                    side[t, patch.object_id - 1] = np.count_nonzero(patch.mask)
             for a in left:
                 for b in right:
-                    common[t, a.thing - 1, b.thing - 1] = _common(a, b)
+                    common[t, a.object_id - 1, b.object_id - 1] = _common(a, b)
         pairs = _pair(common.sum(axis=0), *(side.sum(axis=0) for side in areas))
         return pairs, _difference(common, *areas, pairs)
 

@@ -1,4 +1,4 @@
-"""What can be taken out of the inspector: masks, tables, videos, pictures, training rows."""
+"""Files written from the inspector: masks, tables, videos, pictures, training rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from videomolmo.inspector.edit_history import Click
 from videomolmo.inspector.inspection import Inspection
 from videomolmo.inspector.packed_masks import pack
 from videomolmo.inspector.render import Look, paint_beside
-from videomolmo.inspector.repropagation import middle_of_strip
+from videomolmo.inspector.repropagation import middle_of_packed
 from videomolmo.io.drawing import palette, png_bytes
 from videomolmo.io.files import atomic_file, explain_os_error, move_into_place, temporary_folder
 from videomolmo.io.tables import write_csv
@@ -340,7 +340,7 @@ def training_row(inspection: Inspection, clip: str) -> dict:
         "points": points,
         "caption": inspection.sentence,
         "expression": "0",
-        "objects": [str(thing) for thing in range(1, inspection.objects + 1)],
+        "objects": [str(object_id) for object_id in range(1, inspection.objects + 1)],
         "fps": inspection.fps,
         "corrections": len(inspection.history.records),
     }
@@ -365,12 +365,12 @@ def _is_answered(inspection: Inspection, t: int) -> bool:
 def _clicks_on(inspection: Inspection, t: int) -> list[Click]:
     """Clicks of all objects on a key frame; where only some were clicked on, the middles of the others' masks."""
     found, answered = [], _is_answered(inspection, t)
-    for thing in range(1, inspection.objects + 1):
-        clicks = inspection.clicks(thing, t)
-        if not clicks and not answered and (thing, t) not in inspection.history.state.clicks:
+    for object_id in range(1, inspection.objects + 1):
+        clicks = inspection.clicks(object_id, t)
+        if not clicks and not answered and (object_id, t) not in inspection.history.state.clicks:
             for patch in inspection.patches("fused", t):
-                if patch.thing == thing:
-                    x, y = middle_of_strip(pack(t, patch.mask[None]), t)
+                if patch.object_id == object_id:
+                    x, y = middle_of_packed(pack(t, patch.mask[None]), t)
                     clicks = ((x + patch.left, y + patch.top, 1),)
         found += clicks
     return found

@@ -20,10 +20,10 @@ from videomolmo.io.plain_values import as_path
 from videomolmo.io.schemas import MAX_FRAMES, Answer, Facts, answer_problem, contradiction
 from videomolmo.io.untrusted import StoredArrays, parse, read_bytes, read_json, wrong_keys
 from videomolmo.io.video import Frames, open_video
-from videomolmo.mask_store import MaskSpool, window_of
+from videomolmo.mask_store import MaskStore, window_of
 from videomolmo.results import GroundingResult, KeyAnswer
 
-MOST_BYTES = 160 << 20
+MAX_BYTES = 160 << 20
 GREY = 96  # where there is no picture
 
 
@@ -77,12 +77,12 @@ class FrameCache:
             frame.flags.writeable = False
             self._kept[key] = frame
             self._bytes += frame.nbytes
-            while self._bytes > MOST_BYTES and len(self._kept) > 1:
+            while self._bytes > MAX_BYTES and len(self._kept) > 1:
                 self._bytes -= self._kept.popitem(last=False)[1].nbytes
             return frame
 
-    def forget(self) -> None:
-        """Make room: frames can be read again."""
+    def clear_cache(self) -> None:
+        """Free the frames, which can be read again."""
         with self._lock:
             self._kept.clear()
             self._bytes = 0
@@ -90,7 +90,7 @@ class FrameCache:
     def close(self) -> None:
         """Give back memory and the video, if it was opened here; what is asked for afterwards opens it again."""
         with self._lock:
-            self.forget()
+            self.clear_cache()
             if self._is_ours and self._video is not None:
                 self._video.close()
             self._video = None
@@ -124,7 +124,9 @@ def resized(frame: UInt8[np.ndarray, "height width 3"], size: tuple[int, int]) -
     return cv2.resize(frame, size[::-1], interpolation=method)
 
 
-BELIEVED = 255  # objects that run.json may tell of without masks of them: as many as a mask picture has numbers for
+MAX_WITHOUT_MASKS = (
+    255  # objects that run.json may tell of without masks of them: as many as a mask picture has numbers for
+)
 
 
 def open_result(source: GroundingResult | str | Path, video: Any) -> tuple[GroundingResult, Path | None, list[str]]:
@@ -152,7 +154,7 @@ def open_result(source: GroundingResult | str | Path, video: Any) -> tuple[Groun
 def _rescued(folder: Path, video: Any) -> tuple[GroundingResult, list[str]]:
     """What can be had of a damaged folder, and what is damaged."""
     facts, problems = _facts(folder)  # without it there is nothing to show
-    spool = MaskSpool(folder / "propagation")
+    spool = MaskStore(folder / "propagation")
     times = np.array(facts.pop("times_s"), float)
     known = {"sentence": "", **_told_by_masks(spool), "fps": 30.0, "warning": None}
     gone = [name for name in known if name not in facts and name != "warning"]
@@ -160,7 +162,9 @@ def _rescued(folder: Path, video: Any) -> tuple[GroundingResult, list[str]]:
         problems.append(f"run.json does not tell {', '.join(gone)}")
     for name in ("objects", "height", "width"):
         masks, said = known[name], facts.get(name, known[name])
-        if (masks and said != masks and name != "objects") or (name == "objects" and said > max(masks, BELIEVED)):
+        if (masks and said != masks and name != "objects") or (
+            name == "objects" and said > max(masks, MAX_WITHOUT_MASKS)
+        ):
             problems.append(f"run.json: {name} is {said}, the masks tell {masks}, which is shown")
             facts.pop(name)
     known |= {name: facts.pop(name) for name in known if name in facts}
@@ -177,7 +181,7 @@ def _rescued(folder: Path, video: Any) -> tuple[GroundingResult, list[str]]:
     return result, unread + problems
 
 
-def _told_by_masks(spool: MaskSpool) -> dict[str, int]:
+def _told_by_masks(spool: MaskStore) -> dict[str, int]:
     """Number of objects and size of the frame, as far as the files of masks can be read."""
     objects, sizes = 0, Counter()
     for path in spool.files():

@@ -15,7 +15,7 @@ _ONES = np.array([value.bit_count() for value in range(256)], np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
-class Strip:
+class PackedMasks:
     """Masks of frames `start` … `start + len - 1`.
 
     Attributes:
@@ -36,17 +36,17 @@ class Strip:
         """The frame after the last."""
         return self.start + len(self.bits)
 
-    def cut(self, start: int, stop: int) -> Strip:
+    def slice(self, start: int, stop: int) -> PackedMasks:
         """The frames from `start` to before `stop`, as far as they are there."""
         start, stop = max(start, self.start), min(stop, self.stop)
-        return Strip(start, self.box, self.bits[start - self.start : max(start, stop) - self.start])
+        return PackedMasks(start, self.box, self.bits[start - self.start : max(start, stop) - self.start])
 
     def masks(self, box: Box | None = None) -> Bool[np.ndarray, "frames height width"]:
         """All frames within `box` (their own by default), which must hold theirs."""
         return np.unpackbits(self.packed(box or self.box), axis=-1).view(bool)
 
     def packed(self, box: Box) -> UInt8[np.ndarray, "frames rows bytes"]:
-        """The bits of all frames within `box`, which must hold the strip's own."""
+        """The bits of all frames within `box`, which must hold the packed's own."""
         if box == self.box:
             return self.bits
         bits = np.zeros((len(self.bits), box[1] - box[0], box[3] - box[2]), np.uint8)
@@ -64,30 +64,30 @@ class Strip:
         return count_bits(self.bits)
 
 
-def pack(start: int, masks: Bool[np.ndarray, "frames height width"], box: Box | None = None) -> Strip:
-    """A strip of whole frames, or of masks within `box`."""
+def pack(start: int, masks: Bool[np.ndarray, "frames height width"], box: Box | None = None) -> PackedMasks:
+    """A packed of whole frames, or of masks within `box`."""
     return crop(start, np.packbits(masks, axis=-1), box)
 
 
-def crop(start: int, packed: UInt8[np.ndarray, "frames rows bytes"], box: Box | None = None) -> Strip:
-    """A strip of packed frames, whole or within `box`, without the empty rows and columns around them."""
+def crop(start: int, packed: UInt8[np.ndarray, "frames rows bytes"], box: Box | None = None) -> PackedMasks:
+    """A packed of packed frames, whole or within `box`, without the empty rows and columns around them."""
     any_frame = np.bitwise_or.reduce(packed, axis=0) if len(packed) else np.zeros(packed.shape[1:], np.uint8)
     rows, columns = np.flatnonzero(any_frame.any(axis=1)), np.flatnonzero(any_frame.any(axis=0))
     if not len(rows):
-        return Strip(start, NOWHERE, np.zeros((len(packed), 0, 0), np.uint8))
+        return PackedMasks(start, NOWHERE, np.zeros((len(packed), 0, 0), np.uint8))
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
     above, beside = (box[0], box[2]) if box else (0, 0)
     bits = np.ascontiguousarray(packed[:, top:bottom, left:right])
-    return Strip(start, (top + above, bottom + above, left + beside, right + beside), bits)
+    return PackedMasks(start, (top + above, bottom + above, left + beside, right + beside), bits)
 
 
-def joined(before: Strip, after: Strip) -> Strip:
-    """Two strips, one behind the other in time, as one."""
-    box = join((before.box, after.box))
-    return Strip(before.start, box, np.concatenate([before.packed(box), after.packed(box)]))
+def concatenate(before: PackedMasks, after: PackedMasks) -> PackedMasks:
+    """Two packed_masks, one behind the other in time, as one."""
+    box = union_box((before.box, after.box))
+    return PackedMasks(before.start, box, np.concatenate([before.packed(box), after.packed(box)]))
 
 
-def join(boxes: Iterable[Box]) -> Box:
+def union_box(boxes: Iterable[Box]) -> Box:
     """The smallest box around boxes."""
     real = [box for box in boxes if box != NOWHERE]
     if not real:
@@ -96,8 +96,8 @@ def join(boxes: Iterable[Box]) -> Box:
     return min(tops), max(bottoms), min(lefts), max(rights)
 
 
-def shared(a: Strip, b: Strip, frame: int) -> int:
-    """Pixels that two strips have in common on a frame."""
+def intersection_area(a: PackedMasks, b: PackedMasks, frame: int) -> int:
+    """Pixels that two packed_masks have in common on a frame."""
     top, bottom = max(a.box[0], b.box[0]), min(a.box[1], b.box[1])
     left, right = max(a.box[2], b.box[2]), min(a.box[3], b.box[3])
     if top >= bottom or left >= right:
@@ -130,9 +130,9 @@ def in_pixels(box: Box, width: int) -> Box:
     return box[0], box[1], 8 * box[2], min(8 * box[3], width)
 
 
-def _part(strip: Strip, frame: int, box: Box) -> np.ndarray:
-    rows, columns = _within(box, strip.box)
-    return strip.bits[frame - strip.start][rows, columns]
+def _part(packed: PackedMasks, frame: int, box: Box) -> np.ndarray:
+    rows, columns = _within(box, packed.box)
+    return packed.bits[frame - packed.start][rows, columns]
 
 
 def _within(inner: Box, outer: Box) -> tuple[slice, slice]:

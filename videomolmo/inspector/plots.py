@@ -51,14 +51,14 @@ PLOTLY_DASHES = ("solid", "dash", "dot", "dashdot")
 MATPLOTLIB_DASHES = ("-", "--", ":", "-.")
 
 
-def hex_of(thing: int, theme: str = "light") -> str:
+def hex_of(object_id: int, theme: str = "light") -> str:
     """Colour of an object's line, as "#rrggbb"; light colours are darkened on a light ground, to be seen on it.
 
     Example:
         >>> hex_of(4, "dark"), hex_of(4)
         ('#f0e442', '#a89f2e')
     """
-    colour = colour_of(thing)
+    colour = colour_of(object_id)
     if theme == "light" and luminance(colour) > LIGHT:
         colour = tuple(int(0.7 * value) for value in colour)
     return "#{:02x}{:02x}{:02x}".format(*colour)
@@ -67,8 +67,8 @@ def hex_of(thing: int, theme: str = "light") -> str:
 THEMES = ("light", "dark")
 _GROUND = {"light": ("plotly_white", "#ffffff", "#222222"), "dark": ("plotly_dark", "#111418", "#e8e8e8")}
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
-MOST_KEY_LINES = 120
-MOST_MARKED = 80  # frames with a marker each: every marker is an element that browsers lay out for each frame shown
+MAX_KEY_LINES = 120
+MAX_MARKED = 80  # frames with a marker each: every marker is an element that browsers lay out for each frame shown
 
 
 def agreement_figure(inspection: Inspection, t: int | None = None, theme: str = "light") -> Figure:
@@ -83,25 +83,26 @@ def agreement_figure(inspection: Inspection, t: int | None = None, theme: str = 
     """
     from plotly.subplots import make_subplots
 
-    objects, strip = inspection.objects, 0.06 * min(8, max(1, inspection.objects)) + 0.06
-    figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.04, row_heights=[1 - strip, strip])
+    objects, packed = inspection.objects, 0.06 * min(8, max(1, inspection.objects)) + 0.06
+    figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.04, row_heights=[1 - packed, packed])
     frames, decisions = np.arange(inspection.frames), inspection.decisions()
-    for thing in listed(objects):
-        styles = [DECISION_STYLES[name] for name in decisions[:, thing - 1]]
+    for object_id in listed(objects):
+        styles = [DECISION_STYLES[name] for name in decisions[:, object_id - 1]]
         figure.add_scatter(
-            x=frames, y=inspection.agreement[:, thing - 1], name=name_of(inspection, thing), meta={"object": thing},
-            mode=_line(frames)["mode"], line={"color": hex_of(thing, theme), "dash": _dash(thing), "width": 2},
+            x=frames, y=inspection.agreement[:, object_id - 1], name=name_of(inspection, object_id),
+            meta={"object": object_id},
+            mode=_line(frames)["mode"], line={"color": hex_of(object_id, theme), "dash": _dash(object_id), "width": 2},
             marker={"color": [style.colour for style in styles], "symbol": [style.symbol for style in styles],
-                    "size": 8, "line": {"color": hex_of(thing, theme), "width": 1}},
-            customdata=decisions[:, thing - 1], hovertemplate="frame %{x} · IoU %{y:.2f} · %{customdata}",
+                    "size": 8, "line": {"color": hex_of(object_id, theme), "width": 1}},
+            customdata=decisions[:, object_id - 1], hovertemplate="frame %{x} · IoU %{y:.2f} · %{customdata}",
             legendgroup="objects", row=1, col=1,
         )  # fmt: skip
     for name, style in DECISION_STYLES.items():
         where, which = np.nonzero(decisions == name)
         if len(where):
-            things = [name_of(inspection, thing + 1) for thing in which]
+            object_ids = [name_of(inspection, object_id + 1) for object_id in which]
             figure.add_scatter(
-                **_decided(inspection, where, things, style), name=name, meta={"decision": name}, row=2, col=1,
+                **_decided(inspection, where, object_ids, style), name=name, meta={"decision": name}, row=2, col=1,
                 legendgroup="decisions", hovertemplate="frame %{x} · %{y}: " + name + "<extra></extra>",
             )  # fmt: skip
     _finish(figure, inspection, t, theme, height=270 + 22 * max(1, objects))
@@ -122,13 +123,14 @@ def track_figure(inspection: Inspection, t: int | None = None, theme: str = "lig
 
     figure = make_subplots(3, 1, shared_xaxes=True, vertical_spacing=0.04)
     for row, (quantity, text) in enumerate((("x", "x px"), ("y", "y px, down"), ("area", "area px")), start=1):
-        for thing in listed(inspection.objects):
-            series = inspection.series(thing)
+        for object_id in listed(inspection.objects):
+            series = inspection.series(object_id)
             values = np.where(series.area > 0, getattr(series, quantity), np.nan)
             figure.add_scatter(
-                **_line(values), name=name_of(inspection, thing),
-                line={"color": hex_of(thing, theme), "dash": _dash(thing), "width": 2}, marker={"size": 5},
-                meta={"object": thing, "quantity": quantity}, legendgroup=f"object {thing}", showlegend=row == 1,
+                **_line(values), name=name_of(inspection, object_id),
+                line={"color": hex_of(object_id, theme), "dash": _dash(object_id), "width": 2}, marker={"size": 5},
+                meta={"object": object_id, "quantity": quantity}, legendgroup=f"object {object_id}",
+                showlegend=row == 1,
                 hovertemplate="frame %{x} · " + text + " %{y:.1f}", row=row, col=1,
             )  # fmt: skip
         figure.update_yaxes(title=text, row=row, col=1)
@@ -189,15 +191,15 @@ def difference_figure(differences: Differences, t: int | None = None, theme: str
     return figure
 
 
-def name_of(inspection: Inspection, thing: int) -> str:
+def name_of(inspection: Inspection, object_id: int) -> str:
     """The name the user gave to an object, or "object n"."""
-    return inspection.names.get(thing) or f"object {thing}"
+    return inspection.names.get(object_id) or f"object {object_id}"
 
 
 def _line(values: np.ndarray) -> dict[str, Any]:
     """Values of all frames as a line: with markers, or in a long clip with a dash where one frame stands alone."""
     frames = np.arange(len(values), dtype=float)
-    if len(values) <= MOST_MARKED:
+    if len(values) <= MAX_MARKED:
         return {"x": frames, "y": values, "mode": "lines+markers"}
     seen = np.pad(~np.isnan(values), 1)
     lone = seen[1:-1] & ~seen[:-2] & ~seen[2:]
@@ -206,22 +208,22 @@ def _line(values: np.ndarray) -> dict[str, Any]:
     return {"x": x, "y": np.repeat(values, 1 + lone), "mode": "lines"}
 
 
-def _decided(inspection: Inspection, frames: np.ndarray, things: list[str], style: Style) -> dict[str, Any]:
+def _decided(inspection: Inspection, frames: np.ndarray, object_ids: list[str], style: Style) -> dict[str, Any]:
     """A decision's frames and the names of its objects: a marker for each frame, or one bar for each run of frames."""
-    if inspection.frames <= MOST_MARKED:
+    if inspection.frames <= MAX_MARKED:
         marker = {"color": style.colour, "symbol": style.symbol, "size": 8}
-        return {"x": frames, "y": things, "mode": "markers", "marker": marker}
+        return {"x": frames, "y": object_ids, "mode": "markers", "marker": marker}
     x, y = [], []
-    for name in dict.fromkeys(things):
-        own = np.array([frame for frame, thing in zip(frames, things, strict=True) if thing == name])
+    for name in dict.fromkeys(object_ids):
+        own = np.array([frame for frame, object_id in zip(frames, object_ids, strict=True) if object_id == name])
         for run in np.split(own, np.flatnonzero(np.diff(own) > 1) + 1):
             x += [run[0] - 0.5, run[-1] + 0.5, None]
             y += [name, name, None]
     return {"x": x, "y": y, "mode": "lines", "line": {"color": style.colour, "width": 9}}
 
 
-def _dash(thing: int) -> str:
-    return PLOTLY_DASHES[(thing - 1) % len(PLOTLY_DASHES)]
+def _dash(object_id: int) -> str:
+    return PLOTLY_DASHES[(object_id - 1) % len(PLOTLY_DASHES)]
 
 
 def _finish(figure: Figure, inspection: Inspection, t: int | None, theme: str, height: int) -> None:
@@ -232,7 +234,7 @@ def _finish(figure: Figure, inspection: Inspection, t: int | None, theme: str, h
     upright = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "xref": "x"}
     at = 0 if t is None else t
     now = {**upright, "x0": at, "x1": at, "visible": t is not None, "line": {"color": ink, "width": 2}}
-    keys = inspection.key_frames if len(inspection.key_frames) <= MOST_KEY_LINES else []
+    keys = inspection.key_frames if len(inspection.key_frames) <= MAX_KEY_LINES else []
     faint = {"line": {"color": ink, "width": 1, "dash": "dot"}, "opacity": 0.22, "layer": "below"}
     figure.update_layout(
         template=template, paper_bgcolor=ground, plot_bgcolor=ground, height=height, hovermode="closest",
@@ -247,7 +249,7 @@ FRAMES = 6  # in a row of the contact sheet
 WIDTH_IN, DPI = 13.0, 100
 VIEW = (260, 260)
 GAP = 8  # pixels between two frames
-MOST_ANSWERS, MOST_LETTERS = 12, 110
+MAX_ANSWERS, MAX_LETTERS = 12, 110
 Scoring = Callable[[Inspection], Scores | None]  # J&F of a result; None where there is none, or none yet
 Row = tuple[float, Callable[[Any], None]]  # height in inches, and what draws it into its area
 
@@ -410,13 +412,13 @@ def _agreement(area: Any, inspection: Inspection, name: str) -> None:
     grid = {"height_ratios": [2.6, 0.5 + 0.16 * min(20, objects)], "hspace": 0.12}
     upper, lower = _axes(area, 2, 1, legend=True, sharex=True, grid=grid)[:, 0]
     frames, decisions = np.arange(inspection.frames), inspection.decisions()[:, :objects]
-    for thing in listed(inspection.objects):
+    for object_id in listed(inspection.objects):
         line = {
-            "color": hex_of(thing),
-            "linestyle": MATPLOTLIB_DASHES[(thing - 1) % 4],
-            "label": _name(inspection, thing),
+            "color": hex_of(object_id),
+            "linestyle": MATPLOTLIB_DASHES[(object_id - 1) % 4],
+            "label": _name(inspection, object_id),
         }
-        upper.plot(frames, inspection.agreement[:, thing - 1], marker=".", lw=1.6, **line)
+        upper.plot(frames, inspection.agreement[:, object_id - 1], marker=".", lw=1.6, **line)
     for text, style in DECISION_STYLES.items():
         where, which = np.nonzero(decisions == text)
         if len(where):
@@ -436,11 +438,11 @@ def _agreement(area: Any, inspection: Inspection, name: str) -> None:
 def _tracks(area: Any, inspection: Inspection, name: str) -> None:
     row = _axes(area, 1, 3, legend=False, grid={"wspace": 0.3})[0]
     for axes, quantity in zip(row, ("x", "y", "area"), strict=True):
-        for thing in listed(inspection.objects):
-            series = inspection.series(thing)
+        for object_id in listed(inspection.objects):
+            series = inspection.series(object_id)
             values = np.where(series.area > 0, getattr(series, quantity), np.nan)
-            style = MATPLOTLIB_DASHES[(thing - 1) % 4]
-            axes.plot(values, color=hex_of(thing), linestyle=style, lw=1.6, marker=".", ms=3)
+            style = MATPLOTLIB_DASHES[(object_id - 1) % 4]
+            axes.plot(values, color=hex_of(object_id), linestyle=style, lw=1.6, marker=".", ms=3)
         axes.set(title=f"{name}{quantity}(t)", xlabel="frame", ylabel=f"{quantity} px")
         if quantity == "y":
             axes.invert_yaxis()
@@ -473,16 +475,16 @@ def _text(shown: list[Inspection]) -> str:
         name = ("first", "second")[number] + ": " if len(shown) > 1 else ""
         outcomes = one.outcomes()
         lines.append(f"{name}what the model wrote on {len(outcomes)} key frames")
-        for answer in sorted(one.result.answers, key=lambda answer: answer.frame)[:MOST_ANSWERS]:
-            said = textwrap.shorten(answer.text or "(nothing)", MOST_LETTERS, placeholder=" …")
+        for answer in sorted(one.result.answers, key=lambda answer: answer.frame)[:MAX_ANSWERS]:
+            said = textwrap.shorten(answer.text or "(nothing)", MAX_LETTERS, placeholder=" …")
             problem = f" ({answer.problem})" if answer.problem else ""
             lines.append(f"  {answer.frame:>5}  {outcomes[answer.frame]:<9}  {said}{problem}")
-        if len(outcomes) > MOST_ANSWERS:
-            lines.append(f"         … and {len(outcomes) - MOST_ANSWERS} more")
+        if len(outcomes) > MAX_ANSWERS:
+            lines.append(f"         … and {len(outcomes) - MAX_ANSWERS} more")
         missing = one.missing()
         lines.append(f"{name}missing: " + (" ".join(missing) if missing else "nothing"))
     return "\n".join(piece for line in lines for piece in textwrap.wrap(line, 150, subsequent_indent="    ") or [""])
 
 
-def _name(inspection: Inspection, thing: int) -> str:
-    return inspection.names.get(thing) or f"object {thing}"
+def _name(inspection: Inspection, object_id: int) -> str:
+    return inspection.names.get(object_id) or f"object {object_id}"

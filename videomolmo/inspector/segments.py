@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from videomolmo.fusion import RULES, fuse
-from videomolmo.inspector.packed_masks import Box, Strip, centres, count_bits, crop, join, pack
+from videomolmo.inspector.packed_masks import Box, PackedMasks, centres, count_bits, crop, pack, union_box
 
 DECISIONS = ("key", "intersection", "union", "fallback", "one side", "forward", "backward", "mixed", "none")
 SETTINGS = ("tau", "left_distance", "right_distance")  # options of rules that need nothing stored
@@ -28,25 +28,25 @@ class Segment:
     """One object on frames `start` … `stop - 1`.
 
     Attributes:
-        thing: id from 1.
+        object_id: id from 1.
         left, right: the key frames on both sides; None where the clip begins or ends. `left` is `start`, or lies before
-            it when only a part of the stretch is told of.
+            it when only a part of the stretch is described.
         forward, backward: masks, None where that direction does not reach. On the left key frame both are its own mask.
         reach_forward, reach_backward: whether the direction reaches, per frame.
         stored: fused masks as the run saved them, None where they must be made.
         more: what rules need besides, an array per frame for each of their options.
     """
 
-    thing: int
+    object_id: int
     start: int
     stop: int
     left: int | None
     right: int | None
-    forward: Strip | None
-    backward: Strip | None
+    forward: PackedMasks | None
+    backward: PackedMasks | None
     reach_forward: Bool[np.ndarray, " frames"]
     reach_backward: Bool[np.ndarray, " frames"]
-    stored: Strip | None = None
+    stored: PackedMasks | None = None
     more: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
@@ -57,18 +57,18 @@ class Segment:
     @property
     def bytes(self) -> int:
         """Memory of the masks."""
-        return sum(strip.bits.nbytes for strip in (self.forward, self.backward, self.stored) if strip is not None)
+        return sum(packed.bits.nbytes for packed in (self.forward, self.backward, self.stored) if packed is not None)
 
-    def cut(self, start: int, stop: int) -> Segment:
+    def slice(self, start: int, stop: int) -> Segment:
         """The part from `start` to before `stop`."""
         start, stop = max(start, self.start), min(stop, self.stop)
         part = slice(start - self.start, stop - self.start)
-        strips = {name: getattr(self, name) for name in ("forward", "backward", "stored")}
+        packed_masks = {name: getattr(self, name) for name in ("forward", "backward", "stored")}
         return replace(
             self, start=start, stop=stop,
             reach_forward=self.reach_forward[part], reach_backward=self.reach_backward[part],
             more={name: values[part] for name, values in self.more.items()},
-            **{name: None if strip is None else strip.cut(start, stop) for name, strip in strips.items()},
+            **{name: None if packed is None else packed.slice(start, stop) for name, packed in packed_masks.items()},
         )  # fmt: skip
 
     @cached_property
@@ -79,9 +79,9 @@ class Segment:
         overlap = np.where(union == 0, 1.0, common / np.maximum(union, 1))
         return np.where(self.reach_forward & self.reach_backward, overlap, np.nan)
 
-    def directions(self, *others: Strip) -> tuple[np.ndarray, np.ndarray, Box]:
+    def directions(self, *others: PackedMasks) -> tuple[np.ndarray, np.ndarray, Box]:
         """Bits of the forward and the backward masks within one box that holds `others` too, and the box."""
-        box = join(strip.box for strip in (self.forward, self.backward, *others) if strip is not None)
+        box = union_box(packed.box for packed in (self.forward, self.backward, *others) if packed is not None)
         shape = (self.stop - self.start, box[1] - box[0], box[3] - box[2])
         pair = (np.zeros(shape, np.uint8) if s is None else s.packed(box) for s in (self.forward, self.backward))
         return *pair, box
@@ -92,7 +92,7 @@ class Fused:
     """A segment after a rule: masks, the decision on each frame, and the centre and area of each mask."""
 
     segment: Segment
-    strip: Strip
+    packed: PackedMasks
     codes: np.ndarray
     x: Float[np.ndarray, " frames"]
     y: Float[np.ndarray, " frames"]
@@ -122,13 +122,13 @@ def fuse_segment(segment: Segment, rule: str, tau: float, keep_stored: bool) -> 
     return Fused(segment, crop(segment.start, bits, box), codes, *centres(bits, box))
 
 
-def behind_key(start: int, count: int, own: Strip | None, backward: Strip | None) -> Strip:
+def prepend_key_frame(start: int, count: int, own: PackedMasks | None, backward: PackedMasks | None) -> PackedMasks:
     """Backward masks of a stretch: on its key frame the own mask of the object, after it those propagated, if any."""
-    box = join(strip.box for strip in (own, backward) if strip is not None)
+    box = union_box(packed.box for packed in (own, backward) if packed is not None)
     masks = np.zeros((count, box[1] - box[0], 8 * (box[3] - box[2])), bool)
-    for strip in (own, backward):
-        if strip is not None and len(strip):
-            masks[strip.start - start : strip.stop - start] = strip.masks(box)
+    for packed in (own, backward):
+        if packed is not None and len(packed):
+            masks[packed.start - start : packed.stop - start] = packed.masks(box)
     return pack(start, masks, box)
 
 
@@ -147,7 +147,7 @@ def _decide(
     segment: Segment, forward: np.ndarray, backward: np.ndarray, fused: np.ndarray, rule: str, tau: float
 ) -> np.ndarray:
     """The decision on each frame, read off the masks; where several fit, the one that the rule is about."""
-    there, back, some = (_flat(bits).any(axis=1) for bits in (forward, backward, fused))
+    has_forward, has_backward, some = (_flat(bits).any(axis=1) for bits in (forward, backward, fused))
     both = segment.reach_forward & segment.reach_backward
     same = {
         "intersection": _equal(fused, forward & backward), "union": _equal(fused, forward | backward),
@@ -159,7 +159,7 @@ def _decide(
     codes = np.full(len(fused), _CODE["mixed"])
     for name in reversed(order):
         codes[same[name]] = _CODE[name]
-    codes[both & (there ^ back)] = _CODE["fallback"]
+    codes[both & (has_forward ^ has_backward)] = _CODE["fallback"]
     codes[~both] = _CODE["one side"]
     codes[~some] = _CODE["none"]
     if segment.on_key and segment.reach_forward[0]:

@@ -11,17 +11,17 @@ import numpy as np
 
 from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES
-from videomolmo.inspector.packed_masks import Strip, crop
+from videomolmo.inspector.packed_masks import PackedMasks, crop
 from videomolmo.inspector.segments import SETTINGS, Segment
 from videomolmo.io.untrusted import StoredArrays
-from videomolmo.mask_store import MaskSpool, Told, read_window
+from videomolmo.mask_store import LAYERS, ClipShape, MaskStore, read_window
 
-MOST_BYTES = 256 << 20  # of masks in memory
+MAX_BYTES = 256 << 20  # of masks in memory
 EMPTY_WINDOW = 64  # frames told of together where nothing was stored
 _MORE = {name for rule in RULES.values() for name in rule.options} - set(SETTINGS)  # what rules need besides
 
 
-class MaskStore:
+class SegmentStore:
     """The stored masks of a clip. Safe from any thread.
 
     Windows cover the clip without gaps: those of the files, each from one key frame to the next, and empty ones where
@@ -38,7 +38,7 @@ class MaskStore:
         problems: what could not be read, a sentence each.
     """
 
-    def __init__(self, spool: MaskSpool, frames: int, objects: int, size: tuple[int, int]) -> None:
+    def __init__(self, spool: MaskStore, frames: int, objects: int, size: tuple[int, int]) -> None:
         self.frames, self.objects, self.size = frames, objects, size
         self._files: dict[int, Path] = {int(path.stem): path for path in spool.files()}
         self._files = {start: path for start, path in self._files.items() if start < frames}
@@ -78,13 +78,13 @@ class MaskStore:
             found = self._read(window) if self.starts[window] in self._files else []
             self._kept[window] = found
             self._bytes += sum(segment.bytes for segment in found)
-            while self._bytes > MOST_BYTES and len(self._kept) > 1:
+            while self._bytes > MAX_BYTES and len(self._kept) > 1:
                 _, old = self._kept.popitem(last=False)
                 self._bytes -= sum(segment.bytes for segment in old)
             return found
 
-    def forget(self) -> None:
-        """Make room: windows can be read again."""
+    def clear_cache(self) -> None:
+        """Free the windows, which can be read again."""
         with self.lock:
             self._kept.clear()
             self._bytes = 0
@@ -93,7 +93,7 @@ class MaskStore:
         start, stop = self.span(window)
         path = self._files[start]
         try:
-            data = read_window(path, Told(self.frames, self.objects, *self.size), _MORE)
+            data = read_window(path, ClipShape(self.frames, self.objects, *self.size), _MORE)
         except (OSError, BadInput) as error:
             reason = str(error).removeprefix(f"{path}: ")
             self.problems[start] = f"the masks of frames {start} to {stop - 1} cannot be read ({path.name}: {reason})"
@@ -105,16 +105,16 @@ class MaskStore:
         frames = min(count, stop - start)
         right = stop if stop < self.frames and stop in self._files else None
         found = []
-        for row, thing in enumerate(data["ids"].tolist()):
-            strips = {layer: self._strip(data, layer, start, row, frames) for layer in ("fused", "forward", "backward")}
+        for row, object_id in enumerate(data["ids"].tolist()):
+            packed_masks = {layer: self._packed(data, layer, start, row, frames) for layer in LAYERS}
             reach = {name: self._reach(data, name, row, frames) for name in ("forward", "backward")}
             more = {name: data[name][:frames, row] for name in _MORE if name in data}
-            sides = (strips["forward"], strips["backward"], reach["forward"], reach["backward"])
-            found.append(Segment(thing, start, start + frames, start, right, *sides, strips["fused"], more))
+            sides = (packed_masks["forward"], packed_masks["backward"], reach["forward"], reach["backward"])
+            found.append(Segment(object_id, start, start + frames, start, right, *sides, packed_masks["fused"], more))
         return found
 
     @staticmethod
-    def _strip(data: dict[str, np.ndarray], layer: str, start: int, row: int, frames: int) -> Strip | None:
+    def _packed(data: dict[str, np.ndarray], layer: str, start: int, row: int, frames: int) -> PackedMasks | None:
         return crop(start, data[layer][:frames, row]) if layer in data else None
 
     @staticmethod

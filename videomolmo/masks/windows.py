@@ -64,7 +64,7 @@ class Identities:
         if mask.any():
             self.last_seen[identity] = (at, mask)
 
-    def recall(self, at: int, masks: Sequence[np.ndarray], taken: set[int]) -> list[int]:
+    def reidentify(self, at: int, masks: Sequence[np.ndarray], taken: set[int]) -> list[int]:
         """Identities for objects with these masks at frame `at`: lost ones close by, else new ones."""
         lost = [identity for identity in self.last_seen if identity not in taken]
         nearness = np.array([[self._nearness(one, at, mask) for mask in masks] for one in lost])
@@ -138,7 +138,7 @@ def _window(
     rule: str,
     tau: float,
 ) -> Window:
-    """Propagate both ways, decide who is who, fuse; sets `right.ids`."""
+    """Propagate both ways, assign identities, fuse; sets `right.ids`."""
     frames = [left.features, *between, *([right.features] if right else [])]
     numbered = list(enumerate(frames, left.at))
     forward = propagate(tracker, numbered, left.points, length, reverse=False)
@@ -152,24 +152,24 @@ def _window(
         right.ids = _identify(left, right, forward, backward, identities)
     ids = sorted({*left.ids, *(right.ids if right else [])})
     inner = len(frames) - (right is not None)  # the right key frame opens the next window
-    there = _spread(forward[:inner], left.ids, ids)
-    back = _spread(backward[:inner], right.ids if right else [], ids)
-    back[0] = there[0]  # on a key frame both directions are the key frame's own mask
-    has_there = np.broadcast_to(np.isin(ids, left.ids), (inner, len(ids))).copy()
-    has_back = np.broadcast_to(np.isin(ids, right.ids if right else []), (inner, len(ids))).copy()
-    has_back[0] = has_there[0]
+    forward = _spread(forward[:inner], left.ids, ids)
+    backward = _spread(backward[:inner], right.ids if right else [], ids)
+    backward[0] = forward[0]  # on a key frame both directions are the key frame's own mask
+    has_forward = np.broadcast_to(np.isin(ids, left.ids), (inner, len(ids))).copy()
+    has_backward = np.broadcast_to(np.isin(ids, right.ids if right else []), (inner, len(ids))).copy()
+    has_backward[0] = has_forward[0]
     if right is None and rule != "backward":
-        fused = there.copy()  # after the last key frame only forward exists, so there is nothing to fuse
+        fused = forward.copy()  # after the last key frame only forward exists, so there is nothing to fuse
     else:
-        fused = _fuse_window(there, back, len(between) + 1, rule, tau)
-    return Window(left.at, tuple(ids), there, back, fused, has_there, has_back)
+        fused = _fuse_window(forward, backward, len(between) + 1, rule, tau)
+    return Window(left.at, tuple(ids), forward, backward, fused, has_forward, has_backward)
 
 
-def _fuse_window(there: np.ndarray, back: np.ndarray, length: int, rule: str, tau: float) -> np.ndarray:
+def _fuse_window(forward: np.ndarray, backward: np.ndarray, length: int, rule: str, tau: float) -> np.ndarray:
     """Fused masks of a window whose key frames are `length` apart; its first frame is the key frame's own mask."""
-    offset = np.arange(len(there))
-    fused = fuse(there, back, rule, tau, left_distance=offset, right_distance=length - offset)
-    fused[0] = there[0]
+    offset = np.arange(len(forward))
+    fused = fuse(forward, backward, rule, tau, left_distance=offset, right_distance=length - offset)
+    fused[0] = forward[0]
     return fused
 
 
@@ -208,11 +208,13 @@ def _identify(
     ids: dict[int, int] = {}
     if left.points and right.points:  # overlap over space and time at once
         flat = [np.concatenate(list(masks), axis=1) for masks in (forward, backward)]
-        ids = {there: left.ids[here] for here, there in match_objects(overlap_matrix(*flat), MIN_OVERLAP)}
+        ids = {after: left.ids[before] for before, after in match_objects(overlap_matrix(*flat), MIN_OVERLAP)}
     open_objects = [index for index in range(len(right.points)) if index not in ids]
     alive = {left.ids[index] for index in range(len(left.points)) if forward[-1, index].any()}
-    recalled = identities.recall(right.at, [backward[-1, index] for index in open_objects], {*alive, *ids.values()})
-    ids |= dict(zip(open_objects, recalled, strict=True))
+    reidentified = identities.reidentify(
+        right.at, [backward[-1, index] for index in open_objects], {*alive, *ids.values()}
+    )
+    ids |= dict(zip(open_objects, reidentified, strict=True))
     return [ids[index] for index in range(len(right.points))]
 
 
