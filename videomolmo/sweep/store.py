@@ -13,7 +13,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic takes that of typing from Python 3.12 on only
 
 from videomolmo.errors import BadInput
-from videomolmo.io import schemas
+from videomolmo.io import untrusted
 from videomolmo.io.files import LOCK, check_folder, is_temporary, write_json, write_text
 from videomolmo.sweep.grid import COLUMNS, Grid, Notebook, read_notebook
 
@@ -241,7 +241,7 @@ def _read_state(path: Path, kind: Any) -> dict[str, Any]:
     try:
         if path.is_symlink():
             raise BadInput("a link")
-        return schemas.parse(kind, schemas.read_bytes(path, LARGEST), "content")
+        return untrusted.parse(kind, untrusted.read_bytes(path, LARGEST), "content")
     except (OSError, BadInput) as error:
         why = getattr(error, "strerror", None) or str(error)
     raise BadInput(f"{path.name} is damaged ({' '.join(why.split()):.200})")
