@@ -216,6 +216,20 @@ def test_a_dask_cluster_runs_the_cell_of_a_killed_worker_again(cluster, command,
     assert len(pd.read_csv(out / "results.csv")) == 4 and not traces(out)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_cluster_drops_the_trials_of_a_sweep_that_ends(cluster, command, start, signs, tmp_path, number):
+    process = start(command("--scheduler", cluster, rule=["hold"]))
+    kernel = until(lambda: running(signs, 0))
+    worker = psutil.Process(kernel).parent()
+    process.send_signal(number)
+    process.communicate(timeout=WITHIN_S)
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    until(lambda: gone(kernel))
+    assert worker.is_running() and not marks(tmp_path / "out", "failed") and not marks(tmp_path / "out", "done")
+    until(lambda: not list((tmp_path / "out").glob(f"{UNFINISHED}*")))
+
+
 SBATCH = """#!{python}
 import pathlib, subprocess, sys
 script = pathlib.Path(sys.argv[1]).read_text()  # is deleted when we return

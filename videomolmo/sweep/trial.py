@@ -100,11 +100,11 @@ def _is_wanted(task: str) -> Callable[[], bool]:
     """Whether this worker is to go on: Dask cancels a task when its client says so or goes away."""
     from distributed import Status, get_worker
 
-    worker = get_worker()
+    worker, gone = get_worker(), (Status.closing, Status.closed, Status.failed)
 
     def ask() -> bool:
         known = worker.state.tasks.get(task)
-        return known is not None and known.state == "executing" and worker.status in (Status.running, Status.paused)
+        return known is not None and known.state == "executing" and worker.status not in gone
 
     return ask
 
