@@ -66,18 +66,11 @@ def run(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_quickstart_runs_and_its_lesson_holds(tmp_path, monkeypatch, shipped_grounder):
-    papermill = pytest.importorskip("papermill")
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    out = tmp_path / "out.ipynb"
-    parameters = {"every": 10, "results_folder": str(tmp_path / "results")}
-    papermill.execute_notebook(
-        str(NOTEBOOKS[0]), str(out), parameters=parameters, cwd=str(tmp_path), progress_bar=False, kernel_name="python3"
-    )
-    areas = pd.read_csv(tmp_path / "results" / "rules.csv", index_col="rule")["mean_area_px"]
+def test_quickstart_runs_and_its_lesson_holds(run, shipped_grounder):
+    results, out = run("00_quickstart", every=10)
+    areas = pd.read_csv(results / "rules.csv", index_col="rule")["mean_area_px"]
     assert areas["intersection"] <= areas["iou"] <= areas["union"]
-    run = json.loads((tmp_path / "results" / "run.json").read_text())
-    assert run["model"]["every"] == 10
+    assert json.loads((results / "run.json").read_text())["model"]["every"] == 10
     assert not any("not yet" not in text and "right" in text for text in _printed(out))  # the stub is not a solution
 
 
