@@ -12,9 +12,8 @@ from PIL import Image
 from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES, fuse, iou
 from videomolmo.inspector.inspection import DECISIONS, LAYERS, Inspection
-from videomolmo.inspector.packed_masks import centres, pack
 from videomolmo.io.video import open_video
-from videomolmo.mask_store import MaskStore
+from videomolmo.mask_store import MaskStore, centres, pack
 from videomolmo.results import GroundingResult, KeyAnswer
 
 
@@ -191,23 +190,22 @@ def test_truth_that_is_none_is_refused(result, bad):
         Inspection(result, truth=bad)
 
 
-def test_frames_come_when_asked_for_and_in_bounded_memory(result, monkeypatch):
+def test_frames_come_when_asked_for_and_in_bounded_memory(result):
     seen = Inspection(result)
-    monkeypatch.setattr("videomolmo.inspector.loading.MAX_BYTES", 5 * 40 * 51 * 3)
+    seen._frames._cache.max_size = 5 * 40 * 51 * 3
     pictures = [seen.frame(t) for t in range(12)]
     assert all(np.array_equal(picture, result.video()[t]) for t, picture in enumerate(pictures))
-    assert seen._frames._bytes <= 5 * 40 * 51 * 3
+    assert seen._frames._cache.size <= 5 * 40 * 51 * 3
     assert seen.frame(3, (80, 102)).shape == (80, 102, 3)
     with pytest.raises(ValueError, match="read-only"):
         seen.frame(0)[:] = 0
 
 
-def test_masks_are_forgotten_and_read_again(result, monkeypatch):
-    monkeypatch.setattr("videomolmo.inspector.store.MAX_BYTES", 1)
-    monkeypatch.setattr("videomolmo.inspector.fused_masks.MAX_BYTES", 1)
+def test_masks_are_forgotten_and_read_again(result):
     seen = Inspection(result)
+    seen._store._cache.max_size = seen._fused._cache.max_size = 1
     assert np.array_equal(masks_of(seen), np.asarray(result.masks))
-    assert len(seen._store._kept) == 1 and len(seen._fused._kept) == 1
+    assert len(seen._store._cache.kept) == 1 and len(seen._fused._cache.kept) == 1
     assert np.array_equal(seen.agreement, result.agreement, equal_nan=True)
 
 

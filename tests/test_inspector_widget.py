@@ -173,7 +173,7 @@ def test_everything_can_be_taken_away(look, kind, tmp_path):
 def test_what_nobody_looks_at_keeps_no_pictures_and_comes_back(look):
     inspector, browser = look()
     inspection = inspector.inspection
-    kept = lambda: [len(one._kept) for one in (inspection._frames, inspection._store, inspection._fused)]  # noqa: E731
+    kept = lambda: [len(one._cache.kept) for one in (inspection._frames, inspection._store, inspection._fused)]  # noqa: E731
     browser.tell(kind="ready", view="another", width=400, dark=False)
     browser.go(2)
     before = browser.picture

@@ -1,4 +1,4 @@
-"""What the system believes about one video and one sentence: answers, masks and tracks, saved to a folder and read."""
+"""Predictions for one video and one sentence: answers, masks and tracks, saved to a folder and read."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from videomolmo.io.schemas import Answer, answer_problem, read_facts
 from videomolmo.io.tables import write_csv
 from videomolmo.io.untrusted import StoredArrays, parse, read_bytes
 from videomolmo.io.video import Frames, open_video
-from videomolmo.mask_store import LAYERS, ClipShape, LazyMasks, MaskStore, window_of
+from videomolmo.mask_store import LAYERS, ClipShape, LazyMasks, MaskStore, place_of, window_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,22 +121,19 @@ class GroundingResult:
         return pd.DataFrame(rows, columns=columns)
 
     def _rows(self, at: int) -> Iterator[tuple]:
-        masks, there, back = self.masks[at], self.forward[at], self.backward[at]
+        masks, forward, backward = self.masks[at], self.forward[at], self.backward[at]
         for index in np.flatnonzero(masks.any(axis=(1, 2))):
-            rows, columns = np.nonzero(masks[index])
-            box = tuple(int(v) for v in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
-            source = "key" if at in self._key_set else self._source_of(masks[index], there[index], back[index])
-            centre = (round(float(columns.mean()), 2), round(float(rows.mean()), 2))
-            yield at, round(float(self.times_s[at]), 4), int(index) + 1, *centre, len(rows), box, source
+            source = "key" if at in self._key_set else self._source_of(masks[index], forward[index], backward[index])
+            yield at, round(float(self.times_s[at]), 4), int(index) + 1, *place_of(masks[index]), source
 
-    def _source_of(self, mask: np.ndarray, there: np.ndarray, back: np.ndarray) -> str:
+    def _source_of(self, mask: np.ndarray, forward: np.ndarray, backward: np.ndarray) -> str:
         """Which direction a fused mask is from; a rule that makes masks of two needs both, the others choose one."""
         makes = self.config.get("model", {}).get("fusion", "iou") in ("iou", "intersection", "union")
-        if there.any() and back.any():
-            is_one = np.array_equal(mask, there), np.array_equal(mask, back)
+        if forward.any() and backward.any():
+            is_one = np.array_equal(mask, forward), np.array_equal(mask, backward)
             sides = (True, True) if makes or is_one[0] == is_one[1] else is_one
         else:
-            sides = bool(there.any()), bool(back.any())
+            sides = bool(forward.any()), bool(backward.any())
         return {(True, True): "both", (True, False): "forward", (False, True): "backward"}.get(sides, "none")
 
     @cached_property
@@ -224,12 +221,15 @@ class GroundingResult:
 
     def _write(self, place: Path) -> None:
         """Everything but the overlay."""
+        from videomolmo.io.drawing import write_index_png
+
         with open(place / "answers.jsonl", "w", encoding="utf-8") as file:
             file.writelines(
                 json.dumps(vars(answer), ensure_ascii=False, default=as_json) + "\n" for answer in self.answers
             )
         write_csv(self.tracks, place / "tracks.csv")
-        _write_palette_masks(self, place / "masks")
+        for at in range(self.frames):
+            write_index_png(place / "masks" / f"{at:05d}.png", self.masks[at], (self.height, self.width))
         for path in self.spool.files():
             shutil.copyfile(path, place / "propagation" / path.name)
         facts = {
@@ -324,19 +324,3 @@ def _plain_source(source: Any) -> str | None:
     if not isinstance(source, (str, Path)):
         return None
     return os.fsencode(Path(source).resolve()).decode("utf-8", "backslashreplace")
-
-
-def _write_palette_masks(result: GroundingResult, folder: Path) -> None:
-    """DAVIS-style PNGs: pixel n belongs to object n; where objects overlap the later one is shown."""
-    from PIL import Image
-
-    from videomolmo.io.drawing import palette
-
-    colours = palette(256).ravel().tolist()
-    for at in range(result.frames):
-        labels = np.zeros((result.height, result.width), np.uint8)
-        for index, mask in enumerate(result.masks[at], start=1):
-            labels[mask] = min(index, 255)
-        image = Image.fromarray(labels)
-        image.putpalette(colours)
-        image.save(folder / f"{at:05d}.png")

@@ -14,7 +14,6 @@ from videomolmo.errors import BadInput
 from videomolmo.inspector import exports
 from videomolmo.inspector.corrections import Cancelled, Change, ask
 from videomolmo.inspector.inspection import Inspection
-from videomolmo.inspector.plots import name_of
 from videomolmo.inspector.session import InspectorState
 from videomolmo.inspector.view_panels import section
 
@@ -72,7 +71,7 @@ class CorrectPanel:
         """Offer the objects there are, and what can be done."""
         inspection, chosen, before = self._state.inspection, self.object_id.value, self.object_id.options
         numbers = range(1, inspection.objects + 1)
-        options = [(f"{n} · {name_of(inspection, n)}"[:24], n) for n in numbers] + [(NEW, None)]
+        options = [(f"{n} · {inspection.name_of(n)}"[:24], n) for n in numbers] + [(NEW, None)]
         if list(before) != options:
             self.object_id.options = options
             asked_for_new = chosen is None and len(before) > 1  # else nothing else could be chosen
@@ -108,7 +107,7 @@ class CorrectPanel:
         masks = self._state.inspection.mask("fused", frame)
         inside = masks is not None and 0 <= int(y) < masks.shape[1] and 0 <= int(x) < masks.shape[2]
         found = [n + 1 for n in range(len(masks)) if masks[n, int(y), int(x)]] if inside else []
-        names = ", ".join(name_of(self._state.inspection, n) for n in found)
+        names = ", ".join(self._state.inspection.name_of(n) for n in found)
         return f"x {x:.1f}, y {y:.1f} px on frame {frame}: {names or 'no object'}"
 
     def _remove(self, frame: int, x: float, y: float) -> None:
@@ -217,8 +216,7 @@ class ExportPanel:
 
     def export(self) -> None:
         """Write the chosen kind of file under a name that is not taken; video files take a while."""
-        if self._state.work.busy:
-            self._state.set_status("wait until the present work is done", error=True)
+        if not self._state.is_free():
             return
         ending, write = EXPORTS[self.kind.value]
         stem = self.kind.value.split(" (")[0].replace(" ", "_").lower()
@@ -280,8 +278,7 @@ class AskPanel:
     def save(self) -> None:
         """Write the result that is shown to a folder of its own."""
         state = self._state
-        if state.work.busy:
-            state.set_status("wait until the present work is done", error=True)
+        if not state.is_free():
             return
         inspection, path = state.inspection, free_path(state.folder, "result", "")
         state.set_status(f"saving {path} …")
@@ -297,10 +294,9 @@ class AskPanel:
     def ask(self) -> None:
         """Run the sentence in the field over the same video."""
         state, sentence = self._state, self.text.value.strip()
-        if not sentence or state.work.busy:
-            state.set_status(
-                "write a sentence first" if not sentence else "wait until the present work is done", error=True
-            )
+        if not sentence:
+            state.set_status("write a sentence first", error=True)
+        if not sentence or not state.is_free():
             return
         state.set_status(f"asking for “{sentence}” …")
         inspection = state.inspection
@@ -321,8 +317,7 @@ class AskPanel:
     def _back(self, change: dict[str, Any]) -> None:
         if change["new"] is None or self._state.asked[change["new"]] is self._state.inspection:
             return
-        if self._state.work.busy:  # it works on what is shown
-            self._state.set_status("wait until the present work is done", error=True)
+        if not self._state.is_free():  # the work is about what is shown
             self.history.value = change["old"]
             return
         self._state.inspection.close()

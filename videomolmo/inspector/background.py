@@ -40,6 +40,12 @@ def close_all(widget: "Widget") -> None:
         one.close()
 
 
+def notify(listeners: list[Callable[[], None]]) -> None:
+    """Call all of them."""
+    for listener in listeners:
+        listener()
+
+
 class Debounced:
     """Runs a function soon, and once, however often it is called meanwhile; at once where there is no loop."""
 
@@ -131,7 +137,7 @@ class BackgroundTask:
         loop = _loop()
         self.busy = True
         self._stop.clear()
-        self._notify()
+        notify(self.listeners)
         back = (lambda act, *args: act(*args)) if loop is None else loop.call_soon_threadsafe
 
         def end(value: Any, error: BaseException | None) -> None:
@@ -139,7 +145,7 @@ class BackgroundTask:
             try:
                 done(value, error)
             finally:
-                self._notify()
+                notify(self.listeners)
 
         def run() -> None:
             try:
@@ -153,10 +159,6 @@ class BackgroundTask:
             run()
         else:
             threading.Thread(target=run, name="videomolmo inspector", daemon=True).start()
-
-    def _notify(self) -> None:
-        for notify in self.listeners:
-            notify()
 
 
 class _Outdated(Exception):
@@ -213,8 +215,7 @@ class ScoreTask:
         outdated = isinstance(error, _Outdated)
         if not outdated:
             self._known[id(one)] = one, version, scores
-        for notify in self.listeners:
-            notify()
+        notify(self.listeners)
         if error is not None and not outdated:
             raise error
 
@@ -244,7 +245,6 @@ class CompareTask:
 
     def _done(self, asked: tuple[Differences, tuple[int, int]], _: None, error: BaseException | None) -> None:
         self._failed = None if error is None else asked
-        for notify in self.listeners:
-            notify()
+        notify(self.listeners)
         if error is not None:
             raise error

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from videomolmo.fusion import match_objects
 from videomolmo.inspector.fused_masks import Patch
-from videomolmo.inspector.inspection import Inspection, Scores
+from videomolmo.inspector.inspection import Inspection
 
 SAME = 0.01  # a difference below it is none
 APART = 2  # frames around a peak
@@ -64,15 +64,6 @@ class Differences:
         peaks = [t for t in range(self.frames) if _is_peak(values, t)]
         later = [t for t in peaks if t > after] or peaks
         return later[0] if later else None
-
-    def largest(self) -> int | None:
-        """The frame where they differ most; None if they are the same everywhere."""
-        values = self.per_frame
-        return int(values.argmax()) if len(values) and values.max() > SAME else None
-
-    def scores(self) -> tuple[Scores | None, Scores | None]:
-        """J, F and J&F of both, where truth is given."""
-        return self.first.scores(), self.second.scores()
 
     def partners(self, shown: tuple[int, ...] | None) -> tuple[int, ...] | None:
         """Ids in the second result that belong to `shown`, ids in the first, and those of its own; None for all."""

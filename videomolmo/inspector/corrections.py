@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from videomolmo.errors import BadInput
 from videomolmo.inspector.edit_history import Click
 from videomolmo.inspector.inspection import Inspection
-from videomolmo.inspector.packed_masks import PackedMasks, pack
 from videomolmo.inspector.repropagation import (
     Cancelled,
     Corrected,
@@ -20,6 +19,7 @@ from videomolmo.inspector.repropagation import (
     PropagationKey,
     middle_of_packed,
 )
+from videomolmo.mask_store import PackedMasks, pack
 from videomolmo.results import GroundingResult
 
 __all__ = ["Cancelled", "Change", "Corrections", "Progress", "ask"]

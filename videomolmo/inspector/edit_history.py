@@ -99,10 +99,8 @@ class State:
             start, stop = (0 if left is None else left), (frames if right is None else right)
             first = bisect_left(changed, start)  # the right key frame counts, too, where there is one
             if start < stop and first < len(changed) and changed[first] < stop + (right is not None):
-                ends = [
-                    () if key is None else positive_only(self.clicks_of(object_id, key, base)) for key in (left, right)
-                ]
-                found.append(Stretch(start, stop, left, right, *ends))
+                both = (() if at is None else self.clicks_of(object_id, at, base) for at in (left, right))
+                found.append(Stretch(start, stop, left, right, *map(positive_only, both)))
         return found
 
 

@@ -17,12 +17,12 @@ from videomolmo.annotation.annotate import ABSENT
 from videomolmo.errors import BadInput
 from videomolmo.inspector.edit_history import Click
 from videomolmo.inspector.inspection import Inspection
-from videomolmo.inspector.packed_masks import pack
 from videomolmo.inspector.render import Look, paint_beside
 from videomolmo.inspector.repropagation import middle_of_packed
-from videomolmo.io.drawing import palette, png_bytes
+from videomolmo.io.drawing import png_bytes, write_index_png
 from videomolmo.io.files import atomic_file, explain_os_error, move_into_place, temporary_folder
 from videomolmo.io.tables import write_csv
+from videomolmo.mask_store import pack, place_of
 
 Progress = Callable[[int, int], None]
 Beside = tuple[Inspection, Look]  # a result, and how it is shown
@@ -36,8 +36,6 @@ def export_davis(inspection: Inspection, folder: str | Path, layer: str = "fused
     Raises:
         BadInput: the folder exists and is not empty, the layer has nothing, or there are more objects than 255.
     """
-    from PIL import Image
-
     folder = Path(folder)
     _check_layer(inspection, layer)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -45,13 +43,11 @@ def export_davis(inspection: Inspection, folder: str | Path, layer: str = "fused
     if inspection.objects > 255:
         raise BadInput(f"{inspection.objects} objects do not fit into index pictures, which hold 255; use COCO")
     _parent(folder)
-    colours = palette(256).ravel().tolist()
     with explain_os_error("cannot be written", folder), temporary_folder(folder.parent) as place:
         (place / "frames").mkdir()
         for t in range(inspection.frames):
-            image = Image.fromarray(_labels(inspection, layer, t))
-            image.putpalette(colours)
-            image.save(place / "frames" / f"{t:05d}.png")
+            size = inspection.height, inspection.width
+            write_index_png(place / "frames" / f"{t:05d}.png", inspection.mask(layer, t), size)
         move_into_place(place / "frames", folder, replace=False)
     return folder
 
@@ -72,9 +68,7 @@ def export_coco(inspection: Inspection, path: str | Path, layer: str = "fused") 
             {"id": t, "file_name": f"{t:05d}.jpg", "time_s": round(float(inspection.times_s[t]), 4), **size}
             for t in range(inspection.frames)
         ],
-        "categories": [
-            {"id": n, "name": inspection.names.get(n) or f"object {n}"} for n in range(1, _count(inspection, layer) + 1)
-        ],
+        "categories": [{"id": n, "name": inspection.name_of(n)} for n in range(1, _count(inspection, layer) + 1)],
         "annotations": [],
     }
     for t in range(inspection.frames):
@@ -100,14 +94,12 @@ def export_tracks(inspection: Inspection, path: str | Path) -> Path:
     import pandas as pd
 
     decisions, agreement = inspection.decisions(), inspection.agreement
-    series = [inspection.series(n) for n in range(1, inspection.objects + 1)]
     rows = []
     for t in range(inspection.frames):
-        for n, box in inspection.boxes(t).items():
-            place, one = (t, n - 1), series[n - 1]
-            centre = (round(float(one.x[t]), 2), round(float(one.y[t]), 2), int(one.area[t]))
-            time_s, name = round(float(inspection.times_s[t]), 4), inspection.names.get(n) or f"object {n}"
-            rows.append((t, time_s, n, name, *centre, box, decisions[place], round(float(agreement[place]), 4)))
+        for n, top, left, mask in inspection.patches("fused", t):
+            x, y, area, box = place_of(mask, top, left)
+            time_s, agreed = round(float(inspection.times_s[t]), 4), round(float(agreement[t, n - 1]), 4)
+            rows.append((t, time_s, n, inspection.name_of(n), x, y, area, box, decisions[t, n - 1], agreed))
     names = ("frame", "time_s", "object", "name", "x_px", "y_px", "area_px", "box", "decision", "agreement")
     with new_file(path, ".csv") as new:
         write_csv(pd.DataFrame(rows, columns=list(names)), new)
@@ -215,14 +207,6 @@ def _write_gif(path: Path, pictures: Iterator[np.ndarray], fps: float, times_s: 
     )
     durations = [10 * step for step in [*steps, last]]
     next(images).save(path, "GIF", save_all=True, append_images=images, duration=durations, loop=0)
-
-
-def _labels(inspection: Inspection, layer: str, t: int) -> np.ndarray:
-    labels = np.zeros((inspection.height, inspection.width), np.uint8)
-    masks = inspection.mask(layer, t)
-    for n, mask in enumerate(() if masks is None else masks, start=1):
-        labels[mask] = n
-    return labels
 
 
 def _count(inspection: Inspection, layer: str) -> int:

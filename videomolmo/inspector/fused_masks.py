@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple, Protocol
@@ -10,10 +9,18 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
-from videomolmo.fusion import match_objects
-from videomolmo.inspector.packed_masks import NOWHERE, PackedMasks, in_pixels, intersection_area
-from videomolmo.inspector.segments import DECISIONS, Fused, Segment, fuse_segment, prepend_key_frame
-from videomolmo.inspector.store import SegmentStore
+from videomolmo.inspector.segments import (
+    DECISIONS,
+    MAX_BYTES,
+    Fused,
+    Segment,
+    SegmentStore,
+    fuse_segment,
+    prepend_key_frame,
+)
+from videomolmo.io.cache import BoundedCache
+from videomolmo.mask_store import NOWHERE, PackedMasks, in_pixels, intersection_area
+from videomolmo.masks.windows import Identities
 
 
 class Matching:
@@ -24,25 +31,24 @@ class Matching:
         min_overlap: least overlap of a pair, from 0 to 1; None pairs nothing.
 
     Attributes:
-        objects: how many there are now.
         labels: key frame to {stored id: new id} of the objects that it shows.
     """
 
     def __init__(self, store: SegmentStore, min_overlap: float | None) -> None:
-        self.store, self.min_overlap, self.objects = store, min_overlap, 0
+        self.store, self.min_overlap, self._identities = store, min_overlap, Identities()
         self.labels: dict[int, dict[int, int]] = {}
         self._windows: list[tuple[dict[int, int], dict[int, int]]] = []
         right: dict[int, int] = {}
         for window in range(len(store.starts)):
             segments = store.segments(window)
-            left = {s.object_id: right.get(s.object_id) or self._new() for s in segments if s.reach_forward[:1].any()}
+            left = {
+                s.object_id: right.get(s.object_id) or self._identities.new()
+                for s in segments
+                if s.reach_forward[:1].any()
+            }
             self.labels[store.starts[window]] = left
             right = self._right(segments, left)
             self._windows.append((left, right))
-
-    def _new(self) -> int:
-        self.objects += 1
-        return self.objects
 
     def _right(self, segments: list[Segment], left: dict[int, int]) -> dict[int, int]:
         """New ids of the objects of the right key frame."""
@@ -50,11 +56,16 @@ class Matching:
             return dict(left)  # nothing lies between these key frames: as stored
         forward = [s for s in segments if s.object_id in left]
         backward = [s for s in segments if s.reach_backward[1:].any()]
-        if self.min_overlap is None or not backward:
-            return {s.object_id: self._new() for s in backward}
-        pairs = match_objects(overlap_between(forward, backward), self.min_overlap) if forward else []
-        found = {backward[j].object_id: left[forward[i].object_id] for i, j in pairs}
-        return {s.object_id: found.get(s.object_id) or self._new() for s in backward}
+        found: list[int | None] = [None] * len(backward)
+        if self.min_overlap is not None and forward and backward:
+            ids = [left[s.object_id] for s in forward]
+            found = self._identities.follow(ids, overlap_between(forward, backward), self.min_overlap)
+        return {s.object_id: new or self._identities.new() for s, new in zip(backward, found, strict=True)}
+
+    @property
+    def objects(self) -> int:
+        """How many there are now."""
+        return self._identities.count
 
     def segments(self, window: int) -> list[Segment]:
         """Objects of a window under their new ids."""
@@ -93,7 +104,6 @@ def _pair(object_id: int, ahead: Segment | None, behind: Segment | None) -> Segm
     )  # fmt: skip
 
 
-MAX_BYTES = 256 << 20
 MASK_LAYERS = ("forward", "backward", "fused", "disagreement")
 _REACHING = ("forward", "backward", "disagreement")  # layers that may show nothing at all
 
@@ -137,8 +147,7 @@ class FusedMasks:
 
     def __init__(self, store: SegmentStore, source: Source, rule: str, tau: float, keep_stored: bool) -> None:
         self.store, self.source, self.rule, self.tau, self.keep_stored = store, source, rule, tau, keep_stored
-        self._kept: OrderedDict[int, list[Fused]] = OrderedDict()
-        self._bytes = 0
+        self._cache = BoundedCache(MAX_BYTES, _size)
         self._rows: dict[int, tuple[np.ndarray, ...]] = {}
         self._tables: Tables | None = None
         self._reach: dict[int, tuple[bool, bool, bool]] = {}
@@ -156,27 +165,22 @@ class FusedMasks:
             for window in list(self._rows) if grown else windows:
                 self._rows.pop(window, None)
             for window in windows:
-                self._bytes -= _size(self._kept.pop(window, []))
+                self._cache.pop(window)
                 self._reach.pop(window, None)
 
     def clear_cache(self) -> None:
         """Free the masks, which can be read and fused again; the tables stay."""
         with self._lock:
-            self._kept.clear()
-            self._bytes = 0
+            self._cache.clear()
             self.store.clear_cache()
 
     def fused(self, window: int) -> list[Fused]:
         """Objects of a window after the rule."""
         with self._lock:
-            if window in self._kept:
-                self._kept.move_to_end(window)
-                return self._kept[window]
+            if (found := self._cache.get(window)) is not None:
+                return found
             found = [fuse_segment(s, self.rule, self.tau, self.keep_stored) for s in self.source.segments(window)]
-            self._kept[window] = found
-            self._bytes += _size(found)
-            while self._bytes > MAX_BYTES and len(self._kept) > 1:
-                self._bytes -= _size(self._kept.popitem(last=False)[1])
+            self._cache.put(window, found)
             self._rows.setdefault(window, self._row(window, found))
             return found
 
@@ -199,7 +203,7 @@ class FusedMasks:
                 windows = range(len(self.store.starts))
                 for window in windows:
                     if window not in self._rows:
-                        self._bytes -= _size(self._kept.pop(window, []))
+                        self._cache.pop(window)
                         self.fused(window)
                 rows = [self._rows[window] for window in windows]
                 columns = zip(*rows, strict=True)

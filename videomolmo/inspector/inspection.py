@@ -16,8 +16,7 @@ from videomolmo.inspector.fused_masks import MASK_LAYERS, FusedMasks, Matching, 
 from videomolmo.inspector.ground_truth import Scores, open_truth, score
 from videomolmo.inspector.loading import FrameCache, open_result
 from videomolmo.inspector.repropagation import Corrected, PropagationCache, clicks_on_key_frame
-from videomolmo.inspector.segments import DECISIONS, SETTINGS
-from videomolmo.inspector.store import SegmentStore
+from videomolmo.inspector.segments import DECISIONS, SETTINGS, SegmentStore
 from videomolmo.io.video import Frames
 from videomolmo.mask_store import ClipShape
 from videomolmo.results import GroundingResult, KeyAnswer
@@ -168,7 +167,7 @@ class Inspection:
         self._store = SegmentStore(kept.spool, self.frames, kept.objects, size)
         self._answers = {answer.frame: answer for answer in kept.answers}
         self._run_keys = {*self._answers, *self._store.key_frames}
-        self._base: dict[int, tuple[list[int | None], dict[int, Clicks]]] = {}
+        self._base: dict[int, dict[int, Clicks]] = {}
         settings = kept.config.get("model", {})
         rule, tau = self._run_with = settings.get("fusion", "iou"), settings.get("tau", 0.7)  # None: it makes no sense
         self.rule, self.tau, self.matching = rule or "iou", 0.7 if tau is None else float(tau), None
@@ -194,6 +193,10 @@ class Inspection:
         """Key frames in order, corrective ones included, dropped ones left out."""
         own = {frame for (_, frame), clicks in self.history.state.clicks.items() if clicks}
         return sorted((set(self._run_keys) - self.history.state.dropped) | own)
+
+    def name_of(self, object_id: int) -> str:
+        """The name the user gave to an object, or "object n"."""
+        return self.names.get(object_id) or f"object {object_id}"
 
     def frame(self, t: int, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "height width 3"]:
         """Frame `t`, from a bounded cache; plain grey where the video is missing or breaks. Safe from any thread.
@@ -258,17 +261,14 @@ class Inspection:
 
     def _model_clicks(self, object_id: int, t: int) -> Clicks:
         """The model's clicks for an object on a frame, in the ids of the run."""
-        return self._on_key_frame(t)[1].get(object_id, ())
-
-    def _on_key_frame(self, t: int) -> tuple[list[int | None], dict[int, Clicks]]:
         if t not in self._base:
             if t not in self._run_keys:
-                return [], {}
+                return ()
             answer, window = self._answers.get(t), self._store.window_of(t)
             pairs = () if answer is None else zip(answer.points_px, answer.inside, strict=True)
             points = [point for point, inside in pairs if inside]
             self._base[t] = clicks_on_key_frame(points, self._store.segments(window), t)
-        return self._base[t]
+        return self._base[t].get(object_id, ())
 
     def boxes(self, t: int) -> dict[int, tuple[int, int, int, int]]:
         """Object id to (left, top, right, bottom) of its fused mask, the last two exclusive; none if absent."""

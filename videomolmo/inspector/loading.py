@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 
 from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES
+from videomolmo.io.cache import BoundedCache
 from videomolmo.io.plain_values import as_path
 from videomolmo.io.schemas import MAX_FRAMES, Answer, Facts, answer_problem, contradiction
 from videomolmo.io.untrusted import StoredArrays, parse, read_bytes, read_json, wrong_keys
@@ -40,8 +41,7 @@ class FrameCache:
         self.frames, self.size = result.frames, (result.height, result.width)
         self._video: Frames | None = None
         self._reason: str | None = None
-        self._kept: OrderedDict[tuple[int, tuple[int, int]], np.ndarray] = OrderedDict()
-        self._bytes, self._lock = 0, threading.RLock()
+        self._cache, self._lock = BoundedCache(MAX_BYTES, lambda frame: frame.nbytes), threading.RLock()
 
     def video(self) -> Frames | None:
         """The video, None where it cannot be opened."""
@@ -70,22 +70,15 @@ class FrameCache:
         """Frame `t` at `size` (that of the result by default), not to be written to; grey where there is none."""
         key = (t, size or self.size)
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-            frame = self._read(t, key[1])
-            frame.flags.writeable = False
-            self._kept[key] = frame
-            self._bytes += frame.nbytes
-            while self._bytes > MAX_BYTES and len(self._kept) > 1:
-                self._bytes -= self._kept.popitem(last=False)[1].nbytes
+            if (frame := self._cache.get(key)) is None:
+                frame = self._cache.put(key, self._read(t, key[1]))
+                frame.flags.writeable = False
             return frame
 
     def clear_cache(self) -> None:
         """Free the frames, which can be read again."""
         with self._lock:
-            self._kept.clear()
-            self._bytes = 0
+            self._cache.clear()
 
     def close(self) -> None:
         """Give back memory and the video, if it was opened here; what is asked for afterwards opens it again."""

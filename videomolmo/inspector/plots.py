@@ -16,9 +16,9 @@ import numpy as np
 from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES
 from videomolmo.inspector.compare import Differences
-from videomolmo.inspector.draw import luminance
 from videomolmo.inspector.inspection import Inspection, Scores, listed
 from videomolmo.inspector.render import LAYER_SIGNS, Look, colour_of, paint
+from videomolmo.io.drawing import luminance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,8 +47,7 @@ DECISION_STYLES = {
     "mixed": Style("#b8860b", "x", "X"),
     "none": Style("#bbbbbb", "line-ew-open", "_"),
 }
-PLOTLY_DASHES = ("solid", "dash", "dot", "dashdot")
-MATPLOTLIB_DASHES = ("-", "--", ":", "-.")
+DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}  # in plotly and in matplotlib
 
 
 def hex_of(object_id: int, theme: str = "light") -> str:
@@ -85,11 +84,11 @@ def agreement_figure(inspection: Inspection, t: int | None = None, theme: str = 
 
     objects, packed = inspection.objects, 0.06 * min(8, max(1, inspection.objects)) + 0.06
     figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.04, row_heights=[1 - packed, packed])
-    frames, decisions = np.arange(inspection.frames), inspection.decisions()
+    frames, decisions = np.arange(inspection.frames), inspection.decisions()[:, : len(listed(objects))]
     for object_id in listed(objects):
         styles = [DECISION_STYLES[name] for name in decisions[:, object_id - 1]]
         figure.add_scatter(
-            x=frames, y=inspection.agreement[:, object_id - 1], name=name_of(inspection, object_id),
+            x=frames, y=inspection.agreement[:, object_id - 1], name=inspection.name_of(object_id),
             meta={"object": object_id},
             mode=_line(frames)["mode"], line={"color": hex_of(object_id, theme), "dash": _dash(object_id), "width": 2},
             marker={"color": [style.colour for style in styles], "symbol": [style.symbol for style in styles],
@@ -100,7 +99,7 @@ def agreement_figure(inspection: Inspection, t: int | None = None, theme: str = 
     for name, style in DECISION_STYLES.items():
         where, which = np.nonzero(decisions == name)
         if len(where):
-            object_ids = [name_of(inspection, object_id + 1) for object_id in which]
+            object_ids = [inspection.name_of(object_id + 1) for object_id in which]
             figure.add_scatter(
                 **_decided(inspection, where, object_ids, style), name=name, meta={"decision": name}, row=2, col=1,
                 legendgroup="decisions", hovertemplate="frame %{x} · %{y}: " + name + "<extra></extra>",
@@ -127,7 +126,7 @@ def track_figure(inspection: Inspection, t: int | None = None, theme: str = "lig
             series = inspection.series(object_id)
             values = np.where(series.area > 0, getattr(series, quantity), np.nan)
             figure.add_scatter(
-                **_line(values), name=name_of(inspection, object_id),
+                **_line(values), name=inspection.name_of(object_id),
                 line={"color": hex_of(object_id, theme), "dash": _dash(object_id), "width": 2}, marker={"size": 5},
                 meta={"object": object_id, "quantity": quantity}, legendgroup=f"object {object_id}",
                 showlegend=row == 1,
@@ -171,6 +170,7 @@ def scores_figure(
     if waiting or not figure.data:
         text = "J&F is being computed …" if waiting else "no truth was given: nothing to score"
         figure.add_annotation(text=text, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
+    figure.update_layout(meta="legend")
     figure.update_yaxes(range=[-0.04, 1.06], title="J&F")
     figure.update_xaxes(title="frame")
     return figure
@@ -189,11 +189,6 @@ def difference_figure(differences: Differences, t: int | None = None, theme: str
     figure.update_yaxes(range=[-0.04, 1.06], title="1 - IoU of the two")
     figure.update_xaxes(title="frame")
     return figure
-
-
-def name_of(inspection: Inspection, object_id: int) -> str:
-    """The name the user gave to an object, or "object n"."""
-    return inspection.names.get(object_id) or f"object {object_id}"
 
 
 def _line(values: np.ndarray) -> dict[str, Any]:
@@ -223,7 +218,7 @@ def _decided(inspection: Inspection, frames: np.ndarray, object_ids: list[str], 
 
 
 def _dash(object_id: int) -> str:
-    return PLOTLY_DASHES[(object_id - 1) % len(PLOTLY_DASHES)]
+    return list(DASHES)[(object_id - 1) % len(DASHES)]
 
 
 def _finish(figure: Figure, inspection: Inspection, t: int | None, theme: str, height: int) -> None:
@@ -393,79 +388,83 @@ def _axes(area: Any, rows: int, columns: int, legend: bool, **options: Any) -> n
 
 
 def _plots(shown: list[Inspection], scores: Scoring, differences: Differences | None) -> list[Row]:
-    """Rows of plots."""
-    rows = []
+    """Rows of plots, drawn as the live ones are."""
+    rows: list[Row] = []
     for number, one in enumerate(shown):
         if one.frames:
-            name = ("first: ", "second: ")[number] if len(shown) > 1 else ""
-            height = 2.6 + 0.16 * min(20, one.objects)
-            rows.append((height, lambda area, one=one, name=name: _agreement(area, one, name)))
-            rows.append((2.2, lambda area, one=one, name=name: _tracks(area, one, name)))
+            name, objects = ("first: ", "second: ")[number] if len(shown) > 1 else "", min(20, max(1, one.objects))
+            titles = [f"{name}forward against backward; dotted: key frames", ""]
+            ratios = 2.6, 0.5 + 0.16 * objects
+            draw = partial(_static_plots, of=[agreement_figure(one)], titles=titles, ratios=ratios)
+            rows.append((2.6 + 0.16 * objects, draw))
+            titles = [f"{name}{quantity}(t)" for quantity in ("x", "y", "area")]
+            rows.append((2.2, partial(_static_plots, of=[track_figure(one)], titles=titles)))
     if any(one.truth is not None for one in shown) or len(shown) > 1:
-        rows.append((2.2, lambda area: _scores(area, shown, scores, differences)))
+        figures = [scores_figure(shown[0], shown[1] if len(shown) > 1 else None, scores=scores)]
+        figures += [] if differences is None else [difference_figure(differences)]
+        titles = ["J&F against the truth", "difference of the two (1 - IoU)"]
+        rows.append((2.2, partial(_static_plots, of=figures, titles=titles)))
     return rows
 
 
-def _agreement(area: Any, inspection: Inspection, name: str) -> None:
-    """Lines of agreement above, a row of decisions for each object below."""
-    objects = max(1, len(listed(inspection.objects)))
-    grid = {"height_ratios": [2.6, 0.5 + 0.16 * min(20, objects)], "hspace": 0.12}
-    upper, lower = _axes(area, 2, 1, legend=True, sharex=True, grid=grid)[:, 0]
-    frames, decisions = np.arange(inspection.frames), inspection.decisions()[:, :objects]
-    for object_id in listed(inspection.objects):
-        line = {
-            "color": hex_of(object_id),
-            "linestyle": MATPLOTLIB_DASHES[(object_id - 1) % 4],
-            "label": _name(inspection, object_id),
-        }
-        upper.plot(frames, inspection.agreement[:, object_id - 1], marker=".", lw=1.6, **line)
-    for text, style in DECISION_STYLES.items():
-        where, which = np.nonzero(decisions == text)
-        if len(where):
-            lower.scatter(where, which + 1, c=style.colour, marker=style.marker, s=18, label=text)
-    unused = "" if "tau" in RULES[inspection.rule].options else " (not asked)"
-    upper.axhline(inspection.tau, color="#d55e00", ls="--", lw=1.4, label=f"τ = {inspection.tau:g}{unused}")
-    for axes in (upper, lower):
-        along = axes.get_xaxis_transform()  # frames from left to right, the whole height
-        axes.vlines(inspection.key_frames, 0, 1, transform=along, color="black", lw=0.6, ls=":", alpha=0.35)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=1 + objects // 9)
-    upper.set(ylim=(-0.04, 1.06), ylabel="agreement (IoU)", title=f"{name}forward against backward; dotted: key frames")
-    lower.set(ylim=(objects + 0.6, 0.4), yticks=range(1, objects + 1), ylabel="object", xlabel="frame")
-    lower.set_xlim(-0.5, max(0.5, inspection.frames - 0.5))
-
-
-def _tracks(area: Any, inspection: Inspection, name: str) -> None:
-    row = _axes(area, 1, 3, legend=False, grid={"wspace": 0.3})[0]
-    for axes, quantity in zip(row, ("x", "y", "area"), strict=True):
-        for object_id in listed(inspection.objects):
-            series = inspection.series(object_id)
-            values = np.where(series.area > 0, getattr(series, quantity), np.nan)
-            style = MATPLOTLIB_DASHES[(object_id - 1) % 4]
-            axes.plot(values, color=hex_of(object_id), linestyle=style, lw=1.6, marker=".", ms=3)
-        axes.set(title=f"{name}{quantity}(t)", xlabel="frame", ylabel=f"{quantity} px")
-        if quantity == "y":
-            axes.invert_yaxis()
-
-
-def _scores(area: Any, shown: list[Inspection], scores_of: Scoring, differences: Differences | None) -> None:
-    both = len(shown) > 1
-    every: list[Axes] = list(_axes(area, 1, 1 + both, legend=False)[0])
-    for number, one in enumerate(shown, start=1):
-        scores = scores_of(one)
-        if scores is not None and np.isfinite(scores.per_frame).any():
-            label = f"{('', 'first ', 'second ')[number * both]}mean {np.nanmean(scores.per_frame):.2f}"
-            every[0].plot(
-                scores.per_frame, color=hex_of(number), marker=".", ls=MATPLOTLIB_DASHES[number - 1], label=label
-            )
-    every[0].set(ylim=(-0.04, 1.06), title="J&F against the truth", xlabel="frame")
-    if every[0].lines:
-        every[0].legend(fontsize=8)
+def _static_plots(area: Any, of: list[Figure], titles: list[str], ratios: Sequence[float] = ()) -> None:
+    """Draw plotly's figures into an area: their plots side by side, or with `ratios` of heights one below the other."""
+    plots = [(figure, name) for figure in of for name in _rows_of(figure)]
+    if ratios:
+        grid = {"height_ratios": ratios, "hspace": 0.12}
+        every = _axes(area, len(plots), 1, legend=True, sharex=True, grid=grid)[:, 0]
     else:
-        every[0].text(0.5, 0.5, "no truth was given", ha="center", transform=every[0].transAxes)
-    if differences is not None:
-        every[1].fill_between(range(differences.frames), differences.per_frame, color="#cc79a7")
-        every[1].set(ylim=(-0.04, 1.06), title="difference of the two (1 - IoU)", xlabel="frame")
+        every = _axes(area, 1, len(plots), legend=False, grid={"wspace": 0.3})[0]
+    for axes, (figure, name), title in zip(every, plots, titles, strict=False):
+        layout, rows = figure.layout[f"yaxis{name[1:]}"], {}
+        for trace in figure.data:
+            if (trace.yaxis or "y") == name:
+                _static_trace(axes, trace, rows)
+        for shape in figure.layout.shapes[1:]:  # the first one is the line of time
+            if shape.yref == "paper":
+                axes.axvline(shape.x0, color="black", lw=0.6, ls=":", alpha=0.35)
+            elif shape.yref == name:
+                said = textwrap.fill(figure.layout.annotations[0].text, 18)
+                axes.axhline(shape.y0, color=shape.line.color, ls="--", lw=1.4, alpha=shape.opacity, label=said)
+        for note in figure.layout.annotations if not figure.data else ():
+            axes.text(0.5, 0.5, note.text, ha="center", transform=axes.transAxes)
+        if rows:
+            axes.set_yticks(list(rows.values()), [row[:13] for row in rows], fontsize=8, parse_math=False)
+            axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.set(title=title, xlim=figure.layout.xaxis.range, ylabel=layout.title.text)
+        if layout.range:
+            axes.set_ylim(layout.range)
+        if layout.autorange == "reversed":
+            axes.invert_yaxis()
+        if (ratios or figure.layout.meta == "legend") and axes.get_legend_handles_labels()[0]:
+            beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "ncols": 1 + len(rows) // 9} if ratios else {}
+            axes.legend(fontsize=8, **beside)
+    for axes in every[-1:] if ratios else every:
+        axes.set_xlabel("frame")
+
+
+def _rows_of(figure: Figure) -> list[str]:
+    """Names of a figure's y axes, from above: "y", "y2" …"""
+    return [name.replace("axis", "") for name in figure.layout.to_plotly_json() if name.startswith("yaxis")]
+
+
+def _static_trace(axes: Axes, trace: Any, rows: dict[str, int]) -> None:
+    """Draw a trace; where its y are names, each has a row of its own, which `rows` numbers."""
+    x = np.array([np.nan if at is None else at for at in trace.x], float)
+    names = trace.y is not None and any(isinstance(value, str) for value in trace.y)
+    y = [rows.setdefault(value, len(rows)) if isinstance(value, str) else value for value in trace.y]
+    y = np.array([np.nan if value is None else value for value in y], float)
+    if trace.fill:
+        axes.fill_between(x, y, color=trace.line.color)
+    elif names and "markers" in trace.mode:
+        style = DECISION_STYLES[trace.name]
+        axes.scatter(x, y, c=style.colour, marker=style.marker, s=18, label=trace.name)
+    elif names:
+        axes.plot(x, y, color=trace.line.color, lw=5, solid_capstyle="butt", label=trace.name)
+    else:
+        marker = "." if "markers" in trace.mode else None
+        style = {"ls": DASHES[trace.line.dash or "solid"], "marker": marker, "ms": 4}
+        axes.plot(x, y, color=trace.line.color, lw=1.6, label=trace.name, **style)
 
 
 def _text(shown: list[Inspection]) -> str:
@@ -484,7 +483,3 @@ def _text(shown: list[Inspection]) -> str:
         missing = one.missing()
         lines.append(f"{name}missing: " + (" ".join(missing) if missing else "nothing"))
     return "\n".join(piece for line in lines for piece in textwrap.wrap(line, 150, subsequent_indent="    ") or [""])
-
-
-def _name(inspection: Inspection, object_id: int) -> str:
-    return inspection.names.get(object_id) or f"object {object_id}"

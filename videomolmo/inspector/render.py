@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
 
 from videomolmo.errors import BadInput
-from videomolmo.inspector import draw
 from videomolmo.inspector.fused_masks import Patch
 from videomolmo.inspector.inspection import LAYERS, Inspection
+from videomolmo.io import drawing as draw
+from videomolmo.io.cache import BoundedCache
 from videomolmo.io.drawing import palette
 
 # ∖ is a letter of its own: a description of a widget takes \\ for the beginning of a formula
@@ -207,27 +207,23 @@ class EncodedCache:
     """
 
     def __init__(self, max_bytes: int = 64 << 20) -> None:
-        self.max_bytes, self.bytes = max_bytes, 0
-        self._kept: OrderedDict[Hashable, tuple[bytes, str]] = OrderedDict()
-        self._lock = threading.RLock()
+        self._cache, self._lock = BoundedCache(max_bytes, lambda made: len(made[0])), threading.RLock()
+
+    @property
+    def bytes(self) -> int:
+        """Of all pictures together."""
+        return self._cache.size
 
     def clear_cache(self) -> None:
         """Free the pictures, which can be painted again."""
         with self._lock:
-            self._kept.clear()
-            self.bytes = 0
+            self._cache.clear()
 
     def picture(self, inspection: Inspection, t: int, look: Look) -> tuple[bytes, str]:
         """`encode(paint_past(…))`, kept until masks change or room is needed."""
         t = min(t, inspection.frames)  # all frames after the end are alike
         key = (id(inspection), inspection.version, t, look)
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-            made = encode(paint_past(inspection, t, look))
-            self._kept[key] = made
-            self.bytes += len(made[0])
-            while self.bytes > self.max_bytes and len(self._kept) > 1:
-                self.bytes -= len(self._kept.popitem(last=False)[1][0])
+            if (made := self._cache.get(key)) is None:
+                made = self._cache.put(key, encode(paint_past(inspection, t, look)))
             return made

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,12 +12,11 @@ import numpy as np
 
 from videomolmo.errors import BadInput
 from videomolmo.inspector.edit_history import FOLDER, BaseClicks, Clicks, State, Stretch
-from videomolmo.inspector.packed_masks import NOWHERE, PackedMasks, concatenate, pack
-from videomolmo.inspector.segments import Segment, prepend_key_frame
-from videomolmo.inspector.store import SegmentStore
+from videomolmo.inspector.segments import Segment, SegmentStore, prepend_key_frame
+from videomolmo.io.cache import BoundedCache
 from videomolmo.io.files import atomic_file
 from videomolmo.io.untrusted import MAX_ARRAY_BYTES, StoredArrays
-from videomolmo.mask_store import ClipShape
+from videomolmo.mask_store import NOWHERE, ClipShape, PackedMasks, concatenate, pack
 
 if TYPE_CHECKING:
     from videomolmo.masks.sam2 import FrameFeatures, MaskTracker
@@ -141,7 +139,7 @@ class Propagation:
 
     def __init__(self, tracker: MaskTracker, frame: Callable[[int], np.ndarray], frames: int) -> None:
         self.tracker, self.frame, self.frames = tracker, frame, frames
-        self._features: OrderedDict[int, FrameFeatures] = OrderedDict()
+        self._features = BoundedCache(MAX_FEATURES)
 
     def run(
         self, needs: Sequence[Need], progress: Progress | None = None, cancel: Callable[[], bool] | None = None
@@ -185,11 +183,11 @@ class Propagation:
             yield at, np.packbits(track.step(at, self._encode(at)), axis=-1)
 
     def _encode(self, at: int) -> FrameFeatures:
-        if at not in self._features:
-            self._features[at] = self.tracker.encode(self.frame(at).copy())  # torch warns of arrays that are read only
-            while len(self._features) > MAX_FEATURES:
-                self._features.popitem(last=False)
-        return self._features[at]
+        if (found := self._features.get(at)) is None:
+            found = self._features.put(
+                at, self.tracker.encode(self.frame(at).copy())
+            )  # torch warns of read-only arrays
+        return found
 
 
 def _first(needs: list[Need]) -> int:
@@ -229,19 +227,17 @@ class Corrected:
         store: masks of the run.
         key_frames: of the run.
         state: the corrections in force.
-        propagations: those made for corrections.
+        cache: propagations made for corrections.
         base: the model's clicks for an object on a frame.
     """
 
     def __init__(
-        self, store: SegmentStore, key_frames: list[int], state: State, propagations: PropagationCache, base: BaseClicks
+        self, store: SegmentStore, key_frames: list[int], state: State, cache: PropagationCache, base: BaseClicks
     ) -> None:
-        self.store, self.state, self.propagations, self.base = store, state, propagations, base
+        self.store, self.state, self.propagations, self.base = store, state, cache, base
         self.objects = max(store.objects, state.objects())
         object_ids = range(1, self.objects + 1)
-        self._stretches = {
-            object_id: state.stretches(object_id, key_frames, store.frames, base) for object_id in object_ids
-        }
+        self._stretches = {n: state.stretches(n, key_frames, store.frames, base) for n in object_ids}
         self._built: dict[tuple[int, Stretch], Segment] = {}
 
     def changed_windows(self) -> set[int]:
@@ -256,9 +252,7 @@ class Corrected:
 
     def missing(self) -> list[Need]:
         """Propagations that have not been made."""
-        needs = [
-            need for object_id, stretches in self._stretches.items() for s in stretches for need in _needs(object_id, s)
-        ]
+        needs = [need for n, stretches in self._stretches.items() for s in stretches for need in _needs(n, s)]
         return [self._split(need)[1] for need in dict.fromkeys(needs) if self._find(need) is None]
 
     def segments(self, window: int) -> list[Segment]:
@@ -326,16 +320,13 @@ class Corrected:
 
 def _needs(object_id: int, stretch: Stretch) -> list[Need]:
     """What a stretch wants of both directions."""
-    needs = []
+    needs, start, stop = [], stretch.start, stretch.stop
     if stretch.left_clicks:
-        needs.append(
-            Need(PropagationKey("forward", object_id, stretch.left, stretch.left_clicks), stretch.start, stretch.stop)
-        )
+        key = PropagationKey("forward", object_id, stretch.left, stretch.left_clicks)
+        needs.append(Need(key, start, stop))
     if stretch.right_clicks:
-        first = stretch.start + (stretch.left is not None)  # the left key frame keeps its own mask
-        needs.append(
-            Need(PropagationKey("backward", object_id, stretch.right, stretch.right_clicks), first, stretch.stop)
-        )
+        key = PropagationKey("backward", object_id, stretch.right, stretch.right_clicks)
+        needs.append(Need(key, start + (stretch.left is not None), stop))  # the left key frame keeps its own mask
     return needs
 
 
@@ -365,10 +356,8 @@ def _rest(segment: Segment, replaced: list[tuple[int, int]]) -> Iterator[Segment
         yield segment.slice(start, segment.stop)
 
 
-def clicks_on_key_frame(
-    points: list[tuple[float, float]], segments: list[Segment], frame: int
-) -> tuple[list[int | None], dict[int, Clicks]]:
-    """Which object each point of an answer began, and the clicks of every object that has its own mask on a key frame.
+def clicks_on_key_frame(points: list[tuple[float, float]], segments: list[Segment], frame: int) -> dict[int, Clicks]:
+    """Clicks of every object that has its own mask on a key frame, from the points of the model's answer.
 
     The run does not store it: points go to the masks they lie in or nearest to, to the smaller one where both fit.
 
@@ -379,15 +368,13 @@ def clicks_on_key_frame(
     """
     there = [s for s in segments if s.start == frame and s.reach_forward[0] and s.forward is not None]
     costs = np.array([[_distance(s.forward, frame, point) for s in there] for point in points])
-    owners: list[int | None] = [None] * len(points)
     clicks: dict[int, Clicks] = {}
     for row, column in _cheapest(costs.reshape(len(points), len(there))):
-        owners[row] = there[column].object_id
         clicks[there[column].object_id] = ((float(points[row][0]), float(points[row][1]), 1),)
     for segment in there:
         if segment.object_id not in clicks and (middle := middle_of_packed(segment.forward, frame)):
             clicks[segment.object_id] = ((*middle, 1),)  # the answer is lost; its mask tells where it may have been
-    return owners, clicks
+    return clicks
 
 
 def _cheapest(costs: np.ndarray) -> Iterator[tuple[int, int]]:

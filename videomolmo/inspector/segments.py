@@ -1,19 +1,36 @@
-"""One object between two neighbouring key frames: both directions as they were propagated, and a rule's fusion."""
+"""Objects between two neighbouring key frames, as stored and after a fusion rule."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import threading
+from bisect import bisect_right
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from videomolmo.fusion import RULES, fuse
-from videomolmo.inspector.packed_masks import Box, PackedMasks, centres, count_bits, crop, pack, union_box
+from videomolmo.errors import BadInput
+from videomolmo.io.cache import BoundedCache
+from videomolmo.io.untrusted import StoredArrays
+from videomolmo.mask_store import (
+    LAYERS,
+    Box,
+    ClipShape,
+    MaskStore,
+    PackedMasks,
+    centres,
+    count_bits,
+    crop,
+    pack,
+    read_window,
+    union_box,
+)
+from videomolmo.masks.windows import fuse_window
 
+MAX_BYTES = 256 << 20  # of masks in memory
 DECISIONS = ("key", "intersection", "union", "fallback", "one side", "forward", "backward", "mixed", "none")
 SETTINGS = ("tau", "left_distance", "right_distance")  # options of rules that need nothing stored
 _MADE, _TAKEN = ("intersection", "union", "forward", "backward"), ("forward", "backward", "intersection", "union")
@@ -34,7 +51,6 @@ class Segment:
         forward, backward: masks, None where that direction does not reach. On the left key frame both are its own mask.
         reach_forward, reach_backward: whether the direction reaches, per frame.
         stored: fused masks as the run saved them, None where they must be made.
-        more: what rules need besides, an array per frame for each of their options.
     """
 
     object_id: int
@@ -47,7 +63,6 @@ class Segment:
     reach_forward: Bool[np.ndarray, " frames"]
     reach_backward: Bool[np.ndarray, " frames"]
     stored: PackedMasks | None = None
-    more: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def on_key(self) -> bool:
@@ -67,7 +82,6 @@ class Segment:
         return replace(
             self, start=start, stop=stop,
             reach_forward=self.reach_forward[part], reach_backward=self.reach_backward[part],
-            more={name: values[part] for name, values in self.more.items()},
             **{name: None if packed is None else packed.slice(start, stop) for name, packed in packed_masks.items()},
         )  # fmt: skip
 
@@ -85,6 +99,107 @@ class Segment:
         shape = (self.stop - self.start, box[1] - box[0], box[3] - box[2])
         pair = (np.zeros(shape, np.uint8) if s is None else s.packed(box) for s in (self.forward, self.backward))
         return *pair, box
+
+
+def total_bytes(segments: list[Segment]) -> int:
+    """Memory of the masks of segments."""
+    return sum(segment.bytes for segment in segments)
+
+
+EMPTY_WINDOW = 64  # frames told of together where nothing was stored
+
+
+class SegmentStore:
+    """The stored masks of a clip. Safe from any thread.
+
+    Windows cover the clip without gaps: those of the files, each from one key frame to the next, and empty ones where
+    no file is.
+
+    Args:
+        spool: the files; they are read as they are, packed.
+        frames, objects, size: of the clip; size is (height, width).
+
+    Attributes:
+        starts: first frame of each window.
+        key_frames: first frames of those that a file is there for.
+        lock: of what is kept in memory.
+        problems: what could not be read, a sentence each.
+    """
+
+    def __init__(self, spool: MaskStore, frames: int, objects: int, size: tuple[int, int]) -> None:
+        self.frames, self.objects, self.size = frames, objects, size
+        self._files: dict[int, Path] = {int(path.stem): path for path in spool.files()}
+        self._files = {start: path for start, path in self._files.items() if start < frames}
+        self.key_frames = sorted(self._files)
+        self.starts = sorted({*self._files, *self._gaps()})
+        self.problems: dict[int, str] = {}
+        self._cache, self.lock = BoundedCache(MAX_BYTES, total_bytes), threading.RLock()
+
+    def _gaps(self) -> set[int]:
+        first = min(self._files, default=self.frames)
+        return set(range(0, first, EMPTY_WINDOW))
+
+    def options(self) -> set[str]:
+        """Names of all arrays that the first file holds."""
+        try:
+            with StoredArrays(self._files[self.key_frames[0]]) as stored:
+                return set(stored.bytes)
+        except (OSError, BadInput, IndexError):
+            return set()
+
+    def window_of(self, t: int) -> int:
+        """Number of the window that holds frame `t`."""
+        return bisect_right(self.starts, t) - 1
+
+    def span(self, window: int) -> tuple[int, int]:
+        """First frame of a window and the one after its last."""
+        stop = self.starts[window + 1] if window + 1 < len(self.starts) else self.frames
+        return self.starts[window], stop
+
+    def segments(self, window: int) -> list[Segment]:
+        """Objects of a window that any direction reaches."""
+        with self.lock:
+            if (found := self._cache.get(window)) is None:
+                found = self._cache.put(window, self._read(window) if self.starts[window] in self._files else [])
+            return found
+
+    def clear_cache(self) -> None:
+        """Free the windows, which can be read again."""
+        with self.lock:
+            self._cache.clear()
+
+    def _read(self, window: int) -> list[Segment]:
+        start, stop = self.span(window)
+        path = self._files[start]
+        try:
+            data = read_window(path, ClipShape(self.frames, self.objects, *self.size))
+        except (OSError, BadInput) as error:
+            reason = str(error).removeprefix(f"{path}: ")
+            self.problems[start] = f"the masks of frames {start} to {stop - 1} cannot be read ({path.name}: {reason})"
+            return []
+        return self._segments(data, start, stop)
+
+    def _segments(self, data: dict[str, np.ndarray], start: int, stop: int) -> list[Segment]:
+        count = int(data["shape"][0])
+        frames = min(count, stop - start)
+        right = stop if stop < self.frames and stop in self._files else None
+        found = []
+        for row, object_id in enumerate(data["ids"].tolist()):
+            packed_masks = {layer: self._packed(data, layer, start, row, frames) for layer in LAYERS}
+            reach = {name: self._reach(data, name, row, frames) for name in ("forward", "backward")}
+            sides = (packed_masks["forward"], packed_masks["backward"], reach["forward"], reach["backward"])
+            found.append(Segment(object_id, start, start + frames, start, right, *sides, packed_masks["fused"]))
+        return found
+
+    @staticmethod
+    def _packed(data: dict[str, np.ndarray], layer: str, start: int, row: int, frames: int) -> PackedMasks | None:
+        return crop(start, data[layer][:frames, row]) if layer in data else None
+
+    @staticmethod
+    def _reach(data: dict[str, np.ndarray], layer: str, row: int, frames: int) -> np.ndarray:
+        if layer not in data or f"has_{layer}" not in data:
+            return np.zeros(frames, bool)
+        return data[f"has_{layer}"][:frames, row].astype(bool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,12 +227,10 @@ def fuse_segment(segment: Segment, rule: str, tau: float, keep_stored: bool) -> 
         bits = segment.stored.packed(box)
     else:
         forward, backward, box = segment.directions()
-        bits = forward.copy()  # after the last key frame only forward exists
-        if segment.right is not None or rule == "backward":
-            masks = (np.unpackbits(side, axis=-1).view(bool) for side in (forward, backward))
-            bits = np.packbits(fuse(*masks, rule, tau, **_options(segment, rule)), axis=-1)
-        if segment.on_key:
-            bits[0] = forward[0]
+        masks = (np.unpackbits(side, axis=-1).view(bool) for side in (forward, backward))
+        before = segment.start - (segment.left if segment.left is not None else -1)
+        after = None if segment.right is None else segment.right - segment.start
+        bits = np.packbits(fuse_window(*masks, rule, tau, before=before, after=after, on_key=segment.on_key), axis=-1)
     codes = _decide(segment, forward, backward, bits, rule, tau)
     return Fused(segment, crop(segment.start, bits, box), codes, *centres(bits, box))
 
@@ -130,17 +243,6 @@ def prepend_key_frame(start: int, count: int, own: PackedMasks | None, backward:
         if packed is not None and len(packed):
             masks[packed.start - start : packed.stop - start] = packed.masks(box)
     return pack(start, masks, box)
-
-
-def _options(segment: Segment, rule: str) -> dict[str, Any]:
-    """What a rule wants to know beside the masks and τ."""
-    offset = np.arange(segment.start, segment.stop)
-    known = {
-        "left_distance": offset - (segment.left if segment.left is not None else -1),
-        "right_distance": (segment.right if segment.right is not None else segment.stop) - offset,
-        **segment.more,
-    }
-    return {name: known[name] for name in RULES[rule].options if name != "tau"}
 
 
 def _decide(

@@ -9,7 +9,7 @@ from typing import Any
 from ipywidgets import HTML
 
 from videomolmo.errors import BadInput
-from videomolmo.inspector.background import BackgroundTask, CompareTask, ScoreTask
+from videomolmo.inspector.background import BackgroundTask, CompareTask, ScoreTask, notify
 from videomolmo.inspector.canvas import FrameCanvas, Picture
 from videomolmo.inspector.compare import Differences
 from videomolmo.inspector.corrections import Corrections
@@ -128,8 +128,7 @@ class InspectorState:
             self.canvas.sizes = [[one.height, one.width] for one in self.shown]
             self.canvas.titles = [self._title(one) for one in self.shown] if self.other is not None else []
         self.canvas.show()
-        for notify in self.data_listeners:
-            notify()
+        notify(self.data_listeners)
 
     def set_status(self, text: str, *, error: bool = False) -> None:
         """One line for the user, below the picture."""
@@ -169,8 +168,7 @@ class InspectorState:
         for one in [*self.shown, *self.asked]:
             one.close()
         self.theme = None
-        for notify in self.theme_listeners:
-            notify()
+        notify(self.theme_listeners)
 
     def remove_listeners(self) -> None:
         """Forget all listeners: no panel is notified any more."""
@@ -197,8 +195,7 @@ class InspectorState:
         return f"“{one.sentence}” · {one.rule}{tau}"
 
     def _went(self, frame: int) -> None:
-        for notify in self.frame_listeners:
-            notify()
+        notify(self.frame_listeners)
 
     def _click(self, frame: int, pane: int, x: float, y: float) -> None:
         if self.canvas.mode != "look" and pane:
@@ -217,8 +214,7 @@ class InspectorState:
         theme = "dark" if dark else "light"
         if theme != self.theme:
             self.theme = theme
-            for notify in self.theme_listeners:
-                notify()
+            notify(self.theme_listeners)
 
 
 def _marks(one: Inspection) -> list[list[Any]]:

@@ -16,7 +16,7 @@ from plotly.graph_objects import Figure
 from videomolmo.fusion import RULES
 from videomolmo.inspector.background import Debounced, close_all
 from videomolmo.inspector.inspection import LAYERS, Inspection, listed
-from videomolmo.inspector.plots import agreement_figure, difference_figure, name_of, scores_figure, track_figure
+from videomolmo.inspector.plots import agreement_figure, difference_figure, scores_figure, track_figure
 from videomolmo.inspector.render import LAYER_SIGNS, colour_of
 from videomolmo.inspector.session import InspectorState
 
@@ -99,7 +99,7 @@ class ObjectPanel:
         numbers = listed(objects)
         if list(self.rows) == list(numbers) and self.rows and self._of is self._state.inspection:
             for number, (_, name) in self.rows.items():
-                name.value = name_of(self._state.inspection, number)
+                name.value = self._state.inspection.name_of(number)
             return
         same = self._of is self._state.inspection  # objects of another result have other numbers
         hidden = {number for number, (box, _) in self.rows.items() if same and not box.value}
@@ -123,7 +123,7 @@ class ObjectPanel:
             shown, indent=False, layout=widgets.Layout(width="22px"), tooltip=f"show object {number}"
         )
         name = widgets.Text(
-            name_of(self._state.inspection, number), continuous_update=False,
+            self._state.inspection.name_of(number), continuous_update=False,
             layout=widgets.Layout(width="auto", flex="1 1 auto", min_width="80px"),
         )  # fmt: skip
         box.observe(self._show, "value")

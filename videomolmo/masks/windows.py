@@ -7,6 +7,8 @@ Source: paper, section 3 (bidirectional temporal mask fusion).
 Differs: the paper fuses the union of all objects; here each object keeps its own masks and identity.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -59,6 +61,15 @@ class Identities:
     def new(self) -> int:
         self.count += 1
         return self.count
+
+    def follow(
+        self, ids: Sequence[int], overlap: Float[np.ndarray, "before after"], min_overlap: float
+    ) -> list[int | None]:
+        """Identities of later objects: that of the earlier object (one of `ids`) that covers it; None without one."""
+        found: list[int | None] = [None] * overlap.shape[1]
+        for before, after in match_objects(overlap, min_overlap):
+            found[after] = ids[before]
+        return found
 
     def remember(self, identity: int, at: int, mask: np.ndarray) -> None:
         if mask.any():
@@ -158,18 +169,37 @@ def _window(
     has_forward = np.broadcast_to(np.isin(ids, left.ids), (inner, len(ids))).copy()
     has_backward = np.broadcast_to(np.isin(ids, right.ids if right else []), (inner, len(ids))).copy()
     has_backward[0] = has_forward[0]
-    if right is None and rule != "backward":
-        fused = forward.copy()  # after the last key frame only forward exists, so there is nothing to fuse
-    else:
-        fused = _fuse_window(forward, backward, len(between) + 1, rule, tau)
+    fused = fuse_window(forward, backward, rule, tau, after=len(between) + 1 if right else None)
     return Window(left.at, tuple(ids), forward, backward, fused, has_forward, has_backward)
 
 
-def _fuse_window(forward: np.ndarray, backward: np.ndarray, length: int, rule: str, tau: float) -> np.ndarray:
-    """Fused masks of a window whose key frames are `length` apart; its first frame is the key frame's own mask."""
+def fuse_window(
+    forward: Bool[np.ndarray, "frames *leading height width"],
+    backward: Bool[np.ndarray, "frames *leading height width"],
+    rule: str,
+    tau: float,
+    *,
+    before: int = 0,
+    after: int | None = None,
+    on_key: bool = True,
+) -> Bool[np.ndarray, "frames *leading height width"]:
+    """Fused masks of frames between two key frames; a key frame keeps its own mask.
+
+    Args:
+        forward, backward: masks of consecutive frames.
+        rule, tau: see `videomolmo.fusion.RULES`.
+        before: frames from the left key frame to the first of these.
+        after: frames from the first of these to the right key frame; None: after the last key frame only forward
+            masks exist, so there is nothing to fuse.
+        on_key: whether the first frame is the left key frame.
+    """
     offset = np.arange(len(forward))
-    fused = fuse(forward, backward, rule, tau, left_distance=offset, right_distance=length - offset)
-    fused[0] = forward[0]
+    if after is None and rule != "backward":
+        return forward.copy()
+    after = len(forward) if after is None else after
+    fused = fuse(forward, backward, rule, tau, left_distance=before + offset, right_distance=after - offset)
+    if on_key:
+        fused[0] = forward[0]
     return fused
 
 
@@ -205,17 +235,18 @@ def _identify(
     left: _KeyFrame, right: _KeyFrame, forward: np.ndarray, backward: np.ndarray, identities: Identities
 ) -> list[int]:
     """Identities of the right key frame's objects: the left object that covers it over the window, else a lost one."""
-    ids: dict[int, int] = {}
+    ids: list[int | None] = [None] * len(right.points)
     if left.points and right.points:  # overlap over space and time at once
         flat = [np.concatenate(list(masks), axis=1) for masks in (forward, backward)]
-        ids = {after: left.ids[before] for before, after in match_objects(overlap_matrix(*flat), MIN_OVERLAP)}
-    open_objects = [index for index in range(len(right.points)) if index not in ids]
+        ids = identities.follow(left.ids, overlap_matrix(*flat), MIN_OVERLAP)
+    lost = [index for index, identity in enumerate(ids) if identity is None]
     alive = {left.ids[index] for index in range(len(left.points)) if forward[-1, index].any()}
-    reidentified = identities.reidentify(
-        right.at, [backward[-1, index] for index in open_objects], {*alive, *ids.values()}
-    )
-    ids |= dict(zip(open_objects, reidentified, strict=True))
-    return [ids[index] for index in range(len(right.points))]
+    taken = {*alive, *(identity for identity in ids if identity is not None)}
+    for index, identity in zip(
+        lost, identities.reidentify(right.at, [backward[-1, n] for n in lost], taken), strict=True
+    ):
+        ids[index] = identity
+    return ids
 
 
 def _spread(masks: np.ndarray, own: Sequence[int], ids: Sequence[int]) -> np.ndarray:
