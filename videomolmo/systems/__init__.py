@@ -9,7 +9,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from videomolmo.errors import BadInput
-from videomolmo.io.untrusted import read_json
+from videomolmo.io.untrusted import read_model_json
 from videomolmo.weights import hub
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def load_grounder(
 def _model_type(folder: Path) -> object:
     """What a folder's configuration says it is; what is wrong with it is said by whoever loads it."""
     try:
-        return read_json(folder / "config.json").get("model_type")
+        return read_model_json(folder / "config.json").get("model_type")
     except BadInput:
         return None
 
