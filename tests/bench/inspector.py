@@ -41,7 +41,7 @@ def main() -> None:
         views = {"192x192 at 192x192": (nano, None), "192x192 at 576x576": (nano, (576, 576))}
         views["1280x720 at 960x540"] = wide, (540, 960)
         for name, (place, size) in views.items():
-            found["paint_ms"][name] = paint_ms(place, size, options.propagations)
+            found["paint_ms"][name] = paint_ms(place, size, options.runs)
         with ProcessPoolExecutor(1, get_context("spawn")) as fresh:  # whose memory nothing else has filled
             found[f"long_{options.frames}"] = fresh.submit(long_clip, long).result()
     print(json.dumps(found, indent=1))
