@@ -170,7 +170,7 @@ def repaired(fault: Fault, inspector: "TrackInspector", repair: Repair | None) -
     repair(look, Corrections(look, inspector.corrections.tracker))
     by_hand = look if look.history.records else inspector.inspection
     mended = _as_found(fault, inspector)  # by the run's rule: another one repairs nothing
-    mended.history, mended.runs = by_hand.history, by_hand.runs
+    mended.history, mended.propagations = by_hand.history, by_hand.propagations
     mended.show_corrections()
     return mended
 
