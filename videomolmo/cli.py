@@ -287,7 +287,7 @@ def _estimate(options: argparse.Namespace) -> int:
     from videomolmo.io.video import open_video
     from videomolmo.training.memory import estimate
     from videomolmo.weights import hub
-    from videomolmo.weights.checkpoint import KNOWN, read_configuration
+    from videomolmo.weights.published import KNOWN, read_configuration
 
     every, model = 5 if options.every is None else options.every, options.model or "nano"
     if every < 1:

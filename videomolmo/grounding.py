@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from transformers.generation import BaseStreamer
 
 from videomolmo.errors import BadInput
 from videomolmo.fusion import check_rule
@@ -34,6 +35,23 @@ class _Waiting:
     at: int
     size: tuple[int, int]
     tokens: torch.Tensor
+
+
+class _Reporter(BaseStreamer):
+    """A streamer that hands on all ids written so far, one row for each prompt, after every token."""
+
+    def __init__(self, report: Callable[[torch.Tensor], None]) -> None:
+        self.report, self.written = report, None
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.written is None:  # the prompts
+            self.written = value[:, :0]
+            return
+        self.written = torch.cat([self.written, value[:, None]], dim=1)
+        self.report(self.written)
+
+    def end(self) -> None:
+        """Nothing: every token is told already."""
 
 
 class Pointer:
@@ -129,17 +147,16 @@ class Pointer:
             return []
         batch = collate([self.processor.tokens(key.size, [[question]]) for key in keys])
         with self.clock.measure("text"):
-            ids = self.model.generate(
+            written = self.model.generate(
                 batch["input_ids"].to(self.device),
                 image_input_idx=batch["image_input_idx"].to(self.device),
                 image_tokens=torch.cat([key.tokens for key in keys]),
-                stop_id=self.model.config.language.end_of_text,
-                on_step=None if self.on_text is None else lambda written: self._report(keys, written),
+                streamer=None if self.on_text is None else _Reporter(lambda ids: self._report(keys, ids)),
             )
-        texts = [self.processor.decode(row) for row in ids]
+        texts = [self.processor.decode(row) for row in written[:, batch["input_ids"].shape[1] :]]
         return [read_points(text, *key.size) for text, key in zip(texts, keys, strict=True)]
 
-    def _report(self, keys: list[_Waiting], written: list[list[int]]) -> None:
+    def _report(self, keys: list[_Waiting], written: torch.Tensor) -> None:
         for key, ids in zip(keys, written, strict=True):
             self.on_text(key.at, self.processor.decode(ids))
 

@@ -74,7 +74,7 @@ def estimate(options: argparse.Namespace) -> int:
     from videomolmo.training.memory import training_memory
     from videomolmo.training.recipe import read_recipe
     from videomolmo.weights import hub
-    from videomolmo.weights.checkpoint import KNOWN, read_configuration
+    from videomolmo.weights.published import KNOWN, read_configuration
 
     if options.size is not None:
         refuse(options, ("video",), "and --size exclude each other")

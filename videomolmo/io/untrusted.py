@@ -7,8 +7,9 @@ import os
 import stat
 from collections.abc import Callable
 from functools import cache
+from inspect import get_annotations
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -159,5 +160,5 @@ def _adapter(kind: Any) -> TypeAdapter:
 
 @cache
 def _fields(owner: type) -> list[tuple[str, Callable[[], TypeAdapter]]]:
-    hints = get_type_hints(owner, include_extras=True)
+    hints = get_annotations(owner, eval_str=True)
     return [(name, cache(lambda hint=hint: TypeAdapter(hint))) for name, hint in hints.items()]
