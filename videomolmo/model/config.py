@@ -319,7 +319,7 @@ class VideoMolmoConfig(PreTrainedConfig):
 
 
 PARTS = {"image": ImageConfig, "vision": VisionConfig, "language": LanguageConfig}
-WRITTEN = ("model_type", "architectures", "transformers_version", "dtype")  # transformers' own keys of a config.json
+WRITTEN = ("model_type", "architectures", "transformers_version", "dtype", "_commit_hash")  # transformers' own keys
 SETTINGS = ("attn_implementation", "experts_implementation", "output_attentions", "name_or_path")  # never saved
 
 
