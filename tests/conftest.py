@@ -6,20 +6,28 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import golden
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-from videomolmo.io.video import Frames
 from videomolmo.points import Answer, read_points, write_points
+from videomolmo.protocols import Pointer, Question
 from videomolmo.synth.clips import Clip, generate_clip
 from videomolmo.weights.hub import nano_masks, nano_pointing
 
+if TYPE_CHECKING:
+    from videomolmo.grounding import VideoGrounder
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-settings.register_profile("repeatable", derandomize=True, database=None)  # the same examples in every run
+# The same examples in every run; others with `--hypothesis-profile fuzz --hypothesis-seed N` (`.ci/run` ends so).
+# No limit on time in either: it would measure how busy the machine is.
+patient = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("repeatable", derandomize=True, **patient)
+settings.register_profile("fuzz", **patient)
 settings.load_profile("repeatable")
 
 CORPUS = [
@@ -27,6 +35,18 @@ CORPUS = [
     for colour in ("red", "green", "blue")
     for shape in ("circle", "square")
 ]
+
+LONG = [  # files that take longest, by processor time
+    "notebooks", "windows", "sweep", "trainer_processes", "inspector_close", "training_memory", "cli", "workshop",
+    "inspector_widget_panels", "evaluation", "inspector_corrections", "annotation", "training", "ablation_fusion",
+    "inspector_browser", "inspector_browser_parts", "trainer", "inspector_widget", "guidance",
+]  # fmt: skip
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Long files first: each is one worker's (`--dist loadfile`), and while the last one runs the others wait."""
+    place = {f"test_{name}": number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
 
 
 def pytest_sessionfinish(session) -> None:
@@ -106,7 +126,8 @@ def tiny_grounder(tiny_folder):
     from videomolmo.grounding import VideoGrounder
 
     grounder = VideoGrounder.from_pretrained(str(tiny_folder / "pointing"), str(tiny_folder / "masks"), device="cpu")
-    grounder.pointing.generate = partial(grounder.pointing.generate, max_new_tokens=6)
+    model = grounder.pointer.model
+    model.generate = partial(model.generate, max_new_tokens=6)
     return grounder
 
 
@@ -133,36 +154,45 @@ def clip() -> Clip:
 
 def seen_throughout(clip: Clip) -> list[int]:
     """Objects of a clip that may be asked about on every frame."""
-    return [n for n in range(len(clip.scene.objects)) if all(things[n].seen for things in clip.things)]
+    return [n for n in range(len(clip.scene.objects)) if all(things[n].seen for things in clip.object_facts)]
 
 
 class TruthfulPointer:
-    """In place of `videomolmo.grounding.Pointer`: writes the true points of a generated clip, and reads them back."""
+    """Writes the true points of a generated clip, and reads them back; else it is as another pointer is."""
 
-    def __init__(self, clip: Clip, objects: list[int], silent: set[int], *_: object) -> None:
-        self.clip, self.objects, self.silent = clip, objects, silent
+    def __init__(self, pointer: Pointer, clip: Clip, objects: list[int], silent: set[int]) -> None:
+        self.describe, self.clip, self.objects, self.silent = pointer.describe, clip, objects, silent
 
-    def answers(self, video: Frames, question: str, every: int) -> Iterator[tuple[int, int, Answer | None]]:
-        count = 0
-        for at, _ in enumerate(video.iterate()):
-            count = at + 1
-            if at % every == 0:
-                yield count, at, self._answer(at, video.height, video.width)
-        yield count, count, None
+    def answers(self, frames: Iterator[np.ndarray], question: Question) -> Iterator[tuple[int, Answer]]:
+        for at, frame in enumerate(frames):
+            if at % question.every == 0:
+                yield at, self._answer(at, *frame.shape[:2])
 
     def _answer(self, at: int, height: int, width: int) -> Answer:
-        things = [self.clip.things[at][n] for n in self.objects]
+        things = [self.clip.object_facts[at][n] for n in self.objects]
         shares = [thing.point for thing in things if thing.seen and at not in self.silent]
         points = np.array(shares, np.float32).reshape(-1, 2) * np.array([width, height], np.float32)
         return read_points(write_points(points, "thing", height, width), height, width)
 
 
 @pytest.fixture
-def truthful(monkeypatch) -> Callable[..., None]:
-    """`truthful(clip, objects=[…], silent={…})` makes the pointer name these objects, and none on silent key frames."""
+def truthful(tiny_grounder, monkeypatch) -> Callable[..., VideoGrounder]:
+    """`truthful(clip, objects=[…], silent={…})`: a grounder that names these objects, and none on silent key frames.
 
-    def install(clip: Clip, objects: list[int] | None = None, silent: set[int] = frozenset()) -> None:
+    So do those that commands load from then on.
+    """
+    from videomolmo.grounding import VideoGrounder
+
+    load = VideoGrounder.from_pretrained
+
+    def make(clip: Clip, objects: list[int] | None = None, silent: set[int] = frozenset()) -> VideoGrounder:
         named = seen_throughout(clip) if objects is None else objects
-        monkeypatch.setattr("videomolmo.grounding.Pointer", partial(TruthfulPointer, clip, named, set(silent)))
 
-    return install
+        def told(grounder: VideoGrounder) -> VideoGrounder:
+            pointer = TruthfulPointer(grounder.pointer, clip, named, set(silent))
+            return VideoGrounder(pointer, grounder.tracker, weights=grounder.weights, loaded=grounder.loaded)
+
+        monkeypatch.setattr(VideoGrounder, "from_pretrained", lambda *args, **options: told(load(*args, **options)))
+        return told(tiny_grounder)
+
+    return make

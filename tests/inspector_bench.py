@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import videomolmo
-from videomolmo.mask_store import MaskSpool
+from videomolmo.mask_store import MaskStore
 from videomolmo.results import GroundingResult, KeyAnswer
 
 HEIGHT, WIDTH, FRAMES, EVERY = 48, 64, 12, 4
@@ -15,7 +15,7 @@ HEIGHT, WIDTH, FRAMES, EVERY = 48, 64, 12, 4
 
 def made_result(objects: int = 2, frames: int = FRAMES, text: str = "<b>there</b>", shift: int = 2) -> GroundingResult:
     """Squares that walk to the right; the backward masks lie `shift` pixels beside the forward ones."""
-    spool, shape = MaskSpool(), (frames, max(1, objects), HEIGHT, WIDTH)
+    spool, shape = MaskStore(), (frames, max(1, objects), HEIGHT, WIDTH)
     there, back = np.zeros(shape, bool), np.zeros(shape, bool)
     for at in range(frames):
         for n in range(objects):
@@ -49,7 +49,7 @@ class Browser:
     """In place of a browser: looks at an inspector, presses, and keeps what it was sent."""
 
     def __init__(self, inspector, width: int = 400) -> None:
-        self.canvas, self.sent = inspector.desk.canvas, []
+        self.canvas, self.sent = inspector.state.canvas, []
         self.canvas.send = lambda content, buffers=None: self.sent.append((content, buffers))
         self.tell(kind="ready", width=width, dark=False)
 

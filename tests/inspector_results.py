@@ -8,7 +8,7 @@ import numpy as np
 
 from videomolmo.fusion import fuse
 from videomolmo.io.video import open_video
-from videomolmo.mask_store import MaskSpool
+from videomolmo.mask_store import MaskStore
 from videomolmo.results import GroundingResult, KeyAnswer
 
 
@@ -54,7 +54,7 @@ def made_result(
     """
     if folder is not None:
         folder.mkdir(parents=True)
-    spool, truth = MaskSpool(folder), true_masks(frames, objects, height, width)
+    spool, truth = MaskStore(folder), true_masks(frames, objects, height, width)
     keys = list(range(0, frames, every))
     there = {key: [n for n in range(1, objects + 1) if (key, n) not in absent] for key in keys}
     for number, key in enumerate(keys):
@@ -82,12 +82,12 @@ def write_window(spool, truth, start, stop, left, right, has_right, rule, tau) -
         return
     shape = (stop - start, len(ids), *truth.shape[2:])
     forward, backward = np.zeros(shape, bool), np.zeros(shape, bool)
-    for row, thing in enumerate(ids):
+    for row, object_id in enumerate(ids):
         for at in range(start, stop):
-            if thing in left:
-                forward[at - start, row] = np.roll(truth[at, thing - 1], -((at - start) // 2), axis=1)
-            if thing in right:
-                backward[at - start, row] = np.roll(truth[at, thing - 1], (stop - at) // 3, axis=1)
+            if object_id in left:
+                forward[at - start, row] = np.roll(truth[at, object_id - 1], -((at - start) // 2), axis=1)
+            if object_id in right:
+                backward[at - start, row] = np.roll(truth[at, object_id - 1], (stop - at) // 3, axis=1)
     backward[0] = forward[0]
     offset = np.arange(len(forward))
     fused = forward.copy()

@@ -10,8 +10,9 @@ import pytest
 from videomolmo.io import provenance
 from videomolmo.lab.nano import recipe as nano
 from videomolmo.lab.nano import recipe as training_curves
+from videomolmo.lab.nano.pointing_stage import stage_folder
 from videomolmo.lab.nano.recipe import COLUMNS, TABLE, curves, main, read_recipe
-from videomolmo.training.run_state import append_log
+from videomolmo.training.log import append_log
 from videomolmo.weights.hub import data_folder, nano_pointing_96
 
 STAGES = [
@@ -19,6 +20,7 @@ STAGES = [
     {"name": "look", "past": True, "language": False},
     {"name": "follow on", "past": True, "language": True},
 ]
+NOW = ("vision_pretrain", "motion_warmup", "temporal_finetune_2")
 
 
 @pytest.fixture
@@ -80,9 +82,19 @@ def test_an_unfinished_run_is_refused_in_one_line(run, tmp_path, capsys, gone):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_begun_under_earlier_stage_names_is_found(run):
+    assert stage_folder(run, "motion_warmup", "addition") == run / "look_addition"
+    assert stage_folder(run, "vision_pretrain", None) == run / "see"
+    (run / "vision_pretrain").mkdir()
+    assert stage_folder(run, "vision_pretrain", None) == run / "vision_pretrain"
+    renamed = [stage | {"name": name} for stage, name in zip(STAGES, NOW, strict=True)]
+    table = curves(run, read_recipe(run) | {"stages": renamed[1:]})
+    assert table["stage"].unique().tolist() == list(NOW[1:])
+
+
 def test_the_shipped_curves_cover_the_recipe_and_say_what_made_them():
     path = data_folder() / "ablations" / TABLE
-    ends = pd.read_csv(path).groupby("stage", sort=False)["step"].max().to_dict()
+    ends = nano.read_curves().groupby("stage", sort=False)["step"].max().to_dict()
     assert list(ends.items()) == [(stage.name, stage.steps) for stage in nano.POINTING_STAGES]
     about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     assert about["sha256"] == provenance.sha256(path), "the table was changed by hand"

@@ -15,7 +15,7 @@ from PIL import Image
 from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES
 from videomolmo.io import provenance
-from videomolmo.lab import fusion_ablation, fusion_report
+from videomolmo.lab import fusion_ablation
 from videomolmo.lab.exercises import check_agreed_exercise
 from videomolmo.lab.fusion_ablation import (
     ORACLE,
@@ -39,15 +39,13 @@ from videomolmo.lab.fusion_report import (
     interval,
     make_table,
     markdown,
-    measure_cost,
     named,
     read_table,
     write_table,
 )
-from videomolmo.lab.hard_clips import KINDS, LEAST_AREA_PX, POINTS, click, hard_clip
+from videomolmo.lab.hard_clips import KINDS, MIN_AREA_PX, POINTS, click, hard_clip
 from videomolmo.metrics import j_and_f
-from videomolmo.sweep.grid import read_grid
-from videomolmo.sweep.notebook import read_notebook
+from videomolmo.sweep.grid import read_grid, read_notebook
 from videomolmo.weights.hub import data_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,7 +85,7 @@ def test_clicks_are_inside_or_beside_as_told():
         for at, thing in np.ndindex(clip.masks.shape[:2]):
             mask = clip.masks[at, thing]
             clean, noisy = (click(clip, at, thing, points) for points in POINTS)
-            if mask.sum() < LEAST_AREA_PX:
+            if mask.sum() < MIN_AREA_PX:
                 assert clean is None and noisy is None
                 continue
             (x, y), (u, v) = clean[0].astype(int), noisy[0].astype(int)
@@ -145,13 +143,6 @@ def test_the_grid_goes_on_from_its_cache(cache, monkeypatch):
     monkeypatch.setattr(fusion_ablation, "scores_of", lambda *_: pytest.fail("scored again"))
     again = grid_scores([1, 2], chosen, cache, every=[3, 6], points=["clean"], prepare=(3, 6))
     assert all(np.array_equal(first[key], again[key]) for key in first)
-
-
-def test_cost_of_a_grid_is_told_beside_that_of_a_cell(short, monkeypatch):
-    monkeypatch.setattr(fusion_report, "EVERY", (3, 6))
-    monkeypatch.setattr(fusion_report, "COST_EVERY", 6)
-    cost = measure_cost(1)
-    assert cost["cells"] == len(settings()) * 2 * len(POINTS) and cost["grid_s"] > cost["cell_s"] > 0
 
 
 @pytest.mark.parametrize("seeds, every", [([], [3]), ([1], [1]), ([1], [31]), ([-1], [3])])
@@ -242,8 +233,11 @@ def test_a_table_is_read_as_it_was_written(table, tmp_path):
     assert [one.name for one in path.parent.iterdir()] == ["table.csv"]
     pd.testing.assert_frame_equal(read_table(path), table, rtol=1e-4)
     assert set(named(table)["name"]) >= {"iou, τ = 0.3", "agreed"}
-    with pytest.raises(BadInput, match="fusion_grid"):
+    with pytest.raises(BadInput, match="is not there; make it with `videomolmo sweep`"):
         read_table(tmp_path / "none.csv")
+    pd.testing.assert_frame_equal(
+        read_table(write_table(table.assign(cell="a"), tmp_path / "swept.csv")), read_table(path)
+    )
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(BadInput, match="columns"):
         read_table(tmp_path / "other.csv")
@@ -307,14 +301,7 @@ def test_readme_shows_the_shipped_table(shipped):
     text = (ROOT / "data/ablations/README.md").read_text(encoding="utf-8")
     block = re.search(f"{MARKS[0]}\n(.*?){MARKS[1]}", text, re.DOTALL)
     assert block, f"data/ablations/README.md has no block between {' and '.join(MARKS)}"
-    assert block[1].strip() == markdown(shipped).strip(), "print the block: fusion_grid --readme --out data/ablations"
-
-
-def test_the_command_prints_the_block_of_a_table(capsys, tmp_path, shipped):
-    assert fusion_report.main(["--readme", "--out", str(SHIPPED.parent)]) == 0
-    assert capsys.readouterr().out.strip() == markdown(shipped).strip()
-    assert fusion_report.main(["--readme", "--out", str(tmp_path)]) == 2
-    assert "is not there" in capsys.readouterr().err and not any(tmp_path.iterdir())
+    assert block[1].strip() == markdown(shipped).strip()
 
 
 # The notebook and its exercise
@@ -341,7 +328,7 @@ def test_exercise():
 
 def test_the_grid_file_fits_the_notebook():
     notebook = read_notebook(ROOT / "notebooks" / "05_ablation_fusion.ipynb")
-    cells = read_grid(data_folder() / "sweeps" / "fusion.toml", notebook).cells
+    cells = read_grid(data_folder() / "sweeps" / "fusion.toml", notebook).trials
     assert len(cells) == len(fusion_ablation.EVERY) * len(POINTS)
     assert {tuple(one.parameters["shared_every"]) for one in cells} == {fusion_ablation.EVERY}
     one = cells[0].parameters

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -17,18 +17,18 @@ from videomolmo.lab import temporal_training as view
 from videomolmo.lab.exercises import answer_loss_of, check_loss_exercise, check_windows_exercise, windows_of
 from videomolmo.lab.nano import initial_weights
 from videomolmo.lab.nano.batches import COLOUR_CLASSES, MOTION_CLASSES, SHAPE_CLASSES
+from videomolmo.lab.nano.checkpoint import load_checkpoint
 from videomolmo.lab.nano.rendered_clips import render_clip
-from videomolmo.lab.temporal_data import LONGEST, TEST, SeenClips
-from videomolmo.lab.temporal_training import Reading
+from videomolmo.lab.temporal_data import LONGEST, TEST, EncodedClips
+from videomolmo.lab.temporal_training import LinearReadout
 from videomolmo.model import PointingModel
 from videomolmo.model.config import TEMPORAL_KINDS
 from videomolmo.model.decoding import answer_loss
 from videomolmo.model.temporal import to_windows
-from videomolmo.training.run_state import load_checkpoint
 from videomolmo.weights.hub import nano_pointing_96
 
 SMALL = replace(TEST, clips=14)
-TINY = cells.stages(look=2, settle=1)
+TINY = cells.stages(warmup=2, joint=1)
 SIZE = temporal_ablation.Size(look=2, settle=1, train_clips=14, test_clips=14)
 
 
@@ -41,8 +41,8 @@ def cache(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def clips(cache) -> SeenClips:
-    return temporal_data.see(SMALL, cache)
+def clips(cache) -> EncodedClips:
+    return temporal_data.encode_clips(SMALL, cache)
 
 
 # What all cells share
@@ -69,7 +69,7 @@ def test_the_grid_names_what_it_does_not_know(wrong):
 
 def test_clips_are_seen_once_and_then_read(clips, cache, monkeypatch):
     monkeypatch.setattr(PointingModel, "from_pretrained", lambda *_: pytest.fail("encoded again"))
-    again = temporal_data.see(SMALL, cache)
+    again = temporal_data.encode_clips(SMALL, cache)
     assert (again.features == clips.features).all() and again.things == clips.things
 
 
@@ -92,8 +92,8 @@ def test_a_batch_holds_the_last_frames_oldest_first(clips):
     assert "past" not in single and single["facts_moved"].isnan().all()
 
 
-def test_a_collage_takes_each_window_whole_from_its_clip(clips):
-    chosen = next(temporal_data.collages(clips, 3, 1, seed=4))
+def test_a_mixed_frame_takes_each_window_whole_from_its_clip(clips):
+    chosen = next(temporal_data.mixed_batches(clips, 3, 1, seed=4))
     batch = clips.batch(chosen, 2)
     grid = round(clips.features.shape[2] ** 0.5)
     frames = [to_windows(torch.from_numpy(clips.features[:, at])[:, None], grid)[:, 0] for at in (-1, -3)]
@@ -104,15 +104,15 @@ def test_a_collage_takes_each_window_whole_from_its_clip(clips):
         assert batch["facts_shape"][row, at] == clips.facts["shape"][clip, at]
 
 
-def test_collages_are_the_same_for_a_seed_and_show_more_objects_than_frames_do(clips):
+def test_mixed_batches_are_the_same_for_a_seed_and_show_more_objects_than_frames_do(clips):
     def take(seed: int) -> list:
-        return [chosen.tolist() for chosen in temporal_data.collages(clips, 4, 5, seed)]
+        return [chosen.tolist() for chosen in temporal_data.mixed_batches(clips, 4, 5, seed)]
 
     assert take(1) == take(1) != take(2)
     shown = clips.facts["colour"] > 0
     able = shown.any(0) & ~shown.all(0)
     there = np.concatenate(
-        [shown[chosen, np.arange(36)][:, able] for chosen in temporal_data.collages(clips, 40, 5, 3)]
+        [shown[chosen, np.arange(36)][:, able] for chosen in temporal_data.mixed_batches(clips, 40, 5, 3)]
     )
     assert abs(there.mean() - (1 - temporal_data.BACKGROUND)) < 0.05 < there.mean() - shown.mean()
 
@@ -152,7 +152,7 @@ def test_a_stage_without_steps_is_left_out_and_the_other_is_trained_as_always(cl
     budget[empty] = replace(budget[empty], steps=0)
 
     def watch(both, optimiser, average, batch, stage, step):
-        seen.append((stage.name, stage.peak, step, batch["features"].sum().item()))
+        seen.append((stage.name, stage.max_lr, step, batch["features"].sum().item()))
         return advance(both, optimiser, average, batch, stage, step)
 
     advance = cells.advance
@@ -165,7 +165,7 @@ def test_a_stage_without_steps_is_left_out_and_the_other_is_trained_as_always(cl
     assert not torch.equal(trained.state_dict()[name], start[name])
 
 
-def perfect(clips: SeenClips) -> Reading:
+def perfect(clips: EncodedClips) -> LinearReadout:
     """What a model would read that knows everything about objects that fill a window."""
 
     def sure(classes: np.ndarray, count: int) -> np.ndarray:
@@ -174,7 +174,7 @@ def perfect(clips: SeenClips) -> Reading:
     facts = clips.facts
     counts = {"colour": len(COLOUR_CLASSES), "shape": len(SHAPE_CLASSES), "motion": len(MOTION_CLASSES)}
     read = {name: sure(facts[name], count) for name, count in counts.items()}
-    return Reading(**read, place=np.nan_to_num(facts["point"]))
+    return LinearReadout(**read, place=np.nan_to_num(facts["point"]))
 
 
 def test_a_perfect_reading_answers_everything_that_fills_a_window(clips):
@@ -186,7 +186,7 @@ def test_a_perfect_reading_answers_everything_that_fills_a_window(clips):
     assert right["absent motion"].mean() > 0.8  # half hidden objects can answer to it
 
 
-def _fills(clips: SeenClips, clip: int, target: int) -> bool:
+def _fills(clips: EncodedClips, clip: int, target: int) -> bool:
     point = np.float32(clips.things[clip][target].point)
     return bool((clips.facts["point"][clip] == point).all(-1).any())
 
@@ -224,43 +224,26 @@ def test_attention_maps_weigh_the_patches_of_the_past(clips):
 # Runs
 
 
-def test_a_stopped_run_goes_on_and_finished_cells_are_kept(cache, tmp_path):
-    out, grid = tmp_path / "temporal.csv", temporal_ablation.grid(["addition"], [0, 2], [1])
-    first = list(islice(temporal_ablation.run(grid, out, cache, SIZE), 4))
-    assert len(temporal_report.load(out)) == 4 and {row["variant"] for row in first} == {"none"}
-    rest = list(temporal_ablation.run(grid, out, cache, SIZE))
-    assert {row["variant"] for row in rest} == {"addition"} and len(temporal_report.load(out)) == 8
-    assert not list(temporal_ablation.run(grid, out, cache, SIZE))
-    assert temporal_report.missing(temporal_report.load(out), temporal_ablation.grid(["addition"], [3], [1])) == [
-        "addition l = 3 seed 1"
-    ]
-    for other in (replace(SIZE, settle=2), replace(SIZE, look=1, settle=2)):  # the same number of steps in all
-        with pytest.raises(BadInput, match=f"= \\[\\d\\], not {other.look if other.look == 1 else other.settle}"):
-            next(temporal_ablation.run(grid, out, cache, other))
+def test_cells_are_run_and_judged(cache):
+    grid = temporal_ablation.grid(["addition"], [0, 2], [1])
+    rows = pd.DataFrame(temporal_ablation.run(grid, cache, SIZE))
+    assert set(rows["variant"]) == {"none", "addition"} and set(rows["look"]) == {2}
+    assert tuple(rows.columns.sort_values()) == tuple(sorted(temporal_report.COLUMNS)) and len(rows) == 8
+    left = temporal_ablation.grid(["addition"], [2, 3], [1])
+    assert temporal_report.missing(rows, left) == ["addition l = 3 seed 1"]
 
 
-def test_a_cell_that_another_process_has_finished_meanwhile_is_not_run_again(cache, tmp_path):
-    out, grid = tmp_path / "temporal.csv", temporal_ablation.grid(["addition"], [0, 2], [1])
-    rows = temporal_ablation.run(grid, out, cache, SIZE)
-    assert next(rows)["variant"] == "none"
-    assert {row["variant"] for row in temporal_ablation.run(grid, out, cache, SIZE)} == {"addition"}
-    assert {row["variant"] for row in rows} == {"none"} and len(temporal_report.load(out)) == 8
-
-
-def test_a_cell_goes_on_to_language(cache, tmp_path):
-    size, out = replace(SIZE, language=1, language_clips=6), tmp_path / "written.csv"
-    rows = list(temporal_ablation.run([temporal_ablation.Cell("addition", 4, 1)], out, cache, size))
+def test_a_cell_goes_on_to_language(cache):
+    size = replace(SIZE, language=1, language_clips=6)
+    rows = list(temporal_ablation.run([temporal_ablation.Cell("addition", 4, 1)], cache, size))
     assert [row["kind"] for row in rows] == list(dict.fromkeys(row["kind"] for row in rows))
     assert {row["kind"] for row in rows} == set(temporal_data.KINDS) and {row["language"] for row in rows} == {1}
-    assert temporal_report.finished(temporal_report.load(out), size.settings)
-    with pytest.raises(BadInput, match="language_clips = \\[6\\], not 7"):
-        next(
-            temporal_ablation.run(
-                [temporal_ablation.Cell("addition", 4, 1)], out, cache, replace(size, language_clips=7)
-            )
-        )
+    assert {row["language_clips"] for row in rows} == {6}
     (folder,) = (cache / "language").glob("addition-4-1-*")
-    begun, taught = load_checkpoint(folder / "begin.safetensors")["state"], initial_weights.taught_start()
+    begun, taught = (
+        load_checkpoint(folder / "begin.safetensors")["state"],
+        initial_weights.pretrained_without_temporal(),
+    )
     same = {name for name in taught if torch.equal(begun[name], taught[name])}
     assert (folder / "weights.safetensors").is_file()
     assert {name for name in taught if name.startswith(("model.vision.", "model.language."))} <= same
@@ -276,46 +259,35 @@ def test_a_size_out_of_range_is_refused():
     assert temporal_ablation.Size(look=0).settle and temporal_ablation.Size(settle=0).look
 
 
-def test_the_command_runs_what_is_left_and_prints_the_block(capsys, cache, tmp_path):
-    out, few = tmp_path / "few.csv", ["--variants", "addition", "--contexts", "0", "4", "--seeds", "1"]
-    size = ["--look", "0", "--settle", "1", "--train-clips", "14", "--test-clips", "14"]
-    threads = torch.get_num_threads()
-    assert temporal_ablation.main(["run", *few, *size, "--threads", "1", "--out", str(out), "--cache", str(cache)]) == 0
-    torch.set_num_threads(threads)
-    printed = capsys.readouterr().out
-    assert "addition l = 4 seed 1: motion" in printed and "Not run yet" not in printed
-    assert len(temporal_report.load(out)) == 8 and (tmp_path / "few_context.png").is_file()
-
-
 # Where short trainings begin, and language
 
 
 def test_a_crippled_model_has_lost_what_was_named_and_nothing_else():
-    whole, lame = initial_weights.crippled([], 1), initial_weights.crippled(["language.layers.3", "temporal"], 1)
+    whole, lame = initial_weights.ablated([], 1), initial_weights.ablated(["language.layers.3", "temporal"], 1)
     changed = {name for name in whole if not torch.equal(whole[name], lame[name])}
     lost = {name for name in whole if name.startswith(("model.language.layers.3.", "model.temporal."))}
     assert changed <= lost and {name for name in lost if name.endswith(("proj.weight", "wq.weight"))} <= changed
     with pytest.raises(BadInput, match=r"no weight's name begins with 'language\.layers\.9'"):
-        initial_weights.crippled(["language.layers.9"], 1)
+        initial_weights.ablated(["language.layers.9"], 1)
 
 
-def test_a_taught_start_lacks_the_temporal_module_and_nothing_else():
-    whole, start = initial_weights.crippled([], 1), initial_weights.taught_start()
+def test_the_pretrained_start_lacks_the_temporal_module_and_nothing_else():
+    whole, start = initial_weights.ablated([], 1), initial_weights.pretrained_without_temporal()
     assert {name for name in whole if name not in start} == {n for n in whole if n.startswith("model.temporal.")}
     assert all(torch.equal(start[name], whole[name]) for name in start)
 
 
-def test_the_shipped_model_answers_in_writing_and_a_crippled_one_does_not(clips):
+def test_the_shipped_model_answers_in_writing_and_an_ablated_one_does_not(clips):
     asked = temporal_data.questions(clips)
     right = {}
-    for name, lost in (("shipped", []), ("crippled", ["language.layers.2", "language.layers.3"])):
-        model = initial_weights.assembled(initial_weights.crippled(lost, 1), initial_weights.shipped_config())[
+    for name, lost in (("shipped", []), ("ablated", ["language.layers.2", "language.layers.3"])):
+        model = initial_weights.assembled(initial_weights.ablated(lost, 1), initial_weights.shipped_config())[
             "model"
         ].eval()
-        answers = temporal_training.written(model, clips, asked, 4)
-        judged = temporal_training.judge_written(answers, clips, asked)
+        answers = temporal_training.generate_answers(model, clips, asked, 4)
+        judged = temporal_training.score_answers(answers, clips, asked)
         right[name] = np.concatenate([judged["appearance"], judged["motion"]]).mean()
-    assert right["shipped"] > 0.6 and right["crippled"] < 0.2
+    assert right["shipped"] > 0.6 and right["ablated"] < 0.2
 
 
 # Exercises

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +10,9 @@ import pytest
 from PIL import Image
 
 from videomolmo.errors import BadInput
+from videomolmo.io.tables import write_csv
 from videomolmo.lab import tables, temporal_ablation, temporal_report
-from videomolmo.sweep.grid import read_grid
-from videomolmo.sweep.notebook import read_notebook
+from videomolmo.sweep.grid import read_grid, read_notebook
 from videomolmo.weights.hub import data_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,61 +31,28 @@ def row(variant: str, context: int, seed: int, right: str, kind: str = "motion")
     }
 
 
+def written(path: Path, *rows: dict) -> pd.DataFrame:
+    """The table that is read from such rows."""
+    write_csv(pd.DataFrame(rows), path)
+    return temporal_report.load(path)
+
+
 @pytest.fixture
 def table(tmp_path) -> pd.DataFrame:
     """Two seeds of three cells, forty questions: addition is right in half, attention in nine of ten."""
     path, half, most = tmp_path / "table.csv", "0011" * 10, "0111111111" * 4
-    for seed in (1, 2):
-        temporal_report.append(path, [row("none", 0, seed, half), row("addition", 4, seed, half)])
-        temporal_report.append(path, [row("cross_attention", 4, seed, most), row("cross_attention", 1, seed, half)])
-    return temporal_report.load(path)
+    cells = (("none", 0, half), ("addition", 4, half), ("cross_attention", 4, most), ("cross_attention", 1, half))
+    return written(path, *(row(name, context, seed, of) for seed in (1, 2) for name, context, of in cells))
 
 
-def test_a_table_stays_whole_when_writing_fails(tmp_path, monkeypatch):
-    path = tmp_path / "table.csv"
-    temporal_report.append(path, [row("none", 0, 1, "01")])
-    before = path.read_bytes()
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
-    with pytest.raises(OSError, match="full"):
-        temporal_report.append(path, [row("none", 0, 2, "01")])
-    assert path.read_bytes() == before
-
-
-WRITER = """
-import json, sys, time
-from pathlib import Path
-from videomolmo.lab import temporal_report
-path, name, row = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-(path.parent / f"{name}.ready").touch()
-while len(list(path.parent.glob("*.ready"))) < 2:
-    time.sleep(0.01)
-for seed in range(20):
-    temporal_report.append(path, [row | {"variant": name, "seed": seed}])
-"""
-
-
-def test_two_processes_lose_no_row_of_each_other(tmp_path):
-    path, names, one = tmp_path / "table.csv", ["addition", "concatenation"], json.dumps(row("", 4, 0, "01"))
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), name, one]) for name in names]
-    assert [writer.wait(60) for writer in writers] == [0, 0]
-    assert temporal_report.load(path).groupby("variant")["seed"].nunique().to_dict() == dict.fromkeys(names, 20)
-
-
-def test_the_first_rows_of_a_cell_stay_and_rows_of_another_budget_are_refused(tmp_path):
-    path = tmp_path / "table.csv"
-    temporal_report.append(path, [row("none", 0, 1, "01")])
-    temporal_report.append(path, [row("none", 0, 1, "11"), row("none", 0, 1, "11", kind="direction")])
-    assert temporal_report.load(path)["right"].tolist() == ["01", "11"]
-    with pytest.raises(BadInput, match=r"look = \[1\], not 2; give a new file"):
-        temporal_report.append(path, [row("none", 0, 2, "01") | {"look": 2, "settle": 0}])
-
-
-def test_rows_of_cells_are_theirs_alone(table):
-    chosen = temporal_report.rows_of(
-        table, [temporal_ablation.Cell("none", 0, 1), temporal_ablation.Cell("cross_attention", 4, 2)]
-    )
-    assert chosen[list(temporal_report.CELL)].values.tolist() == [["none", 0, 1], ["cross_attention", 4, 2]]
-    assert temporal_report.rows_of(table, []).empty and len(table) == 8
+def test_a_sweeps_table_is_read_and_rows_of_another_budget_are_refused(tmp_path):
+    path = tmp_path / "results.csv"
+    ours = {"cell": "contexts=-4,0123456789", "variants": '["addition"]', "cell_seconds": 1.5}
+    rows = [ours | row("addition", 4, 1, "01"), ours | row("addition", 4, 1, "11", kind="direction")]
+    found = written(path, *rows, ours | row("addition", 4, 1, "00"))
+    assert tuple(found.columns) == temporal_report.COLUMNS and found["right"].tolist() == ["01", "11"]
+    with pytest.raises(BadInput, match=r"holds cells with look = \[1, 2\], expected one budget"):
+        written(path, *rows, row("none", 0, 2, "01") | {"look": 2, "settle": 0})
 
 
 def test_a_missing_or_foreign_table_is_refused(tmp_path):
@@ -102,8 +65,8 @@ def test_a_missing_or_foreign_table_is_refused(tmp_path):
 
 def test_bits_survive_the_file(tmp_path):
     path, right = tmp_path / "table.csv", np.array([False, False, True, False])
-    temporal_report.append(path, [row("none", 0, 1, temporal_report.bits(right))])
-    assert temporal_report.answers(temporal_report.load(path), "addition", 0, "motion").tolist() == [right.tolist()]
+    found = written(path, row("none", 0, 1, temporal_report.bits(right)))
+    assert temporal_report.answers(found, "addition", 0, "motion").tolist() == [right.tolist()]
 
 
 def test_intervals_hold_the_mean_and_narrow_with_more_questions():
@@ -127,11 +90,11 @@ def test_differences_are_paired_and_shared_cells_stand_for_both(table):
 def test_cells_of_other_seeds_are_no_pairs(tmp_path):
     path, half, most = tmp_path / "table.csv", "0011" * 10, "0111111111" * 4
     rows = [("addition", 1, half), ("addition", 2, most), ("cross_attention", 2, most), ("cross_attention", 3, most)]
-    temporal_report.append(path, [row(variant, 4, seed, right) for variant, seed, right in rows])
-    table = temporal_report.load(path)
+    rows = [row(variant, 4, seed, right) for variant, seed, right in rows]
+    table = written(path, *rows)
     assert temporal_report.difference(table, ("cross_attention", 4), ("addition", 4), "motion") == (0.0, 0.0, 0.0)
-    temporal_report.append(path, [row("none", 0, 7, half)])
-    assert temporal_report.difference(temporal_report.load(path), ("addition", 4), ("none", 0), "motion") is None
+    table = written(path, *rows, row("none", 0, 7, half))
+    assert temporal_report.difference(table, ("addition", 4), ("none", 0), "motion") is None
 
 
 def test_the_report_says_what_reproduces_and_marks_what_is_missing(table):
@@ -150,23 +113,6 @@ def test_plots_of_an_unfinished_table_are_drawn(table, tmp_path):
     assert {path.name.partition("_")[0] for path in drawn} == {"table"}
 
 
-@pytest.mark.parametrize(
-    "arguments, said",
-    [
-        (["run", "--variants", "average"], "variants is .*expected some of none, addition"),
-        (["run", "--look", "0", "--settle", "0"], "look and settle are both 0"),
-        (["run", "--threads", "0"], "threads is 0, expected at least 1"),
-        (["write", "--seeds", "-1"], "seeds is"),
-        (["write", "--language", "-2"], "language is -2, expected at least 0"),
-        (["report"], "none.csv is not there"),
-    ],
-)
-def test_the_command_refuses_in_one_line(capsys, tmp_path, arguments, said):
-    assert temporal_ablation.main([*arguments, "--out", str(tmp_path / "none.csv"), "--cache", str(tmp_path)]) == 2
-    told = capsys.readouterr()
-    assert re.fullmatch(f"temporal: .*{said}.*\n", told.err) and not told.out and not any(tmp_path.iterdir())
-
-
 # What is shipped
 
 
@@ -178,7 +124,7 @@ def test_the_shipped_table_is_whole_and_its_lesson_holds():
         assert len(one["right"]) == one["n"] and one["value"] == pytest.approx(
             one["right"].count("1") / one["n"], abs=1e-4
         )
-    assert temporal_report.finished(shipped, temporal_ablation.SHIPPED.settings)
+    assert shipped.iloc[0][list(temporal_report.SETTINGS)].to_dict() == temporal_ablation.SHIPPED.settings
     better = temporal_report.difference(shipped, ("cross_attention", 4), ("addition", 4), "motion")
     assert better[1] > 0.1
 
@@ -190,7 +136,7 @@ def test_shipped_plots_are_of_the_shipped_table(tmp_path):
     for path in (shipped.parent / name for name in names):
         if path.suffix == ".png":
             told = Image.open(path).text.get("Description")
-            assert told == tables.note_of(shipped), f"{path.name} is of another table: draw it again, `temporal report`"
+            assert told == tables.note_of(shipped), f"{path.name} is of another table: draw it again"
         else:
             text = path.read_text(encoding="utf-8")
             assert tables.note_of(shipped) in text and all(name in text for name in temporal_report.NAMES.values())
@@ -200,18 +146,21 @@ def test_the_readme_shows_this_table():
     text = (ROOT / "data/ablations/README.md").read_text(encoding="utf-8")
     assert all(text.count(mark) == 1 for mark in MARKS), f"no block between {' and '.join(MARKS)}"
     shown = text.split(MARKS[0])[1].split(MARKS[1])[0]
-    assert (
-        shown.strip() == temporal_ablation.block(temporal_ablation.shipped_table(), temporal_ablation.grid()).strip()
-    ), "`temporal report`"
+    assert shown.strip() == temporal_ablation.block(temporal_ablation.shipped_table(), temporal_ablation.grid()).strip()
 
 
-def test_the_sweep_covers_the_grid_and_trains_nothing_to_look_at():
+@pytest.mark.parametrize("name", ["temporal", "temporal_written"])
+def test_the_sweep_covers_the_grid_and_trains_nothing_to_look_at(name):
     notebook = read_notebook(ROOT / "notebooks" / "04_ablation_temporal.ipynb")
-    swept = read_grid(data_folder() / "sweeps" / "temporal.toml", notebook).cells
-    size, found = temporal_ablation.SHIPPED, set()
-    for one in (cell.parameters for cell in swept):
+    shipped = temporal_report.load(temporal_ablation.shipped_table().with_name(f"{name}.csv"))
+    size, found = shipped.iloc[0], set()
+    for one in (trial.parameters for trial in read_grid(data_folder() / "sweeps" / f"{name}.toml", notebook).trials):
         found |= set(temporal_ablation.grid(one["variants"], one["contexts"], one["seeds"]))
-        assert (one["look_steps"], one["settle_steps"]) == (size.look, size.settle)
-        assert (one["train_clips"], one["test_clips"]) == (size.train_clips, size.test_clips)
+        asked = [one[f"{stage}_steps"] for stage in ("look", "settle", "language")]
+        assert asked == size[["look", "settle", "language"]].tolist()
+        assert [one["train_clips"], one["test_clips"]] == size[["train_clips", "test_clips"]].tolist()
         assert one["show_attention"] is False
-    assert set(temporal_ablation.grid()) <= found and notebook.seconds and notebook.defaults()["show_attention"] is True
+    there = set(map(tuple, shipped[list(temporal_report.CELL)].to_numpy()))
+    assert there <= {(cell.variant, cell.context, cell.seed) for cell in found} and notebook.seconds
+    assert name != "temporal" or set(temporal_ablation.grid()) <= found
+    assert notebook.defaults()["show_attention"] is True and temporal_ablation.Size().language_clips == 1200

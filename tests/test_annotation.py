@@ -19,13 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from videomolmo.annotation.annotate import Settings, annotate_clip, annotate_dataset, choose_point, image_numbers
-from videomolmo.annotation.candidate_points import depth, middle_of, parts_of, sample_candidates
+from videomolmo.annotation.candidate_points import deepest_pixel, depth, num_components, sample_candidates
 from videomolmo.cli import main
 from videomolmo.datasets import read_dataset
 from videomolmo.datasets.annotations import LabelPNGs
-from videomolmo.datasets.record import Expression, Record, pictures
+from videomolmo.datasets.record import Expression, Record, image_sequence
 from videomolmo.errors import BadInput
-from videomolmo.io.files import held
+from videomolmo.io.files import locked_folder
 
 ROWS, COLUMNS = np.mgrid[:40, :60]
 
@@ -79,7 +79,7 @@ def test_chance_follows_depth() -> None:
 
 def test_the_border_of_the_picture_is_a_border() -> None:
     assert depth(np.ones((5, 5), dtype=bool))[0, 0] == 1
-    assert middle_of(np.ones((5, 7), dtype=bool)).tolist()[1] == 2
+    assert deepest_pixel(np.ones((5, 7), dtype=bool)).tolist()[1] == 2
 
 
 @pytest.mark.parametrize(
@@ -99,13 +99,13 @@ def test_the_best_candidate_wins_in_one_call() -> None:
     assert tracker.calls == 1 and len(choice.candidates) == len(choice.ious) == 15
     nearest = choice.candidates[np.linalg.norm(choice.candidates - (30, 20), axis=1).argmin()]
     assert choice.points.tolist() == [nearest.tolist()] and choice.iou == choice.ious.max()
-    assert choice.parts == parts_of(mask) == 1
+    assert choice.parts == num_components(mask) == 1
 
 
 def test_points_are_added_where_one_is_not_enough() -> None:
     mask = disk(15, 20, 8) | disk(45, 20, 8)
     one = choose_point(Stamp(), None, mask, np.random.default_rng(0))
-    more = choose_point(Stamp(), None, mask, np.random.default_rng(0), most_points=3, bound=0.8)
+    more = choose_point(Stamp(), None, mask, np.random.default_rng(0), max_points=3, iou_threshold=0.8)
     assert one.parts == 2 and one.iou < 0.55 < 0.8 < more.iou
     assert len(one.points) == 1 and len(more.points) == 2 and (more.labels == 1).all()
 
@@ -113,7 +113,9 @@ def test_points_are_added_where_one_is_not_enough() -> None:
 def test_negative_points_take_away_what_is_too_much() -> None:
     mask = disk(30, 20, 10) & ~disk(35, 20, 5)
     plain, off = (
-        choose_point(Stamp(10), None, mask, np.random.default_rng(0), most_points=2, bound=1.0, negative=negative)
+        choose_point(
+            Stamp(10), None, mask, np.random.default_rng(0), max_points=2, iou_threshold=1.0, negative=negative
+        )
         for negative in (False, True)
     )
     assert off.iou > plain.iou and off.labels.tolist() == [1, 0]
@@ -131,14 +133,14 @@ def test_rows_of_a_clip() -> None:
     (expression,) = record.expressions
     quick = Quick()
     quick.truth = record.truth(expression, 0)
-    rows, quality = annotate_clip(record, quick, Settings(every=30, least=0.0))
+    rows, quality = annotate_clip(record, quick, Settings(every=30, min_iou=0.0))
     (row,) = rows
     assert row["video"] == record.clip and row["caption"] == expression.text
     assert list(row["points"]) == [str(at) for at in row["frame_idxs"]] and set(row["frame_idxs"]) <= {0, 30}
     x, y = (row["points"]["0"][0][axis] / 100 * 192 for axis in "xy")
     assert record.truth(expression, 0)[int(y), int(x)]
     assert {line["verdict"] for line in quality} <= {"kept", "absent", "too small"}
-    _, poor = annotate_clip(record, Stamp2(), Settings(every=60, least=0.9))
+    _, poor = annotate_clip(record, Stamp2(), Settings(every=60, min_iou=0.9))
     assert poor[0]["verdict"] == "misunderstood"
 
 
@@ -149,7 +151,7 @@ class Stamp2(Stamp):
         return np.ones((len(points), 192, 192), dtype=bool)
 
 
-@pytest.mark.parametrize(("change", "line"), [({"every": 0}, "every is 0"), ({"least": 1.5}, "least is 1.5")])
+@pytest.mark.parametrize(("change", "line"), [({"every": 0}, "every is 0"), ({"min_iou": 1.5}, "min_iou is 1.5")])
 def test_settings_are_checked(change: dict, line: str) -> None:
     with pytest.raises(BadInput, match=line):
         Settings(**change)
@@ -179,7 +181,7 @@ def test_the_same_bytes_with_more_workers_and_after_a_kill(annotated: Path, tmp_
     script = tmp_path / "script.py"
     script.write_text(code, encoding="utf-8")
     process = subprocess.Popen([sys.executable, script], start_new_session=True)
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while not list(tmp_path.glob("two/parts/*.json")) and time.monotonic() < until and process.poll() is None:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
@@ -212,7 +214,7 @@ def test_files_that_a_power_cut_emptied_or_cut_are_not_done(annotated: Path, tmp
 def test_two_at_once_in_one_folder_are_refused(annotated: Path, capsys) -> None:
     before = {path: path.read_bytes() for path in annotated.rglob("*") if path.is_file()}
     arguments = ["annotate", "--benchmark", "generated", "--limit", "3", "--every", "30", "--candidates", "4"]
-    with held(annotated):
+    with locked_folder(annotated):
         assert main([*arguments, "--out", str(annotated)]) == 2
     assert f"another process works in {annotated}; wait for it" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in annotated.rglob("*") if path.is_file()} == before
@@ -313,7 +315,7 @@ def test_training_rows_say_how_many_digits_their_pictures_have(tmp_path: Path) -
     for number, path in enumerate(masks):
         mini.write_labels(path, mini.two_objects(number))
     record = Record(
-        "mine", "all", "clip", pictures(tmp_path / "clip", names), (Expression("0", "the dog", ("1",)),),
+        "mine", "all", "clip", image_sequence(tmp_path / "clip", names), (Expression("0", "the dog", ("1",)),),
         {"1": None}, LabelPNGs(masks),
     )  # fmt: skip
     (row,), _ = annotate_clip(record, Knows(), Settings(every=5))
@@ -328,7 +330,7 @@ def test_training_rows_say_how_many_digits_their_pictures_have(tmp_path: Path) -
 
 def test_pictures_without_numbers_are_counted(tmp_path: Path) -> None:
     for names in (["a", "b"], ["1", "02"]):  # or numbered in no one way
-        record = Record("mine", "all", "clip", pictures(tmp_path, names), (), {})
+        record = Record("mine", "all", "clip", image_sequence(tmp_path, names), (), {})
         assert image_numbers(record) == (range(2), 5)
     made = read_dataset("generated", clips=1, frames=3, height=48, width=48)[0]
     assert image_numbers(made) == ([0, 1, 2], 5)

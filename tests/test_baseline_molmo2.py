@@ -17,7 +17,8 @@ from videomolmo.io.video import open_video
 from videomolmo.points import TrackPoint, read_points
 from videomolmo.prompts import as_question
 from videomolmo.results import GroundingResult
-from videomolmo.systems.molmo2 import PROMPT, as_tracking, by_time, check_times, inputs_of, load_grounder, shown, shrunk
+from videomolmo.systems import load_grounder
+from videomolmo.systems.molmo2 import PROMPT, as_tracking, by_time, check_times, inputs_of, shown, shrunk
 from videomolmo.systems.molmo2_formats import write_tracks
 
 pytest.importorskip("transformers.models.molmo2", reason="this transformers has no Molmo 2")
@@ -125,7 +126,7 @@ def lesson(clip):
     thing = seen_throughout(clip)[0]
     keys = list(range(0, len(clip.frames), EVERY))
     height, width = clip.frames.shape[1:3]
-    points = [clip.things[at][thing].point for at in keys]
+    points = [clip.object_facts[at][thing].point for at in keys]
     rows = [[TrackPoint(1, x * width, y * height)] for x, y in points]
     times = np.array(keys) / FPS
     tracks = write_tracks(times.tolist(), rows, "thing", height, width)
@@ -205,7 +206,7 @@ def test_what_molmo_2_does_not_have_is_refused(folder, lesson, capsys, tmp_path)
         grounder(lesson[0].frames, "the thing", every=EVERY, context=4)
     with pytest.raises(BadInput, match=r"the sentence holds '<\|video\|>', a sign of the model's own"):
         grounder(open_video(lesson[0].frames, fps=FPS), "the <|video|> thing", every=EVERY)
-    text = grounder.pointing.config.text_config
+    text = grounder.pointer.model.config.text_config
     most, text.max_position_embeddings = text.max_position_embeddings, 100
     with pytest.raises(
         BadInput, match=r"3 key frames and the sentence make .* tokens, and this model reads at most 100"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from videomolmo.errors import BadInput
-from videomolmo.io.cache import cached, key_of
+from videomolmo.io.cache import BoundedCache, cached, key_of
 
 
 def test_is_made_once_and_read_afterwards(tmp_path):
@@ -66,3 +66,19 @@ def test_two_that_start_together_make_it_once(tmp_path):
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(lambda _: cached(tmp_path, {"a": 1}, make), range(2)))
     assert len(calls) == 1 and all(one["x"].tolist() == [1] for one in both)
+
+
+def test_a_bounded_cache_drops_what_was_used_least_recently():
+    cache = BoundedCache(10, len)
+    for key in "abc":
+        cache.put(key, key * 4)  # the third one is too much
+    assert list(cache.kept) == ["b", "c"] and cache.size == 8
+    assert cache.get("b") == "bbbb" and cache.put("d", "dddd") == "dddd"
+    assert cache.get("c") is None and list(cache.kept) == ["b", "d"]
+    cache.put("large", "x" * 99)  # the newest stays whatever its size
+    assert list(cache.kept) == ["large"] and cache.size == 99
+    cache.put("large", "y")
+    cache.pop("nothing")
+    assert cache.size == 1
+    cache.clear()
+    assert cache.size == 0 and cache.get("large") is None

@@ -39,7 +39,7 @@ def brightness(record: Record) -> list[int]:
         return [round((int(frame.mean()) - 10) / 20) for frame in frames]
 
 
-@pytest.mark.parametrize("module", ["annotations", "files", "molmo2", "record", "registry", "videomolmo_jsonl"])
+@pytest.mark.parametrize("module", ["annotations", "files", "molmo2", "record", "registry", "training_rows"])
 def test_examples_of_the_docstrings(module):
     module = import_module(f"videomolmo.datasets.{module}")
     globs = {**vars(module), "np": np}

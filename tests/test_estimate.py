@@ -28,7 +28,8 @@ RUN = """
 import json, re, sys
 import numpy as np, torch
 from videomolmo.model import PointingConfig, PointingModel, PointingProcessor
-from videomolmo.grounding import Pointer
+from videomolmo.pointing import VideoMolmoPointer
+from videomolmo.protocols import Question
 from videomolmo.io.video import open_video
 
 class Letters:
@@ -39,8 +40,9 @@ def answer(config, count):
     frames = open_video(np.zeros((count, 360, 640, 3), np.uint8))
     model = PointingModel(config).eval()
     model.logits = lambda hidden: torch.zeros(len(hidden), 600)  # all write nothing: the peak lies before
-    pointer = Pointer(model, PointingProcessor(Letters(), config), config.context)
-    return [a for _, _, a in pointer.answers(frames, "Point to the red circle in the picture.", 2) if a is not None]
+    pointer = VideoMolmoPointer(model, PointingProcessor(Letters(), config))
+    question = Question("Point to the red circle in the picture.", frames, 2, config.context)
+    return list(pointer.answers(frames.iterate(), question))
 
 torch.set_num_threads(1)
 answer(PointingConfig.nano(), 3)

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from videomolmo.annotation.candidate_points import middle_of
+from videomolmo.annotation.candidate_points import deepest_pixel
 from videomolmo.cli import main
 from videomolmo.datasets import read_dataset
 from videomolmo.datasets.record import Expression
@@ -22,7 +22,7 @@ from videomolmo.errors import BadInput
 from videomolmo.evaluation.evaluate import ALL, comparison, evaluate
 from videomolmo.evaluation.predictions import Predictions, write_submission
 from videomolmo.evaluation.score import score_count, score_masks, score_points
-from videomolmo.io.files import held
+from videomolmo.io.files import locked_folder
 from videomolmo.prompts import as_question
 
 
@@ -53,7 +53,7 @@ def value(table: pd.DataFrame, metric: str) -> float:
 
 
 def test_the_truth_scores_one(truths: Path, tmp_path: Path) -> None:
-    table = evaluate("generated", tmp_path / "out", limit=2, foreign=truths, layout=LAYOUT)
+    table = evaluate("generated", tmp_path / "out", limit=2, external_predictions=truths, layout=LAYOUT)
     assert value(table, "J") == value(table, "F") == value(table, "J&F") == 1.0
     assert json.loads((tmp_path / "out" / "missing.json").read_text())["count"] == 0
     kept = pd.read_parquet(tmp_path / "out" / "results.parquet")
@@ -67,7 +67,7 @@ def test_what_is_missing_counts_zero_and_is_listed(truths: Path, records, tmp_pa
         (tmp_path / "part").mkdir(exist_ok=True)
         (tmp_path / "part" / f"0_of_{clip}").symlink_to(truths / f"0_of_{clip}")
         assert number == 0
-    table = evaluate("generated", tmp_path / "out", limit=2, foreign=tmp_path / "part", layout=LAYOUT)
+    table = evaluate("generated", tmp_path / "out", limit=2, external_predictions=tmp_path / "part", layout=LAYOUT)
     assert value(table, "J&F") == pytest.approx((len(clips) - 1) / len(clips))
     assert json.loads((tmp_path / "out" / "missing.json").read_text())["missing"] == [f"{clips[0]}/0"]
 
@@ -86,10 +86,10 @@ def test_predictions_as_the_tools_of_reason_vos_write_them(tmp_path: Path) -> No
             for said in range(count):
                 mini.write_binary(tmp_path / "found" / f"mose_ab12_{thing}" / str(said) / f"{frame:05d}.png", mask)
     layout = "{source}_{clip}_{object}/{exp_id}/{frame}.png"
-    table = evaluate("reason_vos", tmp_path / "out", path=root, foreign=tmp_path / "found", layout=layout)
+    table = evaluate("reason_vos", tmp_path / "out", path=root, external_predictions=tmp_path / "found", layout=layout)
     assert value(table, "J&F") == 1.0 and (table["metric"] == "J").sum() == 3 + 2
     with pytest.raises(BadInput, match="source"):
-        evaluate("generated", tmp_path / "none", limit=1, foreign=tmp_path / "found", layout=layout)
+        evaluate("generated", tmp_path / "none", limit=1, external_predictions=tmp_path / "found", layout=layout)
 
 
 def test_clips_of_other_sizes_in_one_file_of_masks(tmp_path: Path) -> None:
@@ -109,12 +109,12 @@ def test_clips_of_other_sizes_in_one_file_of_masks(tmp_path: Path) -> None:
             mask = small if name == "a" else large  # on the second frame of b nothing is to be seen
             mini.write_binary(tmp_path / "found" / name / "0" / f"{frame:05d}.png", mask)
     Image.new("RGB", (4, 4)).save(root / "JPEGImages" / "a" / "00000.jpg")
-    table = evaluate("mevis", tmp_path / "out", path=root.parent, foreign=tmp_path / "found")
+    table = evaluate("mevis", tmp_path / "out", path=root.parent, external_predictions=tmp_path / "found")
     found = table[table["metric"] == "J&F"].set_index("clip")["value"]
     assert found["a"] == 1.0 and found["b"] == 0.5
     mini.write_json(root / "mask_dict.json", {"0": 5, "1": [mini.rle(large), None], "2": [None, None]})
     with pytest.raises(BadInput, match="object 0 has 5 masks"):
-        evaluate("mevis", tmp_path / "more", path=root.parent, foreign=tmp_path / "found")
+        evaluate("mevis", tmp_path / "more", path=root.parent, external_predictions=tmp_path / "found")
 
 
 def test_masks_with_other_digits_than_the_frames_are_scored_and_those_of_no_frame_refused(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_annotators_that_left_an_object_out_still_give_the_protocols_number(tmp_
     for said in record.expressions:
         for frame, name in enumerate(record.frame_names):
             mini.write_binary(found / record.clip / said.id / f"{name}.png", record.truth(said, frame))
-    table = evaluate("ref_davis17", tmp_path / "out", path=root, foreign=found)
+    table = evaluate("ref_davis17", tmp_path / "out", path=root, external_predictions=found)
     assert value(table, "J&F") == 1.0 and value(table, "four annotators, J&F-Mean") == pytest.approx(0.75)
     options = ["--path", str(root), "--out", str(tmp_path / "shown"), "--predictions", str(found), "--compare"]
     assert main(["evaluate", "--benchmark", "ref_davis17", *options]) == 0
@@ -162,7 +162,7 @@ def test_several_true_points_of_one_mask_are_objects_of_their_own() -> None:
 
 def test_a_folder_without_any_of_the_masks_is_refused_before_anything_is_written(truths, tmp_path) -> None:
     with pytest.raises(BadInput, match=r"no mask in .*the first looked for is .*00000\.png"):
-        evaluate("generated", tmp_path / "out", limit=2, foreign=truths)  # its layout is another one
+        evaluate("generated", tmp_path / "out", limit=2, external_predictions=truths)  # its layout is another one
     assert not (tmp_path / "out").exists()
 
 
@@ -227,7 +227,7 @@ def _count(expression: Expression, answer: dict | None) -> dict[str, float]:
 def test_points_and_counts(records) -> None:
     record = records[0]
     (expression,) = record.expressions
-    x, y = middle_of(record.truth(expression, 0))
+    x, y = deepest_pixel(record.truth(expression, 0))
     answer = {"objects": 3, "key_frames": [{"frame": 0, "outcome": "found", "points_px": [[float(x), float(y)]]}]}
     assert [score.value for score in score_points(record, expression, answer)] == pytest.approx([1, 1, 1])
     answer["key_frames"].append({"frame": 0, "outcome": "malformed", "points_px": []})
@@ -258,7 +258,7 @@ def test_nano_goes_on_where_it_was_stopped(tmp_path: Path, capsys, monkeypatch) 
     shown = capsys.readouterr().out
     assert "point f1" in shown and "nothing published" in shown
     before = (tmp_path / "out" / "results.csv").read_bytes()
-    with held(tmp_path / "out"):
+    with locked_folder(tmp_path / "out"):
         assert main(arguments) == 2 and "another process works in" in capsys.readouterr().err
     answer, asked = next((tmp_path / "out" / "answers").rglob("*.json")), []
     kept = answer.read_bytes()
@@ -322,7 +322,7 @@ def test_revos_weighs_both_types_alike(tmp_path: Path) -> None:
     for frame in range(2):
         predictions.write(record, right, frame, record.truth(right, frame))
         predictions.write(record, shifted, frame, record.truth(shifted, frame) | mini.box_mask(20))  # all in the front
-    table = evaluate("revos", tmp_path / "out", path=root, foreign=tmp_path / "masks")
+    table = evaluate("revos", tmp_path / "out", path=root, external_predictions=tmp_path / "masks")
     rows = table[(table["clip"] != ALL) & (table["expression"] == "1")].set_index("metric")["value"]
     wrong = mini.box_mask(20).sum()
     assert rows["J"] == pytest.approx(0.5) and rows["A"] == pytest.approx(1 - wrong / mini.box_mask(20).size)
@@ -340,8 +340,8 @@ class Sees:
 
     weights: ClassVar[dict] = {}
 
-    def context_of(self, context: int | None) -> int | None:
-        return context
+    def describe(self, context: int | None) -> dict:
+        return {"context": context}
 
     def __call__(self, video, sentence: str, **settings: object) -> SimpleNamespace:
         as_question(sentence)

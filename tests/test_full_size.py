@@ -48,9 +48,9 @@ def sam_file(tmp_path: Path) -> Path:
 def test_published_models_on_six_frames_of_a_clip(published, sam_file, tmp_path):
     grounder = VideoGrounder.from_pretrained(str(published), str(sam_file), "cpu", dtype="bfloat16")
     assert grounder.tracker.model.image_size == 1024
-    assert grounder.pointing.language.embed_tokens.weight.dtype == torch.bfloat16
-    grounder.pointing.generate = partial(grounder.pointing.generate, max_new_tokens=4)
-    grounder.processor.decode = lambda ids: '<point x="52.0" y="48.0" alt="mug">mug</point>'
+    assert grounder.pointer.model.language.embed_tokens.weight.dtype == torch.bfloat16
+    grounder.pointer.model.generate = partial(grounder.pointer.model.generate, max_new_tokens=4)
+    grounder.pointer.processor.decode = lambda ids: '<point x="52.0" y="48.0" alt="mug">mug</point>'
     heard = []
     clip = REAL if REAL.is_file() else sample_clip()
     result = grounder(clip, "the blue mug", every=3, max_frames=6, on_text=lambda frame, text: heard.append(frame))

@@ -8,11 +8,11 @@ import torch
 from test_training import CLIPS, STAGE, processor
 
 from videomolmo.lab.nano import pointing_stage
-from videomolmo.lab.nano.auxiliary_losses import FactHeads
-from videomolmo.lab.nano.batches import Example, answer, build_batch, mirrored, window_facts
+from videomolmo.lab.nano.auxiliary_losses import ProbeHeads
+from videomolmo.lab.nano.batches import Example, answer, mirrored, text_inputs, window_facts
 from videomolmo.lab.nano.rendered_clips import RenderedClips, render_all
 from videomolmo.model import PointingModel
-from videomolmo.synth.scene import Thing
+from videomolmo.synth.scene import ObjectFacts
 from videomolmo.synth.sentences import Query
 
 
@@ -29,7 +29,7 @@ def walking_square(points: list[tuple[float, float]] = ()) -> Example:
     for time in (0, 2, 3, 4):
         ids[time, 32:56, 8 + 4 * time : 32 + 4 * time] = 1
     frames = np.repeat(ids[..., None] * 200, 3, axis=-1)
-    thing = Thing("square", "red", "right", True, (36 / 96, 44 / 96))
+    thing = ObjectFacts("square", "red", "right", True, (36 / 96, 44 / 96))
     query = Query("all", "the squares", "square", plural=True)
     question = ("Point to the squares.", answer(query, list(points)))
     return Example(frames, ids, [thing], [query], [question], [list(points)])
@@ -54,7 +54,7 @@ def test_the_way_turns_with_the_mirror() -> None:
 @pytest.mark.parametrize("points", [[(0.2, 0.4), (0.5, 0.1), (0.8, 0.9)], [(0.3, 0.3)], []])
 def test_an_answer_turns_at_its_start_and_after_each_point_of_a_list(points: list) -> None:
     own = processor()
-    batch = build_batch(own, [walking_square(points)], past=False, language=True)
+    batch = text_inputs(own, [walking_square(points)])
     turns = [place[~place[:, 0].isnan()] for place in batch["choice_points"]]
     after = [points[n + 1 : n + 2] for n in range(len(points))] if len(points) > 1 else []
     assert [len(turn) for turn in turns] == [len(points), *map(len, after)]
@@ -67,7 +67,7 @@ def test_an_answer_turns_at_its_start_and_after_each_point_of_a_list(points: lis
 
 def test_kept_batches_are_encoded_once_and_lose_nothing(clips: RenderedClips) -> None:
     own = processor()
-    stage = pointing_stage.replace(STAGE, steps=6, distinct=2, vision_rate=0.0)
+    stage = pointing_stage.replace(STAGE, steps=6, cached_batches=2, vision_rate=0.0)
     torch.manual_seed(0)
     model = PointingModel(own.config, attn_implementation="eager")
     calls = []
@@ -78,7 +78,7 @@ def test_kept_batches_are_encoded_once_and_lose_nothing(clips: RenderedClips) ->
     assert kept[1]["past"].data_ptr() == kept[5]["past"].data_ptr()
     assert "pixels" not in kept[0] and kept[0]["past"].shape[1] == 1
     raw = next(pointing_stage.batches(own, clips, stage, 0, 0))
-    heads = FactHeads(128, 256, 8)
+    heads = ProbeHeads(128, 256, 8)
     with torch.no_grad():
         whole, halved = (pointing_stage.step_loss(model, heads, batch, stage)[0] for batch in (raw, kept[0]))
     assert whole.item() == pytest.approx(halved.item(), rel=2e-3)
@@ -87,7 +87,7 @@ def test_kept_batches_are_encoded_once_and_lose_nothing(clips: RenderedClips) ->
 def test_kept_batches_come_with_new_questions_that_fit_their_clips(clips: RenderedClips) -> None:
     """The text of every pass is another one, about the same pictures, and the same after a resume."""
     own = processor()
-    stage = pointing_stage.replace(STAGE, steps=6, distinct=2, vision_rate=0.0)
+    stage = pointing_stage.replace(STAGE, steps=6, cached_batches=2, vision_rate=0.0)
     whole = list(pointing_stage.batches(own, clips, stage, 0, 0))
     first, second, third = whole[0::2]
     texts = [own.decode([one for one in batch["input_ids"].flatten().tolist() if one >= 0]) for batch in whole[0::2]]
@@ -102,8 +102,8 @@ def test_kept_batches_come_with_new_questions_that_fit_their_clips(clips: Render
 
 def test_stills_are_their_own_past_and_say_nothing_of_motion(clips: RenderedClips) -> None:
     own = processor()
-    clean = {"language": False, "cutoff": 0.0, "questions": 1}
-    stage = pointing_stage.replace(STAGE, steps=8, stills=0.5, **clean)
+    clean = {"language": False, "short_history_prob": 0.0, "questions": 1}
+    stage = pointing_stage.replace(STAGE, steps=8, static_prob=0.5, **clean)
     pictures = RenderedClips.__new__(RenderedClips)
     pictures.frames, pictures.ids, pictures.things = clips.frames[:, -1:], clips.ids[:, -1:], clips.things
     made = list(pointing_stage.batches(own, clips, stage, 0, 0, pictures=pictures))
@@ -112,7 +112,7 @@ def test_stills_are_their_own_past_and_say_nothing_of_motion(clips: RenderedClip
     assert all((batch["facts_motion"] == 0).all() and batch["facts_moved"].isnan().all() for batch in stills)
     assert all(bool((batch["facts_motion"] > 0).any()) for batch in made if "past_pixels" in batch)
     torch.manual_seed(0)
-    model, heads = PointingModel(own.config, attn_implementation="eager"), FactHeads(128, 256, 8)
+    model, heads = PointingModel(own.config, attn_implementation="eager"), ProbeHeads(128, 256, 8)
     past = stills[0]["pixels"][:, None].expand(-1, own.config.context, -1, -1, -1)
     with torch.no_grad():
         alone, spelt_out = (
@@ -122,13 +122,13 @@ def test_stills_are_their_own_past_and_say_nothing_of_motion(clips: RenderedClip
     assert alone.item() == pytest.approx(spelt_out.item(), rel=1e-5)
     pointing_stage.step_loss(model, heads, stills[0], stage)[0].backward()
     assert model.vision.stem.layers[0].weight.grad.abs().sum() > 0
-    with pytest.raises(ValueError, match="stills go with neither"):
-        pointing_stage.replace(stage, distinct=2)
+    with pytest.raises(ValueError, match="static_prob goes with neither"):
+        pointing_stage.replace(stage, cached_batches=2)
 
 
 def test_motion_is_judged_where_it_is_named() -> None:
     torch.manual_seed(0)
-    heads = FactHeads(128, 256, 8)
+    heads = ProbeHeads(128, 256, 8)
     tokens, windows = torch.randn(1, 36, 128), torch.randn(1, 36, 4, 256)
     nothing = {"facts_motion": torch.full((1, 36), -100), "facts_moved": torch.full((1, 36, 2), torch.nan)}
     loss, right = heads.motion_loss(tokens, windows, nothing)

@@ -19,13 +19,9 @@ from torch import nn
 from training_runs import finish, fixture_of, recipe_of, rows_of_blocks, smallest_model, start, weights
 
 from videomolmo.errors import BadInput
-from videomolmo.io.provenance import claim
-from videomolmo.training.checkpoints import Checkpoints, read_state, restore
-from videomolmo.training.model import Learner, accelerator_for, assemble
-from videomolmo.training.parts import Parts, written
-from videomolmo.training.run_state import (
+from videomolmo.io.provenance import write_or_verify_manifest
+from videomolmo.lab.nano.checkpoint import (
     MovingAverage,
-    append_log,
     found,
     load_checkpoint,
     load_weights,
@@ -33,6 +29,10 @@ from videomolmo.training.run_state import (
     save_checkpoint,
     save_progress,
 )
+from videomolmo.training.checkpoints import Checkpoints, read_state, restore
+from videomolmo.training.log import append_log
+from videomolmo.training.model import TrainState, accelerator_for, assemble
+from videomolmo.training.tensor_files import Parts, written
 from videomolmo.training.trainer import train
 
 EARLIER = Path(__file__).parent / "fixtures" / "earlier_checkpoints"  # made before hashes, by pickling
@@ -65,7 +65,7 @@ def last(run) -> Path:
 
 
 @pytest.fixture(scope="module")
-def learner(model, rows) -> Learner:
+def train_state(model, rows) -> TrainState:
     recipe = recipe_in(model, rows, Path())
     return assemble(recipe, accelerator_for(recipe))
 
@@ -108,7 +108,7 @@ def test_every_changed_byte_is_noticed(last):
 
 @pytest.mark.parametrize("name", ["state.json", "index.json", "part_0000.safetensors"])
 @pytest.mark.parametrize("kind", ["flipped", "cut", "empty", "longer", "missing", "link", "pipe", "folder", "earlier"])
-def test_a_damaged_checkpoint_is_left_out_and_told(model, rows, learner, done, run, last, capfd, name, kind):
+def test_a_damaged_checkpoint_is_left_out_and_told(model, rows, train_state, done, run, last, capfd, name, kind):
     path = last / name
     if kind == "earlier" and name == "index.json":
         pytest.skip("the same after every step")
@@ -133,12 +133,12 @@ def test_a_damaged_checkpoint_is_left_out_and_told(model, rows, learner, done, r
     told = json.loads((run / "run.json").read_text())["starts"][-1]
     assert told["step"] == 2 and len(told["damaged"]) == 1
     said = capfd.readouterr().err
-    assert "step_00000004" in said and "aside_1_step_00000004; going on after step 2" in said
+    assert "step_00000004" in said and "aside_1_step_00000004; resuming after step 2" in said
     aside = last.with_name("aside_1_step_00000004")
     assert kind == "missing" or os.path.lexists(aside / name), "what was damaged is gone"
     assert len(list(aside.iterdir())) == 3 - (kind == "missing")
     with pytest.raises(BadInput) as caught:
-        restore(learner, aside)
+        restore(train_state, aside)
     assert "\n" not in str(caught.value)
 
 
@@ -158,13 +158,13 @@ def test_a_checkpoint_under_another_ones_name_is_left_out(model, rows, done, run
     assert all(torch.equal(weights(done)[key], value) for key, value in weights(run).items())
 
 
-def test_a_damaged_one_is_never_deleted_to_make_room(model, rows, learner, tmp_path):
+def test_a_damaged_one_is_never_deleted_to_make_room(model, rows, train_state, tmp_path):
     kept = Checkpoints(tmp_path, "mine", keep=1)
     for step in (1, 2):
-        kept.save(learner, {"step": step})
+        kept.save(train_state, {"step": step})
     (tmp_path / "step_00000002" / "state.json").write_text("")
-    kept.save(learner, {"step": 2})
-    kept.save(learner, {"step": 3})
+    kept.save(train_state, {"step": 2})
+    kept.save(train_state, {"step": 3})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["aside_1_step_00000002", "step_00000003"]
 
 
@@ -195,7 +195,7 @@ def test_two_processes_agree_on_what_is_damaged(model, rows, tmp_path):
         ("files", {"index.json": {"bytes": -1, "sha256": "0" * 64}}), ("files", {"index.json": {"bytes": 1}}),
     ],
 )  # fmt: skip
-def test_a_state_of_wrong_types_is_refused(learner, last, name, value):
+def test_a_state_of_wrong_types_is_refused(train_state, last, name, value):
     text = json.loads((last / "state.json").read_text()) | {name: value}
     if value == 10**400:  # longer than Python writes whole numbers
         value, text = "X", json.dumps(text | {name: "X"}).replace('"X"', "1" + "0" * 5000)
@@ -203,35 +203,35 @@ def test_a_state_of_wrong_types_is_refused(learner, last, name, value):
     else:
         reseal(last, lambda state: state.update({name: value}))
     with pytest.raises(BadInput) as caught:
-        restore(learner, last)
+        restore(train_state, last)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "3", "null", "[" * 100_000, '{"step": 4}', '{"a": ' * 50_000, "\xff\0"]
 )
-def test_a_state_that_is_none_is_refused(learner, last, text):
+def test_a_state_that_is_none_is_refused(train_state, last, text):
     (last / "state.json").write_text(text, encoding="latin-1")
     with pytest.raises(BadInput):
-        restore(learner, last)
+        restore(train_state, last)
     (last / "state.json").write_bytes(b"x" * (17 << 20))
     with pytest.raises(BadInput, match="expected at most"):
-        restore(learner, last)
+        restore(train_state, last)
 
 
 @pytest.mark.parametrize(
     "name",
     ["../secret", "/etc/passwd", "part_0000.safetensors/../../secret", "..", "", "\0", "part_0009.safetensors"],
 )
-def test_files_outside_of_the_checkpoint_are_never_opened(learner, last, name):
+def test_files_outside_of_the_checkpoint_are_never_opened(train_state, last, name):
     (last.parent / "secret").write_bytes((last / "part_0000.safetensors").read_bytes())
     about = written(last / "part_0000.safetensors")
     reseal(last, lambda state: state["files"].update({name: about}))
     with pytest.raises(BadInput, match=r"expected index\.json|is missing"):
-        restore(learner, last)
+        restore(train_state, last)
 
 
-def test_an_index_that_means_other_tensors_is_refused(learner, last):
+def test_an_index_that_means_other_tensors_is_refused(train_state, last):
     index = json.loads((last / "index.json").read_text())
     name = next(name for name in index["tensors"] if name.startswith("model."))
     for change in (
@@ -243,15 +243,15 @@ def test_an_index_that_means_other_tensors_is_refused(learner, last):
         (last / "index.json").write_text(json.dumps({"tensors": changed}))
         reseal(last)
         with pytest.raises(BadInput):
-            restore(learner, last)
+            restore(train_state, last)
     for tensors in ({}, [], None, index["tensors"] | {"model.other": {"shape": [1], "parts": [0]}}):
         (last / "index.json").write_text(json.dumps({"tensors": tensors}))
         reseal(last)
         with pytest.raises(BadInput):
-            restore(learner, last)
+            restore(train_state, last)
 
 
-def test_parts_that_hold_other_tensors_are_refused(learner, last):
+def test_parts_that_hold_other_tensors_are_refused(train_state, last):
     path = last / "part_0000.safetensors"
     whole = load_file(path)
     name = next(name for name in whole if whole[name].dim() == 2)
@@ -259,18 +259,18 @@ def test_parts_that_hold_other_tensors_are_refused(learner, last):
         save_file(whole | {name: odd.clone()}, path)
         reseal(last)
         with pytest.raises(BadInput):
-            restore(learner, last)
+            restore(train_state, last)
     save_file({key: value for key, value in whole.items() if key != name}, path)
     reseal(last)
     with pytest.raises(BadInput, match="cannot be read"):
-        restore(learner, last)
+        restore(train_state, last)
     path.write_bytes(struct.pack("<Q", 2**62) + b"{}")
     reseal(last)
     with pytest.raises(BadInput, match="cannot be read"):
-        restore(learner, last)
+        restore(train_state, last)
 
 
-def test_a_file_with_a_hole_of_a_terabyte_is_refused_before_it_is_read(learner, last):
+def test_a_file_with_a_hole_of_a_terabyte_is_refused_before_it_is_read(train_state, last):
     with open(last / "part_0000.safetensors", "r+b") as file:
         try:
             file.truncate(1 << 40)
@@ -282,7 +282,7 @@ def test_a_file_with_a_hole_of_a_terabyte_is_refused_before_it_is_read(learner, 
     state["sha256"] = hashlib.sha256(text.encode()).hexdigest()
     (last / "state.json").write_text(json.dumps(state, indent=1))
     with pytest.raises(BadInput, match="has 1099511627776 bytes, expected"):
-        restore(learner, last)
+        restore(train_state, last)
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "metrics.jsonl", "run.json", "training.lock", "model", "tensorboard"])
@@ -297,7 +297,7 @@ def test_a_run_does_not_write_through_links(model, rows, run, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", [".unfinished_step_00000006", ".leaving_step_00000001_1", "step_00000009"])
-def test_what_a_link_leads_to_is_never_deleted_or_read(learner, run, tmp_path, name):
+def test_what_a_link_leads_to_is_never_deleted_or_read(train_state, run, tmp_path, name):
     outside = tmp_path / "outside"
     shutil.copytree(run / "checkpoints" / "step_00000004", outside)
     (run / "checkpoints" / name).symlink_to(outside)
@@ -305,9 +305,9 @@ def test_what_a_link_leads_to_is_never_deleted_or_read(learner, run, tmp_path, n
     assert kept.latest().name == "step_00000004"
     if name.endswith("6"):
         with pytest.raises(BadInput, match="is a link"):
-            kept.save(learner, {"step": 6})
+            kept.save(train_state, {"step": 6})
     else:
-        kept.save(learner, {"step": 6})
+        kept.save(train_state, {"step": 6})
     assert {path.name for path in outside.iterdir()} == {"state.json", "index.json", "part_0000.safetensors"}
 
 
@@ -323,7 +323,7 @@ def test_records_of_a_run_that_are_damaged_stop_nothing(model, rows, run, name, 
 def test_settings_that_are_too_deep_are_refused(tmp_path):
     (tmp_path / "settings.json").write_text("[" * 100_000)
     with pytest.raises(BadInput, match="cannot be read"):
-        claim(tmp_path, {"seed": 1}, "a run")
+        write_or_verify_manifest(tmp_path, {"seed": 1}, "a run")
 
 
 # stages of the nano recipe

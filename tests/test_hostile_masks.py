@@ -150,7 +150,7 @@ def test_checkpoints_of_sam2_that_would_run_code_or_take_memory(tmp_path):
         path.write_bytes(pickle.dumps(content, protocol=4))
         refused(load_tiny, path, path.name, "not a SAM 2 checkpoint")
     zipped(path, "x" * 10**8, zipfile.ZIP_DEFLATED)
-    refused(load_tiny, path, "packed or too large")
+    refused(load_tiny, path, "is packed, or larger")
     for content in (b"", b"PK\x05\x06" + bytes(18), bytes(1000), b"PK\x03\x04" + bytes(1000)):
         path.write_bytes(content)
         refused(load_tiny, path, path.name)
@@ -165,7 +165,7 @@ def test_tensors_of_a_published_sam2_that_are_none(tmp_path):
     load_tiny(path)
     for value, words in (
         (torch.full_like(state[name], float("nan")), "not finite"), (torch.zeros(3), "do not fit"),
-        (torch.zeros(1).expand(2**40), "do not fit"), (state[name].long(), "not a SAM 2"),
+        (torch.zeros(1).expand(2**40), "in a block of other size"), (state[name].long(), "not a SAM 2"),
         (torch.empty(256, device="meta"), "not a SAM 2 checkpoint"), (state[name].to_sparse(), "not a SAM 2"),
     ):  # fmt: skip
         torch.save({"model": state | {name: value}}, path)

@@ -44,11 +44,11 @@ def peak() -> float:
 
 def refused(load: Callable[[Path], object], path: Path, *words: str) -> str:
     """What is said, in one line, about what is refused at once and without memory."""
-    begun, before = time.perf_counter(), peak()
+    begun, before = time.process_time(), peak()  # of this process: the machine may be busy
     with pytest.raises(BadInput) as caught:
         load(path)
     said = str(caught.value)
-    assert time.perf_counter() - begun < SECONDS and peak() - before < MEMORY
+    assert time.process_time() - begun < SECONDS and peak() - before < MEMORY
     assert len(said.splitlines()) == 1 and len(said) < 1200
     assert all(word in said for word in words), said
     return said
@@ -395,7 +395,7 @@ def test_settings_of_tokenizers_that_are_none(values, pointing):
 
 PLAIN = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20))
 VALUES = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4))
-FUZZ = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def read_or_refused(load: Callable[[Path], object], path: Path) -> None:

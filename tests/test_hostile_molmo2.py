@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from test_hostile_models import FUZZ, KINDS, TEXTS, TOKENIZERS, VALUES, linux, read_or_refused, refused, with_value
 
-from videomolmo.systems.molmo2 import load_grounder, load_molmo2
+from videomolmo.systems import load_grounder
+from videomolmo.systems.molmo2 import load_molmo2
 from videomolmo.systems.molmo2_files import checked_config
 
 pytestmark = linux

@@ -20,12 +20,12 @@ from safetensors.torch import load_file
 from training_runs import finish, fixture_of, recipe_of, rows_of_blocks, smallest_model, start, weights
 
 from videomolmo.errors import BadInput
+from videomolmo.lab.nano.checkpoint import load_checkpoint
 from videomolmo.masks.sam2 import load_published
 from videomolmo.training import checkpoints, earlier
 from videomolmo.training.checkpoints import restore
-from videomolmo.training.model import Learner, accelerator_for, assemble
+from videomolmo.training.model import TrainState, accelerator_for, assemble
 from videomolmo.training.recipe import Recipe
-from videomolmo.training.run_state import load_checkpoint
 from videomolmo.training.trainer import train
 from videomolmo.weights.pickled import read_torch, unpickle
 
@@ -39,7 +39,7 @@ def recipe_in(model: Path, rows: Path, out: Path, **changes: object) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def learner(model, rows) -> Learner:
+def train_state(model, rows) -> TrainState:
     recipe = recipe_in(model, rows, Path())
     return assemble(recipe, accelerator_for(recipe))
 
@@ -91,17 +91,17 @@ KINDS = sorted(harms(Path("x")))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_pickle_runs(learner, tmp_path, kind):
+def test_no_pickle_runs(train_state, tmp_path, kind):
     mark = tmp_path / "it_ran"
     harm = harms(mark)[kind]
-    new = checkpoints.Checkpoints(tmp_path / "new", "mine", 1).save(learner, {"step": 1})
+    new = checkpoints.Checkpoints(tmp_path / "new", "mine", 1).save(train_state, {"step": 1})
     (new / ".metadata").write_bytes(harm)
-    restore(learner, new)  # a file that today's checkpoints do not have
+    restore(train_state, new)  # a file that today's checkpoints do not have
     old = tmp_path / "step_00000002"
     shutil.copytree(EARLIER / "alone" / "step_00000002", old)
     (old / ".metadata").write_bytes(harm)
     with pytest.raises(BadInput, match=r"step_00000002 cannot be read \(.*\); resume from") as caught:
-        restore(learner, old)
+        restore(train_state, old)
     assert "\n" not in str(caught.value)
     for name in ("checkpoint.safetensors", "checkpoint.pt", "sam2.1_hiera_tiny.pt"):
         for content in (harm, stage_file(harm)):
@@ -115,7 +115,7 @@ def test_no_pickle_runs(learner, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_pickle_within_an_earlier_checkpoints_tensors_runs(learner, tmp_path, kind):
+def test_no_pickle_within_an_earlier_checkpoints_tensors_runs(train_state, tmp_path, kind):
     old = tmp_path / "step_00000002"
     shutil.copytree(EARLIER / "alone" / "step_00000002", old)
     data = (old / "__0_0.distcp").read_bytes()
@@ -124,7 +124,7 @@ def test_no_pickle_within_an_earlier_checkpoints_tensors_runs(learner, tmp_path,
         data = data[:begin] + harm[: len(data) - begin] + data[begin + len(harm) :]
     (old / "__0_0.distcp").write_bytes(data)
     with pytest.raises(BadInput):
-        restore(learner, old)
+        restore(train_state, old)
     assert not (tmp_path / "it_ran").exists()
 
 
@@ -134,7 +134,7 @@ def test_the_harm_would_be_done_without_care(tmp_path):
         assert (tmp_path / kind).exists()
 
 
-def test_what_a_pickle_does_to_its_classes_ends_with_it(learner):
+def test_what_a_pickle_does_to_its_classes_ends_with_it(train_state):
     metadata = b"ctorch.distributed.checkpoint.metadata\nMetadata\n"
     known = earlier._known()
     for harm in (metadata + b"N}V__setstate__\nK\x01s\x86b.", metadata + b")\x81N}V__setstate__\nK\x01s\x86b."):
@@ -142,11 +142,11 @@ def test_what_a_pickle_does_to_its_classes_ends_with_it(learner):
             unpickle(b"\x80\x02" + harm, known)
         except ValueError:
             continue
-    assert restore(learner, EARLIER / "alone" / "step_00000002")["step"] == 2
+    assert restore(train_state, EARLIER / "alone" / "step_00000002")["step"] == 2
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_damaged_pickles_and_archives_are_refused_in_words(learner, tmp_path, seed):
+def test_damaged_pickles_and_archives_are_refused_in_words(train_state, tmp_path, seed):
     chance = random.Random(seed)
     old = tmp_path / "step_00000002"
     shutil.copytree(EARLIER / "sharded" / "step_00000002", old)
@@ -158,7 +158,7 @@ def test_damaged_pickles_and_archives_are_refused_in_words(learner, tmp_path, se
                 changed[chance.randrange(len(data))] = chance.randrange(256)
             path.write_bytes(changed[: chance.choice((len(data), chance.randrange(len(data))))])
             try:
-                restore(learner, old)
+                restore(train_state, old)
             except BadInput as error:
                 assert "\n" not in str(error)
         path.write_bytes(data)
@@ -232,10 +232,10 @@ def test_an_archive_cannot_ask_for_more_memory_than_it_has_bytes():
 
 
 @pytest.mark.parametrize("kind", ["alone", "sharded"])
-def test_earlier_checkpoints_still_open(model, rows, learner, tmp_path, kind):
+def test_earlier_checkpoints_still_open(model, rows, train_state, tmp_path, kind):
     folder = EARLIER / kind / "step_00000002"
-    assert restore(learner, folder)["step"] == 2
-    flat = checkpoints._flat(checkpoints._tensors(learner))
+    assert restore(train_state, folder)["step"] == 2
+    flat = checkpoints._flat(checkpoints._tensors(train_state))
     wanted = load_file(EARLIER / kind / "expected.safetensors")
     wanted = {name.replace("optimiser.", "optimiser.state."): value for name, value in wanted.items()}
     wanted = {name if name.startswith("optimiser") else f"model.{name}": value for name, value in wanted.items()}

@@ -15,7 +15,7 @@ from PIL import Image, features
 
 from videomolmo.errors import BadInput
 from videomolmo.io import images
-from videomolmo.io.images import in_natural_order, turned
+from videomolmo.io.images import in_natural_order, oriented
 from videomolmo.io.video import open_video
 
 FIELD = Path(__file__).resolve().parents[2] / "shared" / "field"
@@ -150,7 +150,7 @@ def test_all_eight_orientations(turn, suffix, tmp_path):
         wanted = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     with open_video(tmp_path) as frames:
         assert (frames.height, frames.width) == wanted.shape[:2] and np.array_equal(frames[0], wanted)
-    assert np.abs(turned(stored, turn).astype(int) - wanted.astype(int)).mean() < 9  # JPEG and its like lose a little
+    assert np.abs(oriented(stored, turn).astype(int) - wanted.astype(int)).mean() < 9  # JPEG and its like lose a little
 
 
 def test_deep_images_are_refused_at_opening(tmp_path):

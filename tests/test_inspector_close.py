@@ -44,7 +44,7 @@ def held() -> np.ndarray:
 
 def looked_through(folder):
     inspector = videomolmo.inspect(folder)
-    inspector.desk._pictures(5)
+    inspector.state._pictures(5)
     assert inspector.inspection.video() is not None
     return inspector
 

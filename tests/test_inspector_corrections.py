@@ -199,10 +199,10 @@ def test_bad_clicks_are_refused_before_anything_happens(opened, folder):
     ):  # fmt: skip
         with pytest.raises(BadInput, match=words):
             corrections.add_point(*arguments)
-    inspection.refuse(matching="none")
+    inspection.apply_fusion_rule(matching="none")
     with pytest.raises(BadInput, match="matched anew"):
         corrections.add_point(3, 1, 1, 1)
-    inspection.refuse(matching=None)
+    inspection.apply_fusion_rule(matching=None)
     corrections.tracker = None
     with pytest.raises(BadInput, match="give a grounder"):
         corrections.add_point(3, 1, 1, 1)
@@ -219,8 +219,8 @@ def test_identities_stay_while_there_are_corrections(opened):
     inspection, corrections = opened
     corrections.add_point(7, 20, 15, 1)
     with pytest.raises(BadInput, match="undo them first"):
-        inspection.refuse(matching="none")
-    inspection.refuse("union")
+        inspection.apply_fusion_rule(matching="none")
+    inspection.apply_fusion_rule("union")
     assert inspection.decisions()[7, 0] == "key"
 
 
@@ -266,20 +266,20 @@ def test_training_rows_are_read_by_the_reader_of_training_rows(opened, tmp_path)
         corrections.export_training(tmp_path / "rows.jsonl")
 
 
-def test_a_new_sentence_about_the_same_video(truthful, tiny_grounder, clip):
-    truthful(clip)
-    first = tiny_grounder(clip.frames, "the things", every=4, tau=0.4)
-    second = ask(Inspection(first), "the others", tiny_grounder, fusion="union")
+def test_a_new_sentence_about_the_same_video(truthful, clip):
+    grounder = truthful(clip)
+    first = grounder(clip.frames, "the things", every=4, tau=0.4)
+    second = ask(Inspection(first), "the others", grounder, fusion="union")
     assert second.sentence == "the others" and second.key_frames == first.key_frames
     assert second.config["model"]["tau"] == 0.4 and second.config["model"]["fusion"] == "union"
 
 
-def test_correcting_a_real_run_keeps_what_it_does_not_touch(truthful, tiny_grounder, clip, tmp_path):
-    truthful(clip, silent={5})
-    folder = tiny_grounder(clip.frames, "the things", every=5).save(tmp_path / "out", overlay=False)
+def test_correcting_a_real_run_keeps_what_it_does_not_touch(truthful, clip, tmp_path):
+    grounder = truthful(clip, silent={5})
+    folder = grounder(clip.frames, "the things", every=5).save(tmp_path / "out", overlay=False)
     inspection = Inspection(folder, video=clip.frames)
     before = everything(inspection)
-    Corrections(inspection, tiny_grounder).add_point(2, 40, 30, 1)
+    Corrections(inspection, grounder).add_point(2, 40, 30, 1)
     touched = changed(before, everything(inspection))
     assert (2, 1) in touched and touched <= {(t, 1) for t in range(1, 5)}
 
@@ -341,9 +341,9 @@ def test_a_click_mends_a_shipped_run(shipped_grounder):
     grounded = shipped_grounder(clip.frames, "the blue star", every=5)
     inspection = Inspection(grounded, truth=clip.masks[:, :1])
     corrections = Corrections(inspection, shipped_grounder)
-    thing = inspection.scores().partner[0]
-    corrections.remove_point(10, thing, 0)
+    object_id = inspection.scores().partner[0]
+    corrections.remove_point(10, object_id, 0)
     worse = np.nanmean(inspection.scores().per_frame)
     rows, columns = np.nonzero(clip.masks[10, 0])
-    corrections.add_point(10, float(columns.mean()), float(rows.mean()), thing)
+    corrections.add_point(10, float(columns.mean()), float(rows.mean()), object_id)
     assert np.nanmean(inspection.scores().per_frame) > worse

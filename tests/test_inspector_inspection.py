@@ -12,9 +12,8 @@ from PIL import Image
 from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES, fuse, iou
 from videomolmo.inspector.inspection import DECISIONS, LAYERS, Inspection
-from videomolmo.inspector.packed_masks import centres, pack
 from videomolmo.io.video import open_video
-from videomolmo.mask_store import MaskSpool
+from videomolmo.mask_store import MaskStore, centres, pack
 from videomolmo.results import GroundingResult, KeyAnswer
 
 
@@ -31,7 +30,7 @@ def test_a_strip_keeps_every_pixel():
     masks = np.random.default_rng(0).random((5, 13, 21)) < 0.2
     masks[2] = False
     strip = pack(7, masks)
-    assert (strip.start, strip.stop, len(strip.cut(8, 10))) == (7, 12, 2)
+    assert (strip.start, strip.stop, len(strip.slice(8, 10))) == (7, 12, 2)
     whole = strip.masks((0, 13, 0, 3))[:, :, :21]
     assert np.array_equal(whole, masks) and np.array_equal(strip.areas(), masks.sum(axis=(1, 2)))
     x, y, area = centres(strip.bits, strip.box)
@@ -56,12 +55,12 @@ def test_every_layer_is_that_of_the_result(result):
 
 def test_series_and_boxes_are_those_of_the_tracks(result):
     seen, tracks = Inspection(result), result.tracks
-    for thing in (1, 2):
-        series, rows = seen.series(thing), tracks[tracks.object == thing].set_index("frame")
+    for object_id in (1, 2):
+        series, rows = seen.series(object_id), tracks[tracks.object == object_id].set_index("frame")
         assert np.flatnonzero(series.area).tolist() == rows.index.tolist()
         assert np.allclose(series.x[rows.index], rows.x_px, atol=0.006)
         assert np.allclose(series.y[rows.index], rows.y_px, atol=0.006)
-        assert all(seen.boxes(t)[thing] == row.box for t, row in rows.iterrows())
+        assert all(seen.boxes(t)[object_id] == row.box for t, row in rows.iterrows())
     trail = seen.trail(8, length=3)
     assert np.allclose(trail[1], np.stack([seen.series(1).x, seen.series(1).y], axis=1)[5:9])
     with pytest.raises(BadInput, match="object 3 is not there"):
@@ -73,11 +72,11 @@ def test_series_and_boxes_are_those_of_the_tracks(result):
 def test_fused_again_is_fused_at_once(result, rule, tau):
     """The slow way: a run with these settings from the start."""
     seen = Inspection(result)
-    seen.refuse(rule, tau)
+    seen.apply_fusion_rule(rule, tau)
     wanted = made_result(absent=((5, 2),), rule=rule, tau=tau)
     assert np.array_equal(masks_of(seen), np.asarray(wanted.masks))
     assert (seen.rule, seen.tau) == (rule, tau)
-    seen.refuse("iou", 0.7)
+    seen.apply_fusion_rule("iou", 0.7)
     assert np.array_equal(masks_of(seen), np.asarray(result.masks))
 
 
@@ -92,7 +91,7 @@ def test_decisions_are_what_happened(result):
         agreed = iou(forward, backward) >= 0.7
         assert decisions[t, 0] == ("intersection" if agreed else "union")
         assert np.array_equal(fused, forward & backward if agreed else forward | backward)
-    seen.refuse("left")
+    seen.apply_fusion_rule("left")
     assert (seen.decisions()[1:5, 0] == "forward").all()
     assert {"intersection", "union"} <= set(decisions.ravel())
 
@@ -106,7 +105,7 @@ def test_an_empty_side_is_a_fallback(tmp_path):
     result.spool.write(0, (1,), masks, {"forward": data["has_forward"], "backward": data["has_backward"]})
     seen = Inspection(result)
     assert seen.decisions()[3, 0] == "fallback"
-    seen.refuse("intersection")
+    seen.apply_fusion_rule("intersection")
     assert seen.decisions()[3, 0] == "none"
 
 
@@ -123,17 +122,17 @@ def test_points_have_owners(result):
 
 def test_matching_gives_identities_out_anew(result):
     seen = Inspection(result)
-    seen.refuse(matching="none")
+    seen.apply_fusion_rule(matching="none")
     assert seen.objects == 5 and seen.matching == "none"  # two, one and two on the three key frames
     assert np.array_equal(masks_of(seen, "forward").any(axis=1), np.asarray(result.forward).any(axis=1))
-    seen.refuse(matching=0.05)
+    seen.apply_fusion_rule(matching=0.05)
     assert [p.object for p in seen.points(5)] == [1]  # the squares still overlap a little
-    seen.refuse(matching=1.0)
+    seen.apply_fusion_rule(matching=1.0)
     assert seen.objects == 5
-    seen.refuse(matching="stored")
+    seen.apply_fusion_rule(matching="stored")
     assert seen.objects == 2 and np.array_equal(masks_of(seen), np.asarray(result.masks))
     with pytest.raises(BadInput, match="expected None"):
-        seen.refuse(matching="guess")
+        seen.apply_fusion_rule(matching="guess")
 
 
 def test_a_rule_that_needs_what_was_not_stored_is_refused(result, monkeypatch):
@@ -142,11 +141,11 @@ def test_a_rule_that_needs_what_was_not_stored_is_refused(result, monkeypatch):
     seen = Inspection(result)
     assert "forward_confidence" in seen.rules()["left"] and seen.rules()["iou"] is None
     with pytest.raises(BadInput, match="did not store forward_confidence"):
-        seen.refuse("left")
+        seen.apply_fusion_rule("left")
     with pytest.raises(BadInput, match="unknown"):
-        seen.refuse("nonsense")
+        seen.apply_fusion_rule("nonsense")
     with pytest.raises(BadInput, match="tau"):
-        seen.refuse(tau=1.5)
+        seen.apply_fusion_rule(tau=1.5)
 
 
 @pytest.mark.parametrize("kind", ["array", "npz", "bits", "folder"])
@@ -191,23 +190,22 @@ def test_truth_that_is_none_is_refused(result, bad):
         Inspection(result, truth=bad)
 
 
-def test_frames_come_when_asked_for_and_in_bounded_memory(result, monkeypatch):
+def test_frames_come_when_asked_for_and_in_bounded_memory(result):
     seen = Inspection(result)
-    monkeypatch.setattr("videomolmo.inspector.loading.MOST_BYTES", 5 * 40 * 51 * 3)
+    seen._frames._cache.max_size = 5 * 40 * 51 * 3
     pictures = [seen.frame(t) for t in range(12)]
     assert all(np.array_equal(picture, result.video()[t]) for t, picture in enumerate(pictures))
-    assert seen._frames._bytes <= 5 * 40 * 51 * 3
+    assert seen._frames._cache.size <= 5 * 40 * 51 * 3
     assert seen.frame(3, (80, 102)).shape == (80, 102, 3)
     with pytest.raises(ValueError, match="read-only"):
         seen.frame(0)[:] = 0
 
 
-def test_masks_are_forgotten_and_read_again(result, monkeypatch):
-    monkeypatch.setattr("videomolmo.inspector.store.MOST_BYTES", 1)
-    monkeypatch.setattr("videomolmo.inspector.fused_masks.MOST_BYTES", 1)
+def test_masks_are_forgotten_and_read_again(result):
     seen = Inspection(result)
+    seen._store._cache.max_size = seen._fused._cache.max_size = 1
     assert np.array_equal(masks_of(seen), np.asarray(result.masks))
-    assert len(seen._store._kept) == 1 and len(seen._belief._kept) == 1
+    assert len(seen._store._cache.kept) == 1 and len(seen._fused._cache.kept) == 1
     assert np.array_equal(seen.agreement, result.agreement, equal_nan=True)
 
 
@@ -224,7 +222,7 @@ def opened(folder) -> tuple[Inspection, str]:
     assert seen.agreement.shape == seen.decisions().shape == (seen.frames, seen.objects)
     seen.answer_near(0), seen.layers(), seen.rules()
     possible = [rule for rule, reason in seen.rules().items() if reason is None]
-    seen.refuse("union" if "union" in possible else possible[0])
+    seen.apply_fusion_rule("union" if "union" in possible else possible[0])
     return seen, " ".join(seen.missing())
 
 
@@ -272,9 +270,9 @@ def test_missing_backward_masks(result):
     assert [name for name, reason in seen.rules().items() if reason is None] == ["forward"]
     for rule, tau in (("intersection", None), ("backward", None), ("iou", 0.2)):
         with pytest.raises(BadInput, match="did not store backward masks"):
-            seen.refuse(rule, tau)
+            seen.apply_fusion_rule(rule, tau)
     assert np.array_equal(masks_of(seen), before)
-    seen.refuse("forward")
+    seen.apply_fusion_rule("forward")
     assert masks_of(seen).any()
 
 
@@ -328,12 +326,12 @@ def test_what_is_no_result_is_refused(tmp_path):
 def test_a_long_clip_opens_without_reading_it(tmp_path, monkeypatch):
     result = GroundingResult(
         sentence="x", answers=[], objects=1, height=8, width=8, times_s=np.arange(2000) / 25, fps=25.0,
-        spool=MaskSpool(tmp_path), config={}, source=str(tmp_path / "gone.mp4"),
+        spool=MaskStore(tmp_path), config={}, source=str(tmp_path / "gone.mp4"),
     )  # fmt: skip
     for start in range(0, 2000, 5):
         (tmp_path / f"{start:05d}.npz").write_bytes(b"")
-    result.spool = MaskSpool(tmp_path)
+    result.spool = MaskStore(tmp_path)
     monkeypatch.setattr("numpy.load", lambda *_, **__: pytest.fail("a file of masks was read"))
-    monkeypatch.setattr("videomolmo.io.schemas.open_plain", lambda *_, **__: pytest.fail("a file of masks was read"))
+    monkeypatch.setattr("videomolmo.io.untrusted.open_plain", lambda *_, **__: pytest.fail("a file of masks was read"))
     monkeypatch.setattr("videomolmo.results.open_video", lambda *_, **__: pytest.fail("the video was opened"))
     assert Inspection(result).frames == 2000

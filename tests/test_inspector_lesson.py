@@ -71,9 +71,9 @@ def test_the_mouse_was_there_before(lesson):
     lesson.corrections.add_point(*CLICK, 1)
     lesson.corrections.remove_point(0, 2, 0)
     lesson.run("cell-10")
-    lesson.look.refuse("union", 0.3)
+    lesson.look.apply_fusion_rule("union", 0.3)
     lesson.run("cell-14")
     lesson.corrections.add_point(7, 20, 15)
-    lesson.look.refuse(tau=0.1)
+    lesson.look.apply_fusion_rule(tau=0.1)
     lesson.run("cell-18")
     assert lesson.names["written"] == 2 and lesson.look.key_frames == [0, 5, 7, 10]

@@ -133,7 +133,7 @@ def test_an_unknown_rule_is_told_and_its_masks_are_shown_as_saved(settings, tmp_
     assert inspection.rule == "iou" and static_picture(inspection)
     shown = np.stack([inspection.mask("fused", t) for t in range(12)])
     assert np.array_equal(shown, np.asarray(result.masks))
-    inspection.refuse("iou")  # the name of it was only a guess: it is fused anew
+    inspection.apply_fusion_rule("iou")  # the name of it was only a guess: it is fused anew
     agreed = fuse(result.forward[2], result.backward[2], "iou", 0.7)
     assert np.array_equal(inspection.mask("fused", 2), agreed) and not np.array_equal(agreed, result.masks[2])
 
@@ -196,5 +196,5 @@ def test_many_objects_are_drawn_but_listed_in_part(tmp_path):
         assert len(inspector.objects.rows) == 200 and inspector.inspection.objects == 2000
         assert any("2000 objects" in line for line in inspector.inspection.missing())
         inspector.objects.rows[1][0].value = False
-        shown = inspector.desk.look.objects
+        shown = inspector.state.look.objects
         assert 1 not in shown and shown[0] == 2 and shown[-1] == 2000

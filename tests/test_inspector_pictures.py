@@ -64,7 +64,7 @@ def test_a_mask_is_tinted_where_it_is_and_nowhere_else(seen):
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_every_layer_shows_in_its_own_way(seen, layer):
-    seen.refuse("union")
+    seen.apply_fusion_rule("union")
     plain = paint(seen, 3, Look((), **BARE))
     picture = paint(seen, 3, Look((layer,), points=False, ids=False))
     assert np.array_equal(plain, seen.frame(3)) and (picture != plain).any()
@@ -74,7 +74,7 @@ def test_every_layer_shows_in_its_own_way(seen, layer):
 
 def test_marks_differ_by_shape_too(seen):
     """Grey pictures of a positive and of a negative point are not alike."""
-    from videomolmo.inspector.draw import mark
+    from videomolmo.io.drawing import mark
 
     made = []
     for positive in (True, False):
@@ -122,13 +122,13 @@ def test_encoded_pictures_are_the_painted_ones(seen):
 
 
 def test_the_cache_is_bounded_and_knows_of_changes(seen):
-    cache, look = EncodedCache(most_bytes=6000), Look()
+    cache, look = EncodedCache(max_bytes=6000), Look()
     first = cache.picture(seen, 3, look)
     assert cache.picture(seen, 3, look) is first
     for t in range(12):
         cache.picture(seen, t, look)
-    assert cache.bytes <= 6000 and cache.bytes == sum(len(content) for content, _ in cache._kept.values())
-    seen.refuse("union")
+    assert cache.bytes <= 6000 and cache.bytes == sum(len(content) for content, _ in cache._cache.kept.values())
+    seen.apply_fusion_rule("union")
     changed = next(t for t in range(12) if (seen.mask("fused", t) != Inspection(made_result()).mask("fused", t)).any())
     before = encode(paint(Inspection(made_result()), changed, look))
     assert cache.picture(seen, changed, look) != before
@@ -238,10 +238,11 @@ def test_differences_are_those_of_the_masks(seen):
     for _ in range(4):
         at = both.next_difference(at)
         visited.append(at)
-    assert len(set(visited)) >= 2 and both.largest() in visited and all(both.per_frame[t] > 0 for t in visited)
-    assert both.scores()[1] is None and "Only one" in both.missing()[0]
-    other.refuse("iou")
-    assert both.per_frame.max() == 0 and both.next_difference(0) is None and both.largest() is None
+    assert len(set(visited)) >= 2 and all(both.per_frame[t] > 0 for t in visited)
+    assert int(both.per_frame.argmax()) in visited
+    assert "Only one" in both.missing()[0]
+    other.apply_fusion_rule("iou")
+    assert both.per_frame.max() == 0 and both.next_difference(0) is None
 
 
 def test_results_of_other_length_size_and_number_are_compared(seen):
@@ -351,7 +352,7 @@ def test_an_export_that_fails_leaves_nothing(seen, tmp_path, monkeypatch):
         raise RuntimeError("disk full")
 
     monkeypatch.setattr("videomolmo.inspector.exports.paint_beside", broken)
-    monkeypatch.setattr("videomolmo.inspector.exports._labels", broken)
+    monkeypatch.setattr("videomolmo.inspector.exports.write_index_png", broken)
     for export in (lambda: export_video(seen, tmp_path / "a.mp4"), lambda: export_davis(seen, tmp_path / "d")):
         with pytest.raises(RuntimeError):
             export()

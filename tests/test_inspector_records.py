@@ -80,10 +80,9 @@ def test_older_records_that_name_no_result_are_taken(folder):
     (folder / LOG).write_text(text)
     for path in (folder / "corrections").iterdir():
         with np.load(path) as data:
-            direction, thing, frame, clicks = json.loads(str(data["made_from"]))
-        from videomolmo.inspector.repropagation import Run
-
-        path.rename(path.with_name(Run(direction, thing, frame, clicks).name(None)))
+            direction, object_id, frame, clicks = json.loads(str(data["made_from"]))
+            from videomolmo.inspector.repropagation import PropagationKey
+        path.rename(path.with_name(PropagationKey(direction, object_id, frame, clicks).name(None)))
     assert same(everything(Inspection(folder)), everything(before)) and Inspection(folder).missing()[1:] == []
 
 
@@ -300,7 +299,7 @@ def test_a_result_in_memory_is_saved_with_its_corrections(tmp_path, folder):
     assert inspector.questions.keep.layout.display == ""
     inspector.questions.keep.click()
     path = tmp_path / "exports" / "result_1"
-    assert "saved" in inspector.desk.words.value and inspector.questions.keep.layout.display == "none"
+    assert "saved" in inspector.state.words.value and inspector.questions.keep.layout.display == "none"
     corrections.add_point(3, 30, 30)
     assert len(lines(path)) == 2 and inspection.folder == path
     again = Inspection(path)

@@ -54,12 +54,11 @@ class Hesitant(OrderedDict):
         return found
 
 
-def test_masks_are_forgotten_in_one_thread_while_others_look(monkeypatch, quick_turns):
+def test_masks_are_forgotten_in_one_thread_while_others_look(quick_turns):
     """Room for one window, and four that are asked for: what one thread looks at, the others throw out."""
     looked = Inspection(made_result(frames=20, every=5, height=24, width=24))
-    for module in ("store", "belief"):
-        monkeypatch.setattr(f"videomolmo.inspector.{module}.MOST_BYTES", 1)
-    looked._belief._kept, looked._store._kept = Hesitant(), Hesitant()
+    for cache in (looked._fused._cache, looked._store._cache):
+        cache.max_size, cache.kept = 1, Hesitant()
     expected = {t: looked.mask("fused", t) for t in range(looked.frames)}
 
     def look() -> None:
@@ -68,8 +67,8 @@ def test_masks_are_forgotten_in_one_thread_while_others_look(monkeypatch, quick_
             looked.boxes(t + 1)
 
     assert in_threads(look, look, look, look, seconds=2.0) == []
-    kept = looked._belief._kept
-    assert looked._belief._bytes == sum(fused_masks._size(found) for found in kept.values())
+    cache = looked._fused._cache
+    assert cache.size == sum(fused_masks._size(found) for found in cache.kept.values())
 
 
 def test_a_correction_beside_an_export_leaves_nothing_old(quick_turns):
@@ -89,7 +88,7 @@ def test_a_correction_beside_an_export_leaves_nothing_old(quick_turns):
 
     assert in_threads(correct, export, export, seconds=1.5) == []
     fresh = Inspection(inspection.result)
-    fresh.history, fresh.runs = inspection.history, inspection.runs
+    fresh.history, fresh.propagations = inspection.history, inspection.propagations
     fresh.show_corrections()
     assert same(everything(inspection), everything(fresh))
     assert np.array_equal(inspection.agreement, fresh.agreement, equal_nan=True)
@@ -100,7 +99,7 @@ def test_masks_of_the_state_before_are_not_kept(monkeypatch):
     inspection = Inspection(made_result(absent=((5, 2),)))
     corrections = Corrections(inspection, InstantTracker())
     plain = everything(inspection)
-    inspection.refuse()  # nothing is kept
+    inspection.apply_fusion_rule()  # nothing is kept
     begun, corrected, fuse = threading.Event(), threading.Event(), fused_masks.fuse_segment
 
     def slow(*arguments):

@@ -15,7 +15,7 @@ import videomolmo
 from videomolmo.errors import BadInput
 from videomolmo.inspector import action_panels
 from videomolmo.inspector.action_panels import EXPORTS, free_path
-from videomolmo.inspector.background import Later, Work
+from videomolmo.inspector.background import BackgroundTask, Debounced
 from videomolmo.io.video import open_video
 
 
@@ -26,7 +26,7 @@ def look(tmp_path):
 
 def test_nothing_is_painted_until_somebody_looks(monkeypatch):
     inspector = videomolmo.inspect(made_result())
-    monkeypatch.setattr(inspector.desk.canvas, "send", lambda *_, **__: pytest.fail("sent to nobody"))
+    monkeypatch.setattr(inspector.state.canvas, "send", lambda *_, **__: pytest.fail("sent to nobody"))
     inspector.frame = 3
     inspector.look.opacity.value = 0.2
     assert inspector.frame == 3 and not inspector.plots.figures
@@ -47,7 +47,7 @@ def test_every_request_is_answered_with_its_frame(look):
 
 def test_a_request_is_answered_even_when_painting_breaks(look, monkeypatch):
     inspector, browser = look()
-    monkeypatch.setattr(inspector.desk.canvas, "_picture", lambda frame: 1 // 0)
+    monkeypatch.setattr(inspector.state.canvas, "_picture", lambda frame: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         browser.go(2)
     assert browser.sent[-1][0]["frames"] == [] and browser.sent[-1][0]["view"] == "me"
@@ -118,13 +118,13 @@ def test_a_name_is_changed(look):
     inspector, _ = look()
     inspector.objects.rows[2][1].value = "the cup"
     assert inspector.inspection.names[2] == "the cup"
-    assert any("the cup" in text for text, _ in inspector.correct.thing.options)
+    assert any("the cup" in text for text, _ in inspector.correct.object_id.options)
 
 
 def test_a_click_looks_and_corrections_need_a_grounder(look):
     inspector, browser = look()
     browser.tell(kind="click", frame=0, pane=0, x=6.5, y=6.5)
-    assert "frame 0" in inspector.desk.words.value and "x 6.5" in inspector.desk.words.value
+    assert "frame 0" in inspector.state.words.value and "x 6.5" in inspector.state.words.value
     assert inspector.correct.mode.disabled and inspector.questions.button.disabled and inspector.correct.undo.disabled
 
 
@@ -135,8 +135,8 @@ def test_clicks_correct_and_are_undone(look, tiny_grounder):
     inspector.correct.mode.value = "add"
     assert browser.canvas.mode == "add"
     browser.tell(kind="click", frame=6, pane=0, x=30.25, y=20.5)
-    assert [record["action"] for record in inspector.corrections.records] == ["add_point"], inspector.desk.words.value
-    assert inspector.corrections.records[0]["x"] == 30.25 and "SAM 2" in inspector.desk.words.value
+    assert [record["action"] for record in inspector.corrections.records] == ["add_point"], inspector.state.words.value
+    assert inspector.corrections.records[0]["x"] == 30.25 and "SAM 2" in inspector.state.words.value
     assert any(point.corrected for point in inspector.inspection.points(6))
     assert [6, "corrected"] in browser.canvas.marks
     assert inspector.correct.bar.value == inspector.correct.bar.max > 1
@@ -145,7 +145,7 @@ def test_clicks_correct_and_are_undone(look, tiny_grounder):
     inspector.correct.redo.click()
     inspector.correct.mode.value = "remove"
     browser.tell(kind="click", frame=6, pane=0, x=2, y=46)
-    assert "vm-error" in inspector.desk.words.value
+    assert "vm-error" in inspector.state.words.value
     browser.tell(kind="click", frame=6, pane=0, x=31, y=21)
     assert not any(point.corrected for point in inspector.inspection.points(6))
     browser.go(4)
@@ -159,12 +159,12 @@ def test_everything_can_be_taken_away(look, kind, tmp_path):
     inspector.files.kind.value = kind
     if kind == "training records":
         inspector.files.button.click()
-        assert "vm-error" in inspector.desk.words.value  # nothing was corrected
+        assert "vm-error" in inspector.state.words.value  # nothing was corrected
         return
     browser.go(5)
     for _ in range(2):
         inspector.files.button.click()
-        assert "wrote" in inspector.files.line.value, inspector.desk.words.value
+        assert "wrote" in inspector.files.line.value, inspector.state.words.value
     ending = EXPORTS[kind][0]
     written = sorted(path.name for path in (tmp_path / "exports").iterdir())
     assert len(written) == 2 and all(name.endswith((f"_1{ending}", f"_2{ending}")) for name in written)
@@ -173,14 +173,14 @@ def test_everything_can_be_taken_away(look, kind, tmp_path):
 def test_what_nobody_looks_at_keeps_no_pictures_and_comes_back(look):
     inspector, browser = look()
     inspection = inspector.inspection
-    kept = lambda: [len(one._kept) for one in (inspection._frames, inspection._store, inspection._belief)]  # noqa: E731
+    kept = lambda: [len(one._cache.kept) for one in (inspection._frames, inspection._store, inspection._fused)]  # noqa: E731
     browser.tell(kind="ready", view="another", width=400, dark=False)
     browser.go(2)
     before = browser.picture
     browser.tell(kind="closed", view="another")
-    assert all(kept()) and inspector.desk.canvas.looked_at  # somebody still looks
+    assert all(kept()) and inspector.state.canvas.looked_at  # somebody still looks
     browser.tell(kind="closed")
-    assert not any(kept()) and inspector.desk._cache.bytes == 0
+    assert not any(kept()) and inspector.state._cache.bytes == 0
     sent = len(browser.sent)
     inspector.look.opacity.value = 0.9
     inspector.look.opacity.value = 0.3
@@ -196,7 +196,7 @@ def test_a_path_that_is_taken_is_not_given(tmp_path):
 
 def test_a_path_that_is_being_written_is_not_given_twice(look, tmp_path, monkeypatch):
     inspector, _ = look()
-    monkeypatch.setattr(inspector.desk.work, "start", lambda *_: None)  # it takes a while
+    monkeypatch.setattr(inspector.state.work, "start", lambda *_: None)  # it takes a while
     for kind in ("tracks (CSV)", "tracks (CSV)", "this view (PNG)"):
         inspector.files.kind.value = kind
         inspector.files.export()
@@ -213,10 +213,10 @@ def test_videos_are_as_large_as_the_clip_however_narrow_the_page(look, tmp_path,
     sizes = []
     for inspector in (narrow, wide):
         path = tmp_path / f"{len(sizes)}{EXPORTS[kind][0]}"
-        EXPORTS[kind][1](inspector.desk, path)
+        EXPORTS[kind][1](inspector.state, path)
         with open_video(path) as frames:
             sizes.append((frames.height, frames.width))
-    assert narrow.desk.look.size != wide.desk.look.size and sizes[0] == sizes[1]
+    assert narrow.state.look.size != wide.state.look.size and sizes[0] == sizes[1]
 
 
 def test_a_layer_that_only_the_right_result_has_can_be_shown(look):
@@ -238,12 +238,12 @@ def test_two_results_share_the_time_line(look):
     inspector.compare.button.click()
     assert browser.frame == inspector.frame != 0
     assert "J&amp;F left" in inspector.compare.line.value and "J&amp;F right" in inspector.compare.line.value
-    assert inspector.desk.differences.per_frame[inspector.frame] > 0
+    assert inspector.state.differences.per_frame[inspector.frame] > 0
     inspector.fusion.side.value = 1
     inspector.fusion.rule.value = "iou"
-    assert np.max(inspector.desk.differences.per_frame) == 0
+    assert np.max(inspector.state.differences.per_frame) == 0
     inspector.compare.button.click()
-    assert "same" in inspector.desk.words.value
+    assert "same" in inspector.state.words.value
     browser.tell(kind="click", frame=0, pane=1, x=3, y=3)
 
 
@@ -285,7 +285,7 @@ def test_nonsense_is_refused():
 
 def test_work_runs_beside_a_loop_and_can_be_stopped():
     async def scene() -> tuple[list, list, bool]:
-        work, steps, ends = Work(), [], []
+        work, steps, ends = BackgroundTask(), [], []
 
         def job(progress, cancelled):
             for step in range(1000):
@@ -310,7 +310,7 @@ def test_work_runs_beside_a_loop_and_can_be_stopped():
 def test_later_does_much_asked_work_once():
     async def scene() -> int:
         done = []
-        later = Later(lambda: done.append(1), 0.01)
+        later = Debounced(lambda: done.append(1), 0.01)
         for _ in range(50):
             later()
         await asyncio.sleep(0.05)
@@ -324,13 +324,13 @@ def test_what_is_sent_is_plain(look):
     inspector, browser = look()
     browser.go(4)
     assert json.loads(json.dumps(browser.sent[-1][0]))["frame"] == 4
-    assert json.dumps([inspector.desk.canvas.marks, inspector.desk.canvas.sizes])
+    assert json.dumps([inspector.state.canvas.marks, inspector.state.canvas.sizes])
 
 
 def test_frames_beforehand_come_in_one_answer_and_move_nothing(look):
     inspector, browser = look()
     went = []
-    inspector.desk.moved.append(lambda: went.append(inspector.frame))
+    inspector.state.frame_listeners.append(lambda: went.append(inspector.frame))
     browser.go(3)
     before = len(browser.sent)
     browser.tell(kind="go", frame=3, pictures=[4, 5, 6, 99])

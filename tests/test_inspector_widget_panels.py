@@ -37,13 +37,13 @@ def test_matching_stays_when_tau_or_the_rule_moves(look):
 
 def test_a_new_object_is_the_chosen_one_after_its_first_point(look, tiny_grounder):
     inspector, browser = look(grounder=tiny_grounder)
-    thing = inspector.correct.thing
+    object_id = inspector.correct.object_id
     inspector.correct.mode.value = "add"
-    thing.value = None
+    object_id.value = None
     inspector.objects.rows[1][1].value = "the cup"
-    assert thing.value is None and thing.options[0][0] == "1 · the cup"  # only a name changed
+    assert object_id.value is None and object_id.options[0][0] == "1 · the cup"  # only a name changed
     browser.tell(kind="click", frame=6, pane=0, x=50, y=40)
-    assert inspector.inspection.objects == 3 == thing.value, inspector.desk.words.value
+    assert inspector.inspection.objects == 3 == object_id.value, inspector.state.words.value
     browser.tell(kind="click", frame=6, pane=0, x=52, y=42)
     assert [record["object"] for record in inspector.corrections.records] == [3, 3]
 
@@ -51,15 +51,15 @@ def test_a_new_object_is_the_chosen_one_after_its_first_point(look, tiny_grounde
 def test_a_new_object_is_seen_though_another_is_hidden(look, tiny_grounder):
     inspector, browser = look(grounder=tiny_grounder)
     inspector.objects.rows[1][0].value = False
-    inspector.correct.mode.value, inspector.correct.thing.value = "add", None
+    inspector.correct.mode.value, inspector.correct.object_id.value = "add", None
     browser.tell(kind="click", frame=6, pane=0, x=50, y=40)
     shown = {number: box.value for number, (box, _) in inspector.objects.rows.items()}
     assert shown == {1: False, 2: True, 3: True}
-    assert [inspector.desk.look.shows(number) for number in (1, 2, 3)] == [False, True, True]
-    inspector.desk.inspection = Inspection(made_result(objects=5))  # as another sentence gives
-    inspector.desk.opened()
-    assert all(inspector.desk.look.shows(number) == box.value for number, (box, _) in inspector.objects.rows.items())
-    assert inspector.desk.look.shows(5)
+    assert [inspector.state.look.shows(number) for number in (1, 2, 3)] == [False, True, True]
+    inspector.state.inspection = Inspection(made_result(objects=5))  # as another sentence gives
+    inspector.state.reset()
+    assert all(inspector.state.look.shows(number) == box.value for number, (box, _) in inspector.objects.rows.items())
+    assert inspector.state.look.shows(5)
 
 
 def test_the_static_picture_follows_what_is_ticked(look):
@@ -86,7 +86,7 @@ def test_both_results_mark_their_key_frames_and_the_shorter_one_says_that_it_end
     assert "left: key frame: found" in caption and "right: key frame: malformed" in caption
     browser.go(8)
     last = browser.picture.mean()
-    assert inspector.desk.beside == (inspector.other, inspector.desk.looks[1])
+    assert inspector.state.beside == (inspector.other, inspector.state.looks[1])
     browser.go(10)
     assert "left: ended at frame 8" in browser.sent[-1][0]["captions"][0]
     assert browser.picture.mean() < 0.7 * last
@@ -97,18 +97,18 @@ def test_all_panels_wait_for_work_and_come_back_together(look, tiny_grounder, mo
     inspector.correct.mode.value = "add"
     browser.tell(kind="click", frame=6, pane=0, x=30, y=20)
     correct, go_on = inspector.correct, threading.Event()
-    controls = (correct.mode, correct.thing, correct.undo, inspector.fusion.rule, inspector.fusion.matching)
-    monkeypatch.setitem(action_panels.EXPORTS, "tracks (CSV)", (".csv", lambda desk, path: go_on.wait(300)))
+    controls = (correct.mode, correct.object_id, correct.undo, inspector.fusion.rule, inspector.fusion.matching)
+    monkeypatch.setitem(action_panels.EXPORTS, "tracks (CSV)", (".csv", lambda state, path: go_on.wait(300)))
     inspector.files.kind.value = "tracks (CSV)"
 
     async def scene() -> None:
         inspector.files.button.click()
-        assert inspector.desk.work.busy and all(control.disabled for control in controls)
+        assert inspector.state.work.busy and all(control.disabled for control in controls)
         correct.undo.click()  # a browser may be slower than the kernel
-        assert correct.undo.disabled and "wait" in inspector.desk.words.value
+        assert correct.undo.disabled and "wait" in inspector.state.words.value
         assert [record["action"] for record in inspector.corrections.records] == ["add_point"]
         go_on.set()
-        while inspector.desk.work.busy:
+        while inspector.state.work.busy:
             await asyncio.sleep(0.002)
 
     asyncio.run(scene())
@@ -125,9 +125,9 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(look, tiny_grounder, mon
     def refused():
         raise PermissionError(13, "Permission denied", "somewhere/corrections.jsonl")
 
-    monkeypatch.setattr(inspector.desk.corrections, "undo", refused)
+    monkeypatch.setattr(inspector.state.corrections, "undo", refused)
     inspector.correct.undo.click()
-    assert "vm-error" in inspector.desk.words.value and "somewhere/corrections.jsonl" in inspector.desk.words.value
+    assert "vm-error" in inspector.state.words.value and "somewhere/corrections.jsonl" in inspector.state.words.value
 
 
 def test_scores_come_beside_the_notebook_and_those_of_an_earlier_tau_are_dropped(look, monkeypatch):
@@ -161,10 +161,10 @@ def test_scores_come_beside_the_notebook_and_those_of_an_earlier_tau_are_dropped
         while len(inspector.plots.figures["scores"].data) < 2 or "computed" in inspector.compare.line.value:
             await asyncio.sleep(0.01)
         assert readers and threading.main_thread() not in readers
-        for trace, one in zip(inspector.plots.figures["scores"].data, inspector.desk.shown, strict=True):
+        for trace, one in zip(inspector.plots.figures["scores"].data, inspector.state.shown, strict=True):
             assert np.allclose(np.array(trace.y, float), one.scores().per_frame)
         assert not np.allclose(inspector.inspection.scores().per_frame, Inspection(result, truth).scores().per_frame)
-        assert inspector.desk.scores.now(inspector.other) is inspector.desk.scores.of(inspector.other)
+        assert inspector.state.scores.now(inspector.other) is inspector.state.scores.of(inspector.other)
 
     asyncio.run(asyncio.wait_for(scene(), 300))
     assert len(begun) == 3 and threading.main_thread() not in begun  # both, and the first again with the new τ
@@ -178,10 +178,10 @@ def test_corrections_made_elsewhere_are_shown_when_ours_is_refused(tmp_path, tin
     theirs.corrections.drop_answer(4)
     browser.go(8)
     ours.correct.drop.click()
-    assert "changed elsewhere" in ours.desk.words.value and "vm-error" in ours.desk.words.value
+    assert "changed elsewhere" in ours.state.words.value and "vm-error" in ours.state.words.value
     assert browser.canvas.marks == [[0, "found"], [4, "dropped"], [8, "found"]]
     theirs.corrections.undo()
     ours.correct.undo.click()
-    assert "changed elsewhere" in ours.desk.words.value and browser.canvas.marks[1] == [4, "found"]
+    assert "changed elsewhere" in ours.state.words.value and browser.canvas.marks[1] == [4, "found"]
     ours.correct.drop.click()
     assert ours.inspection.outcomes()[8] == "dropped"

@@ -167,7 +167,7 @@ def mevis(root: Path) -> tuple[Path, dict[int, np.ndarray]]:
 
 def scored(root: Path, predictions: Path, out: Path) -> tuple[float, list[str]]:
     """J&F of masks, and what was said of them."""
-    table = evaluate("mevis", out, path=root, foreign=predictions)
+    table = evaluate("mevis", out, path=root, external_predictions=predictions)
     (value,) = table[(table["clip"] == ALL) & (table["kind"] == ALL) & (table["metric"] == "J&F")]["value"]
     return value, json.loads((out / "missing.json").read_text()).get("notes", [])
 

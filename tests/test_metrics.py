@@ -14,12 +14,7 @@ from videomolmo.metrics import (
     JAndF,
     PointScore,
     boundary_map,
-    boundary_measure,
-    count_scores,
-    davis_semi_supervised,
     davis_unsupervised,
-    exact_by_bin,
-    expression_j_and_f,
     gcg_matches,
     gcg_miou,
     gcg_scores,
@@ -35,7 +30,6 @@ from videomolmo.metrics import (
     molmo1_image_count,
     molmo2_image_count,
     molmo2_video_count,
-    read_count,
     ref_davis17,
     region_similarity,
     revos_score,
@@ -45,7 +39,6 @@ from videomolmo.metrics import (
 )
 from videomolmo.metrics.conversations import drop_small_components
 from videomolmo.metrics.expressions import RevosScore
-from videomolmo.metrics.point_scores import all_in_region
 from videomolmo.points import TrackPoint
 
 
@@ -88,7 +81,7 @@ def test_j_of_a_clip_is_per_frame_and_its_mean():
     truth = np.stack([square(2, 2, 4), square(0, 0, 0), square(2, 2, 4)])
     pred = np.stack([square(2, 2, 4), square(0, 0, 0), square(0, 0, 0)])
     assert region_similarity(truth, pred).tolist() == [1.0, 1.0, 0.0]
-    assert boundary_measure(truth, pred).tolist() == [1.0, 1.0, 0.0]
+    assert j_and_f_per_frame(truth, pred)[1].tolist() == [1.0, 1.0, 0.0]
     assert j_and_f(truth, pred) == pytest.approx((2 / 3, 2 / 3, 2 / 3))
 
 
@@ -129,7 +122,7 @@ def test_bad_input_is_refused():
     with pytest.raises(BadInput, match="no pixels"):
         j_and_f(np.ones((0, 3, 4), bool), np.ones((0, 3, 4), bool))
     with pytest.raises(BadInput, match="bound_th"):
-        boundary_measure(np.ones((3, 4), bool), np.ones((3, 4), bool), bound_th=-1)
+        j_and_f_per_frame(np.ones((3, 4), bool), np.ones((3, 4), bool), bound_th=-1)
 
 
 def f_by_its_definition(truth: np.ndarray, pred: np.ndarray, radius: int) -> float:
@@ -146,16 +139,15 @@ def f_by_its_definition(truth: np.ndarray, pred: np.ndarray, radius: int) -> flo
 @given(hnp.arrays(bool, st.tuples(st.just(2), st.integers(1, 9), st.integers(1, 9))), st.integers(1, 4))
 def test_f_by_its_definition(masks, radius):
     truth, pred = masks
-    assert boundary_measure(truth, pred, bound_th=radius) == pytest.approx(f_by_its_definition(truth, pred, radius))
+    f = j_and_f_per_frame(truth, pred, bound_th=radius)[1]
+    assert f == pytest.approx(f_by_its_definition(truth, pred, radius))
 
 
 @settings(deadline=None)
 @given(hnp.arrays(bool, (3, 4, 7, 5)))
-def test_one_pass_is_both_measures(masks):
+def test_cropping_does_not_change_j(masks):
     truth, pred, void = masks
-    j, f = j_and_f_per_frame(truth, pred, void)
-    np.testing.assert_array_equal(j, region_similarity(truth, pred, void))
-    np.testing.assert_array_equal(f, boundary_measure(truth, pred, void))
+    np.testing.assert_array_equal(j_and_f_per_frame(truth, pred, void)[0], region_similarity(truth, pred, void))
 
 
 def test_masks_in_any_memory_order():
@@ -186,18 +178,10 @@ def test_decay_of_long_videos_is_right_unless_the_reference_is_asked_for():
     assert statistics(falling[:255], reference=True) == statistics(falling[:255])
 
 
-def test_semi_supervised_ignores_the_first_and_last_frame_and_void():
-    truth = labels([1, 1, 0, 0], [1, 1, 0, 255], [1, 1, 0, 0])
-    result = labels([0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0])
-    found = davis_semi_supervised([("dog", truth, result)])
-    assert found.overall["J-Mean"] == 0.5 and list(found.objects) == ["dog_1"]
-    assert found.overall["J&F-Mean"] == (found.overall["J-Mean"] + found.overall["F-Mean"]) / 2
-
-
 def test_the_mean_is_over_objects_not_sequences():
     two = labels(*[[1, 2, 0, 0]] * 3), labels(*[[1, 2, 0, 0]] * 3)
     one = labels(*[[1, 0, 0, 0]] * 3), labels(*[[0, 0, 0, 0]] * 3)
-    found = davis_semi_supervised([("two", *two), ("one", *one)])
+    found = davis_unsupervised([("two", *two), ("one", *one)])
     assert found.overall["J-Mean"] == pytest.approx(2 / 3) and set(found.objects) == {"two_1", "two_2", "one_1"}
 
 
@@ -220,8 +204,8 @@ def test_unsupervised_does_not_depend_on_the_numbers_of_proposals(result, order)
     assert davis_unsupervised([("a", truth, truth)]).overall["J&F-Mean"] == 1.0
 
 
-@pytest.mark.parametrize("score", [davis_semi_supervised, davis_unsupervised])
-def test_davis_refuses(score):
+def test_davis_refuses():
+    score = davis_unsupervised
     truth = labels(*[[1, 0, 0]] * 3)
     with pytest.raises(BadInput, match=r"'x'.*resize"):
         score([("x", truth, truth[:, :, :2])])
@@ -229,23 +213,13 @@ def test_davis_refuses(score):
         score([("x", truth * 0, truth * 0)])
     with pytest.raises(BadInput, match="twice"):
         score([("x", truth, truth)] * 2)
-    with pytest.raises(BadInput, match=r"label 21|21 proposals"):
+    with pytest.raises(BadInput, match="21 proposals"):
         score([("x", truth, truth * 21)])
     with pytest.raises(BadInput, match="at least"):
         score([("x", truth[:0], truth[:0])])
 
 
 # Expressions
-
-
-def test_an_expression_is_the_union_of_its_objects():
-    objects = np.zeros((2, 1, 1, 4), dtype=np.uint8)
-    objects[0, ..., 0], objects[1, ..., 1] = 1, 7
-    pred = np.array([[[255, 0, 0, 0]]], dtype=np.uint8)
-    assert expression_j_and_f(objects, pred).j == 0.5
-    assert expression_j_and_f(objects * 0, pred * 0) == (1, 1, 1)
-    with pytest.raises(BadInput, match="at least one object"):
-        expression_j_and_f(objects[:0], pred)
 
 
 def test_a_missing_prediction_scores_zero_unless_skipped():
@@ -382,62 +356,7 @@ def test_points_refuse():
     assert mean_point_scores([PointScore(1, 0, 0), PointScore(0, 0, 1)]) == (0.5, 0, 0.5)
 
 
-def test_every_point_in_a_region_cuts_to_whole_pixels():
-    mask = boxes((1, 1))[0]
-    assert all_in_region(np.array([[1.0, 2.99]]), mask) and not all_in_region(np.array([[1.0, 1.0], [3.0, 1.0]]), mask)
-    assert not all_in_region(np.zeros((0, 2)), mask)
-
-
 # Counting
-
-
-def test_counts_by_hand():
-    assert count_scores([3, 0, 40, 20], [3, None, 43, 23]) == pytest.approx((0.5, 0.75, 1.5, 0.25))
-    assert exact_by_bin([0, 4, 5, 70], [0, 3, None, 70]) == {"0-4": 0.5, "5-9": 0.0, "25-": 1.0}
-    with pytest.raises(BadInput, match="2 true numbers and 1 counts"):
-        count_scores([1, 2], [1])
-    with pytest.raises(BadInput, match="-1 objects"):
-        count_scores([-1], [1])
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("There are none.", 0),
-        ("None", 0),
-        ("This isn't in the image.", 0),
-        (" 5. ", 5),
-        ("Twenty", 20),
-        ("There is one dog.", 1),
-        ('There are 5 <points coords="0.5 1 375 455">dogs</points>.', 5),
-        ("Counting the <points>dogs</points> shows a total of 11.", 11),
-        ('The total number of "dogs" is: 5.', 5),
-        ("-5", None),
-        ("5.0", None),
-        ("There are twenty-one dogs.", 21),
-        ("Ninety nine", 99),
-        ("thirty", 30),
-        ("I see a total of forty-two cups", 42),
-        ("There are 1,200 dogs", 1200),
-        ("a total of 1,200", 1200),
-        ("12,34", None),
-        ("There are 1.5 dogs", None),
-        ("There are three hundred dogs", None),
-        ("There are twenty-one hundred dogs", None),
-        ("There are three dogs, one of them red.", 3),
-        ("There are 5, and more behind them", 5),
-        ("three dogs", None),
-        ("There are no dogs.", 0),
-        ("There is no one in the video.", 0),
-        ("There are no more than 5 dogs.", None),
-        ("9" * 5000, None),
-        ("a total of " + "9" * 5000, None),
-        ("Sorry, I can't count dogs.", None),
-        ("", None),
-    ],
-)
-def test_read_count(text, number):
-    assert read_count(text) == number
 
 
 def test_reference_counters_differ():

@@ -19,10 +19,7 @@ from reference.points_molmo2 import read_like_molmo2_points
 from videomolmo.errors import BadInput
 from videomolmo.metrics import (
     boundary_map,
-    boundary_measure,
-    davis_semi_supervised,
     davis_unsupervised,
-    expression_j_and_f,
     gcg_matches,
     gcg_miou,
     gcg_scores,
@@ -48,7 +45,6 @@ from videomolmo.points import TrackPoint
 FOLDER = ROOT / "eval" if (ROOT / "eval").is_dir() else ROOT
 TOLERANCE = 1e-9
 P_R_F1 = ("precision", "recall", "f1")
-DAVIS = {"semi_supervised": davis_semi_supervised, "unsupervised": davis_unsupervised}
 
 
 def cases(name: str) -> list[Any]:
@@ -95,11 +91,10 @@ def test_j_and_f(case):
     truth, pred, void = (stored.get(f"{case['id']}_{part}") for part in ("gt", "pred", "void"))
     assert (void is not None) == case["has_void"]
     same(region_similarity(truth, pred, void), case["J"])
-    same(boundary_measure(truth, pred, void), case["F"])
     same(j_and_f_per_frame(truth, pred, void), [case["J"], case["F"]])
     same(j_and_f(truth, pred, void).j_and_f, (np.mean(case["J"]) + np.mean(case["F"])) / 2)
     for bound_th, wanted in case["F_bound_th"].items():
-        same(boundary_measure(truth, pred, void, bound_th=float(bound_th)), wanted)
+        same(j_and_f_per_frame(truth, pred, void, bound_th=float(bound_th))[1], wanted)
 
 
 def test_boundary_maps():
@@ -110,14 +105,13 @@ def test_boundary_maps():
         np.testing.assert_array_equal(boundary_map(stored[f"{name}_mask"] > 0), stored[f"{name}_bmap"] > 0)
 
 
-@pytest.mark.parametrize("task", list(DAVIS))
 @pytest.mark.parametrize("case", cases("davis_seq"))
-def test_davis(case, task):
-    stored, score = arrays("davis_seq"), DAVIS[task]
+def test_davis(case):
+    stored, score = arrays("davis_seq"), davis_unsupervised
     sequences = [
         (name, stored[f"{case['id']}_{name}_gt"], stored[f"{case['id']}_{name}_res"]) for name in case["sequences"]
     ]
-    wanted = case[task]
+    wanted = case["unsupervised"]
     if "error" in wanted:
         with pytest.raises(BadInput):
             score(sequences, reference=True)
@@ -142,14 +136,14 @@ def test_davis_statistics(case):
 def test_expressions(case):
     stored = arrays("expr_jf")
     objects, pred = stored[f"{case['id']}_objects"], stored[f"{case['id']}_pred"]
-    same(expression_j_and_f(objects, pred)[:2], [case["J"], case["F"]])
+    same(j_and_f(objects.any(axis=0), pred)[:2], [case["J"], case["F"]])
     same(j_and_f_per_frame(objects.any(axis=0), pred), [case["J_frames"], case["F_frames"]])
 
 
 def test_mean_over_expressions():
     file, stored = whole("expr_jf"), arrays("expr_jf")
     scores = [
-        expression_j_and_f(stored[f"{case['id']}_objects"], stored[f"{case['id']}_pred"]) for case in file["cases"]
+        j_and_f(stored[f"{case['id']}_objects"].any(axis=0), stored[f"{case['id']}_pred"]) for case in file["cases"]
     ]
     wanted = file["dataset"]
     found = mean_over_expressions(scores)

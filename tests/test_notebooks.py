@@ -66,18 +66,11 @@ def run(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_quickstart_runs_and_its_lesson_holds(tmp_path, monkeypatch, shipped_grounder):
-    papermill = pytest.importorskip("papermill")
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    out = tmp_path / "out.ipynb"
-    parameters = {"every": 10, "results_folder": str(tmp_path / "results")}
-    papermill.execute_notebook(
-        str(NOTEBOOKS[0]), str(out), parameters=parameters, cwd=str(tmp_path), progress_bar=False, kernel_name="python3"
-    )
-    areas = pd.read_csv(tmp_path / "results" / "rules.csv", index_col="rule")["mean_area_px"]
+def test_quickstart_runs_and_its_lesson_holds(run, shipped_grounder):
+    results, out = run("00_quickstart", every=10)
+    areas = pd.read_csv(results / "rules.csv", index_col="rule")["mean_area_px"]
     assert areas["intersection"] <= areas["iou"] <= areas["union"]
-    run = json.loads((tmp_path / "results" / "run.json").read_text())
-    assert run["model"]["every"] == 10
+    assert json.loads((results / "run.json").read_text())["model"]["every"] == 10
     assert not any("not yet" not in text and "right" in text for text in _printed(out))  # the stub is not a solution
 
 
@@ -164,7 +157,7 @@ def test_training_runs_and_its_lesson_holds(run):
 def my_loss(log_probabilities, targets, weights):
     rows = weights.nonzero()[0]
     return -(log_probabilities[rows, targets[rows]] * weights[rows]).sum() / max(weights.sum(), 1)"""
-    results, out = run("03_training", solution, steps=4, batch=2, distinct=2, clips=8, test_clips=8)
+    results, out = run("03_training", solution, steps=4, batch=2, cached_batches=2, clips=8, test_clips=8)
     right = pd.read_csv(results / "results.csv")
     assert set(right["when"]) == {"before", "after"} and right["right"].between(0, 1).all()
     (log_file,) = results.glob("run_*/log.jsonl")
@@ -175,8 +168,8 @@ def my_loss(log_probabilities, targets, weights):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"lost": ["connector"]}, {"lost": ["temporal"]}, {"steps": 151}, {"batch": 7}, {"distinct": 49}, {"clips": 399},
-     {"peak": 2e-3}, {"seed": 2}],
+    [{"lost": ["connector"]}, {"lost": ["temporal"]}, {"steps": 151}, {"batch": 7}, {"cached_batches": 49},
+     {"clips": 399}, {"max_lr": 2e-3}, {"seed": 2}],
     ids=str,
 )  # fmt: skip
 def test_a_training_of_other_settings_is_another_training(tmp_path, changes):
@@ -192,14 +185,14 @@ def _training_folder(results: Path, **changes) -> Path:
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     told: list[Path] = []
     stand_in = SimpleNamespace(
-        language_stage=language_stage, language_clips=lambda *_: None, written=lambda *_: [],
+        language_stage=language_stage, language_clips=lambda *_: None, generate_answers=lambda *_: [],
         teach_language=lambda start, clips, stage, folder, seed: told.append(folder),
     )  # fmt: skip
     space: dict = {}
     exec(code[0], space)
     space |= changes
     exec(code[1], space)
-    space |= {"temporal_language": stand_in, "starts": SimpleNamespace(assembled=lambda *_: None)}
+    space |= {"temporal_training": stand_in, "initial_weights": SimpleNamespace(assembled=lambda *_: None)}
     space |= {"folder": results, "state": None, "config": SimpleNamespace(context=4)}
     space |= {"test": [], "asked": [], "models": {}, "answers": {}}
     exec(next(source for source in code if "teach_language" in source), space)

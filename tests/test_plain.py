@@ -17,10 +17,10 @@ from videomolmo.annotation.annotate import Settings
 from videomolmo.datasets import first_records, read_dataset
 from videomolmo.errors import BadInput
 from videomolmo.evaluation.evaluate import evaluate
-from videomolmo.grounding import check_settings, load_masks
+from videomolmo.grounding import check_settings, load_tracker
 from videomolmo.io import plain_values
 from videomolmo.io.files import check_folder
-from videomolmo.io.plain_values import as_array, as_number, as_path, as_whole
+from videomolmo.io.plain_values import as_array, as_float, as_int, as_path
 from videomolmo.io.video import open_video
 from videomolmo.points import TrackPoint, write_points
 
@@ -53,12 +53,9 @@ CALLS = {
     "j_and_f": lambda a: metrics.j_and_f(a(TRUTH), a(PRED), a(VOID)),
     "j_and_f_per_frame": lambda a: metrics.j_and_f_per_frame(a(TRUTH), a(PRED), bound_th=np.float32(2)),
     "region_similarity": lambda a: metrics.region_similarity(a(TRUTH[0]), a(PRED[0])),
-    "boundary_measure": lambda a: metrics.boundary_measure(a(TRUTH), a(PRED), a(VOID)),
     "boundary_map": lambda a: metrics.boundary_map(a(TRUTH[0])),
-    "davis_semi_supervised": lambda a: metrics.davis_semi_supervised([("one", a(LABELS), a(FOUND))]),
     "davis_unsupervised": lambda a: metrics.davis_unsupervised([("one", a(LABELS), a(FOUND))]),
     "statistics": lambda a: metrics.statistics(a(np.linspace(0, 1, 9))),
-    "expression_j_and_f": lambda a: metrics.expression_j_and_f(a(TRUTH[None]), a(PRED)),
     "merge_expressions": lambda a: metrics.merge_expressions(a(np.stack([TRUTH, PRED]))),
     "ref_davis17": lambda a: metrics.ref_davis17([("one", a(TRUTH.astype(int)), a(np.stack([TRUTH, PRED] * 2)))]),
     "revos_score": lambda a: metrics.revos_score(a(TRUTH), a(PRED), a(VOID)),
@@ -74,8 +71,6 @@ CALLS = {
     "track_scores": lambda a: metrics.track_scores(
         tracks(TrackPoint), tracks(TrackPoint), {n: dict.fromkeys((0, 1), a(SQUARES[n - 1])) for n in (1, 2)}
     ),
-    "count_scores": lambda a: metrics.count_scores(a(np.array([3, 0, 40])), a(np.array([3, 1, 43]))),
-    "exact_by_bin": lambda a: metrics.exact_by_bin(a(np.array([3, 0, 40])), a(np.array([3, 1, 43]))),
     "fuse": lambda a: fusion.fuse(a(TRUTH), a(PRED), tau=np.float32(0.3)),
     "fuse, nearest": lambda a: fusion.fuse(
         a(TRUTH), a(PRED), "nearest", left_distance=a(np.arange(3)), right_distance=a(np.array([2, 1, 0]))
@@ -110,7 +105,7 @@ def test_metrics_take_lists_and_tensors(name, kind):
 
 @pytest.mark.parametrize("bad", [[[1, 2], [3]], "masks", {"a": 1}, None, object()])
 def test_what_is_no_array_is_refused_in_one_line(bad):
-    for call in (metrics.j_and_f, metrics.region_similarity, metrics.expression_j_and_f, fusion.fuse, fusion.iou):
+    for call in (metrics.j_and_f, metrics.region_similarity, fusion.fuse, fusion.iou):
         with pytest.raises(BadInput) as caught:
             call(bad, bad)
         assert "\n" not in str(caught.value)
@@ -144,13 +139,13 @@ def test_examples_of_the_docstrings():
 
 def test_numbers_and_what_is_none():
     for number in (5, np.int64(5), np.uint8(5), torch.tensor(5), np.array(5)):
-        assert type(as_whole(number)) is int and as_whole(number) == 5
+        assert type(as_int(number)) is int and as_int(number) == 5
     for other in (5.0, "5", None, True, np.True_, np.array([5]), torch.tensor(5.0), np.float64(5), 0, -1, [5]):
-        assert as_whole(other) is None
+        assert as_int(other) is None
     for number in (0.5, np.float32(0.5), np.float16(0.5), torch.tensor(0.5), np.array(0.5)):
-        assert type(as_number(number)) is float and as_number(number) == 0.5
+        assert type(as_float(number)) is float and as_float(number) == 0.5
     for other in ("0.5", None, True, np.array([0.5]), [0.5], 1j):
-        assert as_number(other) is None
+        assert as_float(other) is None
     assert as_path(Somewhere(Path("a/b"))) == Path("a/b") and as_path(b"a") is None and as_path(None) is None
     assert as_array([torch.ones(2), torch.zeros(2)], "rows").tolist() == [[1, 1], [0, 0]]
 
@@ -213,8 +208,8 @@ def test_settings_that_are_none_are_refused_before_work(settings, said):
 def test_settings_come_out_plain():
     found = check_settings(torch.tensor(5), "iou", torch.tensor(0.5), np.int8(2))
     assert found == {"every": 5, "fusion": "iou", "tau": 0.5, "context": 2} and json.dumps(found)
-    made = Settings(every=np.int64(2), bound=np.float32(0.5), seed=np.uint8(3), negative=np.True_)
-    assert json.dumps(vars(made)) and made.every == 2 and made.bound == 0.5 and made.negative is True
+    made = Settings(every=np.int64(2), iou_threshold=np.float32(0.5), seed=np.uint8(3), negative=np.True_)
+    assert json.dumps(vars(made)) and made.every == 2 and made.iou_threshold == 0.5 and made.negative is True
     with pytest.raises(BadInput, match=r"every is 2\.5, expected a whole number"):
         Settings(every=2.5)
 
@@ -231,12 +226,12 @@ def test_models_by_paths_of_any_kind(tiny_folder):
     pointing, masks = Somewhere(tiny_folder / "pointing"), Somewhere(tiny_folder / "masks")
     grounder = videomolmo.load_grounder(pointing, masks, "cpu")
     assert grounder.loaded["model"] == str(tiny_folder / "pointing") and json.dumps(grounder.loaded)
-    assert load_masks(tiny_folder / "masks", "cpu")[1]
+    assert load_tracker(tiny_folder / "masks", "cpu")[1]
     for bad in (None, 5, "", b"nano"):
         with pytest.raises(BadInput, match="expected 'nano'"):
             videomolmo.load_grounder(bad, device="cpu")
         with pytest.raises(BadInput, match="expected 'nano'"):
-            load_masks(bad, "cpu")
+            load_tracker(bad, "cpu")
 
 
 def test_data_sets_and_their_scores(tmp_path):
@@ -253,7 +248,7 @@ def test_data_sets_and_their_scores(tmp_path):
         Image.fromarray(record.truth(record.expressions[0], frame)).save(path)
     table = evaluate(
         "generated", Somewhere(tmp_path / "out"), limit=np.int64(1), every=np.int64(5), tau=np.float32(0.5),
-        foreign=Somewhere(tmp_path / "masks"),
+        external_predictions=Somewhere(tmp_path / "masks"),
     )  # fmt: skip
     assert (table[table["metric"] == "J"]["value"] == 1).all()
     with pytest.raises(BadInput, match="out is 5, expected a path"):
@@ -279,13 +274,13 @@ def test_inspecting(tiny_grounder, tmp_path, clip):
         tau=np.float32(0.5),
         folder=Somewhere(tmp_path),
     )
-    assert shown.desk.canvas.frame == 2 and type(shown.inspection.tau) is float
+    assert shown.state.canvas.frame == 2 and type(shown.inspection.tau) is float
     assert np.array_equal(shown.inspection.mask("truth", np.int64(1)), clip.masks[1])
     for bad, said in (({"frame": "2"}, "frame is '2'"), ({"folder": 5}, "folder is 5"), ({"tau": "0.5"}, "tau='0.5'")):
         with pytest.raises(BadInput, match=said):
             videomolmo.inspect(result, **bad)
     with pytest.raises(BadInput, match="matching is"):
-        shown.inspection.refuse(matching=True)
+        shown.inspection.apply_fusion_rule(matching=True)
     for bad in ([[1, 2], [3]], {"masks": truth}, "nowhere"):
         with pytest.raises(BadInput, match="truth"):
             videomolmo.inspect(result, bad)

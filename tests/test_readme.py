@@ -7,8 +7,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
-from videomolmo.cli import _parser
+from videomolmo.cli import app
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,7 +25,8 @@ def test_the_main_job_is_a_command_of_the_package():
     last = shlex.split(commands("run")[-1])
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert last[0] in scripts
-    assert _parser().parse_args(last[1:]).run
+    name, *arguments = last[1:]
+    assert get_command(app).commands[name].make_context(name, arguments).command.callback
 
 
 def test_ci_runs_the_test_command():

@@ -21,7 +21,7 @@ from videomolmo.fusion import fuse
 from videomolmo.io.drawing import contact_sheet, draw_masks, palette, png_bytes
 from videomolmo.io.files import new_results
 from videomolmo.io.video import VideoWriter, open_video
-from videomolmo.mask_store import MaskSpool
+from videomolmo.mask_store import MaskStore
 from videomolmo.results import GroundingResult, KeyAnswer
 
 FRAMES, HEIGHT, WIDTH = 8, 30, 45
@@ -52,7 +52,7 @@ def result(tmp_path, video) -> GroundingResult:
     """Key frames 0 and 4, eight frames. Object 1 is always there, forward and backward overlapping by a third between
     the key frames; object 2 comes only with the second key frame, backwards too."""
     (tmp_path / "spool").mkdir()
-    spool, none = MaskSpool(tmp_path / "spool"), np.zeros_like(FIRST)
+    spool, none = MaskStore(tmp_path / "spool"), np.zeros_like(FIRST)
     forward = [[FIRST, none]] * 4
     backward = [[FIRST, none], [SHIFTED, SECOND], [SHIFTED, SECOND], [SHIFTED, none]]
     known = {"forward": np.array([[True, False]] * 4), "backward": np.array([[True, False]] + [[True, True]] * 3)}
@@ -113,7 +113,7 @@ def test_tracks_say_where_and_whence(result):
 )
 def test_tracks_name_the_direction_that_a_rule_chose(result, tmp_path, rule, sources):
     """`agreed` chooses too, and made these masks of both: a third of them agrees."""
-    spool = MaskSpool(tmp_path / "refused")
+    spool = MaskStore(tmp_path / "refused")
     (tmp_path / "refused").mkdir()
     there, back = result.forward[0:4], result.backward[0:4]
     fused = fuse(there, back, rule, left_distance=np.arange(4), right_distance=4 - np.arange(4))
@@ -254,7 +254,7 @@ def test_flat_and_tall_frames_have_an_overlay(tmp_path, size, shown):
     video = np.zeros((2, *size, 3), np.uint8)
     result = GroundingResult(
         sentence="a unicorn", answers=[], objects=0, height=size[0], width=size[1], times_s=np.arange(2) / 10, fps=10.0,
-        spool=MaskSpool(), config={}, _video=open_video(video),
+        spool=MaskStore(), config={}, _video=open_video(video),
     )  # fmt: skip
     with open_video(result.save(tmp_path / "out") / "overlay.mp4") as overlay:
         assert (overlay.height, overlay.width) == shown
@@ -467,7 +467,7 @@ def test_a_result_without_objects(tmp_path, video):
     (tmp_path / "spool").mkdir()
     result = GroundingResult(
         sentence="a unicorn", answers=answers, objects=0, height=HEIGHT, width=WIDTH, times_s=np.arange(FRAMES) / 10,
-        fps=10.0, spool=MaskSpool(tmp_path / "spool"), config={}, _video=open_video(video),
+        fps=10.0, spool=MaskStore(tmp_path / "spool"), config={}, _video=open_video(video),
     )  # fmt: skip
     assert len(result.tracks) == 0 and result.agreement.shape == (FRAMES, 0) and not result.masks.any()
     assert result.summary().splitlines() == [

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videomolmo.mask_store import LAYERS, LazyMasks, MaskSpool
+from videomolmo.mask_store import LAYERS, LazyMasks, MaskStore
 
 SIZE = (5, 13)  # a width that fills no whole byte
 
@@ -26,7 +26,7 @@ def flags(frames: int, objects: int, value: bool = True) -> dict[str, np.ndarray
 def written(tmp_path):
     """A spool of three windows (frames 0–3, 4–7, 8–9) and three objects, and the whole it stands for."""
     rng = np.random.default_rng(0)
-    spool, whole = MaskSpool(tmp_path), {name: np.zeros((10, 3, *SIZE), bool) for name in LAYERS}
+    spool, whole = MaskStore(tmp_path), {name: np.zeros((10, 3, *SIZE), bool) for name in LAYERS}
     for start, frames, ids in ((0, 4, (1,)), (4, 4, (1, 3)), (8, 2, (2, 3))):
         layers = random_layers(rng, frames, len(ids))
         spool.write(start, ids, layers, flags(frames, len(ids)))
@@ -54,7 +54,7 @@ def test_every_layer_comes_back(written, layer):
 )  # fmt: skip
 def test_round_trip_of_any_size(tmp_path_factory, frames, objects, height, width, seed):
     layers = random_layers(np.random.default_rng(seed), frames, objects, (height, width))
-    spool = MaskSpool(tmp_path_factory.mktemp("spool"))
+    spool = MaskStore(tmp_path_factory.mktemp("spool"))
     spool.write(0, tuple(range(1, objects + 1)), layers, flags(frames, objects))
     for name in LAYERS:
         assert np.array_equal(LazyMasks(spool, name, layers[name].shape)[:], layers[name])
@@ -160,9 +160,9 @@ def test_a_copy_is_the_callers_own(lazy):
 def test_only_what_is_asked_for_is_read(written, monkeypatch):
     whole_spool, _ = written
     read = []
-    original = MaskSpool._read
-    monkeypatch.setattr(MaskSpool, "_read", lambda self, start: read.append(start) or original(self, start))
-    spool = MaskSpool(whole_spool.folder)
+    original = MaskStore._read
+    monkeypatch.setattr(MaskStore, "_read", lambda self, start: read.append(start) or original(self, start))
+    spool = MaskStore(whole_spool.folder)
     masks = LazyMasks(spool, "fused", (10, 3, *SIZE))
     assert len(masks) == 10 and masks.shape and repr(masks) and not read
     _ = masks[5]
@@ -177,7 +177,7 @@ def test_only_what_is_asked_for_is_read(written, monkeypatch):
 
 
 def test_reading_frame_by_frame_needs_memory_for_two_windows(tmp_path):
-    spool, size = MaskSpool(tmp_path), (120, 160)
+    spool, size = MaskStore(tmp_path), (120, 160)
     for start in range(0, 80, 4):
         spool.write(start, (1, 2), random_layers(np.random.default_rng(start), 4, 2, size), flags(4, 2))
     masks = LazyMasks(spool, "fused", (80, 2, *size))
@@ -193,7 +193,7 @@ def test_reading_frame_by_frame_needs_memory_for_two_windows(tmp_path):
 
 
 def test_frames_that_nobody_wrote_are_empty(tmp_path):
-    spool = MaskSpool(tmp_path)
+    spool = MaskStore(tmp_path)
     assert not spool.frame("fused", 0, 2, SIZE).any() and not spool.known("forward", 0, 2).any()
     spool.write(3, (2,), {name: np.ones((2, 1, *SIZE), bool) for name in LAYERS}, flags(2, 1))
     counts = [int(spool.frame("fused", at, 2, SIZE).any(axis=(1, 2)).sum()) for at in range(7)]
@@ -202,22 +202,22 @@ def test_frames_that_nobody_wrote_are_empty(tmp_path):
 
 
 def test_no_frame_and_no_object(tmp_path):
-    masks = LazyMasks(MaskSpool(tmp_path), "fused", (3, 0, *SIZE))
+    masks = LazyMasks(MaskStore(tmp_path), "fused", (3, 0, *SIZE))
     assert np.asarray(masks).shape == (3, 0, *SIZE) and not masks.any()
 
 
 def test_windows_are_found_again_in_any_order_of_writing(tmp_path):
-    spool = MaskSpool(tmp_path)
+    spool = MaskStore(tmp_path)
     for start in (100_000, 4, 0):
         spool.write(start, (1,), {name: np.full((4, 1, *SIZE), start == 4) for name in LAYERS}, flags(4, 1))
     assert [path.name for path in spool.files()] == ["00000.npz", "00004.npz", "100000.npz"]
-    again = MaskSpool(tmp_path)
+    again = MaskStore(tmp_path)
     assert again.files() == spool.files()
     assert [again.frame("fused", at, 1, SIZE).all() for at in (3, 4, 7)] == [False, True, True]
 
 
 def test_a_window_written_again_is_read_again(tmp_path):
-    spool = MaskSpool(tmp_path)
+    spool = MaskStore(tmp_path)
     for value in (False, True):
         spool.write(0, (1,), {name: np.full((1, 1, *SIZE), value) for name in LAYERS}, flags(1, 1))
         assert spool.frame("fused", 0, 1, SIZE).all() == value
@@ -225,14 +225,14 @@ def test_a_window_written_again_is_read_again(tmp_path):
 
 def test_a_foreign_file_in_the_folder_is_left_alone(tmp_path):
     (tmp_path / "2024 holiday.npz").write_bytes(b"mine")
-    assert MaskSpool(tmp_path).files() == []
+    assert MaskStore(tmp_path).files() == []
 
 
 @pytest.mark.filterwarnings("error::ResourceWarning")
 def test_the_temporary_folder_goes_without_a_word():
     import gc
 
-    spool = MaskSpool()
+    spool = MaskStore()
     folder = spool.folder
     assert folder.is_dir()
     del spool

@@ -18,6 +18,7 @@ import pytest
 from small_notebooks import write_notebook
 
 from videomolmo.cli import main
+from videomolmo.io.files import UNFINISHED, is_temporary
 
 WITHIN_S = 300  # whatever should happen soon, on however crowded a machine
 
@@ -89,6 +90,11 @@ def marks(out: Path, state: str) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in (out / "cells").glob(f"*/{state}.json")}
 
 
+def traces(out: Path) -> list[Path]:
+    """What shows that a process works in the folder of a sweep, or was killed there."""
+    return [path for path in out.iterdir() if is_temporary(path)]
+
+
 @pytest.mark.slow
 def test_a_sweep_runs_what_is_left_and_ends_in_one_table(command, signs, tmp_path, capsys):
     out, twice = tmp_path / "out", command("--workers", 2, rule=["good", "bad"], seeds=2)
@@ -96,7 +102,7 @@ def test_a_sweep_runs_what_is_left_and_ends_in_one_table(command, signs, tmp_pat
     assert "2 cells done, 2 failed, 0 missing" in capsys.readouterr().out
     done, failed = marks(out, "done"), marks(out, "failed")
     assert [name.rpartition(",")[0] for name in sorted(done)] == ["rule=good,seed=0", "rule=good,seed=1"]
-    assert not (out / "running").exists()
+    assert not traces(out)
 
     for name in done:
         assert {path.name for path in (out / "cells" / name).iterdir()} == {
@@ -106,7 +112,7 @@ def test_a_sweep_runs_what_is_left_and_ends_in_one_table(command, signs, tmp_pat
         assert facts["table"] == "results/results.csv" and facts["seconds"] > 0 and facts["tries"] == 1
         assert facts["parameters"]["context"] is None and facts["given"]["rule"] == "good"
         text = (out / "cells" / name / "notebook.ipynb").read_text()
-        assert "application/vnd.jupyter.widget-state+json" not in text and str(out / "running") not in text
+        assert "application/vnd.jupyter.widget-state+json" not in text and UNFINISHED not in text
     for name in failed:
         facts = json.loads((out / "cells" / name / "failed.json").read_text())
         assert facts["error"] == "ValueError: a bad rule" and "raise ValueError" in facts["traceback"]
@@ -128,12 +134,13 @@ def test_a_sweep_runs_what_is_left_and_ends_in_one_table(command, signs, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_killed_kernel_runs_again_and_ctrl_c_leaves_nothing_running(command, start, signs, tmp_path, capsys):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_killed_kernel_runs_again_and_signals_leave_nothing_running(command, start, signs, tmp_path, capsys, number):
     out, sweep = tmp_path / "out", command("--workers", 2, rule=["hold"], seeds=2)
     process = start(sweep)
     first, other = until(lambda: running(signs, 0)), until(lambda: running(signs, 1))
     assert main(sweep) == 2  # two at once
-    assert f"is being swept by process {process.pid}" in capsys.readouterr().err
+    assert f"another process works in {out}" in capsys.readouterr().err
 
     os.kill(first, signal.SIGKILL)
     again = until(lambda: running(signs, 0, besides=(first,)))
@@ -141,11 +148,11 @@ def test_a_killed_kernel_runs_again_and_ctrl_c_leaves_nothing_running(command, s
     finished = until(lambda: marks(out, "done"))
     assert json.loads((out / "cells" / next(iter(finished)) / "done.json").read_text())["tries"] == 2
 
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output, errors = process.communicate(timeout=WITHIN_S)
-    assert process.returncode == 130 and "the same command goes on from here" in errors
+    assert process.returncode == 128 + number and "the same command goes on from here" in errors
     assert "1 cells done, 0 failed, 1 missing" in output
-    assert gone(first, other, again) and not (out / "running").exists()
+    assert gone(first, other, again) and not traces(out)
     assert marks(out, "done") == finished and not marks(out, "failed")
 
     (signs / "go1").touch()
@@ -160,10 +167,10 @@ def test_a_sweep_that_was_killed_itself_goes_on(command, start, signs, tmp_path)
     kernel = until(lambda: running(signs, 0))
     process.kill()
     until(lambda: gone(kernel))
-    assert list((out / "running").iterdir()) and not marks(out, "done")
+    assert traces(out) and not marks(out, "done")
     (signs / "go0").touch()
     assert main(sweep) == 0
-    assert len(marks(out, "done")) == 1 and not (out / "running").exists()
+    assert len(marks(out, "done")) == 1 and not traces(out)
 
 
 def free_address(folder: Path) -> str:
@@ -206,7 +213,21 @@ def test_a_dask_cluster_runs_the_cell_of_a_killed_worker_again(cluster, command,
     output, errors = process.communicate(timeout=WITHIN_S)
     assert process.returncode == 0, errors
     assert "2 cells done, 0 failed, 0 missing" in output and len(marks(out, "done")) == 2
-    assert len(pd.read_csv(out / "results.csv")) == 4 and not (out / "running").exists()
+    assert len(pd.read_csv(out / "results.csv")) == 4 and not traces(out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_cluster_drops_the_trials_of_a_sweep_that_ends(cluster, command, start, signs, tmp_path, number):
+    process = start(command("--scheduler", cluster, rule=["hold"]))
+    kernel = until(lambda: running(signs, 0))
+    worker = psutil.Process(kernel).parent()
+    process.send_signal(number)
+    process.communicate(timeout=WITHIN_S)
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    until(lambda: gone(kernel))
+    assert worker.is_running() and not marks(tmp_path / "out", "failed") and not marks(tmp_path / "out", "done")
+    until(lambda: not list((tmp_path / "out").glob(f"{UNFINISHED}*")))
 
 
 SBATCH = """#!{python}

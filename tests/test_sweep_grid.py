@@ -16,13 +16,13 @@ from small_notebooks import BODY, PARAMETERS, write_notebook
 
 from videomolmo.cli import main
 from videomolmo.errors import BadInput
-from videomolmo.sweep.cluster import Place
-from videomolmo.sweep.grid import Grid, read_grid
-from videomolmo.sweep.notebook import fits, read_notebook
-from videomolmo.sweep.plan import as_time, estimate, make_plan
+from videomolmo.io.files import locked_folder
+from videomolmo.sweep.grid import Grid, fits, read_grid, read_notebook
+from videomolmo.sweep.run import Executor, as_time, estimate, make_plan
 from videomolmo.sweep.store import Record, Store
 
 ROOT = Path(__file__).parent.parent
+TEMPORAL = ("temporal", "temporal_written")
 SHIPPED = sorted((ROOT / "data" / "sweeps").glob("*.toml"))
 
 
@@ -43,7 +43,7 @@ def cells(tmp_path, notebook):
 
 
 def settings(grid: Grid, *names: str) -> list[tuple]:
-    return [tuple(cell.parameters[name] for name in names) for cell in grid.cells]
+    return [tuple(cell.parameters[name] for name in names) for cell in grid.trials]
 
 
 def test_lists_multiply_and_settings_come_before_repetitions(cells):
@@ -51,8 +51,8 @@ def test_lists_multiply_and_settings_come_before_repetitions(cells):
     settings_once = [("a", 0.5), ("a", 1.0), ("b", 0.5), ("b", 1.0)]
     assert settings(grid, "rule", "tau", "seed") == [(*one, seed) for seed in (0, 1) for one in settings_once]
     assert grid.varied == ("rule", "tau") and grid.repeats == ("seed",)
-    assert grid.cells[1].name.startswith("rule=a,tau=1.0,seed=0,") and isinstance(grid.cells[1].given["tau"], float)
-    assert grid.cells[0].given == {"rule": "a", "tau": 0.5, "seed": 0} and grid.cells[0].parameters["factor"] == 1
+    assert grid.trials[1].name.startswith("rule=a,tau=1.0,seed=0,") and isinstance(grid.trials[1].given["tau"], float)
+    assert grid.trials[0].given == {"rule": "a", "tau": 0.5, "seed": 0} and grid.trials[0].parameters["factor"] == 1
 
 
 def test_explicit_cells_stand_beside_the_grid_or_alone(cells):
@@ -66,14 +66,14 @@ def test_explicit_cells_stand_beside_the_grid_or_alone(cells):
 
 
 def test_a_cell_is_known_by_its_settings_however_they_were_said(cells):
-    one = cells('[grid]\nrule = ["a"]').cells[0]
-    assert cells('[fixed]\nrule = "a"\nfactor = 1\ntau = 0.5').cells[0].key == one.key  # the rest are defaults
-    assert cells('[grid]\nrule = ["a", "b"]\n[repeats]\nseed = 2').cells[0].key == one.key
-    assert cells('[grid]\nrule = ["a"]\nfactor = [2]').cells[0].key != one.key
+    one = cells('[grid]\nrule = ["a"]').trials[0]
+    assert cells('[fixed]\nrule = "a"\nfactor = 1\ntau = 0.5').trials[0].key == one.key  # the rest are defaults
+    assert cells('[grid]\nrule = ["a", "b"]\n[repeats]\nseed = 2').trials[0].key == one.key
+    assert cells('[grid]\nrule = ["a"]\nfactor = [2]').trials[0].key != one.key
 
 
 def test_names_of_folders_hold_what_every_system_can_write(cells):
-    names = [cell.name for cell in cells('[grid]\nrule = ["a/b: *?", "", "ü", "long %s"]' % ("x" * 300)).cells]
+    names = [cell.name for cell in cells('[grid]\nrule = ["a/b: *?", "", "ü", "long %s"]' % ("x" * 300)).trials]
     assert [name.rpartition(",")[0] for name in names][:3] == ["rule=a-b", "rule=none", "rule=ü"]
     assert max(map(len, names)) < 100 and len(set(names)) == 4
 
@@ -138,7 +138,7 @@ def test_what_a_grid_may_not_say(tmp_path, notebook, capsys, text, told):
     ],
 )  # fmt: skip
 def test_what_the_command_refuses(tmp_path, notebook, capsys, monkeypatch, arguments, told):
-    monkeypatch.setattr("videomolmo.sweep.cluster.ANSWER_WITHIN_S", 1)
+    monkeypatch.setattr("videomolmo.sweep.run.ANSWER_WITHIN_S", 1)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "diary.txt").touch()
     (tmp_path / "grid.toml").write_text("")
@@ -152,10 +152,10 @@ def test_what_the_command_refuses(tmp_path, notebook, capsys, monkeypatch, argum
 
 def test_a_batch_system_needs_its_package_and_its_commands(monkeypatch):
     monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
-    with pytest.raises(BadInput, match=r"pip install 'videomolmo\[cluster\]'"), Place(cluster="slurm").executor():
+    with pytest.raises(BadInput, match=r"pip install 'videomolmo\[cluster\]'"), Executor(cluster="slurm").client():
         pass
-    assert Place(workers=3).at_once == 3 and Place(workers=10_000).threads == 1
-    assert Place(scheduler="tcp://a").at_once is None and Place(cluster="slurm").threads is None
+    assert Executor(workers=3).max_workers == 3 and Executor(workers=10_000).threads == 1
+    assert Executor(scheduler="tcp://a").max_workers is None and Executor(cluster="slurm").threads is None
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -163,18 +163,19 @@ def test_shipped_grids_fit_the_notebooks_they_name(path):
     command = re.search(r"videomolmo sweep (notebooks/\S+\.ipynb) --grid (\S+)", path.read_text(encoding="utf-8"))
     assert command, f"{path} does not say which notebook it is for"
     assert ROOT / command[2] == path
-    assert len(read_grid(path, read_notebook(ROOT / command[1])).cells) > 1
+    assert len(read_grid(path, read_notebook(ROOT / command[1])).trials) > 1
 
 
 def test_shipped_grids_state_the_seconds_that_were_measured():
     shipped = {path.stem: tomllib.loads(path.read_text(encoding="utf-8")) for path in SHIPPED}
     cost = json.loads((ROOT / "data" / "ablations" / "fusion.json").read_text())["cost"]
-    fusion, temporal = shipped["fusion"], pd.read_csv(ROOT / "data" / "ablations" / "temporal.csv")
+    fusion, tables = shipped["fusion"], {name: ROOT / "data" / "ablations" / f"{name}.csv" for name in TEMPORAL}
     cells = len(fusion["grid"]["noise"]) * len(fusion["grid"]["every"])
     measured = {
         "fusion": cost["grid_s"] * fusion["fixed"]["clips"] / cost["clips"] / cells,
-        "temporal": temporal.drop_duplicates(["variant", "context", "seed"])["seconds"].mean(),
     }
+    for name, path in tables.items():
+        measured[name] = pd.read_csv(path).drop_duplicates(["variant", "context", "seed"])["seconds"].mean()
     assert measured.keys() == shipped.keys()
     for name, seconds in measured.items():
         assert seconds < shipped[name]["seconds_per_run"] < seconds + 30, name  # the notebook around the work
@@ -192,8 +193,8 @@ def test_only_what_decides_a_run_changes_the_hash_of_a_notebook(tmp_path, notebo
 
 def test_a_changed_notebook_is_not_mixed_with_its_former_self(tmp_path, notebook, cells, capsys):
     store, grid = Store(tmp_path / "out"), cells("")
-    with store.locked():
-        store.claim(read_notebook(notebook), grid)
+    with locked_folder(store.out):
+        store.create(read_notebook(notebook), grid)
     write_notebook(notebook, body=BODY + "# changed")
     assert main(["sweep", str(notebook), "--grid", str(tmp_path / "grid.toml"), "--out", str(tmp_path / "out")]) == 2
     assert "holds runs of small.ipynb as it was then" in capsys.readouterr().err
@@ -233,7 +234,7 @@ def test_values_fit_annotations(annotation, right, wrong):
 
 def test_the_cost_is_guessed_from_what_is_known_best(cells):
     grid = cells("[grid]\nfactor = [1, 2, 3, 4, 5]")
-    keys = [cell.key for cell in grid.cells]
+    keys = [cell.key for cell in grid.trials]
     records = {
         keys[0]: Record(Path("a"), "done", {"seconds": 10.0}), keys[1]: Record(Path("b"), "done", {"seconds": 30.0}),
         keys[2]: Record(Path("c"), "failed", {"seconds": 1.0}),
@@ -249,7 +250,7 @@ def test_the_cost_is_guessed_from_what_is_known_best(cells):
     assert "(mean of 2 finished)" in estimate(plan, 2, None, 5, 7) and "(as you say)" in estimate(plan, 2, 3, 5, 7)
     assert "; an estimate: " in estimate(make_plan(grid, {}), 2, None, 5)
     assert "not known" in estimate(make_plan(grid, {}), 2, None, None)
-    assert estimate(make_plan(cells(""), {cells("").cells[0].key: records[keys[0]]}), 2, 3, 5) == "nothing to run"
+    assert estimate(make_plan(cells(""), {cells("").trials[0].key: records[keys[0]]}), 2, 3, 5) == "nothing to run"
     assert as_time(3599.7) == "1 h 0 min"
 
 

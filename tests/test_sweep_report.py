@@ -14,9 +14,9 @@ from scipy import stats
 from small_notebooks import PARAMETERS, write_notebook
 
 from videomolmo.cli import main
-from videomolmo.sweep.figures import choose_view, means, measures, select
-from videomolmo.sweep.grid import read_grid
-from videomolmo.sweep.notebook import read_notebook
+from videomolmo.io.files import locked_folder, temporary_folder
+from videomolmo.sweep.grid import read_grid, read_notebook
+from videomolmo.sweep.report import choose_view, means, measures, select
 from videomolmo.sweep.store import Store
 from videomolmo.sweep.table import collect
 
@@ -43,21 +43,23 @@ def swept(tmp_path) -> Callable[..., Store]:
         notebook = read_notebook(write_notebook(tmp_path / "small.ipynb", parameters))
         (tmp_path / "grid.toml").write_text(grid)
         cells, store = read_grid(tmp_path / "grid.toml", notebook), Store(tmp_path / "out")
-        with store.locked():
-            store.claim(notebook, cells)
-            for cell in cells.cells[:-1] if len(cells.cells) > 1 else cells.cells:
-                attempt, facts = store.attempt(cell.key), MADE_BY | {"seconds": 2.0}
+        with locked_folder(store.out):
+            store.create(notebook, cells)
+        for cell in cells.trials[:-1] if len(cells.trials) > 1 else cells.trials:
+            with temporary_folder(store.out) as place:
+                attempt, facts = place / cell.name, MADE_BY | {"seconds": 2.0}
+                attempt.mkdir()
                 facts |= {"parameters": dict(cell.parameters), "given": dict(cell.given)}
                 if cell.parameters["rule"] == "bad":
                     facts |= {"error": "ValueError: <bad>", "traceback": "line 1\nline <2>"}
                     facts |= {"log": "no <memory>"} if cell.parameters["seed"] == 0 else {}
-                    store.publish(attempt, cell.name, "failed", facts)
+                    store.commit(attempt, "failed", facts)
                     continue
                 if (text := table(cell.parameters)) is not None:
                     (attempt / "results").mkdir()
                     (attempt / "results" / "results.csv").write_text(text)
                     facts["table"] = "results/results.csv"
-                store.publish(attempt, cell.name, "done", facts)
+                store.commit(attempt, "done", facts)
         return store
 
     return make
@@ -188,12 +190,13 @@ def test_a_sweep_says_which_cells_left_no_rows(swept, tmp_path, capsys):
 def test_a_cell_is_published_once_and_a_failed_one_replaced(swept):
     store = swept('[grid]\nrule = ["bad"]')
     (key, record), facts = next(iter(store.records().items())), MADE_BY | {"seconds": 1.0, "parameters": {}}
-    assert record.state == "failed"
+    assert record.status == "failed"
     for seconds in (1.0, 9.0):
-        store.running.mkdir(exist_ok=True)
-        store.publish(store.attempt(key), record.folder.name, "done", facts | {"seconds": seconds})
-    assert store.records()[key].state == "done" and store.records()[key].facts["seconds"] == 1.0
-    assert len(list(store.cells.iterdir())) == 1 and not list(store.running.iterdir())
+        with temporary_folder(store.out) as place:
+            (place / record.folder.name).mkdir()
+            store.commit(place / record.folder.name, "done", facts | {"seconds": seconds})
+    assert store.records()[key].status == "done" and store.records()[key].facts["seconds"] == 1.0
+    assert len(list(store.cells.iterdir())) == 1
 
 
 def test_columns_find_their_places(swept):

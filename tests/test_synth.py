@@ -19,7 +19,7 @@ from videomolmo.synth.scene import (
     MOTIONS,
     NAMELESS,
     SHAPES,
-    Thing,
+    ObjectFacts,
     inner_point,
     outline,
     sample_colour,
@@ -30,8 +30,8 @@ from videomolmo.synth.sentences import Query, ask, list_query, phrase, sample_qu
 SEEDS = range(10_000_000, 10_000_030)
 
 
-def thing(shape="circle", colour="red", motion=None, seen: bool | None = True, point=(0.5, 0.5)) -> Thing:
-    return Thing(shape, colour, motion, seen, point)
+def thing(shape="circle", colour="red", motion=None, seen: bool | None = True, point=(0.5, 0.5)) -> ObjectFacts:
+    return ObjectFacts(shape, colour, motion, seen, point)
 
 
 # The same everywhere
@@ -42,7 +42,7 @@ def test_a_seed_is_the_same_clip_in_every_process():
         "import hashlib\nfrom videomolmo.synth.clips import generate_clip\n"
         "for motion in (False, True):\n"
         "    clip = generate_clip(10_000_007, frames=3, height=40, width=56, motion=motion)\n"
-        "    print(hashlib.sha256(clip.frames.tobytes() + clip.masks.tobytes()).hexdigest(), clip.things[2])"
+        "    print(hashlib.sha256(clip.frames.tobytes() + clip.masks.tobytes()).hexdigest(), clip.object_facts[2])"
     )
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
     assert runs[0].stdout == runs[1].stdout
@@ -113,7 +113,7 @@ def test_points_lie_on_what_is_seen(motion):
     count = 0
     for seed in SEEDS:
         clip = generate_clip(seed, frames=2, height=72, width=60, motion=motion, square=False)
-        for masks, things in zip(clip.masks, clip.things, strict=True):
+        for masks, things in zip(clip.masks, clip.object_facts, strict=True):
             for mask, one in zip(masks, things, strict=True):
                 if one.seen:
                     x, y = one.point
@@ -141,7 +141,7 @@ def test_inner_point_of_a_ring_is_on_the_ring():
 def test_seen_is_a_matter_of_opinion_only_between():
     for seed in SEEDS:
         clip = generate_clip(seed, frames=2, height=64, width=64)
-        for masks, things in zip(clip.masks, clip.things, strict=True):
+        for masks, things in zip(clip.masks, clip.object_facts, strict=True):
             for mask, one in zip(masks, things, strict=True):
                 assert one.seen is not True or mask.sum() >= 0.0016 * mask.size
                 assert mask.any() or one.seen is not True
@@ -186,7 +186,7 @@ def test_centres_of_masks_move_as_they_are_called():
         for number, one in enumerate(clip.scene.objects):
             first, last = clip.masks[0, number], clip.masks[-1, number]
             inside = not any(np.r_[mask[0], mask[-1], mask[:, 0], mask[:, -1]].any() for mask in (first, last))
-            whole = all(clip.things[at][number].seen for at in (0, -1)) and inside
+            whole = all(clip.object_facts[at][number].seen for at in (0, -1)) and inside
             if not whole or clip.scene.occluders or abs(int(first.sum()) - int(last.sum())) > 0.04 * first.sum():
                 continue
             moved = np.array([np.mean(np.nonzero(last)[axis]) - np.mean(np.nonzero(first)[axis]) for axis in (1, 0)])
@@ -300,11 +300,11 @@ def test_mirrored_points_stay_on_their_objects_and_motions_turn(code):
     for seed in (*SEEDS[:8],):
         clip = generate_clip(seed, frames=5, height=72, width=72, motion=True)
         ids = sum(mask * number for number, mask in enumerate(clip.masks[-1].astype(np.uint8), start=1))
-        frames, (turned,), things = mirrored(clip.frames, ids[None], clip.things[-1], code)
+        frames, (turned,), things = mirrored(clip.frames, ids[None], clip.object_facts[-1], code)
         assert frames.shape == clip.frames.shape
         painted = mirrored(np.repeat(ids[None, ..., None], 3, axis=-1), ids[None], [], code)[0]
         assert np.array_equal(painted[0, ..., 0], turned)  # pictures and ids turn alike
-        for number, (before, after) in enumerate(zip(clip.things[-1], things, strict=True), start=1):
+        for number, (before, after) in enumerate(zip(clip.object_facts[-1], things, strict=True), start=1):
             if before.seen:
                 x, y = after.point
                 column, row = (min(int(value * 72), 71) for value in (x, y))

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from videomolmo.cli import main
 from videomolmo.lab.nano import pointing_stage
 from videomolmo.lab.nano import recipe as nano
+from videomolmo.lab.nano.checkpoint import load_weights
 from videomolmo.model import PointingModel
-from videomolmo.training.run_state import load_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -23,7 +23,7 @@ def small(monkeypatch) -> list[str]:
     """Every stage in batches of two; returns the stages that were trained, as they end."""
     for name in ("POINTING_STAGES", "LARGER_STAGES", "FINER_STAGES"):
         stages = getattr(nano, name)
-        few = tuple(replace(one, batch=2, distinct=min(one.distinct, 1)) for one in stages)
+        few = tuple(replace(one, batch=2, cached_batches=min(one.cached_batches, 1)) for one in stages)
         monkeypatch.setattr(nano, name, few)
     trained = []
     own = pointing_stage.save_checkpoint
@@ -45,7 +45,7 @@ def test_the_recipe_leads_from_nothing_to_both_models_and_is_not_done_twice(smal
         assert PointingModel.from_pretrained(tmp_path / folder).config.image.size_px == size
     recipe = json.loads((tmp_path / "pointing" / "recipe.json").read_text(encoding="utf-8"))
     assert [stage["name"] for stage in recipe["stages"]] == names and recipe["share"] == 0.0001
-    chosen = ["follow on larger", "write larger", "write on larger", "write last larger"]
+    chosen = ["temporal_finetune_144_2", "lists_144", "lists_144_2", "lists_144_3"]
     name = "language.layers.0.mlp.up_proj.weight"
     states = [load_weights(tmp_path / f"{stage}_cross_attention" / "weights.safetensors") for stage in chosen]
     mean = torch.stack([state[f"model.{name}"] for state in states]).mean(dim=0)
@@ -54,6 +54,6 @@ def test_the_recipe_leads_from_nothing_to_both_models_and_is_not_done_twice(smal
     assert not torch.equal(shipped, states[-1][f"model.{name}"].half())
 
     small.clear()
-    (tmp_path / "follow larger_cross_attention" / "weights.safetensors").unlink()
+    (tmp_path / "temporal_finetune_144_cross_attention" / "weights.safetensors").unlink()
     assert main(command) == 0
-    assert small == ["follow larger_cross_attention"]  # what was lost comes again, all else is kept
+    assert small == ["temporal_finetune_144_cross_attention"]  # what was lost comes again, all else is kept

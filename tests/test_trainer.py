@@ -21,26 +21,35 @@ from training_runs import COLOURS, TINY, fixture_of, recipe_of, rows_of_blocks, 
 from videomolmo.cli import main
 from videomolmo.datasets.annotations import Points
 from videomolmo.errors import BadInput
+from videomolmo.io.cache import key_of
 from videomolmo.model import PointingModel, PointingProcessor
 from videomolmo.model.tokenizer import load_tokenizer
 from videomolmo.training import log as monitors
 from videomolmo.training import trainer
 from videomolmo.training.checkpoints import Checkpoints
 from videomolmo.training.data import (
-    Asked,
+    DistributedBatchSampler,
     MicroBatches,
-    Order,
+    Query,
+    Sampler,
     Samples,
-    Slices,
-    Spot,
-    branch,
-    feed,
-    names_a_side,
-    noisy,
+    TargetPoint,
+    dataloader,
+    is_direction_sensitive,
+    jitter_point,
+    qa_branch,
 )
-from videomolmo.training.log import Diverged, Watch, read_metrics
-from videomolmo.training.memory import Arithmetic
-from videomolmo.training.model import Objective, accelerator_for, assemble, choose, out_of_reach, part_of, weight_of
+from videomolmo.training.log import Diverged, DivergenceDetector, read_metrics
+from videomolmo.training.model import (
+    FlopCount,
+    LossModule,
+    accelerator_for,
+    assemble,
+    has_no_gradient,
+    part_of,
+    set_trainable,
+    weight_of,
+)
 from videomolmo.training.recipe import Data, Learn, Recipe, Source, read_recipe
 from videomolmo.training.trainer import train
 from videomolmo.weights.checkpoint import load_model
@@ -105,19 +114,34 @@ def test_a_wrong_recipe_is_refused(tmp_path, capsys, text, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_keys_of_earlier_recipes_are_read_and_their_runs_resumed(tmp_path):
+    before, now = tmp_path / "before.toml", tmp_path / "now.toml"
+    before.write_text("[data]\nearly = 0.5\nbroken = 'replace'\n[run]\ndrifted = 3\n")
+    now.write_text("[data]\nstart_prob = 0.5\non_error = 'replace'\n[run]\ndrift_limit = 3\n")
+    recipe = read_recipe(before)
+    assert recipe == read_recipe(now) and (recipe.data.start_prob, recipe.run.drift_limit) == (0.5, 3)
+    before = "77adb8d243c4fb6a2182f52e94b7b59edd0b1f343fb1910818bf828be3f9c5fa"  # of earlier runs
+    assert key_of(Recipe().reproducibility_key()) == before
+    settings = recipe.reproducibility_key()["data"]
+    assert settings["early"] == 0.5 and not {"start_prob", "on_error"} & set(settings)
+    now.write_text("[data]\nstart_prob = 0.5\nearly = 0.1\n")
+    with pytest.raises(BadInput, match=r"\[data\] has unknown keys \['early'\]"):
+        read_recipe(now)
+
+
 # order
 
 
 def test_every_epoch_has_every_unit_once_and_in_another_order():
-    order = Order(10, seed=3)
+    order = Sampler(10, seed=3)
     epochs = [[order.unit(position) for position in range(first, first + 10)] for first in (0, 10)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(10)) and epochs[0] != epochs[1]
-    assert epochs[0] != [Order(10, seed=4).unit(position) for position in range(10)]
+    assert epochs[0] != [Sampler(10, seed=4).unit(position) for position in range(10)]
 
 
 @pytest.mark.parametrize("processes, micro", [(1, 1), (1, 3), (2, 2), (4, 3), (3, 4)])
 def test_processes_share_a_batch_without_gap_or_overlap(processes, micro):
-    parts = [Slices(12, micro, processes, process) for process in range(processes)]
+    parts = [DistributedBatchSampler(12, micro, processes, process) for process in range(processes)]
     seen = [at for part in parts for turn in range(part.passes) for at in part.positions(5, turn)]
     assert sorted(seen) == list(range(60, 72))
 
@@ -139,7 +163,7 @@ def test_rows_of_a_clip_share_a_frame(rows):
 
 
 def test_a_sample_is_a_function_of_its_position(rows):
-    settings = dict(jitter_pct=2.0, mirror=0.5, brightness=0.3, contrast=0.3, early=0.5)
+    settings = dict(jitter_pct=2.0, mirror=0.5, brightness=0.3, contrast=0.3, start_prob=0.5)
     one, other = samples_of(rows, **settings), samples_of(rows, **settings)
     for position in (7, 3, 7):
         left, right = one[position], other[position]
@@ -149,8 +173,10 @@ def test_a_sample_is_a_function_of_its_position(rows):
 
 def test_worker_processes_change_nothing(model, rows):
     processor = PointingProcessor(load_tokenizer(model), TINY)
-    batches = MicroBatches(samples_of(rows, jitter_pct=1.0, early=0.5), processor, Slices(4, 2, 1, 0), 1, 3)
-    alone, helped = list(feed(batches, 0)), list(feed(batches, 2))
+    batches = MicroBatches(
+        samples_of(rows, jitter_pct=1.0, start_prob=0.5), processor, DistributedBatchSampler(4, 2, 1, 0), 1, 3
+    )
+    alone, helped = list(dataloader(batches, 0)), list(dataloader(batches, 2))
     assert len(alone) == len(helped) == 4
     for left, right in zip(alone, helped, strict=True):
         assert left.about == right.about
@@ -168,19 +194,19 @@ def test_generated_sets_have_answers_and_refusals():
 
 def test_sides_are_never_mirrored_and_points_turn_with_the_frame(rows):
     expression = samples_of(rows).sets[0][0].expressions[0]
-    left = Asked(replace(expression, text="the dog on the left"), ())
-    assert names_a_side([left]) and not names_a_side([Asked(expression, ())])
-    spot = Asked(replace(expression, text="a cat"), (Spot(np.array([8.0, 12.0])),))
+    left = Query(replace(expression, text="the dog on the left"), ())
+    assert is_direction_sensitive([left]) and not is_direction_sensitive([Query(expression, ())])
+    spot = Query(replace(expression, text="a cat"), (TargetPoint(np.array([8.0, 12.0])),))
     rng = np.random.default_rng(0)
-    assert 'x="75.0" y="50.0"' in branch(rng, spot, (24, 32), mirrored=True)[1]
-    assert branch(rng, left, (24, 32))[1] == "There are none."
+    assert 'x="75.0" y="50.0"' in qa_branch(rng, spot, (24, 32), mirrored=True)[1]
+    assert qa_branch(rng, left, (24, 32))[1] == "There are none."
 
 
 def test_noise_stays_in_the_mask():
     mask = np.zeros((40, 60), bool)
     mask[10:14, 20:26] = True
-    rng, spot = np.random.default_rng(0), Spot(np.array([22.5, 12.5]), mask)
-    points = np.array([noisy(rng, spot, 5.0, (40, 60)) for _ in range(200)])
+    rng, spot = np.random.default_rng(0), TargetPoint(np.array([22.5, 12.5]), mask)
+    points = np.array([jitter_point(rng, spot, 5.0, (40, 60)) for _ in range(200)])
     columns, lines = np.floor(points).astype(int).T
     assert mask[lines, columns].all() and len(np.unique(points, axis=0)) > 100
 
@@ -192,7 +218,7 @@ def test_broken_clips_stop_or_are_replaced(rows, tmp_path):
     stopping = samples_of(broken)
     with pytest.raises(BadInput, match=r"sample \d+.*clip_1"):
         [stopping[position] for position in range(3)]
-    drawn = [samples_of(broken, broken="replace")[position] for position in range(3)]
+    drawn = [samples_of(broken, on_error="replace")[position] for position in range(3)]
     assert sum("replaced" in sample.about for sample in drawn) == 1
     assert "clip_1" not in [sample.about["clip"] for sample in drawn]
 
@@ -208,12 +234,16 @@ def test_nothing_to_ask_is_said(rows, monkeypatch):
 
 def test_all_that_learns_gets_a_gradient_and_nothing_else(model, rows):
     for parts in (("everything",), ("temporal",), ("lora", "connector")):
-        learner = assemble(recipe_of(model, rows, Path(), parts=parts), accelerator_for(recipe_of(model, rows, Path())))
+        train_state = assemble(
+            recipe_of(model, rows, Path(), parts=parts), accelerator_for(recipe_of(model, rows, Path()))
+        )
         processor = PointingProcessor(load_tokenizer(model), TINY)
-        batch = next(iter(feed(MicroBatches(samples_of(rows), processor, Slices(2, 2, 1, 0), 0, 1), 0))).tensors
-        learner.objective(batch).backward()
-        for name, parameter in learner.model.named_parameters():
-            chosen = part_of(name) in Learn(parts).names and not out_of_reach(learner.model, name)
+        batch = next(
+            iter(dataloader(MicroBatches(samples_of(rows), processor, DistributedBatchSampler(2, 2, 1, 0), 0, 1), 0))
+        ).tensors
+        train_state.loss_module(batch).backward()
+        for name, parameter in train_state.model.named_parameters():
+            chosen = part_of(name) in Learn(parts).names and not has_no_gradient(train_state.model, name)
             assert (parameter.grad is not None) == parameter.requires_grad == chosen, name
 
 
@@ -236,7 +266,9 @@ def test_lora_merges_into_a_plain_model(model, rows, tmp_path, monkeypatch, quan
     outcome = train(recipe, progress=False)
     plain = load_model(outcome.model)
     processor = PointingProcessor(load_tokenizer(model), TINY)
-    batch = next(iter(feed(MicroBatches(samples_of(rows), processor, Slices(2, 2, 1, 0), 0, 1), 0))).tensors
+    batch = next(
+        iter(dataloader(MicroBatches(samples_of(rows), processor, DistributedBatchSampler(2, 2, 1, 0), 0, 1), 0))
+    ).tensors
     with torch.no_grad():
         adapted, merged = held[0].model.eval()(**batch).logits, plain(**batch).logits
         start = load_model(model)(**batch).logits
@@ -263,8 +295,8 @@ def test_a_part_without_weights_is_refused(rows, tmp_path):
 def test_the_step_is_the_golden_one(folder):
     golden, norms = tensors(folder / "train_outputs.safetensors"), read_json(folder / "train_grad_norms.json")
     model, (batch, _) = model_of(folder), train_batch(folder)
-    choose(model, Learn())
-    loss = Objective(model)(batch)
+    set_trainable(model, Learn())
+    loss = LossModule(model)(batch)
     loss.backward()
     weight = weight_of(batch)
     near("training loss, by the trainer", (loss / weight)[None], golden["loss"], 1e-5)
@@ -292,15 +324,15 @@ def test_mixed_precision_follows_float32(model, rows, tmp_path):
 
 
 @pytest.mark.slow
-def test_it_learns_eight_samples_by_heart(model, tmp_path):
+def test_it_overfits_eight_samples(model, tmp_path):
     rows = rows_of_blocks(tmp_path / "rows", clips=8, frames=1, blocks=1)
     recipe = recipe_of(
         model, rows, tmp_path / "run", steps=200, batch=8, micro_batch=8, questions=1, templates=False,
         checkpoint_every=999, language=3e-3, vision=1.5e-3, temporal=1.5e-3, connector=3e-3, warmup=10, peak_tflops=0.0,
     )  # fmt: skip
     outcome = train(recipe, progress=False)
-    learnt = load_model(outcome.model)
-    processor = PointingProcessor(load_tokenizer(outcome.model), learnt.config)
+    trained = load_model(outcome.model)
+    processor = PointingProcessor(load_tokenizer(outcome.model), trained.config)
     samples = Samples(recipe.data, context=2, seed=recipe.run.seed)
     texts, wanted = [], []
     for position in range(8):
@@ -308,7 +340,7 @@ def test_it_learns_eight_samples_by_heart(model, tmp_path):
         question, answer = sample.branches[0]
         inputs = {name: value[None] for name, value in processor(sample.frame, question, sample.past).items()}
         keys = ("input_ids", "pixels", "past_pixels", "image_input_idx")
-        ids = learnt.generate(**{key: inputs[key] for key in keys}, max_new_tokens=60)
+        ids = trained.generate(**{key: inputs[key] for key in keys}, max_new_tokens=60)
         texts.append(processor.decode(ids[0, inputs["input_ids"].shape[1] :]))
         wanted.append(answer)
     assert texts == wanted
@@ -320,9 +352,9 @@ def test_it_learns_eight_samples_by_heart(model, tmp_path):
 def test_a_signal_saves_and_the_run_goes_on(model, rows, tmp_path, monkeypatch, capsys):
     plain = recipe_of(model, rows, tmp_path / "plain")
     train(plain, progress=False)
-    count, tell = iter(range(100)), monitors.Monitor.tell
+    count, tell = iter(range(100)), monitors.Monitor.log
     monkeypatch.setattr(
-        monitors.Monitor, "tell",
+        monitors.Monitor, "log",
         lambda self, *row: (tell(self, *row), next(count) == 2 and os.kill(os.getpid(), signal.SIGTERM))[0],
     )  # fmt: skip
     stopped = train(replace(plain, out=str(tmp_path / "stopped")), progress=False)
@@ -350,8 +382,8 @@ def test_checkpoints_leave_what_is_not_theirs(model, rows, tmp_path):
     left.mkdir()
     (left / "part_0000.safetensors").write_bytes(b"cut off")
     (left / "thesis.txt").write_text("mine")
-    learner = assemble(recipe, accelerator_for(recipe))
-    Checkpoints(strange.parent, "yet another", 1).save(learner, {"step": 9})
+    train_state = assemble(recipe, accelerator_for(recipe))
+    Checkpoints(strange.parent, "yet another", 1).save(train_state, {"step": 9})
     assert (strange / "notes.txt").is_file() and (strange / "state.json").is_file()
     assert [path.name for path in left.iterdir()] == ["thesis.txt"]
     assert (strange.parent / "step_00000003").is_dir() and (strange.parent / "step_00000009").is_dir()
@@ -378,9 +410,9 @@ def test_a_damaged_checkpoint_is_named(model, rows, tmp_path):
 
 
 def test_a_loss_that_is_not_a_number_stops_with_its_sample(model, rows, tmp_path, monkeypatch, capsys):
-    pass_of, count = Objective.forward, iter(range(100))
+    pass_of, count = LossModule.forward, iter(range(100))
     monkeypatch.setattr(
-        Objective, "forward", lambda self, batch: pass_of(self, batch) * (float("nan") if next(count) == 9 else 1)
+        LossModule, "forward", lambda self, batch: pass_of(self, batch) * (float("nan") if next(count) == 9 else 1)
     )
     recipe = recipe_of(model, rows, tmp_path / "run")
     with pytest.raises(Diverged, match=r"step 3 of 6: the loss is not finite.*offending"):
@@ -395,10 +427,10 @@ def test_a_loss_that_is_not_a_number_stops_with_its_sample(model, rows, tmp_path
     assert again.about == culprit and torch.equal(batch["pixels"][0], example["pixels"])
 
 
-def test_a_loss_that_runs_away_is_noticed():
-    watch = Watch(limit=5.0)
-    assert not any(watch.runs_away(loss) for loss in [30.0, *[1.0] * 60])
-    assert not watch.runs_away(4.0) and watch.runs_away(9.0) and watch.runs_away(float("inf"))
+def test_a_diverging_loss_is_noticed():
+    detector = DivergenceDetector(limit=5.0)
+    assert not any(detector.is_diverging(loss) for loss in [30.0, *[1.0] * 60])
+    assert not detector.is_diverging(4.0) and detector.is_diverging(9.0) and detector.is_diverging(float("inf"))
 
 
 def test_what_a_run_tells(model, rows, tmp_path):
@@ -418,12 +450,14 @@ def test_what_a_run_tells(model, rows, tmp_path):
 
 def test_arithmetic_is_counted_as_torch_counts_it(model, rows):
     processor = PointingProcessor(load_tokenizer(model), TINY)
-    batch = next(iter(feed(MicroBatches(samples_of(rows), processor, Slices(1, 1, 1, 0), 0, 1), 0))).tensors
+    batch = next(
+        iter(dataloader(MicroBatches(samples_of(rows), processor, DistributedBatchSampler(1, 1, 1, 0), 0, 1), 0))
+    ).tensors
     tiny = PointingModel.from_pretrained(model).train()
-    choose(tiny, Learn())
+    set_trainable(tiny, Learn())
     # as plain products: which fused attention kernels of a CPU are counted differs between releases of torch
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        Objective(tiny)(batch).backward()
-    counted = Arithmetic(TINY, Learn()).operations(1, batch["input_ids"].shape[1])
+        LossModule(tiny)(batch).backward()
+    counted = FlopCount(TINY, Learn()).operations(1, batch["input_ids"].shape[1])
     assert counted == pytest.approx(counter.get_total_flops(), rel=0.01)
-    assert Arithmetic(TINY, Learn(("temporal",))).operations(1, 60) < 0.8 * Arithmetic(TINY, Learn()).operations(1, 60)
+    assert FlopCount(TINY, Learn(("temporal",))).operations(1, 60) < 0.8 * FlopCount(TINY, Learn()).operations(1, 60)

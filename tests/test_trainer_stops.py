@@ -1,4 +1,4 @@
-"""What ends a training run early, or keeps it from going on: signals, bad data, a loss that runs away, other data."""
+"""What ends a training run early, or keeps it from going on: signals, bad data, a diverging loss, other data."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from videomolmo.errors import BadInput
 from videomolmo.io import provenance
 from videomolmo.training import log, trainer
 from videomolmo.training.data import Samples
-from videomolmo.training.log import Diverged, Watch
-from videomolmo.training.model import Objective
+from videomolmo.training.log import Diverged, DivergenceDetector
+from videomolmo.training.model import LossModule
 from videomolmo.training.recipe import Optimiser, Run
 from videomolmo.training.trainer import train
 
@@ -36,14 +36,14 @@ def test_a_signal_within_the_first_step_leaves_nothing_that_cannot_go_on(model, 
     """Before the optimiser's first step it has no state: a checkpoint of then would be another beginning, or none."""
     plain = recipe_of(model, rows, tmp_path / "plain", steps=3)
     train(plain, progress=False)
-    pass_of, count = Objective.forward, iter(range(100))
+    pass_of, count = LossModule.forward, iter(range(100))
 
     def stopped(self, batch):
         if next(count) == turn:
             os.kill(os.getpid(), signal.SIGTERM)
         return pass_of(self, batch)
 
-    monkeypatch.setattr(Objective, "forward", stopped)
+    monkeypatch.setattr(LossModule, "forward", stopped)
     again = replace(plain, out=str(tmp_path / "again"))
     outcome = train(again, progress=False)
     assert (outcome.step, outcome.checkpoint, outcome.stopped_by) == (0, None, signal.SIGTERM)
@@ -59,10 +59,10 @@ def test_a_broken_clip_ends_the_run_in_one_line_and_may_be_replaced_from_there(m
     for path in (broken / "clip_1").iterdir():
         path.write_bytes(b"no picture")
     recipe = recipe_of(model, broken, tmp_path / "run", steps=2, workers=workers)
-    with pytest.raises(BadInput, match=r"sample \d+, .*clip_1.*data.broken to 'replace'") as caught:
+    with pytest.raises(BadInput, match=r"sample \d+, .*clip_1.*data.on_error to 'replace'") as caught:
         train(recipe, progress=False)
     assert "\n" not in str(caught.value)
-    assert train(replace(recipe, data=replace(recipe.data, broken="replace")), progress=False).step == 2
+    assert train(replace(recipe, data=replace(recipe.data, on_error="replace")), progress=False).step == 2
 
 
 def test_a_worker_that_dies_ends_the_run_in_one_line(model, rows, tmp_path, monkeypatch):
@@ -104,24 +104,24 @@ def test_data_that_came_since_are_another_run(model, tmp_path):
 
 
 def test_a_mean_that_creeps_up_is_noticed():
-    watch = Watch(limit=20, drift=4)
-    assert not any(watch.runs_away(1.0) for _ in range(30))
-    steady = [watch.runs_away(11.9) for _ in range(20)]  # what a model of 150 000 words says that knows nothing
+    detector = DivergenceDetector(limit=20, drift=4)
+    assert not any(detector.is_diverging(1.0) for _ in range(30))
+    steady = [detector.is_diverging(11.9) for _ in range(20)]  # what a model of 150 000 words says that knows nothing
     assert any(steady) and not any(steady[:3])
-    watch = Watch(limit=20, drift=4)
-    growing = [watch.runs_away(0.8 * 1.25**step) for step in range(60)]
+    detector = DivergenceDetector(limit=20, drift=4)
+    growing = [detector.is_diverging(0.8 * 1.25**step) for step in range(60)]
     assert any(growing)
-    kept = Watch(20, 4, **watch.state())
-    assert kept.state() == watch.state()
-    noisy = Watch(limit=20, drift=4)
-    assert not any(noisy.runs_away(loss) for loss in [2.0, 0.3, 1.0, 3.0] * 30)
+    kept = DivergenceDetector(20, 4, **detector.state())
+    assert kept.state() == detector.state()
+    noisy = DivergenceDetector(limit=20, drift=4)
+    assert not any(noisy.is_diverging(loss) for loss in [2.0, 0.3, 1.0, 3.0] * 30)
 
 
-def test_a_loss_that_runs_away_stops_the_run_and_its_samples_are_kept(model, rows, tmp_path, monkeypatch):
+def test_a_diverging_loss_stops_the_run_and_its_samples_are_kept(model, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(log, "SPAN", 3)
-    own = Objective.forward
+    own = LossModule.forward
     count = iter(range(1000))
-    monkeypatch.setattr(Objective, "forward", lambda self, batch: own(self, batch) * (50 if next(count) >= 20 else 1))
+    monkeypatch.setattr(LossModule, "forward", lambda self, batch: own(self, batch) * (50 if next(count) >= 20 else 1))
     with pytest.raises(Diverged, match=r"step 6 of 9: the loss is .* after .*offending"):
         train(recipe_of(model, rows, tmp_path / "run", steps=9), progress=False)
     (story,) = (tmp_path / "run" / "offending").glob("*.json")
@@ -186,14 +186,14 @@ def test_a_folder_that_cannot_be_used_is_refused_before_the_model_is_read(tmp_pa
 def test_settings_that_a_kill_cut_off_are_named(tmp_path, content):
     (tmp_path / "settings.json").write_text(content, encoding="utf-8")
     with pytest.raises(BadInput, match=r"settings.json cannot be read .*give a new folder"):
-        provenance.claim(tmp_path, {"seed": 1}, "a run")
+        provenance.write_or_verify_manifest(tmp_path, {"seed": 1}, "a run")
     with pytest.raises(BadInput, match="cannot be used"):
-        provenance.claim(tmp_path / "settings.json" / "run", {"seed": 1}, "a run")
+        provenance.write_or_verify_manifest(tmp_path / "settings.json" / "run", {"seed": 1}, "a run")
 
 
 def test_a_claim_that_was_killed_halfway_is_claimed_again(tmp_path):
     (tmp_path / ".settings.json.4711").write_text('{"se', encoding="utf-8")
-    provenance.claim(Path(tmp_path), {"seed": 1}, "a run")
+    provenance.write_or_verify_manifest(Path(tmp_path), {"seed": 1}, "a run")
     assert json.loads((tmp_path / "settings.json").read_text(encoding="utf-8")) == {"seed": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
 
@@ -202,5 +202,5 @@ def test_a_claim_that_was_killed_halfway_is_claimed_again(tmp_path):
 def test_somebody_elses_file_is_never_taken_for_a_killed_claim(tmp_path, name):
     (tmp_path / name).write_text("mine", encoding="utf-8")
     with pytest.raises(BadInput, match="not empty, and what it holds is not run"):
-        provenance.claim(tmp_path, {"seed": 1}, "run")
+        provenance.write_or_verify_manifest(tmp_path, {"seed": 1}, "run")
     assert (tmp_path / name).read_text(encoding="utf-8") == "mine"

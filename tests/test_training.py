@@ -14,25 +14,27 @@ import pytest
 import torch
 
 from videomolmo.lab.nano import pointing_stage, recipe, sam2_stage
-from videomolmo.lab.nano.auxiliary_losses import FactHeads
-from videomolmo.lab.nano.batches import build_batch, sample_example
+from videomolmo.lab.nano.auxiliary_losses import ProbeHeads
+from videomolmo.lab.nano.batches import image_inputs, sample_example, text_inputs
+from videomolmo.lab.nano.checkpoint import MovingAverage, load_checkpoint, save_checkpoint
 from videomolmo.lab.nano.rendered_clips import RenderedClips, RenderSpec, render_all
 from videomolmo.model import PointingConfig, PointingModel, PointingProcessor
 from videomolmo.model.tokenizer import build_nano_tokenizer
-from videomolmo.training.run_state import MovingAverage, cosine, load_checkpoint, save_checkpoint
+from videomolmo.training.model import cosine
 from videomolmo.weights.hub import nano_masks
 
 SMALL = RenderSpec("small", clips=450, frames=1, size=32, motion_share=0.3, strides=(1, 2), seed=3)
 CLIPS = RenderSpec("clips", clips=24, frames=5, size=96, motion_share=0.7, strides=(1,), seed=4)
-MASK_RUN = sam2_stage.Run(
+MASK_RUN = sam2_stage.Schedule(
     "masks",
     128,
     1e-3,
     (sam2_stage.Stage(2, clips=2, frames=1, objects=2), sam2_stage.Stage(2, clips=2, frames=2, objects=2)),
 )
 STAGE = pointing_stage.Stage(
-    "follow", 4, 2, questions=2, peak=1e-3, language=True, past=True, motion_share=0.6, vision_rate=1.0, facts=0.15,
-    moves=0.5, cutoff=0.5,
+    "temporal_finetune", 4, 2, questions=2, max_lr=1e-3, language=True, past=True, motion_share=0.6, vision_rate=1.0,
+    probe_weight=0.15,
+    motion_weight=0.5, short_history_prob=0.5,
 )  # fmt: skip
 KILLED = """
 import os, signal
@@ -45,7 +47,7 @@ def cosine(step, *rest, _own=test_training.cosine):
         os.kill(os.getpid(), signal.SIGKILL)
     return _own(step, *rest)
 test_training.{module}.cosine = cosine
-test_training.train_{module}(Path({clips!r}), Path({folder!r}))
+test_training.{train}(Path({clips!r}), Path({folder!r}))
 """
 
 
@@ -100,7 +102,7 @@ def test_rendering_goes_on_after_a_kill(tmp_path):
     )
     process, first = shell(code), tmp_path / "killed" / "part_0000.npz"
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while not first.exists() and process.poll() is None and time.monotonic() < until:
             time.sleep(0.005)
     finally:
@@ -145,9 +147,11 @@ def equal(one: object, other: object) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module, train", [("masks", train_masks), ("pointing", train_pointing)])
+@pytest.mark.parametrize("module, train", [("sam2_stage", train_masks), ("pointing_stage", train_pointing)])
 def test_training_goes_on_after_a_kill(module, train, clips_folder, tmp_path):
-    process = shell(KILLED.format(module=module, clips=str(clips_folder), folder=str(tmp_path / "killed")))
+    process = shell(
+        KILLED.format(module=module, train=train.__name__, clips=str(clips_folder), folder=str(tmp_path / "killed"))
+    )
     _, errors = process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL, errors.decode()
     assert load_checkpoint(tmp_path / "killed" / "checkpoint.safetensors")["step"] == 2
@@ -171,7 +175,8 @@ def test_a_checkpoint_is_old_or_new_but_never_half(tmp_path, monkeypatch):
     save_checkpoint(path, step=1)
 
     def fails(file):
-        os.ftruncate(file, 40)
+        for half in tmp_path.glob(".unfinished.*/checkpoint.safetensors"):
+            os.truncate(half, 40)
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", fails)
@@ -205,11 +210,10 @@ def test_pointing_loss_goes_down(clips):
     torch.manual_seed(0)
     own = processor()
     model = PointingModel(own.config, attn_implementation="eager").train()
-    heads = FactHeads(own.config.language.width, own.config.vision.feature_dim, own.config.image.patch_px)
+    heads = ProbeHeads(own.config.language.width, own.config.vision.feature_dim, own.config.image.patch_px)
     rng = np.random.default_rng(0)
-    batch = build_batch(
-        own, [sample_example(rng, clips, questions=2, motion_share=0.5) for _ in range(2)], past=True, language=True
-    )
+    examples = [sample_example(rng, clips, questions=2, motion_share=0.5) for _ in range(2)]
+    batch = text_inputs(own, examples) | image_inputs(own, examples, past=True, patches=False)
     optimiser = torch.optim.AdamW([*model.parameters(), *heads.parameters()], lr=1e-3)
     losses = []
     for _ in range(8):
@@ -252,7 +256,7 @@ def test_coordinates_are_marked_with_their_place(clips):
     """Where the target is a digit of a coordinate, `places` tells the point that is being written."""
     own, rng = processor(), np.random.default_rng(2)
     examples = [sample_example(rng, clips, questions=3, motion_share=0.5) for _ in range(8)]
-    batch = build_batch(own, examples, past=False, language=True)
+    batch = text_inputs(own, examples)
     for row, example in enumerate(examples):
         marked = ~batch["places"][row, :, 0].isnan()
         digits = sum(
@@ -298,22 +302,24 @@ def test_exported_masks_load(clips_folder, tmp_path):
 
 
 def test_a_grown_model_begins_where_the_smaller_one_was():
-    from videomolmo.lab.nano.resize import PLACES, SIDES, enlarged, grown
+    from videomolmo.lab.nano.checkpoint import PLACES, SIDES, resize_config, resize_position_embeddings
 
     small = PointingConfig.nano()
     torch.manual_seed(0)
     state = {f"model.{name}": value for name, value in PointingModel(small).state_dict().items()}
-    same = grown(state, small)
+    same = resize_position_embeddings(state, small)
     assert all(torch.allclose(same[name], value, atol=1e-6) for name, value in state.items())
-    large = enlarged(small, 144)
-    larger = grown(state, large)
+    large = resize_config(small, 144)
+    larger = resize_position_embeddings(state, large)
     model = PointingModel(large)
     model.load_state_dict({name.removeprefix("model."): value for name, value in larger.items()})
     assert larger[PLACES].shape == (1 + 18 * 18, 128) and all(larger[name].shape == (9, 128) for name in SIDES)
     changed = {name for name, value in state.items() if not torch.equal(larger[name], value)}
     assert changed == {PLACES, *SIDES}
     across = torch.linspace(0, 1, 12).repeat(12)[:, None].expand(-1, 128)  # says how far to the right a patch lies
-    places = grown(state | {PLACES: torch.cat([torch.zeros(1, 128), across])}, large)[PLACES][1:, 0].view(18, 18)
+    places = resize_position_embeddings(state | {PLACES: torch.cat([torch.zeros(1, 128), across])}, large)[PLACES][
+        1:, 0
+    ].view(18, 18)
     assert (places.diff(dim=1) > -0.02).all() and places.diff(dim=0).abs().max() < 1e-5
     assert places[0, 0].abs() < 0.05 and abs(places[0, -1] - 1) < 0.05
 
@@ -322,7 +328,7 @@ def test_of_several_beginnings_the_last_that_has_a_tensor_counts(clips, tmp_path
     own = processor()
     single = pointing_stage.single_frame(own.config)
     torch.manual_seed(0)
-    heads = {f"heads.{name}": value for name, value in FactHeads(128, 256, 8).state_dict().items()}
+    heads = {f"heads.{name}": value for name, value in ProbeHeads(128, 256, 8).state_dict().items()}
     paths = []
     for name, config in (("first", own.config), ("second", single)):
         state = {f"model.{key}": value for key, value in PointingModel(config).state_dict().items()}
@@ -337,7 +343,7 @@ def test_of_several_beginnings_the_last_that_has_a_tensor_counts(clips, tmp_path
 def test_exported_pointing_loads(tmp_path):
     torch.manual_seed(0)
     own = processor()
-    both = torch.nn.ModuleDict({"model": PointingModel(own.config), "heads": FactHeads(128, 256, 8)})
+    both = torch.nn.ModuleDict({"model": PointingModel(own.config), "heads": ProbeHeads(128, 256, 8)})
     recipe.export_pointing(both.state_dict(), own.config, own.tokenizer, tmp_path, {"seed": 1}, (STAGE,))
     loaded = PointingModel.from_pretrained(tmp_path)
     assert loaded.config == own.config

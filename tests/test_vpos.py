@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,7 +37,8 @@ def digest(clip: VposClip) -> str:
 
 def test_a_clip_is_the_same_in_every_process_and_order():
     code = (
-        "import sys; sys.path.insert(0, 'tests')\nfrom test_vpos import digest, generate, SCENES\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_vpos import digest, generate, SCENES\n"
         "for scene in reversed(SCENES): print(scene, digest(generate(scene, 'test', 3, frames=3, height=60, width=80)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

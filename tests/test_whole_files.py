@@ -22,35 +22,35 @@ from videomolmo.io.files import (
     BETWEEN,
     LOCK,
     UNFINISHED,
+    atomic_file,
+    atomic_files,
     check_folder,
-    files_of,
-    held,
-    held_folder,
+    locked_folder,
+    locked_temporary_folder,
+    move_into_place,
     new_results,
-    put,
-    read_json,
-    unfinished,
-    whole_file,
+    read_json_or_none,
+    temporary_folder,
     write_json,
     write_text,
 )  # fmt: skip
 from videomolmo.io.video_write import VideoWriter
-from videomolmo.mask_store import TEMPORARY, MaskSpool
+from videomolmo.mask_store import TEMPORARY, MaskStore
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 300  # of a busy machine
 COMMAND = """
-import sys, time
+import functools, sys, time
 from pathlib import Path
 import numpy as np
 from videomolmo import cli
 from videomolmo.io.files import new_results
-from videomolmo.mask_store import LAYERS, MaskSpool
+from videomolmo.mask_store import LAYERS, MaskStore
 from videomolmo.io.video_write import VideoWriter
-from videomolmo.io.files import held, unfinished, whole_file
+from videomolmo.io.files import atomic_file, locked_folder, temporary_folder
 
 def spooled():
-    spool = MaskSpool()
+    spool = MaskStore()
     masks = dict.fromkeys(LAYERS, np.ones((2, 1, 4, 6), bool))
     spool.write(0, (1,), masks, dict.fromkeys(LAYERS[1:], np.ones((2, 1), bool)))
     return spool
@@ -59,21 +59,21 @@ def wait():
     print("ready", flush=True)
     time.sleep({patience})
 
-def work(options):
-    out = Path(options.out)
+def work(*, out, **_):
 {body}
 
-cli._ground = work
+command = next(one for one in cli.app.registered_commands if one.callback is cli.ground)
+command.callback = functools.wraps(cli.ground)(work)
 sys.exit(cli.main(["ground", "--out", sys.argv[1]]))
 """
 SPOOL = "spool = spooled()\nwait()"
-WRITE = "with whole_file(out / 'table.csv') as path:\n    path.write_text('half')\n    wait()"
+WRITE = "with atomic_file(out / 'table.csv') as path:\n    path.write_text('half')\n    wait()"
 SAVE = "with new_results(out, overwrite=False) as place:\n    (place / 'answers.jsonl').write_text('half')\n    wait()"
 VIDEO = (
     "with VideoWriter(out / 'clip.mp4', 10, 16, 16) as writer:\n"
     "    writer.write(np.zeros((16, 16, 3), np.uint8))\n    wait()"
 )
-HOLD = "with held(out):\n    wait()"
+HOLD = "with locked_folder(out):\n    wait()"
 SLOW = "spool = spooled()\ntry:\n    wait()\nfinally:\n    time.sleep(2)"  # to put its things away
 BODIES = {"spool": SPOOL, "write": WRITE, "save": SAVE, "video": VIDEO, "hold": HOLD}
 
@@ -167,7 +167,7 @@ def test_the_next_spool_removes_those_of_killed_processes_only(tmp_path, monkeyp
         folder.mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "temporary" / f"{TEMPORARY}link").symlink_to(tmp_path / "elsewhere")
-    first, second = MaskSpool(), MaskSpool()
+    first, second = MaskStore(), MaskStore()
     names = set(os.listdir(tmp_path / "temporary")) - {path.name for path in others} - {f"{TEMPORARY}link"}
     assert names >= {first.folder.name, second.folder.name} and len(names) == 3
     assert alive.process.poll() is None and all(folder.is_dir() for folder in [*others, tmp_path / "elsewhere"])
@@ -185,12 +185,12 @@ def test_a_killed_save_is_no_reason_to_ask_for_overwriting(tmp_path):
 
 def test_a_lock_says_who_lives_and_no_number_of_a_process(tmp_path):
     """Containers share folders, but count their processes on their own."""
-    folder, lock = held_folder(tmp_path, "kept.")
+    folder, lock = locked_temporary_folder(tmp_path, "kept.")
     assert not any(str(os.getpid()) in path.read_text() for path in folder.iterdir())
-    whole_files.remove_dead(tmp_path, "kept.")
+    whole_files.remove_abandoned(tmp_path, "kept.")
     assert folder.is_dir()
     lock.release()  # as the system does for a process that dies
-    whole_files.remove_dead(tmp_path, "kept.")
+    whole_files.remove_abandoned(tmp_path, "kept.")
     assert not folder.exists()
 
 
@@ -205,7 +205,7 @@ def test_where_the_disk_knows_no_locks_work_goes_on_and_nothing_of_others_is_rem
     (tmp_path / f"{UNFINISHED}12345678").mkdir()
     monkeypatch.setattr(FileLock, "_acquire", none)
     write_text(tmp_path / "file", "whole")
-    with held(tmp_path):
+    with locked_folder(tmp_path):
         assert (tmp_path / "file").read_text() == "whole"
     assert len(left(tmp_path)) == 2 and left(tmp_path)[0].startswith(UNFINISHED)
 
@@ -216,35 +216,41 @@ def test_where_the_disk_knows_no_locks_work_goes_on_and_nothing_of_others_is_rem
 def test_a_folder_that_a_process_holds_is_refused_until_it_ends_however_it_ends(tmp_path):
     command = Command(HOLD, tmp_path)
     line = r"another process works in .*out; wait for it, stop it first, or give another folder"
-    with pytest.raises(BadInput, match=line), held(tmp_path / "out"):
+    with pytest.raises(BadInput, match=line), locked_folder(tmp_path / "out"):
         pass
     assert command.end(signal.SIGKILL)[0] == -signal.SIGKILL
-    with held(tmp_path / "out"):
+    with locked_folder(tmp_path / "out"):
         assert left(tmp_path / "out") == [LOCK]
     assert left(tmp_path) == []
 
 
 def test_two_that_claim_a_folder_at_once_do_not_mix(tmp_path):
     out = tmp_path / "out"
-    with provenance.claimed(out, {"seed": 1}, "a run"):
-        with pytest.raises(BadInput, match="another process works in"), provenance.claimed(out, {"seed": 1}, "a run"):
+    with provenance.locked_manifest(out, {"seed": 1}, "a run"):
+        with (
+            pytest.raises(BadInput, match="another process works in"),
+            provenance.locked_manifest(out, {"seed": 1}, "a run"),
+        ):
             pass
-        with pytest.raises(BadInput, match="other seed"), provenance.claimed(out, {"seed": 2}, "a run"):
+        with pytest.raises(BadInput, match="other seed"), provenance.locked_manifest(out, {"seed": 2}, "a run"):
             pass
-    with provenance.claimed(out, {"seed": 1}, "a run"):
+    with provenance.locked_manifest(out, {"seed": 1}, "a run"):
         pass
     assert left(out) == ["settings.json"]
 
 
 def test_settings_written_by_another_between_look_and_lock_are_looked_at_again(tmp_path, monkeypatch):
-    own = provenance.held
+    own = provenance.locked_folder
 
     def later(folder: Path):
         write_json(folder / "settings.json", {"seed": 2})
         return own(folder)
 
-    monkeypatch.setattr(provenance, "held", later)
-    with pytest.raises(BadInput, match=r"other seed \(2, now 1\)"), provenance.claimed(tmp_path, {"seed": 1}, "a run"):
+    monkeypatch.setattr(provenance, "locked_folder", later)
+    with (
+        pytest.raises(BadInput, match=r"other seed \(2, now 1\)"),
+        provenance.locked_manifest(tmp_path, {"seed": 1}, "a run"),
+    ):
         pass
 
 
@@ -283,7 +289,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_then_the_name_is(calls
     write_json(tmp_path / "facts.json", {})
     assert calls == [("sync", "facts.json"), ("name", "facts.json"), ("sync", tmp_path.name)]
     calls.clear()
-    with files_of(tmp_path / "model", "config.json") as place:
+    with atomic_files(tmp_path / "model", "config.json") as place:
         for name in ("config.json", "a.bin", "z.bin"):
             (place / name).write_text(name)
     synced, named = ([name for call, name in calls if call == kind] for kind in ("sync", "name"))
@@ -312,11 +318,11 @@ def test_a_video_is_on_the_disk_before_it_has_its_name(calls, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"\0" * 40, b'{"a": ', b"\xff\xfe", b"[" * 100_000])
 def test_an_empty_or_broken_state_file_is_not_done(content, tmp_path):
     path = tmp_path / "state.json"
-    assert read_json(path) is None
+    assert read_json_or_none(path) is None
     path.write_bytes(content)
-    assert read_json(path) is None
+    assert read_json_or_none(path) is None
     write_json(path, {"a": 1})
-    assert read_json(path) == {"a": 1}
+    assert read_json_or_none(path) == {"a": 1}
 
 
 @pytest.mark.parametrize(("content", "kept"), [(b"", False), (b"\0" * 60, False), (b'{"seed": ', True)])
@@ -325,15 +331,15 @@ def test_broken_settings_are_written_again_where_results_say_themselves_what_mad
     (tmp_path / "parts").mkdir()
     for _ in range(2):
         (tmp_path / "settings.json").write_bytes(content)
-        provenance.claim(tmp_path, {"seed": 1}, "parts", ours)
-        assert read_json(tmp_path / "settings.json") == {"seed": 1}
+        provenance.write_or_verify_manifest(tmp_path, {"seed": 1}, "parts", ours)
+        assert read_json_or_none(tmp_path / "settings.json") == {"seed": 1}
     old = sorted(tmp_path.glob("settings.json.*"))
     assert [path.name for path in old] == (["settings.json.1.old", "settings.json.2.old"] if kept else [])
     assert all(path.read_bytes() == content for path in old)
     (tmp_path / "settings.json").write_bytes(content)
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(BadInput, match=r"settings.json cannot be read .*give a new folder"):
-        provenance.claim(tmp_path, {"seed": 1}, "parts", ours)
+        provenance.write_or_verify_manifest(tmp_path, {"seed": 1}, "parts", ours)
     assert (tmp_path / "settings.json").read_bytes() == content
 
 
@@ -360,15 +366,15 @@ def limited() -> None:
 
 BIG_SPOOL = """
 masks = dict.fromkeys(LAYERS, np.random.default_rng(0).random((9, 1, 99, 99)) > 0.5)
-MaskSpool().write(0, (1,), masks, dict.fromkeys(LAYERS[1:], np.ones((9, 1), bool)))
+MaskStore().write(0, (1,), masks, dict.fromkeys(LAYERS[1:], np.ones((9, 1), bool)))
 """
 FULL = {
     "text": (
-        "with whole_file(out / 'table.csv') as path:\n    path.write_text('x' * 99999)",
+        "with atomic_file(out / 'table.csv') as path:\n    path.write_text('x' * 99999)",
         "table.csv: cannot be wri",
     ),
     "arrays": (
-        "with whole_file(out / 'a.npz') as path:\n    np.savez(path, a=np.zeros(99999))",
+        "with atomic_file(out / 'a.npz') as path:\n    np.savez(path, a=np.zeros(99999))",
         "a.npz: cannot be writ",
     ),
     "masks": (BIG_SPOOL, "00000.npz: masks cannot be written (File too large); make room there"),
@@ -402,13 +408,13 @@ def test_a_full_disk_is_one_line_that_names_what_could_not_be_written(kind, tmp_
 
 @pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file or directory"), OSError("no words")])
 def test_an_error_without_a_path_names_the_command(error, monkeypatch, capsys):
-    from videomolmo import cli
+    from videomolmo.cli import main
 
-    def fails(_: object) -> int:
+    def fails(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "_ground", fails)
-    assert cli.main(["ground", "clip.mp4", "the cat"]) == 2
+    monkeypatch.setattr("videomolmo.io.files.check_folder", fails)
+    assert main(["ground", "clip.mp4", "the cat"]) == 2
     told = capsys.readouterr().err
     assert told.startswith("videomolmo: ground: ") and (error.strerror or str(error)) in told and told.count("\n") == 1
 
@@ -423,16 +429,16 @@ def test_any_name_that_a_disk_takes_is_written(name, tmp_path):
 def test_what_exists_is_kept_where_it_may_not_be_replaced(tmp_path):
     (tmp_path / "mine").write_text("mine")
     refused = pytest.raises(BadInput, match="mine exists; give another name")
-    with refused, whole_file(tmp_path / "mine", replace=False) as path:
+    with refused, atomic_file(tmp_path / "mine", replace=False) as path:
         path.write_text("other")
-    with unfinished(tmp_path) as place:
+    with temporary_folder(tmp_path) as place:
         (place / "frames").mkdir()
         (tmp_path / "frames").mkdir()
         (tmp_path / "frames" / "mine").write_text("mine")
         with pytest.raises(BadInput, match="frames exists; give another name"):
-            put(place / "frames", tmp_path / "frames", replace=False)
+            move_into_place(place / "frames", tmp_path / "frames", replace=False)
     assert left(tmp_path) == ["frames", "frames/mine", "mine"] and (tmp_path / "mine").read_text() == "mine"
-    with pytest.raises(ValueError, match="changed my mind"), whole_file(tmp_path / "mine") as path:
+    with pytest.raises(ValueError, match="changed my mind"), atomic_file(tmp_path / "mine") as path:
         path.write_text("half")
         raise ValueError("changed my mind")
     assert (tmp_path / "mine").read_text() == "mine"
@@ -447,5 +453,5 @@ def files(pattern: Callable[[str], bool]) -> set[str]:
 def test_there_is_one_way_to_give_a_file_its_name():
     """Checkpoints of trainings, which consist of many files of several processes, have their own."""
     own = {"training/checkpoints.py", "training/run_state.py", "sweep/store.py"}
-    assert files(lambda text: "os.replace(" in text or "os.rename(" in text) <= {"whole_files.py", *own}
-    assert files(lambda text: "mkdtemp(" in text or "mkstemp(" in text) <= {"whole_files.py", "sweep/store.py"}
+    assert files(lambda text: "os.replace(" in text or "os.rename(" in text) <= {"io/files.py", *own}
+    assert files(lambda text: "mkdtemp(" in text or "mkstemp(" in text) <= {"io/files.py", "sweep/store.py"}

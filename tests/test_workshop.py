@@ -57,9 +57,9 @@ def opened(shipped_grounder):
 
 def exchange_in_the_middle(look, corrections):
     places = {point.object: (point.x, point.y) for point in look.points(EVERY)}
-    for thing, other in ((1, 2), (2, 1)):
-        corrections.add_point(EVERY, *places[other], thing)
-        corrections.remove_point(EVERY, thing, 0)
+    for object_id, other in ((1, 2), (2, 1)):
+        corrections.add_point(EVERY, *places[other], object_id)
+        corrections.remove_point(EVERY, object_id, 0)
 
 
 def add_only(look, corrections):
@@ -75,11 +75,11 @@ def move_along_the_bar(look, corrections):
 TRIES = {
     "wrong point": [
         add_only,
-        lambda look, corrections: look.refuse("intersection"),
+        lambda look, corrections: look.apply_fusion_rule("intersection"),
         lambda look, corrections: corrections.remove_point(EVERY, 2, 0),  # the frame then says that it is not there
     ],
     "occluded object": [move_along_the_bar, lambda look, corrections: corrections.drop_answer(EVERY)],
-    "identity switch": [exchange_in_the_middle, lambda look, corrections: look.refuse(matching=0.3)],
+    "identity switch": [exchange_in_the_middle, lambda look, corrections: look.apply_fusion_rule(matching=0.3)],
 }
 
 
@@ -109,9 +109,9 @@ def test_a_repair_by_mouse_counts_where_the_code_does_nothing(opened):
 def test_a_rule_alone_neither_repairs_nor_spoils_a_repair(opened, rule):
     """Under `forward` the planted answer does little harm, and under both a repair scores below the goal."""
     fault, inspector = opened("occluded object")
-    inspector.inspection.refuse(rule)
+    inspector.inspection.apply_fusion_rule(rule)
     assert "as before" in check_repair(fault, inspector, lambda look, corrections: None)
-    assert "as before" in check_repair(fault, inspector, lambda look, corrections: look.refuse(rule))
+    assert "as before" in check_repair(fault, inspector, lambda look, corrections: look.apply_fusion_rule(rule))
     FAULTS["occluded object"][1](inspector.inspection, inspector.corrections)
     assert check_repair(fault, inspector, lambda look, corrections: None).startswith("right")
 
@@ -119,7 +119,7 @@ def test_a_rule_alone_neither_repairs_nor_spoils_a_repair(opened, rule):
 @pytest.mark.slow
 def test_a_check_writes_nothing_into_a_saved_result(opened, tmp_path):
     fault, inspector = opened("occluded object")
-    inspector = videomolmo.inspect(replace(inspector.inspection.result), fault.truth, grounder=inspector.desk.grounder)
+    inspector = videomolmo.inspect(replace(inspector.inspection.result), fault.truth, grounder=inspector.state.grounder)
     inspector.inspection.save(tmp_path / "saved")
     FAULTS["occluded object"][1](inspector.inspection, inspector.corrections)
     before = (tmp_path / "saved" / "corrections.jsonl").read_bytes()

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from videomolmo.io.video import open_video
     from videomolmo.results import GroundingResult
     from videomolmo.synth.clips import generate_clip
-    from videomolmo.systems.molmo2 import load_grounder
+    from videomolmo.systems import load_grounder
 
 __all__ = ["BadInput", "GroundingResult", "VideoGrounder", "generate_clip", "inspect", "load_grounder", "open_video"]
 
@@ -20,7 +20,7 @@ _HOMES = {
     "GroundingResult": "results",
     "generate_clip": "synth.clips",
     "inspect": "inspector.widget",
-    "load_grounder": "systems.molmo2",
+    "load_grounder": "systems",
     "open_video": "io.video",
 }
 

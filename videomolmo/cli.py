@@ -1,241 +1,144 @@
-"""The command line: `videomolmo ground` and its kin; commands on data sets are in files of their own."""
+"""The command line: `videomolmo ground` and the other commands, each a function whose signature says its options."""
 
-import argparse
-import errno
 import os
 import re
-import signal
 import sys
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from videomolmo import data_cli, sweep_cli, train_cli, work_cli
-from videomolmo.errors import BadInput, Terminated
+import typer
+from typer import Argument, Option
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-ENDING_S = 10.0  # in which what asks again to end is not heard: `timeout` sends its signal twice
+from videomolmo.errors import BadInput
+from videomolmo.io.command_line import FULL, Command, Group, at_least_one, number, run, show_version, whole
 
 if TYPE_CHECKING:
     from videomolmo.results import GroundingResult
+    from videomolmo.sweep.run import Executor
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, or 2 when the input was refused (one line on standard error).
+    """Run a command; returns the exit code: 0, or 2 when the input was refused (one line on standard error)."""
+    return run(app, "videomolmo", sys.argv[1:] if argv is None else argv)
 
-    Ctrl-C, SIGTERM and SIGHUP end it in order, with 128 and their number: nothing temporary stays.
+
+app = typer.Typer(cls=Group, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
+data = typer.Typer(cls=Group, rich_markup_mode=None, help="List public data sets; check a download.")
+app.add_typer(data, name="data", rich_help_panel="Data sets")
+
+
+def _command(panel: str, name: str | None = None) -> Callable:
+    """Register a function as a command, in a panel of the help; it returns the exit code, or None for 0."""
+    return app.command(name, cls=Command, rich_help_panel=panel)
+
+
+Version = Annotated[bool, Option("--version", callback=show_version, is_eager=True, help="Show the version.")]
+
+
+@app.callback()
+def _videomolmo(version: Version = False) -> None:
+    """Point at what a sentence names in a video."""
+
+
+def _opt(help: str, metavar: str, values: str = "", **more: Any) -> Any:
+    """An option; `values` are for the shell's completion alone: what is none of them is refused where it is used."""
+    if values:
+        more["autocompletion"] = lambda: values.split()
+    return Option(metavar=metavar, help=help, **more)
+
+
+_whole, _number = partial(_opt, parser=whole), partial(_opt, parser=number)
+
+
+def _path(help: str, metavar: str = "DIR", **more: Any) -> Any:
+    return Option(parser=Path, metavar=metavar, help=help, **more)  # typer's own would ask the disk first
+
+
+def _rules() -> list[str]:
+    from videomolmo.fusion import RULES
+
+    return list(RULES)
+
+
+def _datasets() -> list[str]:
+    from videomolmo.datasets import DATASETS
+
+    return list(DATASETS)
+
+
+MODELS, RUNNING, REPORT = ({"rich_help_panel": panel} for panel in ("Models", "Running", "Report"))
+TYPES = "float32 bfloat16 float16"
+Model = Annotated[str, _opt("nano, nano-96, a folder, hub id[@revision], Molmo 2.", "MODEL", "nano nano-96", **MODELS)]
+Masks = Annotated[str, _opt("SAM 2: nano, a folder, .pt file, or hub id.", "MODEL", "nano", **MODELS)]
+Every = Annotated[int, _whole("Frames between key frames.", "K", callback=at_least_one)]
+Fusion = Annotated[str, Option(metavar="RULE", help="How both directions are fused.", autocompletion=_rules)]
+Tau = Annotated[float, _number("IoU from which both directions agree.", "IOU")]
+Past = Annotated[int | None, _whole("Past frames used (default: the model's).", "L", callback=at_least_one, **MODELS)]
+Device = Annotated[str, _opt("auto, cpu or cuda.", "DEVICE", "auto cpu cuda", **MODELS)]
+Quantize = Annotated[str | None, _opt("8bit or 4bit weights (needs bitsandbytes).", "KIND", "8bit 4bit", **MODELS)]
+Benchmark = Annotated[str, Option(metavar="NAME", help="A name of `videomolmo data list`.", autocompletion=_datasets)]
+DataPath = Annotated[Path | None, _path("Its folder (default: $VIDEOMOLMO_DATA/NAME).")]
+Split = Annotated[str | None, _opt("Which part of it.", "SPLIT")]
+Limit = Annotated[int | None, _whole("Only the first N clips.", "N")]
+Resumed = Annotated[Path, _path("Folder to write, or to resume in.")]
+
+
+@_command("Videos")
+def ground(
+    video: Annotated[str | None, Argument(metavar="VIDEO", help="Video file or folder of images.")] = None,
+    sentence: Annotated[str | None, Argument(metavar="SENTENCE", help="For example 'the red circle'.")] = None,
+    out: Annotated[Path, _path("Folder to write.")] = Path("results/ground"),
+    model: Model = "nano",
+    masks: Masks = "nano",
+    every: Every = 5,
+    fusion: Fusion = "iou",
+    tau: Tau = 0.7,
+    context: Past = None,
+    device: Device = "auto",
+    dtype: Annotated[str, _opt("Precision; auto: by device and model.", "TYPE", f"auto {TYPES}", **MODELS)] = "auto",
+    quantize: Quantize = None,
+    attention: Annotated[str, _opt("sdpa, eager or flash_attention_2.", "KIND", **MODELS)] = "sdpa",
+    device_map: Annotated[str | None, _opt("auto: spread the model over all GPUs.", "MAP", "auto", **MODELS)] = None,
+    offline: Annotated[bool, Option("--offline", help="Use only what was downloaded before.", **MODELS)] = False,
+    max_frames: Annotated[int | None, _whole("Only the first N frames.", "N", callback=at_least_one)] = None,
+    reader: Annotated[str, _opt("pyav or decord.", "READER", "pyav decord")] = "pyav",
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace earlier results in DIR.")] = False,
+) -> None:
+    """Point at what SENTENCE names in VIDEO, and track it.
+
+    Without both, the shipped sample clip is taken. Writes points, masks, tracks and an overlay video.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal or file that knows no “×” is no reason to stop
-    try:
-        with _ended_in_order():
-            options = _parser().parse_args(argv)
-            code = options.run(options)
-        sys.stdout.flush()  # here, where a reader that went away is still noticed
-        return code
-    except BadInput as error:
-        print(f"videomolmo: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # whoever read the output went away: nothing is wrong with the input
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor will there be at the last flush
-        return 141
-    except OSError as error:
-        print(f"videomolmo: {_line_of(error, argv)}", file=sys.stderr)
-        return 2
-    except Terminated as error:
-        print(f"videomolmo: ended by {signal.Signals(error.number).name}", file=sys.stderr)
-        return 128 + error.number
-    except KeyboardInterrupt:
-        print("videomolmo: interrupted", file=sys.stderr)
-        return 130
-
-
-class Command(argparse.ArgumentParser):
-    """Options may stand anywhere, also between two arguments, where Python's parser takes the second for one too many.
-
-    It is shown the options first, which all take one value or none.
-    """
-
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> tuple:
-        if args is None or any(action.nargs == argparse.PARSER for action in self._actions):
-            return super().parse_known_args(args, namespace)  # commands of its own, whose options these may be
-        options, others, left = [], [], list(args)
-        while left:
-            text = left.pop(0)
-            if text == "--":  # nothing after it is an option
-                others, left = others + left, []
-            elif self._is_option(text):
-                options.append(text)
-                if self._wants_value(text) and left and left[0] != "--":
-                    options.append(left.pop(0))
-            else:
-                others.append(text)
-        return super().parse_known_args([*options, "--", *others] if others else options, namespace)
-
-    def _is_option(self, text: str) -> bool:
-        """As Python's parser sees it: a dash alone, a negative number, and what has a space is none."""
-        name = text.partition("=")[0]
-        return name.startswith("-") and name != "-" and " " not in name and not re.fullmatch(r"-\d*\.?\d+", text)
-
-    def _wants_value(self, text: str) -> bool:
-        """Whether the value of this option, which may be shortened, is the next argument."""
-        known = self._option_string_actions
-        meant = [known[text]] if text in known else [known[name] for name in known if name.startswith(text)]
-        return "=" not in text and any(action.nargs != 0 for action in meant)
-
-
-@contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """Signals that end a process at once raise `Terminated` instead, so that it puts its things away."""
-    asked = 0.0
-
-    def end(number: int, _: object) -> None:
-        nonlocal asked
-        if not asked or time.monotonic() - asked > ENDING_S:
-            asked = time.monotonic()
-            raise Terminated(number)
-
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    if threading.current_thread() is not threading.main_thread():
-        numbers = []
-    numbers = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]  # not under nohup
-    for number in numbers:
-        signal.signal(number, end)
-    try:
-        yield
-    finally:
-        if not asked:  # else the process ends, and what it still removes is not to be disturbed
-            for number in numbers:
-                signal.signal(number, signal.SIG_DFL)
-
-
-def _line_of(error: OSError, argv: Sequence[str] | None) -> str:
-    """What the system refused: which path, or at least which command and what it was about to do."""
-    remedy = "make room there" if error.errno in FULL else "check the path and who may use it"
-    if isinstance(error.filename, (str, bytes)):
-        return f"{os.fsdecode(error.filename)}: {error.strerror or error}; {remedy}"
-    command = next(iter(sys.argv[1:] if argv is None else argv), "")
-    doing = "standard output or a log cannot be written" if error.errno in FULL else "stopped by the system"
-    return f"{command}: {doing} ({error.strerror or error}); {remedy}"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = Command(prog="videomolmo", description="Point at what a sentence names in a video.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    ground = commands.add_parser(
-        "ground", help="points, masks and tracks of what a sentence names",
-        description="Find what SENTENCE names in VIDEO. Without both: the shipped sample clip.",
-    )  # fmt: skip
-    ground.add_argument("video", nargs="?", metavar="VIDEO", help="video file or folder of images")
-    ground.add_argument("sentence", nargs="?", metavar="SENTENCE", help="for example 'the red circle'")
-    ground.add_argument("--out", default="results/ground", metavar="DIR", help="where to write (default: %(default)s)")
-    ground.add_argument(
-        "--model", default="nano", help="'nano', 'nano-96', a folder, or a hub id[@revision]; also of a Molmo 2"
-    )
-    ground.add_argument("--masks", default="nano", help="SAM 2: 'nano', a folder, .pt, or hub id (default: nano)")
-    ground.add_argument("--every", type=_whole, default=5, metavar="K", help="frames between key frames (default: 5)")
-    ground.add_argument("--fusion", default="iou", metavar="RULE", help="how both directions are fused (default: iou)")
-    ground.add_argument("--tau", type=_number, default=0.7, help="IoU from which both directions agree (default: 0.7)")
-    ground.add_argument("--context", type=_whole, default=None, metavar="L", help="past frames looked at (default: 4)")
-    ground.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    ground.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16 (default: by device and model)")
-    ground.add_argument("--quantize", default=None, metavar="KIND", help="8bit or 4bit weights (needs bitsandbytes)")
-    ground.add_argument("--attention", default="sdpa", help="sdpa, eager or flash_attention_2 (default: sdpa)")
-    ground.add_argument("--device-map", default=None, metavar="MAP", help="auto: spread the model over all GPUs")
-    ground.add_argument("--offline", action="store_true", help="use only what was downloaded before")
-    ground.add_argument("--max-frames", type=_whole, default=None, metavar="N", help="read only the first N frames")
-    ground.add_argument("--reader", default="pyav", help="pyav or decord (default: pyav)")
-    ground.add_argument("--overwrite", action="store_true", help="replace earlier results in DIR")
-    ground.set_defaults(run=_ground)
-    train = commands.add_parser("train-nano", help="train the shipped weights from nothing; resumes where it stopped")
-    train.add_argument("--out", default="runs/nano", metavar="DIR", help="working folder (default: %(default)s)")
-    train.add_argument("--only", choices=("pointing", "masks"), default=None, help="train one of the two models")
-    train.add_argument("--temporal", default="cross_attention", help="temporal module of the pointing model")
-    train.add_argument("--threads", type=_whole, default=2, help="CPU threads (default: %(default)s)")
-    train.add_argument("--seed", type=int, default=1, help="default: %(default)s")
-    train.add_argument("--share", type=_number, default=1.0, help="share of all steps, for a quick trial (default: 1)")
-    train.set_defaults(run=_train)
-    for name, run, text in (
-        ("convert", _convert, "published weights (a folder or hub id) into this package's format"),
-        ("export", _export, "weights of this package's format under the published names"),
-    ):
-        command = commands.add_parser(name, help=text)
-        command.add_argument("source", metavar="SOURCE", help="where the weights are")
-        command.add_argument("target", type=Path, metavar="TARGET", help="folder to write; must be new or empty")
-        command.set_defaults(run=run)
-    guess = commands.add_parser("estimate", help="memory that a model needs for a clip, before anything is loaded")
-    guess.add_argument("--model", default=None, help="'nano' (default), a folder, VideoMolmo's or Molmo-7B-D's hub id")
-    guess.add_argument("--video", default=None, metavar="VIDEO", help="the clip (default: the shipped sample)")
-    guess.add_argument("--every", type=_whole, default=None, metavar="K", help="frames between key frames (default: 5)")
-    guess.add_argument("--dtype", default=None, help="float32, bfloat16 (default) or float16")
-    guess.add_argument("--context", type=_whole, default=None, metavar="L", help="past frames (default: the model's)")
-    guess.add_argument("--quantize", default=None, metavar="KIND", help="8bit or 4bit weights")
-    guess.set_defaults(run=_estimate)
-    data_cli.add_commands(commands)
-    work_cli.add_commands(commands)
-    sweep_cli.add_commands(commands)
-    train_cli.add_commands(commands)
-    commands.choices["convert"].add_argument("--dtype", default=None, help="precision to write (default: as it is)")
-    commands.choices["export"].add_argument("--shard-size", default="5GB", help="of one file (default: %(default)s)")
-    return parser
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from error
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
-
-
-def _ground(options: argparse.Namespace) -> int:
     from videomolmo.fusion import check_rule
     from videomolmo.io.files import check_folder
     from videomolmo.io.video import open_video
     from videomolmo.prompts import as_question
     from videomolmo.weights import hub
 
-    video, sentence = options.video, options.sentence
     if video is None:
         video, sentence = hub.sample_clip(), hub.SAMPLE_SENTENCE
     if sentence is None:
         raise BadInput(f"a sentence is missing; say what to look for in {video}, for example 'the red circle'")
     as_question(sentence)
-    for name, value in (
-        ("--every", options.every),
-        ("--max-frames", options.max_frames),
-        ("--context", options.context),
-    ):
-        if value is not None and value < 1:
-            raise BadInput(f"{name} is {value}, expected at least 1")
-    check_rule(options.fusion, options.tau)
-    folder = check_folder(options.out, overwrite=options.overwrite, source=video)
-    with open_video(video, reader=options.reader, max_frames=options.max_frames) as frames:
+    check_rule(fusion, tau)
+    folder = check_folder(out, overwrite=overwrite, source=video)
+    with open_video(video, reader=reader, max_frames=max_frames) as frames:
         print(f"{Path(video).name}: {len(frames)} frames, {frames.width}×{frames.height}, {frames.fps:g} fps")
-    from videomolmo.systems.molmo2 import load_grounder
+    from videomolmo.systems import load_grounder
 
     grounder = load_grounder(
-        options.model, options.masks, options.device, dtype=options.dtype, quantize=options.quantize,
-        attention=options.attention, device_map=options.device_map, offline=options.offline,
+        model, masks, device, dtype=dtype, quantize=quantize, attention=attention, device_map=device_map,
+        offline=offline,
     )  # fmt: skip
     result = grounder(
-        video, sentence, every=options.every, fusion=options.fusion, tau=options.tau, context=options.context,
-        max_frames=options.max_frames, reader=options.reader, progress=True,
+        video, sentence, every=every, fusion=fusion, tau=tau, context=context, max_frames=max_frames, reader=reader,
+        progress=True,
     )  # fmt: skip
-    folder = _save(result, folder, options.overwrite)
+    folder = _save(result, folder, overwrite)
     print(result.summary())
     print(f"written to {folder}: answers.jsonl, tracks.csv, masks/, overlay.mp4, run.json")
-    return 0
 
 
 def _save(result: "GroundingResult", folder: Path, overwrite: bool) -> Path:
@@ -250,62 +153,340 @@ def _save(result: "GroundingResult", folder: Path, overwrite: bool) -> Path:
         return result.save(folder.with_name(f"{folder.name}.{number}"))
 
 
-def _train(options: argparse.Namespace) -> int:
-    from videomolmo.lab.nano.recipe import train_nano
-
-    train_nano(
-        Path(options.out), only=options.only, temporal=options.temporal, threads=options.threads, seed=options.seed,
-        share=options.share,
-    )  # fmt: skip
-    return 0
-
-
-def _convert(options: argparse.Namespace) -> int:
-    from videomolmo.weights import hub
-    from videomolmo.weights.checkpoint import convert, dtype_of
-
-    _check_new(options.target)
-    model = convert(hub.pointing_folder(options.source), options.target, options.dtype and dtype_of(options.dtype))
-    print(f"written to {options.target}: {sum(p.numel() for p in model.parameters()):,} parameters")
-    return 0
-
-
-def _export(options: argparse.Namespace) -> int:
-    from videomolmo.weights import hub
-    from videomolmo.weights.checkpoint import export
-
-    _check_new(options.target)
-    export(hub.pointing_folder(options.source), options.target, options.shard_size)
-    print(f"written to {options.target}: {', '.join(sorted(path.name for path in options.target.iterdir()))}")
-    return 0
-
-
-def _estimate(options: argparse.Namespace) -> int:
-    if options.train is not None:
-        return train_cli.estimate(options)
-    train_cli.refuse(options, ("devices", "size"), "belongs to --train")
+@_command("Videos")
+def estimate(
+    model: Annotated[str | None, _opt("As in `ground` (default: nano).", "MODEL")] = None,
+    video: Annotated[str | None, _opt("The clip (default: the shipped sample).", "VIDEO")] = None,
+    every: Annotated[int | None, _whole("Frames between key frames (default: 5).", "K", callback=at_least_one)] = None,
+    dtype: Annotated[str | None, _opt("Precision of the weights (default: bfloat16).", "TYPE", TYPES)] = None,
+    context: Annotated[int | None, _whole("Past frames used (default: the model's).", "L")] = None,
+    quantize: Quantize = None,
+    train: Annotated[Path | None, _path("Memory of training by this recipe.", "CONFIG")] = None,
+    devices: Annotated[int | None, _whole("With --train: number of devices.", "N")] = None,
+    size: Annotated[str | None, _opt("With --train: frame size, such as 1280x720.", "WxH")] = None,
+) -> None:
+    """Estimate the memory of a model on a clip, or of training."""
     from videomolmo.io.video import open_video
-    from videomolmo.training.memory import estimate
+    from videomolmo.training import memory
+    from videomolmo.training.recipe import read_recipe
     from videomolmo.weights import hub
     from videomolmo.weights.published import KNOWN, read_configuration
 
-    every, model = 5 if options.every is None else options.every, options.model or "nano"
-    if every < 1:
-        raise BadInput(f"--every is {every}, expected at least 1")
-    known = KNOWN.get(model)
-    config = known() if known else read_configuration(hub.pointing_folder(model))
-    with open_video(options.video or hub.sample_clip()) as video:
-        size = (video.height, video.width, len(video))
-    settings = {"every": every, "dtype": options.dtype or "bfloat16", "quantize": options.quantize}
-    print(estimate(config, *size, **settings, context=options.context).table())
-    return 0
+    if train is None:
+        _reject({"devices": devices, "size": size}, "belongs to --train")
+        model = model or "nano"
+        config = KNOWN[model]() if model in KNOWN else read_configuration(hub.pointing_folder(model))
+    else:
+        given = {"model": model, "every": every, "dtype": dtype, "context": context, "quantize": quantize}
+        _reject(given, "does not go with --train: the recipe says")
+        _reject({} if size is None else {"video": video}, "and --size exclude each other")
+        recipe = read_recipe(train)
+    if size is None:
+        with open_video(video or hub.sample_clip()) as frames:
+            width, height, count = frames.width, frames.height, len(frames)
+    else:
+        width, height = _size(size)
+    if train is not None:
+        told = memory.recipe_memory(recipe, height, width, 1 if devices is None else devices)
+    else:
+        settings = {"every": every or 5, "dtype": dtype or "bfloat16", "quantize": quantize}
+        told = memory.estimate(config, height, width, count, **settings, context=context)
+    print(told.table())
 
 
-def _check_new(folder: Path) -> None:
-    from videomolmo.io.files import is_trace
+def _reject(given: dict[str, object], reason: str) -> None:
+    """BadInput where any of these options was given: it would change nothing."""
+    for name, value in given.items():
+        if value is not None:
+            raise BadInput(f"--{name} {reason}; leave it out")
 
-    if folder.exists() and (not folder.is_dir() or not all(map(is_trace, folder.iterdir()))):
-        raise BadInput(f"{folder} is there already and not empty; name a new folder, nothing was written")
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,5})[x×](\d{1,5})", text)
+    if not found or not all(map(int, found.groups())):
+        raise BadInput(f"--size is {text!r}, expected width x height in pixels, for example 1280x720")
+    return int(found[1]), int(found[2])
+
+
+@data.command("list", cls=Command)
+def data_list() -> None:
+    """List the data sets that can be read."""
+    from videomolmo.datasets import DATASETS
+
+    width = max(map(len, DATASETS))
+    for name, dataset in DATASETS.items():
+        splits = "as found on disk" if callable(dataset.splits) else ", ".join(dataset.splits)
+        print(f"{name:{width}}  {dataset.title} (splits: {splits})")
+
+
+@data.command("check", cls=Command)
+def data_check(
+    name: Annotated[str, Argument(metavar="NAME", help="Data set, see `data list`.", autocompletion=_datasets)],
+    path: Annotated[str | None, Argument(metavar="PATH", help="Its folder (default: $VIDEOMOLMO_DATA/NAME).")] = None,
+    split: Annotated[str | None, _opt("Only this split (default: all that are there).", "SPLIT")] = None,
+) -> int:
+    """Check a download: its counts, every mask, every frame's header.
+
+    Exit code: 0 for a whole download, 1 for a broken one, 2 when there is nothing to check.
+    """
+    from videomolmo.datasets.check import check_dataset
+
+    report = check_dataset(name, path, split, progress=sys.stderr.isatty())
+    print(report.text())
+    return 0 if report.ok else 1
+
+
+@_command("Data sets")
+def annotate(
+    benchmark: Benchmark,
+    out: Resumed,
+    path: DataPath = None,
+    split: Split = None,
+    limit: Limit = None,
+    masks: Masks = "nano",
+    every: Every = 5,
+    candidates: Annotated[int, _whole("Points tried for each object.", "N")] = 10,
+    max_points: Annotated[int, _whole("Points for one object; 1 as in the paper.", "N")] = 1,
+    iou_threshold: Annotated[float, _number("IoU from which no further point is added.", "IOU")] = 0.7,
+    negative: Annotated[bool, Option("--negative", help="Add negative points too.")] = False,
+    min_iou: Annotated[float, _number("Objects with a lower IoU are left out.", "IOU")] = 0.3,
+    seed: Annotated[int, _whole("Random seed.", "N")] = 0,
+    workers: Annotated[int, _whole("Processes.", "N")] = 1,
+) -> None:
+    """Make training points from the masks of a data set; resumable."""
+    from videomolmo.annotation.annotate import Settings, annotate_dataset
+
+    settings = Settings(every, candidates, max_points, iou_threshold, negative, min_iou, seed)
+    report = annotate_dataset(benchmark, path, out, settings, split=split, masks=masks, workers=workers, limit=limit)
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in report["objects"].items())
+    print(f"{report['rows']} training rows; objects on frames: {verdicts or 'none'}; see {out}")
+    for clip, reason in report["refused"].items():
+        print(f"left out {clip}: {reason}; run again when that is mended", file=sys.stderr)
+
+
+@_command("Data sets")
+def evaluate(
+    benchmark: Benchmark,
+    out: Resumed,
+    path: DataPath = None,
+    split: Split = None,
+    limit: Limit = None,
+    model: Model = "nano",
+    masks: Masks = "nano",
+    every: Every = 5,
+    fusion: Fusion = "iou",
+    tau: Tau = 0.7,
+    context: Past = None,
+    device: Device = "auto",
+    predictions: Annotated[Path | None, _path("Only score these masks.")] = None,
+    layout: Annotated[str | None, _opt("Paths of those masks, see above.", "TEMPLATE")] = None,
+    compare: Annotated[bool, Option("--compare", help="Print published figures beside ours.")] = False,
+    submission: Annotated[Path | None, _path("Also write a server's zip.", "ZIP")] = None,
+) -> None:
+    """Evaluate on a benchmark: a table of results; resumable.
+
+    The layout of PNG masks is {clip}/{expression}/{frame}.png; {object}, {source} and {exp_id} may stand in it too.
+    """
+    from videomolmo.datasets import read_dataset
+    from videomolmo.datasets.registry import known
+    from videomolmo.evaluation.evaluate import comparison, evaluate, j_and_f_of, scores_text
+    from videomolmo.evaluation.predictions import LAYOUT, Predictions, check_submission, write_submission
+    from videomolmo.evaluation.score import can_score
+
+    dataset, layout = known(benchmark)[0], layout or LAYOUT
+    if submission:
+        check_submission(dataset, submission)
+        if limit is not None:
+            raise BadInput("a submission needs all clips; leave out --limit")
+    records = read_dataset(benchmark, path, split)
+    with suppress(BadInput):  # a clip that cannot be read stops none of the others
+        if len(records) and not can_score(records[0]):  # said now, not after hours of predicting
+            print("the first clip has no public masks or counts: expect predictions only, no scores", file=sys.stderr)
+    table = evaluate(
+        benchmark, out, path=path, split=split, model=model, masks=masks, every=every, fusion=fusion, tau=tau,
+        context=context, device=device, limit=limit, external_predictions=predictions, layout=layout,
+    )  # fmt: skip
+    print(scores_text(table, out))
+    if compare:
+        print(comparison(dataset, j_and_f_of(table)))
+    if submission:
+        count = write_submission(records, Predictions(predictions or out / "predictions", layout), dataset, submission)
+        print(f"{submission}: {count} masks")
+
+
+@_command("Training and weights")
+def train(
+    config: Annotated[Path, Argument(metavar="CONFIG", help="Recipe (TOML), as in data/recipes.", parser=Path)],
+    out: Annotated[Path | None, _path("Folder of the run (default: the recipe's).")] = None,
+    resume: Annotated[Path | None, _path("Checkpoint (default: the newest).")] = None,
+    quiet: Annotated[bool, Option("--quiet", help="No progress bar.")] = False,
+) -> int:
+    """Train a pointing model by a recipe; resumable.
+
+    For several GPUs or processes: accelerate launch --num_processes 8 -m videomolmo.cli train CONFIG.
+    data/training.md tells the rest.
+    """
+    from videomolmo.training.recipe import read_recipe
+
+    recipe = read_recipe(config, out)
+    import torch
+
+    from videomolmo.training import trainer
+    from videomolmo.training.log import Diverged
+
+    try:
+        outcome = trainer.train(recipe, resume, progress=not quiet and sys.stderr.isatty())
+    except Diverged as error:
+        print(f"videomolmo: {error}", file=sys.stderr)
+        return 3
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    saved = f"saved in {outcome.checkpoint}. Run it again to go on" if outcome.checkpoint else "nothing to save yet"
+    told = f"stopped after step {outcome.step} of {outcome.total}; {saved}"
+    if outcome.model is not None:
+        told = f"{outcome.total} steps; the model is in {outcome.model}"
+    if os.environ.get("RANK", "0") == "0":  # one line, from the main process only
+        print(told)
+    return 128 + (outcome.stopped_by or 0) if outcome.model is None else 0
+
+
+@_command("Training and weights", "train-nano")
+def train_nano(
+    out: Annotated[Path, _path("Working folder.")] = Path("runs/nano"),
+    only: Annotated[Literal["pointing", "masks"] | None, _opt("pointing or masks; both without it.", "MODEL")] = None,
+    temporal: Annotated[str, _opt("Temporal module of the pointing model.", "KIND")] = "cross_attention",
+    threads: Annotated[int, _whole("CPU threads.", "N")] = 2,
+    seed: Annotated[int, _whole("Random seed.", "N")] = 1,
+    share: Annotated[float, _number("Share of all steps, for a quick trial.", "SHARE")] = 1.0,
+) -> None:
+    """Train the shipped weights from scratch; resumable."""
+    from videomolmo.lab.nano import recipe
+
+    recipe.train_nano(out, only=only, temporal=temporal, threads=threads, seed=seed, share=share)
+
+
+Source = Annotated[str, Argument(metavar="SOURCE", help="Weights: a folder or hub id.")]
+Target = Annotated[Path, Argument(metavar="TARGET", help="Folder to write; must be new or empty.", parser=Path)]
+
+
+@_command("Training and weights")
+def convert(
+    source: Source,
+    target: Target,
+    dtype: Annotated[str | None, _opt("Precision to write (default: as it is).", "TYPE", TYPES)] = None,
+) -> None:
+    """Convert published weights into this package's format."""
+    from videomolmo.io.files import check_new
+    from videomolmo.weights import checkpoint, hub
+
+    check_new(target)
+    model = checkpoint.convert(hub.pointing_folder(source), target, dtype and checkpoint.dtype_of(dtype))
+    print(f"written to {target}: {sum(p.numel() for p in model.parameters()):,} parameters")
+
+
+@_command("Training and weights")
+def export(source: Source, target: Target, shard_size: Annotated[str, _opt("Of one file.", "SIZE")] = "5GB") -> None:
+    """Export weights under their published names."""
+    from videomolmo.io.files import check_new
+    from videomolmo.weights import checkpoint, hub
+
+    check_new(target)
+    checkpoint.export(hub.pointing_folder(source), target, shard_size)
+    print(f"written to {target}: {', '.join(sorted(path.name for path in target.iterdir()))}")
+
+
+@_command("Sweeps")
+def sweep(
+    notebook: Annotated[str, Argument(metavar="NOTEBOOK", help="With a cell tagged 'parameters'; or report.")],
+    folder: Annotated[Path | None, Argument(metavar="DIR", help="The sweep to report on.", parser=Path)] = None,
+    grid: Annotated[Path | None, _path("TOML: fixed, grid, cells, repeats, cluster.", "FILE", **RUNNING)] = None,
+    out: Annotated[Path | None, _path("Folder to write, or to resume in.", **RUNNING)] = None,
+    workers: Annotated[int | None, _whole("Cells at once (default: one for each core).", "N", **RUNNING)] = None,
+    scheduler: Annotated[str | None, _opt("Dask scheduler, such as tcp://node1:8786.", "ADDRESS", **RUNNING)] = None,
+    cluster: Annotated[str | None, _opt("Dask workers by slurm, pbs, sge, lsf …", "NAME", **RUNNING)] = None,
+    cache: Annotated[Path | None, _path("Intermediate results (default: DIR/cache).", **RUNNING)] = None,
+    retry_failed: Annotated[bool, Option("--retry-failed", help="Run failed cells again.", **RUNNING)] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only list the cells and their time.", **RUNNING)] = False,
+    seconds_per_cell: Annotated[float | None, _number("Expected, for the estimate.", "S", **RUNNING)] = None,
+    x: Annotated[str | None, _opt("Column on the x axis.", "COLUMN", **REPORT)] = None,
+    y: Annotated[str | None, _opt("Measure on the y axis (default: all).", "COLUMN", **REPORT)] = None,
+    colour: Annotated[str | None, _opt("Column told apart by colour.", "COLUMN", **REPORT)] = None,
+    facet: Annotated[str | None, _opt("Column with a figure for each value.", "COLUMN", **REPORT)] = None,
+    over: Annotated[str | None, _opt("Column of repeats, for the intervals.", "COLUMN", **REPORT)] = None,
+    where: Annotated[list[str] | None, _opt("Only these rows; may be repeated.", "COLUMN=VALUE", **REPORT)] = None,
+    html: Annotated[Path | None, _path("Page to write (default: DIR/report.html).", "FILE", **REPORT)] = None,
+) -> int | None:
+    """Run a notebook over a grid of settings; resumable.
+
+    `videomolmo sweep report DIR` writes a page of the results.
+
+    Exit code: 0 when every cell is done, 1 when some failed or lost their table, 130 when stopped, 143 by SIGTERM.
+    """
+    running = {
+        "grid": grid, "out": out, "workers": workers, "scheduler": scheduler, "cluster": cluster, "cache": cache,
+        "retry-failed": retry_failed or None, "dry-run": dry_run or None, "seconds-per-cell": seconds_per_cell,
+    }  # fmt: skip
+    columns = {"x": x, "y": y, "colour": colour, "facet": facet, "over": over}
+    if notebook == "report":
+        _reject(running, "belongs to running a sweep")
+        return _report(folder, columns, where or [], html)
+    _reject({**columns, "where": where or None, "html": html}, "belongs to `videomolmo sweep report`")
+    if folder:
+        raise BadInput(f"{folder}: one notebook at a time; the folder is given with --out")
+    for name in ("grid", "out"):
+        if running[name] is None:
+            raise BadInput(f"--{name} is missing; usage: videomolmo sweep NOTEBOOK --grid FILE --out DIR [options]")
+    from videomolmo.sweep.run import Executor
+
+    run, executor = _plan if dry_run else _sweep, Executor(workers, scheduler, cluster)
+    return run((Path(notebook), grid, out, cache), executor, retry_failed, seconds_per_cell)
+
+
+def _report(folder: Path | None, columns: dict[str, str | None], where: list[str], html: Path | None) -> None:
+    from videomolmo.sweep.report import report
+
+    if not folder:
+        raise BadInput("the sweep's folder is missing; usage: videomolmo sweep report DIR")
+    pairs = [text.partition("=") for text in where]
+    for name, sign, _ in pairs:
+        if not (name and sign):
+            raise BadInput(f"--where {name!r} is no condition; write COLUMN=VALUE")
+    print(f"written to {report(folder, **columns, where={name: value for name, _, value in pairs}, path=html)}")
+
+
+def _plan(places: tuple, executor: "Executor", retry_failed: bool, user_s: float | None) -> None:
+    """Print the cells and what they may take; nothing is written. `places`: notebook, grid, out, cache."""
+    from videomolmo.sweep.grid import as_seconds
+    from videomolmo.sweep.run import estimate, make_plan, prepare
+
+    user_s = as_seconds(user_s, "--seconds-per-cell")
+    notebook, trials, store = prepare(*places)
+    plan = make_plan(trials, store.records(), retry_failed=retry_failed)
+    print(f"{notebook.path.name}: {len(plan.trials)} cells\n{plan.listing()}")
+    print(estimate(plan, executor.max_workers, user_s, notebook.seconds, trials.seconds))
+
+
+def _sweep(places: tuple, executor: "Executor", retry_failed: bool, _: float | None) -> int:
+    """Run the cells that are not done; 0 if all are then."""
+    from videomolmo.sweep.run import sweep
+
+    *what, out, cache = places
+    summary = sweep(*what, out, executor=executor, retry_failed=retry_failed, cache=cache)
+    print(f"{summary.done} cells done, {summary.failed} failed, {summary.missing} missing; see {out}/results.csv")
+    if summary.bare:
+        print(f"{summary.bare} cells left no table: it is results.csv in `results_folder`, or the only CSV there")
+    for name, reason in summary.lost.items():
+        print(f"not run: {name}: {reason}", file=sys.stderr)
+    for name, reason in summary.damaged.items():
+        print(f"run again: {name}: {reason}; what was there is kept as cells/{name}.*.old", file=sys.stderr)
+    for name, reason in summary.unread.items():
+        print(f"without its rows: {name}: {reason}; remove cells/{name} to have it run again", file=sys.stderr)
+    if summary.stopped_by is not None:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 128 + summary.stopped_by
+    if summary.failed:
+        print("tracebacks: failed.json in each cell's folder; --retry-failed runs them again", file=sys.stderr)
+    return 1 if summary.failed or summary.missing or summary.unread else 0
 
 
 if __name__ == "__main__":

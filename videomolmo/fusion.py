@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Integer, Num
 
 from videomolmo.errors import BadInput
-from videomolmo.io.plain_values import as_array, as_number
+from videomolmo.io.plain_values import as_array, as_float
 
 Masks = Bool[np.ndarray, "*leading height width"]
 Distance = Num[np.ndarray, "..."] | Real | None
@@ -153,7 +153,7 @@ def check_rule(rule: str, tau: Real = 0.7) -> float:
     """
     if not isinstance(rule, str) or rule not in RULES:
         raise BadInput(f"fusion rule {rule!r} is unknown; choose one of {', '.join(RULES)}")
-    share = as_number(tau)
+    share = as_float(tau)
     if share is None or not 0 <= share <= 1:  # NaN fails both comparisons
         raise BadInput(f"fusion threshold tau={tau!r}: expected a number from 0 to 1; the paper's is 0.7")
     return share
@@ -269,7 +269,7 @@ def match_objects(overlap: Float[np.ndarray, "left right"], min_overlap: Real = 
     """
     from scipy.optimize import linear_sum_assignment
 
-    overlap, least = as_array(overlap, "overlap matrix"), as_number(min_overlap)
+    overlap, least = as_array(overlap, "overlap matrix"), as_float(min_overlap)
     if least is None or not 0 <= least <= 1:
         raise BadInput(f"min_overlap={min_overlap!r}: expected a number from 0 to 1")
     if not np.isfinite(overlap).all():

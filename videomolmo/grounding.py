@@ -3,172 +3,40 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from transformers.generation import BaseStreamer
 
 from videomolmo.errors import BadInput
 from videomolmo.fusion import check_rule
 from videomolmo.io import provenance
-from videomolmo.io.plain_values import as_whole
+from videomolmo.io.plain_values import as_int
 from videomolmo.io.timing import Stopwatch
 from videomolmo.io.video import Frames, open_video
-from videomolmo.mask_store import MaskSpool
-from videomolmo.model import PointingModel, PointingProcessor, collate
-from videomolmo.points import Answer, read_points
+from videomolmo.mask_store import MaskStore
+from videomolmo.points import Answer
 from videomolmo.prompts import as_question
+from videomolmo.protocols import Frame, OnText, Pointer, Question, Segmentation, Segmenter, Tracker
 from videomolmo.results import GroundingResult, KeyAnswer
 from videomolmo.weights import hub
 
-BATCH = 8
-OnText = Callable[[int, str], None]
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    at: int
-    size: tuple[int, int]
-    tokens: torch.Tensor
-
-
-class _Reporter(BaseStreamer):
-    """A streamer that hands on all ids written so far, one row for each prompt, after every token."""
-
-    def __init__(self, report: Callable[[torch.Tensor], None]) -> None:
-        self.report, self.written = report, None
-
-    def put(self, value: torch.Tensor) -> None:
-        if self.written is None:  # the prompts
-            self.written = value[:, :0]
-            return
-        self.written = torch.cat([self.written, value[:, None]], dim=1)
-        self.report(self.written)
-
-    def end(self) -> None:
-        """Nothing: every token is told already."""
-
-
-class Pointer:
-    """A pointing model with its processor, asked about the key frames of a video.
-
-    Args:
-        model: in evaluation mode.
-        processor: the model's.
-        context: how many past frames to look at (l); at most what memory allows, the model averages any number.
-        on_text: called after each token with a key frame's number and the text written for it so far.
-        clock: counts the time of "io" (decoding), "vision" and "text".
-    """
-
-    def __init__(
-        self,
-        model: PointingModel,
-        processor: PointingProcessor,
-        context: int,
-        on_text: OnText | None = None,
-        clock: Stopwatch | None = None,
-    ) -> None:
-        self.model, self.processor, self.on_text, self.clock = model, processor, on_text, clock or Stopwatch()
-        self.context = context if model.config.needs_past else 0
-        self.device = next(model.parameters()).device
-        self._black: dict[tuple[int, int], torch.Tensor] = {}
-
-    def answers(self, video: Frames, question: str, every: int) -> Iterator[tuple[int, int, Answer | None]]:
-        """Decode the whole video once; yields (frames decoded so far, key frame, answer), answers in order.
-
-        Frames that are neither key frame nor past frame of one are not encoded. Ends where the video breaks; the last
-        item has no answer and tells how many frames there are.
-
-        Raises:
-            BadInput: the question is longer than the model reads; at once, before any frame is decoded.
-        """
-        self._check_length(question, (video.height, video.width))
-        return self._answers(video, question, every)
-
-    @torch.inference_mode()
-    def _answers(self, video: Frames, question: str, every: int) -> Iterator[tuple[int, int, Answer | None]]:
-        recent: dict[int, torch.Tensor] = {}
-        waiting: list[_Waiting] = []
-        count = 0
-        for at, frame in enumerate(self.clock.each("io", video.iterate())):
-            count = at + 1
-            ahead = -at % every
-            if ahead > self.context:
-                continue
-            with self.clock.measure("vision"):
-                recent[at] = self._encode(frame)
-            for old in [number for number in recent if number < at - self.context]:
-                del recent[old]
-            if ahead == 0:
-                with self.clock.measure("vision"):
-                    waiting.append(_Waiting(at, frame.shape[:2], self._tokens(at, frame.shape[:2], recent)))
-            if len(waiting) == BATCH:
-                for key, answer in zip(waiting, self._ask(waiting, question), strict=True):
-                    yield count, key.at, answer
-                waiting = []
-        for key, answer in zip(waiting, self._ask(waiting, question), strict=True):
-            yield count, key.at, answer
-        yield count, count, None
-
-    def _check_length(self, question: str, size: tuple[int, int]) -> None:
-        most = self.model.config.language.max_positions
-        length = len(self.processor.tokens(size, [[question]])["input_ids"])
-        if length > most:
-            raise BadInput(
-                f"the sentence and a frame make {length} tokens, and this model reads at most {most}; "
-                f"use fewer words than '{question[:40]}…'"
-            )
-
-    def _encode(self, frame: np.ndarray) -> torch.Tensor:
-        pixels = self.processor.image.pixels_only(frame[None])
-        return self.model.encode_frames(pixels.to(self.device, self._dtype))
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return next(self.model.parameters()).dtype
-
-    def _tokens(self, at: int, size: tuple[int, int], recent: dict[int, torch.Tensor]) -> torch.Tensor:
-        """Image tokens of key frame `at` with its past: all that has to be kept until it is asked about."""
-        past = None
-        if self.context:
-            if at < self.context and size not in self._black:
-                self._black[size] = self._encode(np.zeros((*size, 3), np.uint8))
-            frames = [recent[n] if n >= 0 else self._black[size] for n in range(at - self.context, at)]
-            past = torch.stack(frames, dim=1)
-        return self.model.image_tokens(recent[at], past, self._masks(size))
-
-    def _ask(self, keys: list[_Waiting], question: str) -> list[Answer]:
-        if not keys:
-            return []
-        batch = collate([self.processor.tokens(key.size, [[question]]) for key in keys])
-        with self.clock.measure("text"):
-            written = self.model.generate(
-                batch["input_ids"].to(self.device),
-                image_input_idx=batch["image_input_idx"].to(self.device),
-                image_tokens=torch.cat([key.tokens for key in keys]),
-                streamer=None if self.on_text is None else _Reporter(lambda ids: self._report(keys, ids)),
-            )
-        texts = [self.processor.decode(row) for row in written[:, batch["input_ids"].shape[1] :]]
-        return [read_points(text, *key.size) for text, key in zip(texts, keys, strict=True)]
-
-    def _report(self, keys: list[_Waiting], written: torch.Tensor) -> None:
-        for key, ids in zip(keys, written, strict=True):
-            self.on_text(key.at, self.processor.decode(ids))
-
-    def _masks(self, size: tuple[int, int]) -> torch.Tensor | None:
-        """Patch masks of a frame, which only models with a padding embedding read."""
-        if self.model.config.image_padding_embed is None:
-            return None
-        return self.processor.image(np.zeros((*size, 3), np.uint8)).masks[None].to(self.device)
+if TYPE_CHECKING:
+    from videomolmo.masks.sam2 import MaskTracker
+    from videomolmo.masks.windows import Window
 
 
 class VideoGrounder:
-    """A pointing model and SAM 2, ready to ground sentences in videos.
+    """A pointer and a tracker, or a segmenter, ready to ground sentences in videos.
+
+    Args:
+        pointer: answers on key frames.
+        tracker: follows what it points at.
+        segmenter: in place of both; a tracker beside it serves for corrections.
+        weights: hashes of what was loaded, for run.json; what the tracker loaded under names that begin with "masks:".
+        loaded: how it was loaded, idem.
 
     Example:
         >>> grounder = VideoGrounder.from_pretrained("nano")  # doctest: +SKIP
@@ -178,11 +46,20 @@ class VideoGrounder:
     """
 
     def __init__(
-        self, pointing: Any, processor: Any, tracker: Any, weights: dict[str, str], loaded: dict[str, Any] | None = None
+        self,
+        pointer: Pointer | None = None,
+        tracker: Tracker | None = None,
+        *,
+        segmenter: Segmenter | None = None,
+        weights: dict[str, str] | None = None,
+        loaded: dict[str, Any] | None = None,
     ) -> None:
-        """`weights` are the hashes of what was loaded and `loaded` how it was, both for run.json."""
-        self.pointing, self.processor, self.tracker, self.weights = pointing, processor, tracker, weights
-        self.loaded = loaded or {}
+        if (pointer is None) == (segmenter is None) or (segmenter is None and tracker is None):
+            given = {"pointer": pointer, "tracker": tracker, "segmenter": segmenter}
+            names = " and ".join(name for name, part in given.items() if part is not None) or "nothing"
+            raise BadInput(f"a grounder of {names}: expected a pointer with a tracker, or a segmenter")
+        self.pointer, self.tracker, self.segmenter = pointer, tracker, segmenter
+        self.weights, self.loaded = dict(weights or {}), dict(loaded or {})
 
     @classmethod
     def from_pretrained(
@@ -216,21 +93,21 @@ class VideoGrounder:
         """
         device, model, masks = device_named(device), hub.named(model, "--model"), hub.named(masks, "--masks")
         folder = hub.pointing_folder(model, offline)
-        from videomolmo.masks.sam2 import MaskTracker
         from videomolmo.model import PointingProcessor
         from videomolmo.model.tokenizer import load_tokenizer
+        from videomolmo.pointing import VideoMolmoPointer
         from videomolmo.weights.checkpoint import dtype_of, load_model
 
         is_large = device != "cpu" and folder.parent != hub.pointing_folder("nano").parent
         precision = dtype_of("bfloat16" if dtype == "auto" and is_large else dtype)
-        sam, sam_hashes = load_masks(masks, device, offline)
+        tracker, weights = load_tracker(masks, device, offline)
         pointing = load_model(folder, device, precision, attention, quantize, device_map)
         processor = PointingProcessor(load_tokenizer(folder, pointing.config.language), pointing.config)
-        weights = {f"pointing:{folder.name}/{file}": value for file, value in hub.hashes(folder).items()}
         kind = str(precision).removeprefix("torch.")
         loaded = {"model": model, "masks": masks, "dtype": kind, "quantize": quantize,
                   "attention": attention, "device_map": device_map}  # fmt: skip
-        return cls(pointing, processor, MaskTracker(sam), weights | sam_hashes, loaded)
+        weights = pointing_hashes(folder) | weights
+        return cls(VideoMolmoPointer(pointing, processor), tracker, weights=weights, loaded=loaded)
 
     def __call__(
         self,
@@ -244,7 +121,7 @@ class VideoGrounder:
         max_frames: int | None = None,
         reader: str = "pyav",
         progress: bool = False,
-        on_text: Callable[[int, str], None] | None = None,
+        on_text: OnText | None = None,
     ) -> GroundingResult:
         """Find what the sentence names: points on key frames, masks on every frame.
 
@@ -266,90 +143,115 @@ class VideoGrounder:
 
         Source: paper, section 3.
         """
-        question = as_question(sentence)
-        settings = check_settings(every, fusion, tau, context)
-        settings["context"] = context = self.context_of(settings["context"])
-        every, tau = settings["every"], settings["tau"]
-        frames = _opened(video, reader, max_frames)
-        clock = Stopwatch()
-        answers, count = self._point(frames, question, every, context, progress, on_text, clock)
-        spool, objects = self._track(frames, count, answers, fusion, tau, progress, clock)
+        text, settings = as_question(sentence), check_settings(every, fusion, tau, context)
+        about = self.describe(settings["context"])
+        settings["context"] = about.pop("context", None)
+        video, clock = _opened(video, reader, max_frames), Stopwatch()
+        question = Question(text, video, settings["every"], settings["context"], on_text, clock)
+        frames, answers = _Decoded(question), []
+        if self.segmenter is None:
+            windows = self._point_and_track(frames, question, answers, settings, progress)
+        else:
+            windows = self._segment(frames, question, answers)
+        spool, objects = _stored(windows, clock, frames.count or len(video), progress)
         config = {
-            "model": {**settings, "question": question, "reader": reader,
-                      "max_frames": None if max_frames is None else int(max_frames),
-                      "device": str(self.tracker.device), **self._about()},
+            "model": {**settings, "question": text, "reader": reader,
+                      "max_frames": None if max_frames is None else int(max_frames), **about},
             "loaded": self.loaded,
             "seed": None,  # greedy decoding and SAM 2 draw nothing at random
             "weights_sha256": self.weights, "versions": provenance.versions(), "commit": provenance.commit(),
             "seconds": dict.fromkeys(("io", "vision", "text", "masks"), 0.0) | clock.rounded(),
         }  # fmt: skip
         return GroundingResult(
-            sentence=sentence, answers=answers, objects=objects, height=frames.height, width=frames.width,
-            times_s=np.asarray(frames.times_s)[:count], fps=frames.fps, spool=spool, config=config,
-            source=frames.source, warning=frames.warning, _video=frames,
+            sentence=sentence, answers=answers, objects=objects, height=video.height, width=video.width,
+            times_s=np.asarray(video.times_s)[: frames.count], fps=video.fps, spool=spool, config=config,
+            source=video.source, warning=video.warning, _video=video,
         )  # fmt: skip
 
-    def context_of(self, context: int | None) -> int | None:
-        """Past frames to look at (l) where so many are asked for; None asks for the model's own."""
-        return self.pointing.config.context if context is None else int(context)
+    def describe(self, context: int | None = None) -> dict[str, Any]:
+        """What run.json tells of the models, asked to look at so many past frames.
 
-    def _about(self) -> dict[str, Any]:
-        """What run.json says of the pointing model."""
-        return {"temporal": self.pointing.config.temporal, "pointing": self.pointing.config.to_dict()}
+        Raises:
+            BadInput: they cannot look at so many.
+        """
+        model = self.pointer if self.segmenter is None else self.segmenter
+        device = getattr(model if self.tracker is None else self.tracker, "device", "cpu")
+        return {"device": str(device), **model.describe(context)}
 
-    def _pointer(self, context: int | None, on_text: Callable[[int, str], None] | None, clock: Stopwatch) -> Any:
-        """Whoever answers for the key frames of a video."""
-
-        return Pointer(self.pointing, self.processor, context, on_text, clock)
-
-    def _point(
-        self,
-        frames: Frames,
-        question: str,
-        every: int,
-        context: int | None,
-        progress: bool,
-        on_text: Callable[[int, str], None] | None,
-        clock: Stopwatch,
-    ) -> tuple[list[KeyAnswer], int]:
-        """Answers on all key frames, and the number of frames that could be decoded."""
-        from tqdm import tqdm
-
-        found = self._pointer(context, on_text, clock).answers(frames, question, every)
-        answers, count = [], 0
-        bar = tqdm(total=-(-len(frames) // every), desc="point", unit=" key frames", disable=not progress)
-        for decoded, at, answer in found:
-            count = decoded
-            if answer is not None:
-                inside = [bool(flag) for flag in answer.inside]
-                points = rounded(answer.points_px, inside, frames.width, frames.height)
-                when = round(float(frames.times_s[at]), 4)
-                answers.append(KeyAnswer(at, when, answer.text, answer.outcome, points, inside, answer.problem))
-                bar.update()
-        bar.close()
-        if not count:
-            raise BadInput(f"{frames.name}: no frame could be decoded; check the file with another player")
-        return answers, count
-
-    def _track(
-        self,
-        frames: Frames,
-        count: int,
-        answers: list[KeyAnswer],
-        fusion: str,
-        tau: float,
-        progress: bool,
-        clock: Stopwatch,
-    ) -> tuple[MaskSpool, int]:
-        """Masks of all windows, written to disk one by one, and the number of objects."""
+    def _point_and_track(
+        self, frames: _Decoded, question: Question, answers: list[KeyAnswer], settings: dict[str, Any], progress: bool
+    ) -> Iterator[Window]:
+        """Windows between key frames; all answers are there before the first one."""
         from tqdm import tqdm
 
         from videomolmo.masks.windows import track_windows
 
-        spool, objects = MaskSpool(), 0
-        bar = tqdm(total=count, desc="track", unit=" frames", disable=not progress)
-        keys = {answer.frame: clicks_of(answer) for answer in answers}
-        windows = track_windows(self.tracker, frames, count, keys, rule=fusion, tau=tau, clock=clock)
+        video, every = question.video, question.every
+        found = question.clock.each("text", self.pointer.answers(frames, question))
+        with tqdm(total=-(-len(video) // every), desc="point", unit=" key frames", disable=not progress) as bar:
+            for at, answer in found:
+                if at != (key := every * len(answers)) or at >= len(video):
+                    raise BadInput(f"the pointer answers on frame {at}, expected the next key frame, {key}, or no more")
+                answers.append(_key_answer(at, answer, video))
+                bar.update()
+        count = frames.take_rest()
+        if len(answers) != (keys := -(-count // every)):
+            raise BadInput(f"the pointer gave {len(answers)} answers, expected {keys}, one on each key frame")
+        clicks = {answer.frame: clicks_of(answer) for answer in answers}
+        rule, tau = settings["fusion"], settings["tau"]
+        return track_windows(self.tracker, video, count, clicks, rule=rule, tau=tau, clock=question.clock)
+
+    def _segment(self, frames: _Decoded, question: Question, answers: list[KeyAnswer]) -> Iterator[Window]:
+        """A window and an answer for each part of a segmentation.
+
+        Its masks are kept as those behind a last key frame are: they came forwards, and nothing came backwards.
+        """
+        from videomolmo.masks.windows import Window
+
+        reached = 0
+        for part in self.segmenter.segment(frames, question):
+            _check_part(part, reached, question.video)
+            masks, ids = part.masks, tuple(int(name) for name in part.ids)
+            first, reaches = (np.arange(len(masks)) == 0)[:, None], np.ones(masks.shape[:2], bool)
+            outcome, when = "found" if masks.any() else "absent", round(float(question.video.times_s[reached]), 4)
+            answers.append(KeyAnswer(reached, when, part.text, outcome, [], []))
+            yield Window(reached, ids, masks, masks & first[..., None, None], masks, reaches, reaches & first)
+            reached += len(masks)
+        if reached != (count := frames.take_rest()):
+            raise BadInput(f"the segmenter gave masks of {reached} frames, expected {count}, one for each")
+
+
+class _Decoded(Iterator):
+    """The frames of a question's video, decoded as they are taken, and their `count` so far."""
+
+    def __init__(self, question: Question) -> None:
+        self._frames, self._name = question.clock.each("io", question.video.iterate()), question.video.name
+        self.count = 0
+
+    def __next__(self) -> Frame:
+        frame = next(self._frames)
+        self.count += 1
+        return frame
+
+    def take_rest(self) -> int:
+        """How many frames there are, those that nobody took included.
+
+        Raises:
+            BadInput: there is none.
+        """
+        for _ in self:
+            pass
+        if not self.count:
+            raise BadInput(f"{self._name}: no frame could be decoded; check the file with another player")
+        return self.count
+
+
+def _stored(windows: Iterator[Window], clock: Stopwatch, frames: int, progress: bool) -> tuple[MaskStore, int]:
+    """Masks of all windows, written to disk one by one, and the number of objects."""
+    from tqdm import tqdm
+
+    spool, objects = MaskStore(), 0
+    with tqdm(total=frames, desc="track", unit=" frames", disable=not progress) as bar:
         for window in clock.each("masks", windows):
             layers = {"fused": window.fused, "forward": window.forward, "backward": window.backward}
             known = {"forward": window.has_forward, "backward": window.has_backward}
@@ -357,8 +259,26 @@ class VideoGrounder:
                 spool.write(window.start, window.ids, layers, known)
             objects = max(objects, *window.ids, 0)
             bar.update(len(window.fused))
-        bar.close()
-        return spool, objects
+    return spool, objects
+
+
+def _check_part(part: Segmentation, reached: int, video: Frames) -> None:
+    """Nothing, where a part of a segmentation that begins at frame `reached` fits the video."""
+    masks, shape = part.masks, (len(part.ids), video.height, video.width)
+    if masks.dtype != bool or masks.shape[1:] != shape or not 0 < len(masks) <= len(video) - reached:
+        raise BadInput(
+            f"the segmenter gave {masks.dtype} masks {tuple(masks.shape)} from frame {reached} of {len(video)}, "
+            f"expected bool (frames, {', '.join(map(str, shape))})"
+        )
+    if len({*part.ids}) != len(part.ids) or min(part.ids, default=1) < 1:
+        raise BadInput(f"the segmenter names objects {part.ids}, expected different numbers from 1")
+
+
+def _key_answer(at: int, answer: Answer, video: Frames) -> KeyAnswer:
+    inside = [bool(flag) for flag in answer.inside]
+    points = rounded(answer.points_px, inside, video.width, video.height)
+    when = round(float(video.times_s[at]), 4)
+    return KeyAnswer(at, when, answer.text, answer.outcome, points, inside, answer.problem)
 
 
 def check_settings(every: int, fusion: str, tau: float, context: int | None = None) -> dict[str, Any]:
@@ -367,7 +287,7 @@ def check_settings(every: int, fusion: str, tau: float, context: int | None = No
     Raises:
         BadInput: `every` or `context` is no whole number from 1, or what `check_rule` refuses.
     """
-    apart, past = as_whole(every), None if context is None else as_whole(context)
+    apart, past = as_int(every), None if context is None else as_int(context)
     if apart is None:
         raise BadInput(f"every is {every!r}, expected a whole number of frames from 1; 5 is usual")
     if past is None and context is not None:
@@ -422,11 +342,15 @@ def device_named(name: str) -> str:
     return name
 
 
-def load_masks(name: str, device: str, offline: bool = False) -> tuple[Any, dict[str, str]]:
-    """SAM 2 by name, and the hash of the file its weights came from."""
+def load_tracker(name: str, device: str = "auto", offline: bool = False) -> tuple[MaskTracker, dict[str, str]]:
+    """SAM 2 by name as a tracker, and the hash of the file its weights came from, by the name that run.json gives it.
+
+    Raises:
+        BadInput: no such SAM 2, weights that do not fit, or a device that is not there.
+    """
     from videomolmo.masks import sam2
 
-    name = hub.named(name, "--masks")
+    name, device = hub.named(name, "--masks"), device_named(device)
     published = sam2.published_name(hub.split_revision(name)[0])
     if published is not None:
         file = Path(name)
@@ -436,4 +360,9 @@ def load_masks(name: str, device: str, offline: bool = False) -> tuple[Any, dict
     else:
         file = hub.masks_folder(name, offline) / "model.safetensors"
         model = sam2.load_nano(file.parent, device)
-    return model, {f"masks:{file.parent.name}/{file.name}": hub.file_hash(file)}
+    return sam2.MaskTracker(model), {f"masks:{file.parent.name}/{file.name}": hub.file_hash(file)}
+
+
+def pointing_hashes(folder: Path) -> dict[str, str]:
+    """The hashes of a pointing model's files, under the names that run.json gives them."""
+    return {f"pointing:{folder.name}/{file}": value for file, value in hub.hashes(folder).items()}

@@ -1,22 +1,28 @@
-"""Masks of a whole clip on disk, one file a window, read when asked for, so that memory does not grow with the clip."""
+"""Masks of a clip: on disk, one file a window, read when asked for, and in memory as bits within their box."""
+
+from __future__ import annotations
 
 import tempfile
 import weakref
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, Integer, UInt8
 
 from videomolmo.errors import BadInput
-from videomolmo.io.files import WINDOW_FILE, held_folder, let_go, told
-from videomolmo.io.schemas import MOST_FRAMES, MOST_OBJECTS, MOST_PIXELS, StoredArrays
+from videomolmo.io.cache import BoundedCache
+from videomolmo.io.files import WINDOW_FILE, explain_os_error, locked_temporary_folder, remove_locked
+from videomolmo.io.schemas import MAX_FRAMES, MAX_OBJECTS, MAX_PIXELS
+from videomolmo.io.untrusted import StoredArrays
 
 TEMPORARY = "videomolmo_masks."  # how temporary folders begin
 LAYERS = ("fused", "forward", "backward")
 
 
-class Told(NamedTuple):
+class ClipShape(NamedTuple):
     """What a run says of its clip; its files of masks must agree."""
 
     frames: int
@@ -34,51 +40,50 @@ class Window(NamedTuple):
     width: int
 
 
-def window_of(stored: StoredArrays, told: Told | None = None) -> Window:
+def window_of(stored: StoredArrays, clip: ClipShape | None = None) -> Window:
     """What a file of masks is about, before any mask is read.
 
     Raises:
-        BadInput: it makes no sense, or is not what the run tells.
+        BadInput: it makes no sense, or is not what the run says.
     """
     shape, ids = stored.read("shape", "iu", (4,)), stored.read("ids", "iu", (None,))
     frames, objects, height, width = (int(value) for value in shape)
-    sides_fit = 0 < frames <= MOST_FRAMES and min(height, width) >= 0 and height * width <= MOST_PIXELS
+    sides_fit = 0 < frames <= MAX_FRAMES and min(height, width) >= 0 and height * width <= MAX_PIXELS
     if not sides_fit or objects != len(ids) or len(set(ids.tolist())) != len(ids):
         raise BadInput(f"{stored.path}: masks of shape {tuple(shape.tolist())} of {len(ids)} objects make no sense")
     least, most = (int(ids.min()), int(ids.max())) if len(ids) else (1, 0)
-    if least < 1 or most > MOST_OBJECTS:
-        raise BadInput(f"{stored.path}: ids of objects are {least} to {most}, expected 1 to {MOST_OBJECTS}")
-    if told is not None and (height, width) != (told.height, told.width):
-        raise BadInput(f"{stored.path}: they are {height}×{width}, expected {told.height}×{told.width}")
-    if told is not None and most > told.objects:
-        raise BadInput(f"{stored.path}: they hold object {most}, the result has {told.objects}")
-    if told is not None and frames > told.frames:
-        raise BadInput(f"{stored.path}: they are of {frames} frames, the result has {told.frames}")
+    if least < 1 or most > MAX_OBJECTS:
+        raise BadInput(f"{stored.path}: ids of objects are {least} to {most}, expected 1 to {MAX_OBJECTS}")
+    if clip is not None and (height, width) != (clip.height, clip.width):
+        raise BadInput(f"{stored.path}: they are {height}×{width}, expected {clip.height}×{clip.width}")
+    if clip is not None and most > clip.objects:
+        raise BadInput(f"{stored.path}: they hold object {most}, the result has {clip.objects}")
+    if clip is not None and frames > clip.frames:
+        raise BadInput(f"{stored.path}: they are of {frames} frames, the result has {clip.frames}")
     return Window(frames, ids, height, width)
 
 
-def read_window(path: Path, told: Told | None = None, more: Iterable[str] = ()) -> dict[str, np.ndarray]:
-    """The arrays of a file of masks: "ids", "shape", layers as bits (frames, objects, height, bytes), values a mask.
+def read_window(path: Path, clip: ClipShape | None = None) -> dict[str, np.ndarray]:
+    """The arrays of a file of masks: "ids", "shape", layers as bits (frames, objects, height, bytes), flags a mask.
 
     Args:
         path: of the file.
-        told: by the run.
-        more: names of further arrays of one value a mask.
+        clip: as the run describes it.
 
     Raises:
-        OSError, BadInput: it cannot be read, makes no sense, or is not what the run tells. What is merely not there is
+        OSError, BadInput: it cannot be read, makes no sense, or is not what the run says. What is merely not there is
             left out.
     """
     with StoredArrays(path) as stored:
-        window = window_of(stored, told)
+        window = window_of(stored, clip)
         per_mask = (window.frames, len(window.ids))
         bits = {name: ("u1", (*per_mask, window.height, -(-window.width // 8))) for name in LAYERS}
-        wanted = bits | {name: ("buif", per_mask) for name in ("has_forward", "has_backward", *more)}
+        wanted = bits | {name: ("buif", per_mask) for name in ("has_forward", "has_backward")}
         found = {name: stored.read(name, *about) for name, about in wanted.items() if name in stored}
     return {"ids": window.ids, "shape": np.array((*per_mask, window.height, window.width)), **found}
 
 
-class MaskSpool:
+class MaskStore:
     """The three layers of masks of a clip: `fused`, `forward`, `backward`, in files `00000.npz` named by first frame.
 
     Args:
@@ -88,15 +93,15 @@ class MaskSpool:
 
     def __init__(self, folder: Path | None = None) -> None:
         if folder is None:
-            with told("cannot hold temporary files", Path(tempfile.gettempdir())):
-                folder, lock = held_folder(Path(tempfile.gettempdir()), TEMPORARY)
-            weakref.finalize(self, let_go, folder, lock)
+            with explain_os_error("cannot hold temporary files", Path(tempfile.gettempdir())):
+                folder, lock = locked_temporary_folder(Path(tempfile.gettempdir()), TEMPORARY)
+            weakref.finalize(self, remove_locked, folder, lock)
         self.folder = Path(folder)
         names = [path.name for path in self.folder.glob("*.npz")]
         starts = {int(name[:-4]) for name in names if WINDOW_FILE.fullmatch(name)}
         self._starts = sorted(start for start in starts if f"{start:05d}.npz" in names)
-        self._cache: dict[int, dict[str, Any]] = {}  # the two windows read last, layers as bits
-        self.told: Told | None = None  # set where files are not our own: they must agree
+        self._cache = BoundedCache(2)  # windows read last, layers as bits
+        self.clip: ClipShape | None = None  # set where files are not our own: they must agree
 
     def write(
         self, start: int, ids: tuple[int, ...], layers: dict[str, np.ndarray], known: dict[str, np.ndarray]
@@ -106,25 +111,21 @@ class MaskSpool:
         shape = np.array(layers["fused"].shape)
         flags = {f"has_{name}": value for name, value in known.items()}
         path = self.folder / f"{start:05d}.npz"
-        with told("masks cannot be written", path):
+        with explain_os_error("masks cannot be written", path):
             np.savez_compressed(path, ids=np.array(ids, int), shape=shape, **packed, **flags)
         self._starts = sorted({*self._starts, start})
-        self._cache.pop(start, None)
+        self._cache.pop(start)
 
     def files(self) -> list[Path]:
         """The files of all windows, in order."""
         return [self.folder / f"{start:05d}.npz" for start in self._starts]
 
     def _window(self, start: int) -> dict[str, Any]:
-        if start not in self._cache:
-            while len(self._cache) > 1:
-                del self._cache[next(iter(self._cache))]
-            self._cache[start] = self._read(start)
-        return self._cache[start]
+        return self._cache.get(start) or self._cache.put(start, self._read(start))
 
     def _read(self, start: int) -> dict[str, Any]:
         path = self.folder / f"{start:05d}.npz"
-        window = read_window(path, self.told)
+        window = read_window(path, self.clip)
         if gone := [name for name in (*LAYERS, "has_forward", "has_backward") if name not in window]:
             raise BadInput(f"{path}: there is no array {gone[0]}; it is damaged")
         return window
@@ -164,7 +165,7 @@ class LazyMasks(np.lib.mixins.NDArrayOperatorsMixin):
     dtype = np.dtype(bool)
     ndim = 4
 
-    def __init__(self, spool: MaskSpool, layer: str, shape: tuple[int, int, int, int]) -> None:
+    def __init__(self, spool: MaskStore, layer: str, shape: tuple[int, int, int, int]) -> None:
         self._spool, self._layer, self.shape = spool, layer, shape
 
     def __len__(self) -> int:
@@ -199,3 +200,150 @@ class LazyMasks(np.lib.mixins.NDArrayOperatorsMixin):
     def __repr__(self) -> str:
         frames, objects, height, width = self.shape
         return f"LazyMasks({self._layer}: {frames} frames, {objects} objects, {height}×{width})"
+
+
+Box = tuple[int, int, int, int]  # top, bottom, left, right; bottom and right exclusive, left and right in bytes
+NOWHERE: Box = (0, 0, 0, 0)
+_PLACES = np.array([sum(n for n in range(8) if value >> (7 - n) & 1) for value in range(256)], np.uint8)  # of set bits
+_ONES = np.array([value.bit_count() for value in range(256)], np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class PackedMasks:
+    """Masks of frames `start` … `start + len - 1`.
+
+    Attributes:
+        start: number of the first frame.
+        box: what of the frame `bits` covers; eight pixels are one byte.
+        bits: (frames, rows, bytes), packed along the rows of pixels.
+    """
+
+    start: int
+    box: Box
+    bits: UInt8[np.ndarray, "frames rows bytes"]
+
+    def __len__(self) -> int:
+        return len(self.bits)
+
+    @property
+    def stop(self) -> int:
+        """The frame after the last."""
+        return self.start + len(self.bits)
+
+    def slice(self, start: int, stop: int) -> PackedMasks:
+        """The frames from `start` to before `stop`, as far as they are there."""
+        start, stop = max(start, self.start), min(stop, self.stop)
+        return PackedMasks(start, self.box, self.bits[start - self.start : max(start, stop) - self.start])
+
+    def masks(self, box: Box | None = None) -> Bool[np.ndarray, "frames height width"]:
+        """All frames within `box` (their own by default), which must hold theirs."""
+        return np.unpackbits(self.packed(box or self.box), axis=-1).view(bool)
+
+    def packed(self, box: Box) -> UInt8[np.ndarray, "frames rows bytes"]:
+        """The bits of all frames within `box`, which must hold the masks' own."""
+        if box == self.box:
+            return self.bits
+        bits = np.zeros((len(self.bits), box[1] - box[0], box[3] - box[2]), np.uint8)
+        if self.box != NOWHERE:
+            rows, columns = _within(self.box, box)
+            bits[:, rows, columns] = self.bits
+        return bits
+
+    def at(self, frame: int) -> Bool[np.ndarray, "height width"]:
+        """One frame, within the box."""
+        return np.unpackbits(self.bits[frame - self.start], axis=-1).view(bool)
+
+    def areas(self) -> Integer[np.ndarray, " frames"]:
+        """Pixels of each mask."""
+        return count_bits(self.bits)
+
+
+def pack(start: int, masks: Bool[np.ndarray, "frames height width"], box: Box | None = None) -> PackedMasks:
+    """Packed masks of whole frames, or of those within `box`."""
+    return crop(start, np.packbits(masks, axis=-1), box)
+
+
+def crop(start: int, packed: UInt8[np.ndarray, "frames rows bytes"], box: Box | None = None) -> PackedMasks:
+    """Packed masks of packed frames, whole or within `box`, without the empty rows and columns around them."""
+    any_frame = np.bitwise_or.reduce(packed, axis=0) if len(packed) else np.zeros(packed.shape[1:], np.uint8)
+    rows, columns = np.flatnonzero(any_frame.any(axis=1)), np.flatnonzero(any_frame.any(axis=0))
+    if not len(rows):
+        return PackedMasks(start, NOWHERE, np.zeros((len(packed), 0, 0), np.uint8))
+    top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    above, beside = (box[0], box[2]) if box else (0, 0)
+    bits = np.ascontiguousarray(packed[:, top:bottom, left:right])
+    return PackedMasks(start, (top + above, bottom + above, left + beside, right + beside), bits)
+
+
+def concatenate(before: PackedMasks, after: PackedMasks) -> PackedMasks:
+    """Masks of consecutive stretches of frames as one."""
+    box = union_box((before.box, after.box))
+    return PackedMasks(before.start, box, np.concatenate([before.packed(box), after.packed(box)]))
+
+
+def union_box(boxes: Iterable[Box]) -> Box:
+    """The smallest box around boxes."""
+    real = [box for box in boxes if box != NOWHERE]
+    if not real:
+        return NOWHERE
+    tops, bottoms, lefts, rights = zip(*real, strict=True)
+    return min(tops), max(bottoms), min(lefts), max(rights)
+
+
+def intersection_area(a: PackedMasks, b: PackedMasks, frame: int) -> int:
+    """Pixels that both have in common on a frame."""
+    top, bottom = max(a.box[0], b.box[0]), min(a.box[1], b.box[1])
+    left, right = max(a.box[2], b.box[2]), min(a.box[3], b.box[3])
+    if top >= bottom or left >= right:
+        return 0
+    inner = (top, bottom, left, right)
+    return int(count_bits(_part(a, frame, inner) & _part(b, frame, inner)))
+
+
+def count_bits(packed: UInt8[np.ndarray, "*leading rows bytes"]) -> Integer[np.ndarray, "*leading"]:
+    """Set bits of each mask."""
+    return _ONES[packed].sum(axis=(-2, -1), dtype=np.int64)
+
+
+def centres(
+    bits: UInt8[np.ndarray, "frames rows bytes"], box: Box
+) -> tuple[Float[np.ndarray, " frames"], Float[np.ndarray, " frames"], Integer[np.ndarray, " frames"]]:
+    """x and y of the centre of each mask in pixels of the frame (NaN for empty ones), and its area."""
+    ones = _ONES[bits]
+    rows, columns = ones.sum(axis=2, dtype=np.int64), ones.sum(axis=1, dtype=np.int64)
+    area = rows.sum(axis=1)
+    within = _PLACES[bits].sum(axis=(1, 2), dtype=np.int64)
+    left_of = (columns * (8 * np.arange(bits.shape[2]) + 8 * box[2])).sum(axis=1)
+    above = (rows * (np.arange(bits.shape[1]) + box[0])).sum(axis=1)
+    some = np.where(area > 0, area, np.nan)
+    return (left_of + within) / some, above / some, area
+
+
+def place_of(
+    mask: Bool[np.ndarray, "height width"], top: int = 0, left: int = 0
+) -> tuple[float, float, int, tuple[int, int, int, int]]:
+    """A mask's centre x and y, its area and its box (left, top, right, bottom, the last two exclusive), in pixels.
+
+    Args:
+        mask: not empty.
+        top, left: of the frame, where the mask begins.
+    """
+    rows, columns = np.nonzero(mask)
+    rows, columns = rows + top, columns + left
+    box = tuple(int(edge) for edge in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
+    return round(float(columns.mean()), 2), round(float(rows.mean()), 2), len(rows), box
+
+
+def in_pixels(box: Box, width: int) -> Box:
+    """Top, bottom, left, right with columns in pixels, cut at the frame's right edge."""
+    return box[0], box[1], 8 * box[2], min(8 * box[3], width)
+
+
+def _part(packed: PackedMasks, frame: int, box: Box) -> np.ndarray:
+    rows, columns = _within(box, packed.box)
+    return packed.bits[frame - packed.start][rows, columns]
+
+
+def _within(inner: Box, outer: Box) -> tuple[slice, slice]:
+    top, left = outer[0], outer[2]
+    return slice(inner[0] - top, inner[1] - top), slice(inner[2] - left, inner[3] - left)

@@ -1,4 +1,4 @@
-"""What the system believes about one video and one sentence: answers, masks and tracks, saved to a folder and read."""
+"""Predictions for one video and one sentence: answers, masks and tracks, saved to a folder and read."""
 
 import json
 import os
@@ -16,10 +16,11 @@ from videomolmo.errors import BadInput
 from videomolmo.fusion import iou
 from videomolmo.io.files import new_results
 from videomolmo.io.plain_values import as_json, as_path
-from videomolmo.io.schemas import Answer, StoredArrays, answer_problem, parse, read_bytes, read_facts
+from videomolmo.io.schemas import Answer, answer_problem, read_facts
 from videomolmo.io.tables import write_csv
+from videomolmo.io.untrusted import StoredArrays, parse, read_bytes
 from videomolmo.io.video import Frames, open_video
-from videomolmo.mask_store import LAYERS, LazyMasks, MaskSpool, Told, window_of
+from videomolmo.mask_store import LAYERS, ClipShape, LazyMasks, MaskStore, place_of, window_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +64,7 @@ class GroundingResult:
     width: int
     times_s: np.ndarray
     fps: float
-    spool: MaskSpool
+    spool: MaskStore
     config: dict[str, Any]
     source: Any = None
     warning: str | None = None
@@ -120,22 +121,19 @@ class GroundingResult:
         return pd.DataFrame(rows, columns=columns)
 
     def _rows(self, at: int) -> Iterator[tuple]:
-        masks, there, back = self.masks[at], self.forward[at], self.backward[at]
+        masks, forward, backward = self.masks[at], self.forward[at], self.backward[at]
         for index in np.flatnonzero(masks.any(axis=(1, 2))):
-            rows, columns = np.nonzero(masks[index])
-            box = tuple(int(v) for v in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
-            source = "key" if at in self._key_set else self._source_of(masks[index], there[index], back[index])
-            centre = (round(float(columns.mean()), 2), round(float(rows.mean()), 2))
-            yield at, round(float(self.times_s[at]), 4), int(index) + 1, *centre, len(rows), box, source
+            source = "key" if at in self._key_set else self._source_of(masks[index], forward[index], backward[index])
+            yield at, round(float(self.times_s[at]), 4), int(index) + 1, *place_of(masks[index]), source
 
-    def _source_of(self, mask: np.ndarray, there: np.ndarray, back: np.ndarray) -> str:
+    def _source_of(self, mask: np.ndarray, forward: np.ndarray, backward: np.ndarray) -> str:
         """Which direction a fused mask is from; a rule that makes masks of two needs both, the others choose one."""
         makes = self.config.get("model", {}).get("fusion", "iou") in ("iou", "intersection", "union")
-        if there.any() and back.any():
-            is_one = np.array_equal(mask, there), np.array_equal(mask, back)
+        if forward.any() and backward.any():
+            is_one = np.array_equal(mask, forward), np.array_equal(mask, backward)
             sides = (True, True) if makes or is_one[0] == is_one[1] else is_one
         else:
-            sides = bool(there.any()), bool(back.any())
+            sides = bool(forward.any()), bool(backward.any())
         return {(True, True): "both", (True, False): "forward", (False, True): "backward"}.get(sides, "none")
 
     @cached_property
@@ -223,12 +221,15 @@ class GroundingResult:
 
     def _write(self, place: Path) -> None:
         """Everything but the overlay."""
+        from videomolmo.io.drawing import write_index_png
+
         with open(place / "answers.jsonl", "w", encoding="utf-8") as file:
             file.writelines(
                 json.dumps(vars(answer), ensure_ascii=False, default=as_json) + "\n" for answer in self.answers
             )
         write_csv(self.tracks, place / "tracks.csv")
-        _write_palette_masks(self, place / "masks")
+        for at in range(self.frames):
+            write_index_png(place / "masks" / f"{at:05d}.png", self.masks[at], (self.height, self.width))
         for path in self.spool.files():
             shutil.copyfile(path, place / "propagation" / path.name)
         facts = {
@@ -252,12 +253,12 @@ class GroundingResult:
             known = {name: facts.pop(name) for name in ("sentence", "objects", "height", "width", "fps", "warning")}
             times, source = np.array(facts.pop("times_s"), float), facts.pop("video")
             facts.pop("frames")
-            told = Told(len(times), *(known[name] for name in Told._fields[1:]))
+            told = ClipShape(len(times), *(known[name] for name in ClipShape._fields[1:]))
             answers = _read_answers(folder / "answers.jsonl", told)
-            spool = MaskSpool(folder / "propagation")
+            spool = MaskStore(folder / "propagation")
             if known["objects"]:
                 _check_windows(spool, told)
-            spool.told = told
+            spool.clip = told
         except (OSError, BadInput) as error:
             raise BadInput(
                 f"{folder}: not a saved result ({error}); give a folder that `save` or `ground` wrote"
@@ -271,7 +272,7 @@ class GroundingResult:
         )  # fmt: skip
 
 
-def _read_answers(path: Path, told: Told) -> list[KeyAnswer]:
+def _read_answers(path: Path, told: ClipShape) -> list[KeyAnswer]:
     """The answers of a result, in which tuples have become lists.
 
     Raises:
@@ -287,7 +288,7 @@ def _read_answers(path: Path, told: Told) -> list[KeyAnswer]:
     return answers
 
 
-def _check_windows(spool: MaskSpool, told: Told) -> None:
+def _check_windows(spool: MaskStore, told: ClipShape) -> None:
     """Nothing where the files of masks follow each other up to the last frame, and are what the run tells.
 
     Raises:
@@ -323,19 +324,3 @@ def _plain_source(source: Any) -> str | None:
     if not isinstance(source, (str, Path)):
         return None
     return os.fsencode(Path(source).resolve()).decode("utf-8", "backslashreplace")
-
-
-def _write_palette_masks(result: GroundingResult, folder: Path) -> None:
-    """DAVIS-style PNGs: pixel n belongs to object n; where objects overlap the later one is shown."""
-    from PIL import Image
-
-    from videomolmo.io.drawing import palette
-
-    colours = palette(256).ravel().tolist()
-    for at in range(result.frames):
-        labels = np.zeros((result.height, result.width), np.uint8)
-        for index, mask in enumerate(result.masks[at], start=1):
-            labels[mask] = min(index, 255)
-        image = Image.fromarray(labels)
-        image.putpalette(colours)
-        image.save(folder / f"{at:05d}.png")

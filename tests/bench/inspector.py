@@ -19,7 +19,7 @@ from videomolmo.fusion import fuse
 from videomolmo.inspector.inspection import Inspection
 from videomolmo.inspector.render import EncodedCache, Look, encode, paint
 from videomolmo.io.video import VideoWriter
-from videomolmo.mask_store import MaskSpool
+from videomolmo.mask_store import MaskStore
 from videomolmo.results import GroundingResult, KeyAnswer
 from videomolmo.synth.clips import Clip, generate_clip
 
@@ -41,7 +41,7 @@ def main() -> None:
         views = {"192x192 at 192x192": (nano, None), "192x192 at 576x576": (nano, (576, 576))}
         views["1280x720 at 960x540"] = wide, (540, 960)
         for name, (place, size) in views.items():
-            found["paint_ms"][name] = paint_ms(place, size, options.runs)
+            found["paint_ms"][name] = paint_ms(place, size, options.propagations)
         with ProcessPoolExecutor(1, get_context("spawn")) as fresh:  # whose memory nothing else has filled
             found[f"long_{options.frames}"] = fresh.submit(long_clip, long).result()
     print(json.dumps(found, indent=1))
@@ -57,7 +57,7 @@ def made(folder: Path, frames: int, height: int, width: int) -> Path:
     with VideoWriter(folder.with_suffix(".mp4"), FPS, height, width) as writer:
         for number in numbers:
             writer.write(clip.frames[number])
-    spool, ids, shift = MaskSpool(), tuple(range(1, OBJECTS + 1)), max(1, width // 96)
+    spool, ids, shift = MaskStore(), tuple(range(1, OBJECTS + 1)), max(1, width // 96)
     answers = []
     for start in range(0, frames, EVERY):
         there = clip.masks[numbers[start : start + EVERY], :OBJECTS]
@@ -95,10 +95,10 @@ def refuse_ms(folder: Path) -> dict[str, list[float]]:
     inspection = Inspection(folder)
 
     def again(**settings: object) -> None:
-        inspection.refuse(**settings)
+        inspection.apply_fusion_rule(**settings)
         inspection.decisions(), inspection.agreement, inspection.mask("fused", 30)
-        for thing in range(1, inspection.objects + 1):
-            inspection.series(thing)
+        for object_id in range(1, inspection.objects + 1):
+            inspection.series(object_id)
 
     again(rule="iou")
     return {

@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.lab import chromium, jupyter_lab, open_notebook, run_all, why_not
 from videomolmo.errors import BadInput
-from videomolmo.mask_store import MaskSpool
+from videomolmo.mask_store import MaskStore
 from videomolmo.results import GroundingResult, KeyAnswer
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def made_result(video: str | Path | np.ndarray, objects: int = 2) -> GroundingRe
 
     frames = open_video(video)
     rows, columns = np.mgrid[: frames.height, : frames.width]
-    radius, spool, answers = min(frames.height, frames.width) // 8, MaskSpool(), []
+    radius, spool, answers = min(frames.height, frames.width) // 8, MaskStore(), []
     for start in range(0, len(frames), EVERY):
         count = min(EVERY, len(frames) - start)
         layers = {

@@ -97,7 +97,7 @@ def jupyter_lab(folder: Path, home: Path, seconds: float = 60.0) -> Iterator[Lab
     finally:
         server.stdin.close()
         try:
-            server.wait(timeout=20)
+            server.wait(timeout=60)
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
@@ -149,7 +149,7 @@ def chromium() -> "Iterator[Browser]":
             browser.close()
 
 
-def open_notebook(page: "Page", lab: Lab, notebook: str, timeout_s: float = 60.0) -> None:
+def open_notebook(page: "Page", lab: Lab, notebook: str, timeout_s: float = 180.0) -> None:
     """Load a notebook, and wait until its kernel is idle: what is run earlier is lost."""
     page.set_default_timeout(1000 * timeout_s)
     page.goto(lab.address(notebook))
@@ -162,7 +162,7 @@ def open_notebook(page: "Page", lab: Lab, notebook: str, timeout_s: float = 60.0
     }""")
 
 
-def run_all(page: "Page", timeout_s: float = 120.0) -> list[str]:
+def run_all(page: "Page", timeout_s: float = 180.0) -> list[str]:
     """Run all cells through the menu, wait for the last; gives the error messages that appeared."""
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()

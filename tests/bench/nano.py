@@ -41,8 +41,8 @@ def pointing_questions(kind: str, count: int) -> Iterator[tuple[Clip, Query, str
         rng = np.random.default_rng([seed, 8])
         clip = generate_clip(seed, frames=5, height=SIZE, width=SIZE, motion=motion, square=False)
         for _ in range(12):
-            query = sample_query(rng, clip.things[-1], motion=motion)
-            targets = query.targets(clip.things[-1])
+            query = sample_query(rng, clip.object_facts[-1], motion=motion)
+            targets = query.targets(clip.object_facts[-1])
             if query.kind != kind or targets is None or bool(targets) == kind.startswith("absent"):
                 continue
             if kind == "all" and not 2 <= len(targets) <= 4:
@@ -71,7 +71,7 @@ def _measure(kind: str) -> str:
 
 
 def _judge(grounder: VideoGrounder, items: list[tuple[Clip, Query, str, list[int]]]) -> list[bool]:
-    processor, model = grounder.processor, grounder.pointing
+    processor, model = grounder.pointer.processor, grounder.pointer.model
     inputs = collate([processor(clip.frames[-1], question, clip.frames[:-1]) for clip, _, question, _ in items])
     names = ("input_ids", "pixels", "past_pixels", "image_masks", "image_input_idx")
     chosen = {name: inputs[name] for name in names if name in inputs}
@@ -122,10 +122,10 @@ def mask_rows(grounder: VideoGrounder, count: int) -> list[Row]:
         seed += 1
         clip = generate_clip(seed, frames=21, height=SIZE, width=SIZE, motion=seed % 3 == 0)
         order = range(21) if seed % 2 else range(20, -1, -1)
-        able = [n for n, thing in enumerate(clip.things[order[0]]) if thing.seen]
+        able = [n for n, thing in enumerate(clip.object_facts[order[0]]) if thing.seen]
         if not able:
             continue
-        clicks = [np.array([clip.things[order[0]][n].point], np.float32) * SIZE for n in able]
+        clicks = [np.array([clip.object_facts[order[0]][n].point], np.float32) * SIZE for n in able]
         features = [grounder.tracker.encode(clip.frames[at]) for at in order]
         track = grounder.tracker.start(order[0], features[0], clicks, frames=21, reverse=order[0] == 20)
         masks = [track.first_masks] + [track.step(at, frame) for at, frame in zip(order[1:], features[1:], strict=True)]

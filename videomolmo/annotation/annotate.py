@@ -18,16 +18,15 @@ from pydantic import ConfigDict, Field
 from tqdm import tqdm
 from typing_extensions import TypedDict
 
-from videomolmo.annotation.candidate_points import middle_of, parts_of, sample_candidates
+from videomolmo.annotation.candidate_points import deepest_pixel, num_components, sample_candidates
 from videomolmo.datasets import first_records, read_dataset
-from videomolmo.datasets.media import Pictures
-from videomolmo.datasets.record import Expression, Record
+from videomolmo.datasets.record import Expression, ImageSequence, Record
 from videomolmo.errors import BadInput
 from videomolmo.io import provenance
 from videomolmo.io.cache import key_of
-from videomolmo.io.files import UNFINISHED, remove_dead, whole_file, write_json, write_text
-from videomolmo.io.plain_values import as_number, as_path, as_whole, needed_path
-from videomolmo.io.schemas import read_json
+from videomolmo.io.files import UNFINISHED, atomic_file, remove_abandoned, write_json, write_text
+from videomolmo.io.plain_values import as_float, as_int, as_path, require_path
+from videomolmo.io.untrusted import read_json
 from videomolmo.io.workers import run_all
 from videomolmo.masks.sam2 import FrameFeatures, MaskTracker
 from videomolmo.metrics import region_similarity
@@ -64,24 +63,24 @@ def choose_point(
     rng: np.random.Generator,
     *,
     candidates: int = 10,
-    most_points: int = 1,
-    bound: float = 0.7,
+    max_points: int = 1,
+    iou_threshold: float = 0.7,
     negative: bool = False,
 ) -> Choice:
     """The best of some candidate points of an object; one decoder call for all of them.
 
-    Source: paper, eq. 7 and 8 (one point). Differs: where `most_points` allows it, points are added while the IoU
-    stays below `bound`: one in the middle of what SAM 2 misses or, with `negative`, of what it takes too much,
+    Source: paper, eq. 7 and 8 (one point). Differs: where `max_points` allows it, points are added while the IoU
+    stays below `iou_threshold`: one in the middle of what SAM 2 misses or, with `negative`, of what it takes too much,
     whichever is larger. A point that does not help is not kept.
 
     Args:
         tracker: SAM 2.
         frame: features of the frame.
         mask: the true mask, in the frame's size.
-        rng: source of chance for the candidates.
+        rng: random generator of the candidates.
         candidates: how many points are tried.
-        most_points: of one object.
-        bound: IoU from which no further point is wanted.
+        max_points: of one object.
+        iou_threshold: IoU from which no further point is wanted.
         negative: whether points off the object may be added.
 
     Raises:
@@ -92,24 +91,26 @@ def choose_point(
     ious = np.array([region_similarity(mask, found) for found in masks])
     best = int(ious.argmax())
     points, labels, found, iou = tried[best : best + 1], np.ones(1, np.int32), masks[best], float(ious[best])
-    while len(points) < most_points and iou < bound:
+    while len(points) < max_points and iou < iou_threshold:
         missed, extra = mask & ~found, found & ~mask
         off = negative and extra.sum() > missed.sum()
         wrong = extra if off else missed
         if not wrong.any():
             break
-        more = np.concatenate([points, middle_of(wrong)[None] + 0.5])
+        more = np.concatenate([points, deepest_pixel(wrong)[None] + 0.5])
         more_labels = np.append(labels, np.int32(not off))
         again = tracker.masks_of(frame, [more], [more_labels])[0]
         better = float(region_similarity(mask, again))
         if better <= iou:
             break
         points, labels, found, iou = more, more_labels, again, better
-    return Choice(tried, ious, points, labels, iou, found, parts_of(mask))
+    return Choice(tried, ious, points, labels, iou, found, num_components(mask))
 
 
 ABSENT = {"x": -1, "y": -1}  # how a training row says that the object is not on this frame
 SMALLEST = 16  # pixels of a mask
+REJECTED_LOW_IOU = "misunderstood"  # the verdict as it is stored
+_STORED = {"max_points": "most_points", "iou_threshold": "bound", "min_iou": "least"}  # names in files
 DIGITS = 5  # of the number that a training row's image is called by, where the row does not say
 
 
@@ -119,31 +120,35 @@ class Settings:
 
     Args:
         every: frames from one annotated frame to the next.
-        candidates, most_points, bound, negative: see `choose_point`.
-        least: objects whose best IoU stays below are left out, with that frame.
+        candidates, max_points, iou_threshold, negative: see `choose_point`.
+        min_iou: objects whose best IoU stays below are left out, with that frame.
         seed: of the candidates.
     """
 
     every: int = 5
     candidates: int = 10
-    most_points: int = 1
-    bound: float = 0.7
+    max_points: int = 1
+    iou_threshold: float = 0.7
     negative: bool = False
-    least: float = 0.3
+    min_iou: float = 0.3
     seed: int = 0
 
     def __post_init__(self) -> None:
         plain: dict[str, int | float | bool] = {"negative": bool(self.negative)}
-        for name, bound in (("every", 1), ("candidates", 1), ("most_points", 1), ("seed", 0)):
-            plain[name] = number = as_whole(getattr(self, name), bound)
+        for name, low in (("every", 1), ("candidates", 1), ("max_points", 1), ("seed", 0)):
+            plain[name] = number = as_int(getattr(self, name), low)
             if number is None:
-                raise BadInput(f"{name} is {getattr(self, name)!r}, expected a whole number, at least {bound}")
-        for name in ("bound", "least"):
-            plain[name] = share = as_number(getattr(self, name))
+                raise BadInput(f"{name} is {getattr(self, name)!r}, expected a whole number, at least {low}")
+        for name in ("iou_threshold", "min_iou"):
+            plain[name] = share = as_float(getattr(self, name))
             if share is None or not 0 <= share <= 1:
                 raise BadInput(f"{name} is {getattr(self, name)!r}, expected an IoU from 0 to 1")
         for name, value in plain.items():  # whatever stood for it: settings are written as JSON
             object.__setattr__(self, name, value)
+
+    def as_stored(self) -> dict[str, Any]:
+        """The settings under the names that they have in files."""
+        return {_STORED.get(name, name): value for name, value in asdict(self).items()}
 
 
 def annotate_clip(record: Record, tracker: MaskTracker, settings: Settings) -> tuple[list[dict], list[dict]]:
@@ -153,7 +158,7 @@ def annotate_clip(record: Record, tracker: MaskTracker, settings: Settings) -> t
     percent; negative points, where there are any, stand in a field of their own. Rows name frames by the numbers of
     their images (see `image_numbers`), quality rows by their place in the clip.
     """
-    named = sorted({thing for expression in record.expressions for thing in expression.objects or ()})
+    named = sorted({object_id for expression in record.expressions for object_id in expression.objects or ()})
     chosen: dict[int, dict[str, Choice | None]] = {}
     quality: list[dict] = []
     with record.frames() as video:
@@ -161,25 +166,25 @@ def annotate_clip(record: Record, tracker: MaskTracker, settings: Settings) -> t
         for at, frame in enumerate(video.iterate()):
             if at % settings.every:
                 continue
-            masks = {thing: record.mask_of(thing, at) for thing in named}
-            masks = {thing: mask for thing, mask in masks.items() if mask is not None}
+            masks = {object_id: record.mask_of(object_id, at) for object_id in named}
+            masks = {object_id: mask for object_id, mask in masks.items() if mask is not None}
             if not masks:
                 continue
             chosen[at] = {}
             features = tracker.encode(frame) if any(mask.any() for mask in masks.values()) else None
-            for thing, mask in masks.items():
+            for object_id, mask in masks.items():
                 choice = None
                 if mask.sum() >= SMALLEST:
-                    rng = np.random.default_rng([settings.seed, _number(record.clip), _number(thing), at])
+                    rng = np.random.default_rng([settings.seed, _number(record.clip), _number(object_id), at])
                     choice = choose_point(
-                        tracker, features, mask, rng, candidates=settings.candidates,
-                        most_points=settings.most_points, bound=settings.bound, negative=settings.negative,
+                        tracker, features, mask, rng, candidates=settings.candidates, negative=settings.negative,
+                        max_points=settings.max_points, iou_threshold=settings.iou_threshold,
                     )  # fmt: skip
-                quality.append(_quality(record.clip, thing, at, mask, choice, settings.least))
+                quality.append(_quality(record.clip, object_id, at, mask, choice, settings.min_iou))
                 if quality[-1]["verdict"] == "kept":
-                    chosen[at][thing] = choice
+                    chosen[at][object_id] = choice
                 elif not mask.any():
-                    chosen[at][thing] = None
+                    chosen[at][object_id] = None
     numbered = image_numbers(record)
     rows = [
         _row(record, expression, chosen, (width, height), *numbered)
@@ -196,11 +201,11 @@ def image_numbers(record: Record) -> tuple[list[int] | range, int]:
     whose images are not numbered, or that have none, are counted from 0.
     """
     media = record.media
-    names = [path.stem for path in media.files] if isinstance(media, Pictures) else list(record.frame_names)
+    names = [path.stem for path in media.files] if isinstance(media, ImageSequence) else list(record.frame_names)
     if names and all(name.isdecimal() and name.isascii() for name in names):
         numbers, digits = [int(name) for name in names], min(map(len, names))
         if names == [f"{number:0{digits}d}" for number in numbers]:
-            return numbers, digits if isinstance(media, Pictures) else DIGITS
+            return numbers, digits if isinstance(media, ImageSequence) else DIGITS
     return range(len(names)), DIGITS
 
 
@@ -208,13 +213,13 @@ def _number(name: str) -> int:
     return zlib.crc32(name.encode())
 
 
-def _quality(clip: str, thing: str, at: int, mask: np.ndarray, choice: Choice | None, least: float) -> dict:
-    """What became of an object on a frame: kept, absent, too small, or misunderstood by SAM 2."""
-    row = {"clip": clip, "object": thing, "frame": at, "area": int(mask.sum())}
+def _quality(clip: str, object_id: str, at: int, mask: np.ndarray, choice: Choice | None, min_iou: float) -> dict:
+    """What became of an object on a frame: kept, absent, too small, or rejected for a low IoU."""
+    row = {"clip": clip, "object": object_id, "frame": at, "area": int(mask.sum())}
     if choice is None:
         return row | {"verdict": "too small" if mask.any() else "absent"}
     return row | {
-        "verdict": "kept" if choice.iou >= least else "misunderstood",
+        "verdict": "kept" if choice.iou >= min_iou else REJECTED_LOW_IOU,
         "iou": round(choice.iou, 4),
         "mean_iou": round(float(choice.ious.mean()), 4),
         "points": len(choice.points),
@@ -234,9 +239,9 @@ def _row(
     points: dict[str, list[dict]] = {}
     negative: dict[str, list[dict]] = {}
     for at, choices in chosen.items():
-        if any(thing not in choices for thing in expression.objects):
+        if any(object_id not in choices for object_id in expression.objects):
             continue
-        found = [choices[thing] for thing in expression.objects if choices[thing] is not None]
+        found = [choices[object_id] for object_id in expression.objects if choices[object_id] is not None]
         number = str(numbers[at] if numbers else at)
         points[number] = [point for choice in found for point in _percent(choice, 1, size)] or [ABSENT]
         if off := [point for choice in found for point in _percent(choice, 0, size)]:
@@ -310,20 +315,20 @@ def annotate_dataset(
 
     Source: paper, section 4.
     """
-    out, masks, path = needed_path(out, "out"), hub.named(masks, "--masks"), as_path(path)
-    if as_whole(workers) is None:
+    out, masks, path = require_path(out, "out"), hub.named(masks, "--masks"), as_path(path)
+    if as_int(workers) is None:
         raise BadInput(f"workers is {workers!r}, expected at least 1")
     records = first_records(read_dataset(name, path, split), limit)
     names = [record.clip for record in records]
     count, clips = len(names), hashlib.sha256(json.dumps(names).encode()).hexdigest()
-    from videomolmo.grounding import load_masks
+    from videomolmo.grounding import load_tracker
 
-    weights = load_masks(masks, "cpu")[1]  # a wrong name is found here, before any process starts
+    weights = load_tracker(masks, "cpu")[1]  # a wrong name is found here, before any process starts
     made_by = {
         "frame_numbers": "of images", "dataset": name, "split": split, "masks": masks, "clips": count, "names": clips,
-        "weights": weights, **asdict(settings),
+        "weights": weights, **settings.as_stored(),
     }  # fmt: skip
-    with provenance.claimed(out, made_by, "annotations", OURS):
+    with provenance.locked_manifest(out, made_by, "annotations", OURS):
         (out / "parts").mkdir(exist_ok=True)
         parts = {number: _part(out / "parts", number) for number in range(count)}
         key = key_of(made_by)
@@ -362,7 +367,7 @@ def _run(todo: list[int], workers: int, begin: tuple, count: int) -> dict[int, s
                     refused[number] = reason
     finally:
         torch.set_num_threads(threads)  # which one worker has changed for itself
-        remove_dead(begin[-2], UNFINISHED)
+        remove_abandoned(begin[-2], UNFINISHED)
     return refused
 
 
@@ -370,12 +375,11 @@ def _begin(name: str, path: Path | None, split: str | None, masks: str, settings
     """Once in each process: SAM 2 on one thread, so that all processes compute alike, and the data set's index."""
     import torch
 
-    from videomolmo.grounding import load_masks
-    from videomolmo.masks.sam2 import MaskTracker
+    from videomolmo.grounding import load_tracker
 
     torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return MaskTracker(load_masks(masks, device)[0]), read_dataset(name, path, split), settings, *target
+    return load_tracker(masks, device)[0], read_dataset(name, path, split), settings, *target
 
 
 def _annotate(begun: tuple, number: int) -> tuple[int, str]:
@@ -420,5 +424,5 @@ def _gather(out: Path, parts: Iterable[dict | None], made_by: dict, refused: dic
 
 @contextmanager
 def _lines(path: Path) -> Iterator[TextIO]:
-    with whole_file(path) as whole, open(whole, "w", encoding="utf-8") as file:
+    with atomic_file(path) as whole, open(whole, "w", encoding="utf-8") as file:
         yield file

@@ -22,7 +22,7 @@ def sample_candidates(
     Args:
         mask: of one object.
         count: how many; all pixels where the mask has fewer.
-        rng: source of chance.
+        rng: random generator.
 
     Raises:
         BadInput: an empty mask, or a count below 1.
@@ -42,12 +42,12 @@ def sample_candidates(
     return np.stack([columns[chosen] + 0.5, rows[chosen] + 0.5], axis=1)
 
 
-def parts_of(mask: Bool[np.ndarray, "height width"]) -> int:
+def num_components(mask: Bool[np.ndarray, "height width"]) -> int:
     """How many separate parts a mask has (8-connected)."""
     return cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[0] - 1
 
 
-def middle_of(mask: Bool[np.ndarray, "height width"]) -> Int[np.ndarray, " 2"]:
+def deepest_pixel(mask: Bool[np.ndarray, "height width"]) -> Int[np.ndarray, " 2"]:
     """Column and row of the deepest pixel."""
     row, column = np.unravel_index(int(depth(mask).argmax()), mask.shape)
     return np.array([column, row])

@@ -1,4 +1,4 @@
-"""Public data sets and our generated clips through one door: `read_dataset(name, path, split)` gives lazy records."""
+"""Uniform readers of public data sets and generated clips: `read_dataset(name, path, split)` gives lazy records."""
 
 from videomolmo.datasets.record import Expression, Record, Records, first_records
 from videomolmo.datasets.registry import DATASETS, read_dataset

@@ -1,4 +1,4 @@
-"""Masks, boxes and points as data sets store them, behind one door: asked for an object and a frame, read when asked.
+"""Masks, boxes and points as data sets store them, of an object and a frame; read when asked for.
 
 Everywhere: None means "not annotated", an empty mask or no points means "annotated, and not there".
 """
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Integer
 from videomolmo.datasets.files import MALFORMED, MissingFile, Unreadable
 from videomolmo.io.images import in_natural_order, read_labels
 
-MOST_PIXELS = 2**28  # of one mask; more than any real one has
+MAX_PIXELS = 2**28  # of one mask; more than any real one has
 Size = Callable[[], tuple[int, int]]
 
 
@@ -29,11 +29,13 @@ class Annotations:
         """Object ids by pixel as stored, where the set stores its masks so."""
         return None
 
-    def mask(self, thing: str, frame: int, size: Size) -> Bool[np.ndarray, "height width"] | None:
+    def mask(self, object_id: str, frame: int, size: Size) -> Bool[np.ndarray, "height width"] | None:
         return None
 
-    def masks(self, things: Sequence[str], frame: int, size: Size) -> Bool[np.ndarray, "objects height width"] | None:
-        found = [self.mask(thing, frame, size) for thing in things]
+    def masks(
+        self, object_ids: Sequence[str], frame: int, size: Size
+    ) -> Bool[np.ndarray, "objects height width"] | None:
+        found = [self.mask(object_id, frame, size) for object_id in object_ids]
         known = [mask for mask in found if mask is not None]
         if not known:
             return None
@@ -45,10 +47,10 @@ class Annotations:
         """Everything that counts as foreground, where the set says so beside the objects."""
         return None
 
-    def box(self, thing: str, frame: int) -> Sequence[float] | None:
+    def box(self, object_id: str, frame: int) -> Sequence[float] | None:
         return None
 
-    def points(self, thing: str, frame: int) -> Sequence[Sequence[float]] | None:
+    def points(self, object_id: str, frame: int) -> Sequence[Sequence[float]] | None:
         return None
 
 
@@ -58,8 +60,8 @@ class DrawnMasks(Annotations):
     def __init__(self, draw: Callable[[], Any]):
         self._draw = draw
 
-    def mask(self, thing, frame, size):
-        return self._draw().masks[frame, int(thing) - 1].copy()
+    def mask(self, object_id, frame, size):
+        return self._draw().masks[frame, int(object_id) - 1].copy()
 
 
 class LabelPNGs(Annotations):
@@ -71,12 +73,12 @@ class LabelPNGs(Annotations):
     def labels(self, frame):
         return read_labels(self.files[frame], as_stored=True)
 
-    def mask(self, thing, frame, size):
-        return self.labels(frame) == int(thing)
+    def mask(self, object_id, frame, size):
+        return self.labels(frame) == int(object_id)
 
-    def masks(self, things, frame, size):
+    def masks(self, object_ids, frame, size):
         labels = self.labels(frame)
-        return labels == np.array([int(thing) for thing in things], dtype=np.int64).reshape(-1, 1, 1)
+        return labels == np.array([int(object_id) for object_id in object_ids], dtype=np.int64).reshape(-1, 1, 1)
 
 
 class BinaryPNGs(Annotations):
@@ -89,17 +91,17 @@ class BinaryPNGs(Annotations):
         self._folders, self._names = folders, names
         self._files: dict[str, dict[str | int, Path]] = {}
 
-    def mask(self, thing, frame, size):
-        if thing not in self._files:
-            self._files[thing] = self._listed(thing)
-        path = self._files[thing].get(_number(self._names[frame]))
+    def mask(self, object_id, frame, size):
+        if object_id not in self._files:
+            self._files[object_id] = self._listed(object_id)
+        path = self._files[object_id].get(_number(self._names[frame]))
         return None if path is None else read_labels(path, as_stored=True) != 0
 
-    def _listed(self, thing: str) -> dict[str | int, Path]:
+    def _listed(self, object_id: str) -> dict[str | int, Path]:
         """The masks of an object by the numbers or names of their frames."""
-        folder = self._folders[thing]
+        folder = self._folders[object_id]
         if not folder.is_dir():
-            raise MissingFile(f"{folder}: no such folder; expected the masks of object {thing}")
+            raise MissingFile(f"{folder}: no such folder; expected the masks of object {object_id}")
         files: dict[str | int, Path] = {}
         for path in in_natural_order(folder.glob("*.png")):
             other = files.setdefault(_number(path.stem), path)
@@ -134,20 +136,20 @@ class RLEs(Annotations):
         except MALFORMED as error:
             raise Unreadable(f"{self._place}: its run lengths cannot be read ({error!r}); download it again") from None
 
-    def mask(self, thing, frame, size):
-        runs = self._runs.get(thing)
+    def mask(self, object_id, frame, size):
+        runs = self._runs.get(object_id)
         if runs is None:
-            raise MissingFile(f"{self._place}: has no masks of object {thing}")
+            raise MissingFile(f"{self._place}: has no masks of object {object_id}")
         if isinstance(runs, Mapping):
             entry = runs.get(frame)
         elif isinstance(runs, Sequence) and len(runs) == self._frames:
             entry = runs[frame]
         else:
             count = len(runs) if isinstance(runs, Sequence) else runs
-            raise Unreadable(f"{self._place}: object {thing} has {count!r} masks for {self._frames} frames")
+            raise Unreadable(f"{self._place}: object {object_id} has {count!r} masks for {self._frames} frames")
         if entry is not None:
-            return decode_rle(entry, f"{self._place}: object {thing}, frame {frame}")
-        return blank(_shape(runs) or size(), self._place) if self._null else None
+            return decode_rle(entry, f"{self._place}: object {object_id}, frame {frame}")
+        return empty_mask(_shape(runs) or size(), self._place) if self._null else None
 
 
 def _shape(runs: Mapping[Any, Any] | Sequence[Any]) -> tuple[int, int] | None:
@@ -156,13 +158,13 @@ def _shape(runs: Mapping[Any, Any] | Sequence[Any]) -> tuple[int, int] | None:
     return next((entry["size"] for entry in entries if isinstance(entry, Mapping) and "size" in entry), None)
 
 
-def blank(shape: Any, place: object) -> Bool[np.ndarray, "height width"]:
+def empty_mask(shape: Any, place: object) -> Bool[np.ndarray, "height width"]:
     """An empty mask of a size that stands in a file."""
     try:
         height, width = map(int, shape)
     except MALFORMED:
         height = width = 0
-    if not (height > 0 and width > 0 and height * width <= MOST_PIXELS):
+    if not (height > 0 and width > 0 and height * width <= MAX_PIXELS):
         raise Unreadable(f"{place}: size {shape!r}; expected height and width of a mask")
     return np.zeros((height, width), dtype=bool)
 
@@ -178,7 +180,7 @@ def decode_rle(entry: Any, place: object) -> Bool[np.ndarray, "height width"]:
     if isinstance(entry, list) and entry:
         return np.logical_or.reduce([decode_rle(part, place) for part in entry])
     try:
-        (height, width), counts = blank(entry["size"], place).shape, entry["counts"]
+        (height, width), counts = empty_mask(entry["size"], place).shape, entry["counts"]
         if isinstance(counts, (list, tuple)):
             counts = [int(count) for count in counts]
             if min(counts, default=0) < 0 or sum(counts) != height * width:
@@ -229,8 +231,8 @@ class Boxes(Annotations):
     def __init__(self, boxes: Mapping[str, Mapping[int, Sequence[float]]]):
         self._boxes = boxes
 
-    def box(self, thing, frame):
-        return self._boxes.get(thing, {}).get(frame)
+    def box(self, object_id, frame):
+        return self._boxes.get(object_id, {}).get(frame)
 
 
 class Points(Annotations):
@@ -244,11 +246,11 @@ class Points(Annotations):
     ):
         self._points, self.in_percent, self._masks = points, in_percent, masks or Annotations()
 
-    def points(self, thing, frame):
-        return self._points.get(thing, {}).get(frame)
+    def points(self, object_id, frame):
+        return self._points.get(object_id, {}).get(frame)
 
-    def mask(self, thing, frame, size):
-        return self._masks.mask(thing, frame, size)
+    def mask(self, object_id, frame, size):
+        return self._masks.mask(object_id, frame, size)
 
     def labels(self, frame):
         return self._masks.labels(frame)

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from videomolmo.datasets.annotations import Annotations, Boxes
-from videomolmo.datasets.files import MissingFile, Unreadable, inside, read_json, read_text
-from videomolmo.datasets.media import Pictures, VideoFile
-from videomolmo.datasets.record import Expression, Record, Records, in_order, pictures
+from videomolmo.datasets.files import MissingFile, Unreadable, read_json, read_text, safe_join
+from videomolmo.datasets.record import Expression, ImageSequence, Record, Records, VideoFile, image_sequence, in_order
 from videomolmo.io.images import in_natural_order, natural_key
 
 LASOT = "lasot"
@@ -38,10 +37,10 @@ def read_lasot(root: Path, split: str = "test", testing_set: str | Path | None =
 
     def build(name: str) -> Record:
         kind = name.rpartition("-")[0]
-        folder = found.get(name) or inside(root, kind, name)
+        folder = found.get(name) or safe_join(root, kind, name)
         boxes = _Boxes(folder)
         count = len(boxes.lines)
-        frames = pictures(folder / "img", [f"{number:08d}" for number in range(1, count + 1)])
+        frames = image_sequence(folder / "img", [f"{number:08d}" for number in range(1, count + 1)])
         sentence = read_text(folder / "nlp.txt", "one sentence").strip()
         return Record(LASOT, split, name, frames, (Expression("0", sentence, ("1",)),), {"1": kind}, boxes)
 
@@ -68,7 +67,7 @@ class _Boxes(Annotations):
             raise Unreadable(f"{path}: has {len(flags)} entries for {len(self.lines)} frames")
         return flags
 
-    def box(self, thing: str, frame: int) -> Sequence[float] | None:
+    def box(self, object_id: str, frame: int) -> Sequence[float] | None:
         try:
             left, top, width, height = map(float, self.lines[frame].split(","))
         except ValueError:
@@ -99,7 +98,7 @@ def read_groot(root: Path, split: str = "mot17_train", images: str | Path | None
         images: folder that the file names start from (default: the first of root/MOT17/train, root/train, root/images
             and root, spelt for the split, that has the first image).
     """
-    places = [inside(root / folder, f"{split}_coco.json") for folder in _FOLDERS]
+    places = [safe_join(root / folder, f"{split}_coco.json") for folder in _FOLDERS]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise MissingFile(f"{places[0]}: no such file, nor in annotations/ or annotations/v1.0/ there")
@@ -116,8 +115,8 @@ def read_groot(root: Path, split: str = "mot17_train", images: str | Path | None
 
     def build(key: Any) -> Record:
         listed = sorted(by_video[key], key=lambda image: image["frame_id"])
-        frames = Pictures(
-            tuple(inside(folder, image["file_name"]) for image in listed),
+        frames = ImageSequence(
+            tuple(safe_join(folder, image["file_name"]) for image in listed),
             tuple(str(image["frame_id"]) for image in listed),
         )
         annotations = [by_image[image["id"]] for image in listed]
@@ -127,26 +126,26 @@ def read_groot(root: Path, split: str = "mot17_train", images: str | Path | None
 
 
 def _record(
-    split: str, clip: str, frames: Pictures, annotations: list[list[dict]], categories: dict[Any, str]
+    split: str, clip: str, frames: ImageSequence, annotations: list[list[dict]], categories: dict[Any, str]
 ) -> Record:
     boxes: dict[str, dict[int, list[float]]] = defaultdict(dict)
     names: dict[str, str | None] = {}
     said: dict[tuple[str, str], list[str]] = defaultdict(list)
     for frame, entries in enumerate(annotations):
         for entry in entries:
-            thing = str(entry["track_id"] if "track_id" in entry else entry["instance_id"])
-            boxes[thing][frame] = entry["bbox"]
-            names[thing] = categories.get(entry.get("category_id"))
+            object_id = str(entry["track_id"] if "track_id" in entry else entry["instance_id"])
+            boxes[object_id][frame] = entry["bbox"]
+            names[object_id] = categories.get(entry.get("category_id"))
             for kind, text in zip(GROOT_KINDS, entry.get("captions") or (), strict=False):
-                if text and text != "None" and thing not in said[kind, text]:
-                    said[kind, text].append(thing)
+                if text and text != "None" and object_id not in said[kind, text]:
+                    said[kind, text].append(object_id)
     expressions = tuple(
-        Expression(str(number), text, tuple(in_order(things)), kind)
-        for number, ((kind, text), things) in enumerate(said.items())
-        if things
+        Expression(str(number), text, tuple(in_order(object_ids)), kind)
+        for number, ((kind, text), object_ids) in enumerate(said.items())
+        if object_ids
     )
-    return Record(GROOT, split, clip, frames, expressions, {thing: names[thing] for thing in in_order(list(names))},
-                  Boxes(boxes))  # fmt: skip
+    categories = {object_id: names[object_id] for object_id in in_order(list(names))}
+    return Record(GROOT, split, clip, frames, expressions, categories, Boxes(boxes))
 
 
 def _categories(path: Path, index: dict[str, Any]) -> list[dict]:
@@ -161,12 +160,12 @@ def _image_folder(root: Path, split: str, images: list[dict]) -> Path:
     source, _, part = split.partition("_")
     folders = [root / source.upper() / part, root / source.upper(), root / part, root / "images", root]
     first = images[0]["file_name"] if images else "none"
-    return next((folder for folder in folders if inside(folder, first).is_file()), folders[0])
+    return next((folder for folder in folders if safe_join(folder, first).is_file()), folders[0])
 
 
 VIDSTG = "vidstg"
 VIDSTG_SPLITS = ("train", "val", "test")
-MOST_FRAMES = 10**7  # of one video; more than any real one has
+MAX_FRAMES = 10**7  # of one video; more than any real one has
 VIDSTG_KINDS = {"declarative": "referring", "interrogative": "question"}
 
 
@@ -188,22 +187,22 @@ def read_vidstg(root: Path, split: str = "test", videos: str | Path | None = Non
 
     def build(part: tuple[str, int, int]) -> Record:
         name, start, end = part
-        if not 0 <= start < end <= MOST_FRAMES:
+        if not 0 <= start < end <= MAX_FRAMES:
             raise Unreadable(f"{path}: {name} is used from frame {start} to {end}; expected a part of a video")
         rows = parts[part]
         first = rows[0]
         numbers = tuple(range(start, end))
         video = VideoFile(
-            (inside(folder, first["video_path"]),), tuple(map(str, numbers)), numbers,
+            (safe_join(folder, first["video_path"]),), tuple(map(str, numbers)), numbers,
             height_width=(int(first["height"]), int(first["width"])),
         )  # fmt: skip
-        things = in_order([row["target_id"] for row in rows])
+        object_ids = in_order([row["target_id"] for row in rows])
         boxes = {
-            thing: {int(number) - start: found["bbox"] for number, found in trajectories[name][thing].items()}
-            for thing in things
+            object_id: {int(number) - start: found["bbox"] for number, found in trajectories[name][object_id].items()}
+            for object_id in object_ids
         }
         expressions = tuple(_expression(row, start, end) for row in rows)
-        return Record(VIDSTG, split, f"{name}:{start}-{end}", video, expressions, dict.fromkeys(things),
+        return Record(VIDSTG, split, f"{name}:{start}-{end}", video, expressions, dict.fromkeys(object_ids),
                       Boxes(boxes), first.get("fps"))  # fmt: skip
 
     return Records(VIDSTG, split, root, list(parts), build)

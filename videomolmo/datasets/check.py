@@ -150,9 +150,9 @@ def _problems(record: Record, counts: Counter) -> Iterator[Exception]:
     for sentence in record.expressions:
         if not isinstance(sentence.text, str) or not sentence.text.strip():
             yield BadInput(f"{record}: expression {sentence.id} has no text")
-        for thing in sentence.objects or ():
-            if thing not in record.objects:
-                yield BadInput(f"{record}: expression {sentence.id} means object {thing}, which is not there")
+        for object_id in sentence.objects or ():
+            if object_id not in record.objects:
+                yield BadInput(f"{record}: expression {sentence.id} means object {object_id}, which is not there")
     size = None
     for frame in range(len(record.frame_names)):
         try:
@@ -169,13 +169,13 @@ def _problems(record: Record, counts: Counter) -> Iterator[Exception]:
 
 
 def _geometry(record: Record, frame: int, counts: Counter) -> Iterator[Exception]:
-    for thing in record.objects:
+    for object_id in record.objects:
         try:
-            counts["boxes"] += record.box_of(thing, frame) is not None
+            counts["boxes"] += record.box_of(object_id, frame) is not None
             if record.annotations.in_percent:  # in pixels only for who needs them: that may open a video
-                counts["points"] += len(record.annotations.points(thing, frame) or ())
+                counts["points"] += len(record.annotations.points(object_id, frame) or ())
             else:
-                points = record.points_of(thing, frame)
+                points = record.points_of(object_id, frame)
                 counts["points"] += 0 if points is None else len(points)
         except MALFORMED as error:
             yield _named(record, frame, error)

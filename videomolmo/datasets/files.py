@@ -10,12 +10,15 @@ from typing import Any
 
 from videomolmo.errors import BadInput, MissingFile, Unreadable
 from videomolmo.io.images import in_natural_order
+from videomolmo.io.untrusted import open_plain, read_bytes
+
+MAX_INDEX_BYTES = 1 << 33  # of one file; run lengths of all masks of a data set may take gigabytes
 
 # what comes of an index that is not as documented, where plain code reads it
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
 
 
-def inside(root: Path, *names: object) -> Path:
+def safe_join(root: Path, *names: object) -> Path:
     """`root` joined with names from an index file, which can never lead out of it.
 
     Only the names are looked at: a link that the user put into the folder is the user's own business.
@@ -24,7 +27,7 @@ def inside(root: Path, *names: object) -> Path:
         BadInput: a name is empty or absolute, has a drive letter, or climbs with '..'.
 
     Example:
-        >>> inside(Path("data"), "UVO/all/a", "00000.jpg").as_posix()
+        >>> safe_join(Path("data"), "UVO/all/a", "00000.jpg").as_posix()
         'data/UVO/all/a/00000.jpg'
     """
     for name in map(str, names):
@@ -47,10 +50,12 @@ def require(path: Path, what: str) -> Path:
 
 def read_text(path: Path, what: str) -> str:
     """Text of a file in UTF-8 or, where it is not that, in Latin-1."""
+    require(path, what)
     try:
-        data = require(path, what).read_bytes()
-    except OSError as error:
-        raise Unreadable(f"{path}: cannot be read ({error.strerror}); expected {what}") from None
+        data = read_bytes(path, MAX_INDEX_BYTES)
+    except (OSError, BadInput) as error:
+        reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{path} ")
+        raise Unreadable(f"{path}: cannot be read ({reason}); expected {what}") from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -100,7 +105,7 @@ class JsonLines(Sequence):
 
     def __init__(self, path: Path):
         self.path, self._starts, at = require(path, "rows, one JSON object a line"), [], 0
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             for line in file:
                 if line.strip():
                     self._starts.append(at)
@@ -110,7 +115,7 @@ class JsonLines(Sequence):
         return len(self._starts)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        with self.path.open("rb") as file:
+        with open_plain(self.path) as file:
             file.seek(self._starts[number])
             line = file.readline()
         try:
@@ -165,9 +170,9 @@ def find_rows(root: Path, stem: str, folder: str | None = None) -> Sequence[dict
     Raises:
         MissingFile: there is no such table.
     """
-    inside(root, stem)
+    safe_join(root, stem)
     folders = in_natural_order(path for path in root.glob("*") if path.is_dir())
-    places = [inside(root, folder)] if folder else [root, *folders]
+    places = [safe_join(root, folder)] if folder else [root, *folders]
     for place in places:
         if (place / f"{stem}.jsonl").is_file():
             return JsonLines(place / f"{stem}.jsonl")

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from videomolmo.datasets.annotations import DrawnMasks
-from videomolmo.datasets.media import Made
-from videomolmo.datasets.record import Expression, Record, Records
+from videomolmo.datasets.record import Expression, GeneratedFrames, Record, Records
 from videomolmo.errors import BadInput
 from videomolmo.synth.clips import Clip, clip_query, generate_clip
 from videomolmo.synth.scene import sample_scene
@@ -46,13 +45,15 @@ def read_generated(
     def build(seed: int) -> Record:
         scene = sample_scene(seed, motion=motion, frames=frames, aspect=width / height)
         query = clip_query(seed, Clip(scene, *2 * [np.empty(0)], []), motion=motion)
-        names = {str(number): f"{thing.colour} {thing.shape}" for number, thing in enumerate(scene.objects, 1)}
-        meant = [str(number) for number, thing in enumerate(scene.objects, 1) if query and query.means(thing)]
+        names = {str(number): f"{obj.colour} {obj.shape}" for number, obj in enumerate(scene.objects, 1)}
+        meant = [str(number) for number, obj in enumerate(scene.objects, 1) if query and query.means(obj)]
         expressions = () if query is None else (
             Expression("0", query.phrase, tuple(meant), _KINDS.get(query.kind, "appearance")),
         )  # fmt: skip
         draw = partial(_clip, seed, frames, height, width, motion)
-        media = Made(lambda: draw().frames, tuple(f"{frame:05d}" for frame in range(frames)), (height, width))
+        media = GeneratedFrames(
+            lambda: draw().frames, tuple(f"{frame:05d}" for frame in range(frames)), (height, width)
+        )
         return Record(GENERATED, split, str(seed), media, expressions, names, DrawnMasks(draw))
 
     seeds = range(FIRST_SEED[split], FIRST_SEED[split] + clips)
@@ -107,7 +108,9 @@ def read_vpos_nano(
                 )
             )
         draw = partial(_vpos_nano_clip, scene, split, index, frames, height, width)
-        media = Made(lambda: draw().frames, tuple(f"{frame:05d}" for frame in range(frames)), (height, width))
+        media = GeneratedFrames(
+            lambda: draw().frames, tuple(f"{frame:05d}" for frame in range(frames)), (height, width)
+        )
         return Record(VPOS_NANO, split, story.name, media, tuple(expressions), names, DrawnMasks(draw))
 
     return Records(VPOS_NANO, split, None, [(scene, index) for scene in scenes for index in range(clips)], build)

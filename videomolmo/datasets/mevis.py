@@ -9,9 +9,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from videomolmo.datasets.annotations import Annotations, BinaryPNGs, RLEs, decode_rle
-from videomolmo.datasets.files import MALFORMED, LazyJson, MissingFile, Unreadable, inside, read_json, videos_of
-from videomolmo.datasets.media import Pictures
-from videomolmo.datasets.record import Expression, Record, Records, in_order, pictures
+from videomolmo.datasets.files import MALFORMED, LazyJson, MissingFile, Unreadable, read_json, safe_join, videos_of
+from videomolmo.datasets.record import Expression, ImageSequence, Record, Records, image_sequence, in_order
 
 MEVIS = "mevis"
 MEVIS_SPLITS = ("train", "valid_u", "valid", "test")
@@ -22,7 +21,7 @@ REVOS_KINDS = {0: "referring", 1: "reasoning"}
 
 def read_mevis(root: Path, split: str = "valid_u") -> Records:
     """Records of MeViS; objects are the set's `anno_id`s, which 'valid' and 'test' keep to themselves."""
-    folder = inside(root, split)
+    folder = safe_join(root, split)
     masks = LazyJson(folder / "mask_dict.json", "run lengths by anno_id")
     return _records(MEVIS, root, split, folder / "meta_expressions.json", folder / "JPEGImages", masks)
 
@@ -59,24 +58,24 @@ def _records(
     def build(name: str) -> Record:
         entry = videos[name]
         expressions = tuple(_expression(id_, sentence) for id_, sentence in entry["expressions"].items())
-        things = in_order([thing for sentence in expressions for thing in sentence.objects or ()])
+        object_ids = in_order([object_id for sentence in expressions for object_id in sentence.objects or ()])
         annotations = Annotations()
-        if things or foreground is not None:
+        if object_ids or foreground is not None:
             source = (lambda: masks.content, len(entry["frames"]), masks.path)
             annotations = RLEs(*source) if foreground is None else _WithForeground(*source, file=foreground, name=name)
-        frames = pictures(inside(images, name), entry["frames"])
-        return Record(dataset, split, name, frames, expressions, dict.fromkeys(things), annotations)
+        frames = image_sequence(safe_join(images, name), entry["frames"])
+        return Record(dataset, split, name, frames, expressions, dict.fromkeys(object_ids), annotations)
 
     return Records(dataset, split, root, list(videos), build)
 
 
 def _expression(id_: str, sentence: dict[str, Any]) -> Expression:
-    things = sentence.get("anno_id")
+    object_ids = sentence.get("anno_id")
     type_id = sentence.get("type_id")
     return Expression(
         str(id_),
         sentence["exp"],
-        None if things is None else tuple(map(str, things)),
+        None if object_ids is None else tuple(map(str, object_ids)),
         "referring" if type_id is None else REVOS_KINDS.get(int(type_id), f"type {type_id}"),
         more={key: sentence[key] for key in ("obj_id", "type_id") if key in sentence},
     )
@@ -106,13 +105,22 @@ def read_reason_vos(root: Path, split: str = "test") -> Records:
             )
             for id_, sentence in sentences
         )
-        things = in_order([sentence.objects[0] for sentence in expressions])
+        object_ids = in_order([sentence.objects[0] for sentence in expressions])
         source = entry["source"].lower()
-        folders = {thing: inside(root / "Annotations", f"{source}_{name}_{thing}") for thing in things}
-        frames = pictures(inside(root / "JPEGImages", name), entry["frames"])
+        folders = {
+            object_id: safe_join(root / "Annotations", f"{source}_{name}_{object_id}") for object_id in object_ids
+        }
+        frames = image_sequence(safe_join(root / "JPEGImages", name), entry["frames"])
         masks = BinaryPNGs(folders, frames.names)
         return Record(
-            REASON_VOS, split, name, frames, expressions, dict.fromkeys(things), masks, more={"source": entry["source"]}
+            REASON_VOS,
+            split,
+            name,
+            frames,
+            expressions,
+            dict.fromkeys(object_ids),
+            masks,
+            more={"source": entry["source"]},
         )
 
     return Records(REASON_VOS, split, root, list(videos), build)
@@ -143,8 +151,8 @@ def read_vicas(root: Path, split: str = "val", version: str | None = None, human
     """
     there = [name for name in VERSIONS if (root / "splits" / name / f"{split}.json").is_file()]
     version = version or (there[0] if there else VERSIONS[-1])
-    ids = read_json(inside(root / "splits", version, f"{split}.json"), "a list of video ids", list)
-    folder = inside(root / "annotations", version)
+    ids = read_json(safe_join(root / "splits", version, f"{split}.json"), "a list of video ids", list)
+    folder = safe_join(root / "annotations", version)
 
     def build(number: int) -> Record:
         return _record(root, split, _annotation(folder, int(number)), int(number), human_only)
@@ -164,7 +172,7 @@ def _annotation(folder: Path, number: int) -> Path:
 def _record(root: Path, split: str, path: Path, number: int, human_only: bool) -> Record:
     entry = read_json(path, "the annotations of a clip")
     images = [Path(item["filename"]).name for item in _kept(entry, human_only)]
-    things = in_order(entry["all_track_ids"])
+    object_ids = in_order(entry["all_track_ids"])
     expressions = tuple(
         Expression(str(id_), sentence["prompt"], tuple(map(str, sentence["track_ids"])))
         for id_, sentence in enumerate(entry["object_referrals"])
@@ -172,33 +180,23 @@ def _record(root: Path, split: str, path: Path, number: int, human_only: bool) -
     later = LazyJson(path, "the annotations of a clip")
 
     def load() -> dict[str, dict[int, Any]]:
-        runs: dict[str, dict[int, Any]] = {thing: {} for thing in things}
+        runs: dict[str, dict[int, Any]] = {object_id: {} for object_id in object_ids}
         for frame, item in enumerate(_kept(later.content, human_only)):
             if len(item["track_ids"]) != len(item["mask_rles"]):
                 raise Unreadable(f"{path}, {item['filename']}: as many masks as track ids expected")
-            for thing, run in zip(item["track_ids"], item["mask_rles"], strict=True):
-                runs.setdefault(str(thing), {})[frame] = run
+            for object_id, run in zip(item["track_ids"], item["mask_rles"], strict=True):
+                runs.setdefault(str(object_id), {})[frame] = run
         return runs
 
     folder = root / "video_frames" / f"{number:06d}"
-    frames = Pictures(tuple(inside(folder, image) for image in images), tuple(Path(image).stem for image in images))
+    frames = ImageSequence(
+        tuple(safe_join(folder, image) for image in images), tuple(Path(image).stem for image in images)
+    )
     more = {key: entry[key] for key in ("src_dataset", "filename", "caption_parsed_en") if key in entry}
     more["human"] = [bool(item["is_gt"]) for item in _kept(entry, human_only)]
-    size = tuple(map(int, entry["image_size"]))
-    masks = _Masks(load, len(images), path, size)
-    return Record(VICAS, split, f"{number:06d}", frames, expressions, dict.fromkeys(things), masks, more=more)
+    masks = RLEs(load, len(images), path)
+    return Record(VICAS, split, f"{number:06d}", frames, expressions, dict.fromkeys(object_ids), masks, more=more)
 
 
 def _kept(entry: dict[str, Any], human_only: bool) -> list[dict[str, Any]]:
     return [item for item in entry["segmentations"] if item["is_gt"] or not human_only]
-
-
-class _Masks(RLEs):
-    """A track that a frame does not list is not there on it."""
-
-    def __init__(self, load, frames, place, size):
-        super().__init__(load, frames, place)
-        self._size = size
-
-    def _shape(self) -> tuple[int, int]:
-        return self._size

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from videomolmo.datasets.annotations import Annotations, Points, RLEs
-from videomolmo.datasets.files import LazyJson, Unreadable, find_rows, inside
-from videomolmo.datasets.media import VideoFile, video_file
-from videomolmo.datasets.record import Expression, Record, Records
+from videomolmo.datasets.files import LazyJson, Unreadable, find_rows, safe_join
+from videomolmo.datasets.record import Expression, Record, Records, VideoFile, video_file
 
 EVAL_FPS = 2.0  # of `frame_id` in Molmo2-VideoPointEval
 _COUNTED = ("category", "label", "clip_start", "clip_end", "video_duration", "video_source", "annotator_unsure")
@@ -72,15 +71,16 @@ def _molmo2_video_point_eval(number: int, rows: Sequence[dict], split: str, fold
     points, times, masks = row["points"], list(map(float, row["two_fps_timestamps"])), row["masks"]
     if not len(points) == len(times) == len(masks):
         raise Unreadable(f"row {number + 1}: expected one point, timestamp and list of masks for each object")
-    things = [str(thing) for thing in range(1, len(points) + 1)]
+    object_ids = [str(object_id) for object_id in range(1, len(points) + 1)]
     seconds = {round(time, 3) for time in times} | {mask["frame_id"] / EVAL_FPS for found in masks for mask in found}
     frames = {time: frame for frame, time in enumerate(sorted(seconds))}
     runs = {
-        thing: {frames[mask["frame_id"] / EVAL_FPS]: mask["rle"] for mask in found}
-        for thing, found in zip(things, masks, strict=True)
+        object_id: {frames[mask["frame_id"] / EVAL_FPS]: mask["rle"] for mask in found}
+        for object_id, found in zip(object_ids, masks, strict=True)
     }
     placed = {
-        thing: {frames[round(time, 3)]: [_xy(point)]} for thing, point, time in zip(things, points, times, strict=True)
+        object_id: {frames[round(time, 3)]: [_xy(point)]}
+        for object_id, point, time in zip(object_ids, points, times, strict=True)
     }
     truth = RLEs(lambda: runs, len(frames), f"row {number + 1}", null=False)
     video = _video(
@@ -88,10 +88,10 @@ def _molmo2_video_point_eval(number: int, rows: Sequence[dict], split: str, fold
         height_width=(int(row["height"]), int(row["width"])),
     )  # fmt: skip
     question = f'How many "{row["label"]}" are there in the video?'
-    expression = Expression(str(number), question, tuple(things), "question", count=len(points), more=_more(row))
+    expression = Expression(str(number), question, tuple(object_ids), "question", count=len(points), more=_more(row))
     return Record(
         "molmo2_video_point_eval", split, str(row["video_id"]), video, (expression,),
-        dict.fromkeys(things, row["label"]), Points(placed, masks=truth), more=_more(row),
+        dict.fromkeys(object_ids, row["label"]), Points(placed, masks=truth), more=_more(row),
     )  # fmt: skip
 
 
@@ -126,29 +126,31 @@ def _molmo2_track(
     for frame, entry in enumerate(entries):
         for point in entry["points"]:
             points[str(point["id"])][frame] = [] if point.get("occluded") else [tuple(point["point"])]
-    things = sorted(points, key=lambda thing: (len(thing), thing))
-    truth = _track_masks(row, things, numbers, Path(masks)) if masks else None
+    object_ids = sorted(points, key=lambda object_id: (len(object_id), object_id))
+    truth = _track_masks(row, object_ids, numbers, Path(masks)) if masks else None
     video = _video(
         folders, row["video"], names=tuple(map(str, numbers)), numbers=numbers,
         height_width=(int(row["height"]), int(row["width"])),
     )  # fmt: skip
     more = {key: row[key] for key in ("task", "sampling_fps", "n_frames", "mask_id", "obj_id", "qid") if key in row}
     more["times_s"] = [seconds(entry["time"]) for entry in entries]
-    expression = Expression(str(row.get("id", number)), row["expression"], tuple(things), more=more)
+    expression = Expression(str(row.get("id", number)), row["expression"], tuple(object_ids), more=more)
     return Record(
-        "molmo2_track", split, str(row["video"]), video, (expression,), dict.fromkeys(things),
+        "molmo2_track", split, str(row["video"]), video, (expression,), dict.fromkeys(object_ids),
         Points(dict(points), masks=truth), row.get("fps"), more,
     )  # fmt: skip
 
 
-def _track_masks(row: dict[str, Any], things: list[str], numbers: tuple[int, ...], path: Path) -> Annotations:
+def _track_masks(row: dict[str, Any], object_ids: list[str], numbers: tuple[int, ...], path: Path) -> Annotations:
     names = [str(name) for name in row["mask_id"]]
-    if len(names) != len(things):
-        raise Unreadable(f"row {row.get('id')}: {len(names)} mask ids for {len(things)} objects")
+    if len(names) != len(object_ids):
+        raise Unreadable(f"row {row.get('id')}: {len(names)} mask ids for {len(object_ids)} objects")
     file = LazyJson(path, "run lengths by mask id")
 
     def load() -> dict[str, dict[int, Any]]:
-        return {thing: _runs(file.content[name], numbers) for thing, name in zip(things, names, strict=True)}
+        return {
+            object_id: _runs(file.content[name], numbers) for object_id, name in zip(object_ids, names, strict=True)
+        }
 
     return RLEs(load, len(numbers), path)
 
@@ -175,7 +177,7 @@ def seconds(time: float | str) -> float:
 
 
 def _video(folders: list[Path], name: Any, **known: Any) -> VideoFile:
-    return video_file(*(inside(folder, name) for folder in folders), **known)
+    return video_file(*(safe_join(folder, name) for folder in folders), **known)
 
 
 def _xy(point: dict[str, float]) -> tuple[float, float]:

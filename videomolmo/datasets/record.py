@@ -1,4 +1,7 @@
-"""One record type for every data set: a clip, what was said about it, and what is known of the objects meant."""
+"""One record type for every data set: a clip, what was said about it, and what is known of the objects meant.
+
+Its frames come from image files, a video file, or a function; nothing is opened before it is asked for.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,176 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Integer
+from jaxtyping import Bool, Float, Float32, Integer, UInt8
 
 from videomolmo.datasets.annotations import Annotations, as_box
-from videomolmo.datasets.files import MALFORMED, Unreadable, inside
-from videomolmo.datasets.media import Made, Pictures, VideoFile
+from videomolmo.datasets.files import MALFORMED, MissingFile, Unreadable, safe_join
 from videomolmo.errors import BadInput
-from videomolmo.io.plain_values import as_whole
-from videomolmo.io.video import Frames
+from videomolmo.io.images import ImageReader, image_size
+from videomolmo.io.plain_values import as_int
+from videomolmo.io.video import Frames, open_video
 
+VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi")
+_DEFAULT_FPS = 30.0  # what `open_video` takes where the source does not tell
 KINDS = ("referring", "reasoning", "question", "appearance", "action", "motion")
+
+
+@dataclass(frozen=True)
+class ImageSequence:
+    """Frames that are image files.
+
+    Args:
+        files: one image for each frame.
+        names: what annotations and predictions call each frame.
+        times_s: when each frame is shown, where the data set says so.
+    """
+
+    files: tuple[Path, ...]
+    names: tuple[str, ...]
+    times_s: tuple[float, ...] | None = None
+
+    def open(self, fps: float | None) -> Frames:
+        if not self.files:
+            raise Unreadable(f"{self.names or 'record'}: has no frame")
+        reader = ImageReader(self.files, fps or _DEFAULT_FPS, self.times_s, annotated=True)
+        return Frames(reader, self.files[0].parent.name)
+
+    def size(self) -> tuple[int, int]:
+        return image_size(self.files[0], as_stored=True)
+
+    def check(self) -> list[Exception]:
+        """What is wrong with the files, from their headers."""
+        return [error for path in self.files if (error := _failure(lambda path=path: image_size(path, as_stored=True)))]
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """Frames of a video file or of a folder with images.
+
+    Args:
+        candidates: where the file may be; the first one there is taken.
+        names: of the frames that belong to the record; empty for all frames of the file.
+        numbers: which frames of the file these are.
+        times_s: or the seconds at which they are shown; the nearest frame is taken.
+        height_width: size in pixels where the data set says so.
+    """
+
+    candidates: tuple[Path, ...]
+    names: tuple[str, ...] = ()
+    numbers: tuple[int, ...] | None = None
+    times_s: tuple[float, ...] | None = None
+    height_width: tuple[int, int] | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.path(),)
+
+    def path(self) -> Path:
+        """The first candidate that is there.
+
+        Raises:
+            MissingFile: none is.
+        """
+        for path in self.candidates:
+            if path.exists():
+                return path
+        names = ", ".join(dict.fromkeys(path.name for path in self.candidates))
+        raise MissingFile(f"{self.candidates[0].parent}: no video {names}")
+
+    def open(self, fps: float | None) -> Frames:
+        path = self.path()
+        frames = open_video(path, fps=fps if path.is_dir() else None)
+        numbers = self.numbers
+        if numbers is None and self.times_s is not None:
+            numbers = tuple(int(np.abs(frames.times_s - time).argmin()) for time in self.times_s)
+        return frames if numbers is None else Frames(_Selected(frames, numbers), frames.name)
+
+    def size(self) -> tuple[int, int]:
+        if self.height_width:
+            return self.height_width
+        with self.open(None) as frames:
+            return frames.height, frames.width
+
+    def check(self) -> list[Exception]:
+        failure = _failure(self._look)
+        return [failure] if failure else []
+
+    def _look(self) -> None:
+        """Open the file as far as its header."""
+        path = self.path()
+        if path.is_dir():
+            open_video(path).close()
+            return
+        import av
+
+        try:
+            with av.open(f"file:{path}", metadata_errors="replace") as container:
+                if not container.streams.video:
+                    raise Unreadable(f"{path}: has no picture")
+        except av.FFmpegError as error:
+            raise Unreadable(f"{path}: not a video that can be opened ({error})") from None
+
+
+@dataclass(frozen=True)
+class GeneratedFrames:
+    """Frames that a function makes."""
+
+    make: Callable[[], UInt8[np.ndarray, "frames height width 3"]]
+    names: tuple[str, ...]
+    height_width: tuple[int, int]
+    files: tuple[Path, ...] = ()
+    times_s: None = None
+
+    def open(self, fps: float | None) -> Frames:
+        return open_video(self.make(), fps=fps)
+
+    def size(self) -> tuple[int, int]:
+        return self.height_width
+
+    def check(self) -> list[Exception]:
+        return []
+
+
+def video_file(*stems: Path, **known: object) -> VideoFile:
+    """A video with one of these names, written with its suffix or without it."""
+    ends = ("", *VIDEO_SUFFIXES)
+    return VideoFile(tuple(stem.with_name(stem.name + end) for stem in stems for end in ends), **known)
+
+
+def _failure(look: Callable[[], object]) -> Exception | None:
+    try:
+        look()
+    except (MissingFile, Unreadable) as error:
+        return error
+    except ValueError as error:
+        return Unreadable(str(error))
+    return None
+
+
+class _Selected:
+    """Some frames of a video under numbers from 0."""
+
+    def __init__(self, frames: Frames, numbers: Sequence[int]):
+        beyond = [number for number in numbers if not 0 <= number < len(frames)]
+        if beyond:
+            frames.close()
+            raise Unreadable(f"{frames.name}: has {len(frames)} frames; frame {beyond[0]} is annotated")
+        self._frames, self._numbers = frames, numbers
+        self.height, self.width, self.fps = frames.height, frames.width, frames.fps
+        self.times_s, self.pixel_aspect = frames.times_s[list(numbers)], frames.pixel_aspect
+
+    @property
+    def warning(self) -> str | None:
+        return self._frames.warning
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def read(self, number: int) -> UInt8[np.ndarray, "height width 3"]:
+        return self._frames[self._numbers[number]]
+
+    def close(self) -> None:
+        self._frames.close()
 
 
 @dataclass(frozen=True)
@@ -67,7 +230,7 @@ class Record:
     dataset: str
     split: str
     clip: str
-    media: Pictures | VideoFile | Made
+    media: ImageSequence | VideoFile | GeneratedFrames
     expressions: tuple[Expression, ...]
     objects: Mapping[str, str | None]
     annotations: Annotations = field(default_factory=Annotations)
@@ -105,9 +268,9 @@ class Record:
     def _size(self) -> tuple[int, int]:
         return self.media.size()
 
-    def mask_of(self, thing: str, frame: int) -> Bool[np.ndarray, "height width"] | None:
+    def mask_of(self, object_id: str, frame: int) -> Bool[np.ndarray, "height width"] | None:
         """Mask of an object on a frame."""
-        return self.annotations.mask(self._known(thing), self._frame(frame), self.size)
+        return self.annotations.mask(self._known(object_id), self._frame(frame), self.size)
 
     def masks(self, frame: int) -> Bool[np.ndarray, "objects height width"] | None:
         """Masks of all objects in the order of `objects`; None where none of them is annotated."""
@@ -121,7 +284,7 @@ class Record:
             return None
         if not expression.objects:
             return np.zeros(self.size(), dtype=bool)
-        found = [self.mask_of(thing, frame) for thing in expression.objects]
+        found = [self.mask_of(object_id, frame) for object_id in expression.objects]
         if any(mask is None for mask in found):
             return None
         sizes = {mask.shape for mask in found}
@@ -137,13 +300,13 @@ class Record:
         """Everything in the foreground, where the set says so beside its objects (ReVOS)."""
         return self.annotations.foreground(self._frame(frame))
 
-    def box_of(self, thing: str, frame: int) -> Float[np.ndarray, "4"] | None:
+    def box_of(self, object_id: str, frame: int) -> Float[np.ndarray, "4"] | None:
         """Left, top, width, height in pixels from 0; None where the object is absent or not annotated."""
-        return as_box(self.annotations.box(self._known(thing), self._frame(frame)))
+        return as_box(self.annotations.box(self._known(object_id), self._frame(frame)))
 
-    def points_of(self, thing: str, frame: int) -> Float32[np.ndarray, "points 2"] | None:
+    def points_of(self, object_id: str, frame: int) -> Float32[np.ndarray, "points 2"] | None:
         """Points in pixels, x then y."""
-        points = self.annotations.points(self._known(thing), self._frame(frame))
+        points = self.annotations.points(self._known(object_id), self._frame(frame))
         if points is None:
             return None
         try:
@@ -155,10 +318,10 @@ class Record:
             array = array * (width, height) / 100
         return array.astype(np.float32)
 
-    def _known(self, thing: str) -> str:
-        if thing not in self.objects:
-            raise BadInput(f"{self}: no object {thing!r}; expected one of {', '.join(self.objects) or 'none'}")
-        return thing
+    def _known(self, object_id: str) -> str:
+        if object_id not in self.objects:
+            raise BadInput(f"{self}: no object {object_id!r}; expected one of {', '.join(self.objects) or 'none'}")
+        return object_id
 
     def _frame(self, frame: int) -> int:
         if frame < 0 or (self.frame_names and frame >= len(self.frame_names)):
@@ -227,15 +390,15 @@ def first_records(records: Records, limit: int | None) -> Records:
     """
     if limit is None:
         return records
-    most = as_whole(limit)
-    if most is None:
+    count = as_int(limit)
+    if count is None:
         raise BadInput(f"limit is {limit!r}, expected at least 1 clip; leave it out for all")
-    return records[:most]
+    return records[:count]
 
 
-def pictures(folder: Path, names: Sequence[Any], suffix: str = ".jpg", **known: Any) -> Pictures:
+def image_sequence(folder: Path, names: Sequence[Any], suffix: str = ".jpg", **known: Any) -> ImageSequence:
     """Frames called {folder}/{name}{suffix}, with names from an index."""
-    return Pictures(tuple(inside(folder, f"{name}{suffix}") for name in names), tuple(map(str, names)), **known)
+    return ImageSequence(tuple(safe_join(folder, f"{name}{suffix}") for name in names), tuple(map(str, names)), **known)
 
 
 def in_order(ids: Sequence[Any]) -> list[str]:
@@ -245,4 +408,4 @@ def in_order(ids: Sequence[Any]) -> list[str]:
         >>> in_order(["10", 2, "2", "a"])
         ['2', '10', 'a']
     """
-    return sorted({str(thing) for thing in ids}, key=lambda thing: (not thing.isdecimal(), len(thing), thing))
+    return sorted(set(map(str, ids)), key=lambda name: (not name.isdecimal(), len(name), name))

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from videomolmo.datasets.annotations import Annotations, BinaryPNGs, Points
-from videomolmo.datasets.files import JsonLines, Unreadable, inside, read_json
-from videomolmo.datasets.record import Expression, Record, Records, pictures
+from videomolmo.datasets.files import JsonLines, Unreadable, read_json, safe_join
+from videomolmo.datasets.record import Expression, Record, Records, image_sequence
 from videomolmo.io.images import in_natural_order, natural_key
 
 TRAINING_ROWS = "videomolmo"
@@ -31,12 +31,12 @@ def read_training_rows(root: Path, split: str = "train", images: str | Path | No
         split: name of the file.
         images: folder that `video` of a row starts from (default: that of the rows).
     """
-    path = root if root.is_file() else inside(root, f"{split}.jsonl")
+    path = root if root.is_file() else safe_join(root, f"{split}.jsonl")
     base, rows = Path(images or path.parent), JsonLines(path)
 
     def build(number: int) -> Record:
         row = rows[number]
-        return record(TRAINING_ROWS, split, number, row, inside(base, row["video"]), digits=_digits(row))
+        return record(TRAINING_ROWS, split, number, row, safe_join(base, row["video"]), digits=_digits(row))
 
     return Records(TRAINING_ROWS, split, root, range(len(rows)), build)
 
@@ -53,7 +53,7 @@ def record(
 ) -> Record:
     """The record of a row; its frames are those that the row lists."""
     numbers = [int(frame) for frame in row["frame_idxs"]]
-    frames = pictures(
+    frames = image_sequence(
         folder, [f"{frame:0{digits}d}" for frame in numbers], suffix, times_s=_times(row.get("timestamps"), numbers)
     )
     listed = row["points"]
@@ -129,7 +129,7 @@ LAYOUT_FILE = "layout.json"
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things are below the root; {domain} and {video} (of a row) are replaced.
+    """Where files lie below the root; {domain} and {video} (of a row) are replaced.
 
     Attributes:
         rows: jsonl with `video`, `frame_idxs`, `points` in percent and `caption`.
@@ -163,7 +163,7 @@ class Layout:
 
     def path(self, root: Path, pattern: str, domain: str, video: str = "") -> Path:
         """A path of the layout, inside `root`."""
-        return inside(root, pattern.replace("{domain}", domain).replace("{video}", video))
+        return safe_join(root, pattern.replace("{domain}", domain).replace("{video}", video))
 
 
 def vpos_bench_splits(root: Path) -> tuple[str, ...]:
@@ -180,7 +180,7 @@ def read_vpos_bench(root: Path, split: str = "autonomous_driving", layout: Layou
     Args:
         root: the set's folder.
         split: domain, the name of its folder.
-        layout: where things are (default: {root}/layout.json, or `Layout()`).
+        layout: where files lie (default: {root}/layout.json, or `Layout()`).
     """
     layout = layout or Layout.of(root)
     rows = JsonLines(layout.path(root, layout.rows, split))

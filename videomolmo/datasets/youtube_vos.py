@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from videomolmo.datasets.annotations import Annotations, LabelPNGs
-from videomolmo.datasets.files import MissingFile, Unreadable, inside, read_json, read_text, videos_of
-from videomolmo.datasets.record import Expression, Record, Records, in_order, pictures
+from videomolmo.datasets.files import MissingFile, Unreadable, read_json, read_text, safe_join, videos_of
+from videomolmo.datasets.record import Expression, Record, Records, image_sequence, in_order
 from videomolmo.io.images import natural_key
 
 YOUTUBE_VOS = "ref_youtube_vos"
@@ -69,27 +69,27 @@ def record(
         )
         for id_, sentence in entry["expressions"].items()
     )
-    objects = {_plain(thing): about for thing, about in (objects or {}).items()}
-    known = objects or {thing: {} for sentence in expressions for thing in sentence.objects or ()}
-    frames = inside(root / split / "JPEGImages", name)
+    objects = {_plain(object_id): about for object_id, about in (objects or {}).items()}
+    known = objects or {object_id: {} for sentence in expressions for object_id in sentence.objects or ()}
+    frames = safe_join(root / split / "JPEGImages", name)
     annotations = Annotations()
     if known:
-        masks = inside(root / split / "Annotations", name)
-        annotations = LabelPNGs([inside(masks, f"{frame}.png") for frame in entry["frames"]])
+        masks = safe_join(root / split / "Annotations", name)
+        annotations = LabelPNGs([safe_join(masks, f"{frame}.png") for frame in entry["frames"]])
     return Record(
-        dataset, split, name, pictures(frames, entry["frames"]), expressions,
-        {thing: known[thing].get("category") for thing in in_order(list(known))}, annotations, fps,
+        dataset, split, name, image_sequence(frames, entry["frames"]), expressions,
+        {object_id: known[object_id].get("category") for object_id in in_order(list(known))}, annotations, fps,
     )  # fmt: skip
 
 
 def _object(sentence: dict[str, Any], numbered: int | None) -> tuple[str, ...] | None:
-    thing = sentence.get("obj_id", numbered)
-    return None if thing is None else (_plain(thing),)
+    object_id = sentence.get("obj_id", numbered)
+    return None if object_id is None else (_plain(object_id),)
 
 
-def _plain(thing: str | int) -> str:
+def _plain(object_id: str | int) -> str:
     """An object's id without zeros in front, as expressions and files may write it either way."""
-    return str(int(thing))
+    return str(int(object_id))
 
 
 DAVIS = "ref_davis17"
@@ -113,23 +113,22 @@ def read_davis(root: Path, split: str = "valid") -> Records:
             match = _LINE.match(line)
             if not match or not int(match[2]):
                 raise Unreadable(f'{path}, line {number}: {line!r}; expected: video object "expression"')
-            name, thing, text = match[1], int(match[2]), match[3]
-            id_ = str((thing - 1) * len(ANNOTATORS) + annotator)
-            videos.setdefault(name, {})[id_] = Expression(id_, text, (str(thing),), annotator=annotator)
+            name, object_id, text = match[1], int(match[2]), match[3]
+            id_ = str((object_id - 1) * len(ANNOTATORS) + annotator)
+            videos.setdefault(name, {})[id_] = Expression(id_, text, (str(object_id),), annotator=annotator)
 
     def build(name: str) -> Record:
-        frames = inside(davis / "JPEGImages" / "480p", name)
-        masks = inside(davis / "Annotations_unsupervised" / "480p", name)
+        frames = safe_join(davis / "JPEGImages" / "480p", name)
+        masks = safe_join(davis / "Annotations_unsupervised" / "480p", name)
         there = {path.stem for path in (*frames.glob("*.jpg"), *masks.glob("*.png"))}
         found = sorted(there, key=natural_key)
         if not found:
             raise MissingFile(f"{frames}: no frame there; expected those of {name}")
         expressions = videos.get(name, {})
-        things = in_order([thing for sentence in expressions.values() for thing in sentence.objects])
-        return Record(
-            DAVIS, split, name, pictures(frames, found), tuple(expressions[id_] for id_ in in_order(list(expressions))),
-            dict.fromkeys(things), LabelPNGs([masks / f"{frame}.png" for frame in found]),
-        )  # fmt: skip
+        object_ids = in_order([object_id for sentence in expressions.values() for object_id in sentence.objects])
+        said = tuple(expressions[id_] for id_ in in_order(list(expressions)))
+        annotations = LabelPNGs([masks / f"{frame}.png" for frame in found])
+        return Record(DAVIS, split, name, image_sequence(frames, found), said, dict.fromkeys(object_ids), annotations)
 
     return Records(DAVIS, split, root, names.split(), build)
 

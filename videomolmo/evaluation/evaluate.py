@@ -20,7 +20,7 @@ from videomolmo.datasets.registry import known
 from videomolmo.errors import BadInput
 from videomolmo.evaluation.predictions import LAYOUT, Predictions
 from videomolmo.evaluation.score import (
-    LACKING,
+    MISSING,
     Score,
     frames_of,
     label_maps,
@@ -35,10 +35,11 @@ from videomolmo.evaluation.score import (
 from videomolmo.grounding import check_settings
 from videomolmo.io import provenance
 from videomolmo.io.cache import key_of
-from videomolmo.io.files import whole_file, write_json
-from videomolmo.io.plain_values import needed_path
-from videomolmo.io.schemas import MOST_FRAMES, KeptAnswer, read_json
+from videomolmo.io.files import atomic_file, write_json
+from videomolmo.io.plain_values import require_path
+from videomolmo.io.schemas import MAX_FRAMES, KeptAnswer
 from videomolmo.io.tables import write_csv
+from videomolmo.io.untrusted import read_json
 from videomolmo.metrics import mean_over_revos, ref_davis17
 from videomolmo.metrics.expressions import RevosScore
 from videomolmo.weights import hub
@@ -89,7 +90,7 @@ def read_answer(out: Path, record: Record, expression: Expression, made_by: str 
         answer = read_json(answer_path(out, record, expression), KeptAnswer)
     except (OSError, BadInput):
         return None
-    most = len(record.frame_names) or MOST_FRAMES
+    most = len(record.frame_names) or MAX_FRAMES
     fits = all(key["frame"] < most for key in answer["key_frames"])
     known = (answer["text"], answer.get("made_by", made_by)) == (expression.text, made_by)
     return answer if fits and known else None
@@ -160,7 +161,7 @@ def evaluate(
     context: int | None = None,
     device: str = "auto",
     limit: int | None = None,
-    foreign: Path | None = None,
+    external_predictions: Path | None = None,
     layout: str = LAYOUT,
 ) -> "pd.DataFrame":
     """The table of a benchmark, also written to `out`/results.parquet and results.csv; run again to go on.
@@ -171,7 +172,7 @@ def evaluate(
         model, masks, device: see `videomolmo.load_grounder`.
         every, fusion, tau, context: see `VideoGrounder.__call__`.
         limit: only so many clips.
-        foreign: masks of another system, which are only scored; `layout` tells where they lie in that folder.
+        external_predictions: folder of another system's masks, only scored; `layout` tells where they lie.
         layout: see `Predictions`.
 
     Returns:
@@ -182,37 +183,37 @@ def evaluate(
         those with several values are counted there too, and on standard error, with what was done with them.
 
     Raises:
-        BadInput: `out` holds results of other settings, another process works there, no foreign mask is there, or what
-            the parts refuse.
+        BadInput: `out` holds results of other settings or is locked, no external mask is there, or a part refuses.
     """
     benchmark, _ = known(benchmark)
     settings = check_settings(every, fusion, tau, context)
     model, masks = hub.named(model, "--model"), hub.named(masks, "--masks")
-    out, foreign = needed_path(out, "out"), None if foreign is None else needed_path(foreign, "foreign")
-    if foreign is None and layout != LAYOUT:
+    out = require_path(out, "out")
+    external = None if external_predictions is None else require_path(external_predictions, "external_predictions")
+    if external is None and layout != LAYOUT:
         raise BadInput(f"layout {layout!r} is for masks of others; give their folder, or no layout")
     records = first_records(read_dataset(benchmark, path, split), limit)
-    by = {"foreign": str(foreign), "layout": layout} if foreign else {"model": model, "masks": masks, **settings}
-    made_by = _about(benchmark, records, limit) | by | {"expressions": _digest(records)}
-    predictions = Predictions(foreign or out / "predictions", layout)
+    by = {"foreign": str(external), "layout": layout} if external else {"model": model, "masks": masks, **settings}
+    made_by = _identity(benchmark, records, limit) | by | {"expressions": _digest(records)}
+    predictions = Predictions(external or out / "predictions", layout)
     facts = made_by | {"commit": provenance.commit(), "weights": ""}  # those of others are not known
-    if foreign is not None:
-        _check_foreign(records, predictions)
-        with provenance.claimed(out, made_by, "an evaluation", OURS):
+    if external is not None:
+        _check_external(records, predictions)
+        with provenance.locked_manifest(out, made_by, "an evaluation", OURS):
             return _score(records, predictions, out, {}, None, facts)
     grounder = _grounder(model, masks, device, settings)
     whole = made_by | {"weights": grounder.weights}
-    with provenance.claimed(out, whole, "an evaluation", OURS):
+    with provenance.locked_manifest(out, whole, "an evaluation", OURS):
         refused = _predict(grounder, records, predictions, out, settings, key_of(whole))
         facts["weights"] = " ".join(sorted(grounder.weights.values()))
         return _score(records, predictions, out, refused, key_of(whole), facts)
 
 
-def _about(benchmark: str, records: Records, limit: int | None) -> dict:
+def _identity(benchmark: str, records: Records, limit: int | None) -> dict:
     return {"benchmark": benchmark, "split": records.split, "limit": None if limit is None else int(limit)}
 
 
-def _tell(out: Path, lost: dict, notes: list[str]) -> None:
+def _write_missing(out: Path, lost: dict, notes: list[str]) -> None:
     """Write missing.json, and say what was done with masks that are unlike the others."""
     write_json(out / "missing.json", lost | ({"notes": notes} if notes else {}))
     for note in notes:
@@ -223,21 +224,21 @@ def _score(
     records: Records, predictions: Predictions, out: Path, refused: dict[str, str], key: str | None, facts: dict
 ) -> "pd.DataFrame":
     """Write what is missing, and the table."""
-    rows, missing, lacking = _scores(records, predictions, out, refused, key)
+    rows, missing, missing_frames = _scores(records, predictions, out, refused, key)
     rows += _means(rows) if facts["benchmark"] != REVOS_NAME else _revos_means(rows)
     if facts["benchmark"] == "ref_davis17":
         rows += _ref_davis17(records, predictions)
-    lost = {"missing": missing, "count": len(missing), "reasons": refused, "frames": lacking}
-    _tell(out, lost, predictions.notes())
+    lost = {"missing": missing, "count": len(missing), "reasons": refused, "frames": missing_frames}
+    _write_missing(out, lost, predictions.notes())
     return _write(out, facts, rows)
 
 
 def _grounder(model: str, masks: str, device: str, settings: dict) -> "VideoGrounder":
     """The models, once the settings are known to fit: nothing is written before."""
-    from videomolmo.systems.molmo2 import load_grounder
+    from videomolmo.systems import load_grounder
 
     grounder = load_grounder(model, masks, device)
-    grounder.context_of(settings["context"])
+    grounder.describe(settings["context"])
     return grounder
 
 
@@ -255,7 +256,7 @@ def _predict(
     return refused
 
 
-def _check_foreign(records: Records, predictions: Predictions) -> None:
+def _check_external(records: Records, predictions: Predictions) -> None:
     """Nothing where any mask of others is there."""
     if not predictions.root.is_dir():
         raise BadInput(f"{predictions.root} is no folder of predictions; check the path")
@@ -284,9 +285,9 @@ def _scores(
 ) -> tuple[list[dict], list[str], dict[str, int]]:
     """Rows of every expression; those that nothing was predicted for; how many frames of the others have no mask.
 
-    Without a `key` masks are foreign: of them neither points nor counts are known, and none are scored.
+    Without a `key` masks are external predictions: of them neither points nor counts are known, and none are scored.
     """
-    rows, missing, lacking = [], [], {}
+    rows, missing, missing_frames = [], [], {}
     for record, expression in tqdm(list(_pairs(records)), desc="score", unit="expression"):
         answer, name = read_answer(out, record, expression, key), _name(record, expression)
         try:
@@ -299,17 +300,17 @@ def _scores(
             if name not in refused:
                 raise
             scores, others = _scores_of_nothing(record, expression), []
-        gone = next((score for score in scores if score.metric == LACKING), None)
+        gone = next((score for score in scores if score.metric == MISSING), None)
         is_bare = gone is not None and gone.value == gone.n
         if is_bare or name in refused or not _has_any(predictions, record, expression):
             missing.append(name)
         elif gone is not None:
-            lacking[name] = int(gone.value)
+            missing_frames[name] = int(gone.value)
         scores = [*(score for score in scores if score is not gone), *others]
-        about = {"clip": record.clip, "expression": expression.id, "kind": expression.kind, "text": expression.text}
+        labels = {"clip": record.clip, "expression": expression.id, "kind": expression.kind, "text": expression.text}
         seconds = None if answer is None else answer["seconds"]
-        rows += [{**about, **vars(score), "seconds": seconds} for score in scores]
-    return rows, missing, lacking
+        rows += [{**labels, **vars(score), "seconds": seconds} for score in scores]
+    return rows, missing, missing_frames
 
 
 def _mask_scores(record: Record, expression: Expression, predictions: Predictions) -> list[Score]:
@@ -319,7 +320,7 @@ def _mask_scores(record: Record, expression: Expression, predictions: Prediction
 def _has_any(predictions: Predictions, record: Record, expression: Expression) -> bool:
     """Whether any frame has a mask; also where the set keeps its truth to itself."""
     frames = frames_of(record)
-    return predictions.lacking(record, expression, frames) < frames
+    return predictions.missing_frames(record, expression, frames) < frames
 
 
 def _scores_of_nothing(record: Record, expression: Expression) -> list[Score]:
@@ -392,7 +393,27 @@ def _write(out: Path, facts: dict, rows: list[dict]) -> "pd.DataFrame":
     import pandas as pd
 
     table = pd.DataFrame([facts | row for row in rows], columns=[*facts, *COLUMNS])
-    with whole_file(out / "results.parquet") as unfinished:
+    with atomic_file(out / "results.parquet") as unfinished:
         table.to_parquet(unfinished, index=False)
     write_csv(table, out / "results.csv")
     return table
+
+
+def scores_text(table: pd.DataFrame, out: Path) -> str:
+    """The means of a run, and what in its folder had no prediction, as lines."""
+    means, lines = table[table["clip"] == ALL], ["nothing scored: this set has no public masks, points or counts"]
+    if not table.empty:  # else a server scores it, or it has boxes only
+        lines = [means[["kind", "metric", "value", "n"]].to_string(index=False, float_format="{:.4f}".format)]
+    lost = json.loads((out / "missing.json").read_text(encoding="utf-8-sig"))
+    if lost["count"]:
+        lines.append(f"{lost['count']} expressions have no prediction and count 0: see {out / 'missing.json'}")
+    if lost["frames"]:
+        lines.append(f"{len(lost['frames'])} expressions have frames without a mask, which count as empty: see there")
+    return "\n".join(lines)
+
+
+def j_and_f_of(table: pd.DataFrame) -> dict[str, float]:
+    """J&F of a run by what it is a mean of, as `comparison` shows it."""
+    names = {"J&F": "mean of {n} expressions", "four annotators, J&F-Mean": "mean of four annotators"}
+    rows = table[(table["clip"] == ALL) & (table["kind"] == ALL) & table["metric"].isin(names)]
+    return {f"{row.split}, {names[row.metric].format(n=row.n)}": row.value for row in rows.itertuples()}

@@ -12,9 +12,9 @@ from PIL import Image
 
 from videomolmo.datasets.record import Expression, Record
 from videomolmo.errors import BadInput, MissingFile, Unreadable
-from videomolmo.io.files import whole_file
+from videomolmo.io.files import atomic_file
 from videomolmo.io.images import in_natural_order, read_foreground
-from videomolmo.io.schemas import open_plain
+from videomolmo.io.untrusted import open_plain
 
 LAYOUT = "{clip}/{expression}/{frame}.png"
 FIELDS = ("clip", "expression", "frame", "object", "source", "exp_id")
@@ -30,7 +30,7 @@ SERVER_LAYOUTS = {"mevis": LAYOUT, "ref_youtube_vos": "Annotations/" + LAYOUT}
 
 @dataclass(frozen=True)
 class Predictions:
-    """A folder of masks, ours or foreign.
+    """A folder of masks, ours or another system's.
 
     Args:
         root: of all PNGs; any pixel but 0 or black is foreground.
@@ -71,7 +71,7 @@ class Predictions:
         except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
             raise BadInput(f"layout {self.layout!r} has fields that are not among {', '.join(names)}") from error
 
-    def lacking(self, record: Record, expression: Expression, frames: int) -> int:
+    def missing_frames(self, record: Record, expression: Expression, frames: int) -> int:
         """How many of the first `frames` frames have no file."""
         return sum(not self.path(record, expression, frame).is_file() for frame in range(frames))
 
@@ -103,7 +103,7 @@ class Predictions:
     def write(self, record: Record, expression: Expression, frame: int, mask: Bool[np.ndarray, "height width"]) -> None:
         """One mask as a PNG of 0 and 255."""
         path = self.path(record, expression, frame)
-        with whole_file(path) as unfinished:
+        with atomic_file(path) as unfinished:
             Image.fromarray(mask.astype(np.uint8) * 255).save(unfinished, "PNG")
 
 
@@ -155,7 +155,7 @@ def write_submission(records: Iterator[Record], predictions: Predictions, datase
         )
     for path, size in sizes.items():
         _check_mask(path, size)
-    with whole_file(target, replace=False) as unfinished, zipfile.ZipFile(unfinished, "w") as archive:
+    with atomic_file(target, replace=False) as unfinished, zipfile.ZipFile(unfinished, "w") as archive:
         for path, name in entries:
             archive.writestr(name, _as_served(path))
     return len(entries)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from videomolmo.annotation.candidate_points import middle_of
+from videomolmo.annotation.candidate_points import deepest_pixel
 from videomolmo.datasets.record import Expression, Record
 from videomolmo.errors import BadInput
 from videomolmo.evaluation.predictions import Predictions
@@ -13,7 +13,7 @@ from videomolmo.metrics import image_point_scores, j_and_f, mean_point_scores, r
 from videomolmo.metrics.counting import is_close
 from videomolmo.metrics.expressions import RevosScore
 
-LACKING = "frames without a mask"
+MISSING = "frames without a mask"
 
 
 @dataclass(frozen=True)
@@ -29,25 +29,25 @@ def score_masks(record: Record, expression: Expression, predictions: Predictions
     """J, F and J&F, averaged over all frames whose truth is known; a mask that is missing or unreadable is empty.
 
     An expression without any mask counts 0, whatever the truth; where some are missing, their number is a row of its
-    own (`LACKING`). Empty where the set keeps its truth to itself.
+    own (`MISSING`). Empty where the set keeps its truth to itself.
 
     Source: per-expression protocol of MeViS and ReasonVOS. Differs: nothing is skipped.
     """
-    values, lacking = [], 0
+    values, missing_frames = [], 0
     for frame in range(frames_of(record)):
         truth = record.truth(expression, frame)
         if truth is None:
             continue
         found = predictions.read(record, expression, frame, truth.shape)
-        lacking += found is None
+        missing_frames += found is None
         values.append(j_and_f(truth, np.zeros_like(truth) if found is None else found)[:2])
     if not values:
         return []
-    if lacking == len(values):
-        values = [(0.0, 0.0)] * lacking
+    if missing_frames == len(values):
+        values = [(0.0, 0.0)] * missing_frames
     j, f = np.mean(values, axis=0)
     scores = [Score(name, float(value), len(values)) for name, value in (("J", j), ("F", f), ("J&F", (j + f) / 2))]
-    return scores + ([Score(LACKING, float(lacking), len(values))] if lacking else [])
+    return scores + ([Score(MISSING, float(missing_frames), len(values))] if missing_frames else [])
 
 
 def score_revos(record: Record, expression: Expression, predictions: Predictions) -> list[Score]:
@@ -57,13 +57,13 @@ def score_revos(record: Record, expression: Expression, predictions: Predictions
     count = frames_of(record)
     truth = np.stack(same_size(record, [record.truth(expression, frame) for frame in range(count)]))
     masks = [predictions.read(record, expression, frame, truth.shape[1:]) for frame in range(count)]
-    lacking = sum(mask is None for mask in masks)
-    if lacking == count:
-        return [*revos_row(RevosScore(0.0, 0.0, 0.0, 0.0), count), Score(LACKING, float(lacking), count)]
+    missing_frames = sum(mask is None for mask in masks)
+    if missing_frames == count:
+        return [*revos_row(RevosScore(0.0, 0.0, 0.0, 0.0), count), Score(MISSING, float(missing_frames), count)]
     found = np.stack([np.zeros(truth.shape[1:], bool) if mask is None else mask for mask in masks])
     foreground = np.stack([record.foreground(frame) for frame in range(count)])
     scores = revos_row(revos_score(truth, found, foreground), count)
-    return scores + ([Score(LACKING, float(lacking), count)] if lacking else [])
+    return scores + ([Score(MISSING, float(missing_frames), count)] if missing_frames else [])
 
 
 def revos_row(score: RevosScore, n: int) -> list[Score]:
@@ -155,14 +155,14 @@ def _points_and_masks(record: Record, expression: Expression, frame: int) -> tup
     """True points and masks of the objects that are meant and on the frame; None where any mask is not known."""
     if expression.objects is None:
         return None
-    masks = {thing: record.mask_of(thing, frame) for thing in expression.objects}
+    masks = {object_id: record.mask_of(object_id, frame) for object_id in expression.objects}
     if any(mask is None for mask in masks.values()):
         return None
     points, shown = [], []
-    for thing, mask in masks.items():
+    for object_id, mask in masks.items():
         if mask.any():
-            own = record.points_of(thing, frame)
-            own = [middle_of(mask)] if own is None or not len(own) else list(own)
+            own = record.points_of(object_id, frame)
+            own = [deepest_pixel(mask)] if own is None or not len(own) else list(own)
             points += own
             shown += [mask] if len(own) == 1 else [_part_at(mask, point) for point in own]
     return np.array(points, dtype=np.float64).reshape(-1, 2), shown

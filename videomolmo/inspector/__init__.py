@@ -1,6 +1,6 @@
-"""The track inspector: look at everything the system believes about a video, compare, correct, take away.
+"""The track inspector: predictions of a video, looked at, compared, corrected, exported.
 
-inspection: what a result says, frame by frame · differences: two results · corrections: points by hand · painting:
-pictures of frames · figures: plots · exports: files for others. None of them needs a notebook;
-widget, desk, canvas and the panels do: a desk holds what is shown, canvas and plots show it, each panel changes a part.
+inspection: a result, frame by frame · compare: two results · corrections: points by hand · render: pictures of frames ·
+plots · exports. None of them needs a notebook; widget, session, canvas and the panels do: the session holds what is
+shown, canvas and plots show it, each panel changes a part.
 """

@@ -14,8 +14,7 @@ from videomolmo.errors import BadInput
 from videomolmo.inspector import exports
 from videomolmo.inspector.corrections import Cancelled, Change, ask
 from videomolmo.inspector.inspection import Inspection
-from videomolmo.inspector.plots import name_of
-from videomolmo.inspector.session import Desk
+from videomolmo.inspector.session import InspectorState
 from videomolmo.inspector.view_panels import section
 
 MODES = [("look", "look"), ("+ point", "add"), ("− point", "off"), ("remove point", "remove")]
@@ -28,115 +27,121 @@ class CorrectPanel:
 
     Attributes:
         mode: look, add, off (a point that is not on the object) or remove.
-        thing: the object that new points belong to, None for a new one.
+        object_id: the object that new points belong to, None for a new one.
         drop, undo, redo, cancel: buttons.
         bar: progress of the correction that runs.
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, state: InspectorState) -> None:
+        self._state = state
         self.mode = widgets.ToggleButtons(
             options=MODES, style={"button_width": "auto"}, tooltips=["a click only looks", "a point on the object",
-            "a point that is not on the object", "take away the point that is clicked"],
+            "a point that is not on the object", "remove the point that is clicked"],
         )  # fmt: skip
-        self.thing = widgets.Dropdown(layout=widgets.Layout(width="130px"), tooltip="the object new points belong to")
+        self.object_id = widgets.Dropdown(
+            layout=widgets.Layout(width="130px"), tooltip="the object new points belong to"
+        )
         self.drop = self._button("drop answer", "trash", self._drop, "as if the model had not been asked here")
-        self.undo = self._button("undo", "undo", lambda: self._at_once(desk.corrections.undo), "take it back")
-        self.redo = self._button("redo", "repeat", lambda: self._at_once(desk.corrections.redo), "do it again")
-        self.cancel = self._button("cancel", "stop", desk.work.cancel, "stop what runs; nothing is changed")
+        self.undo = self._button(
+            "undo", "undo", lambda: self._at_once(state.corrections.undo), "undo the last correction"
+        )
+        self.redo = self._button(
+            "redo", "repeat", lambda: self._at_once(state.corrections.redo), "redo the correction undone last"
+        )
+        self.cancel = self._button("cancel", "stop", state.work.cancel, "stop what runs; nothing is changed")
         self.bar = widgets.IntProgress(0, 0, 1, layout=widgets.Layout(width="150px"))
         self.running = widgets.HBox([self.bar, self.cancel], layout=widgets.Layout(display="none"))
         self.box = widgets.HBox(
-            [self.mode, self.thing, self.drop, self.undo, self.redo, self.running],
+            [self.mode, self.object_id, self.drop, self.undo, self.redo, self.running],
             layout=widgets.Layout(flex_flow="row wrap", align_items="center"),
         )
         self.mode.observe(self._remode, "value")
-        desk.clicked = self.click
-        desk.changed.append(self.refresh)
-        desk.moved.append(self._enable)
-        desk.work.turned.append(self._enable)
+        state.clicked = self.click
+        state.data_listeners.append(self.refresh)
+        state.frame_listeners.append(self._enable)
+        state.work.listeners.append(self._enable)
         self.refresh()
 
     def _button(self, text: str, icon: str, act: Callable[[], Any], why: str) -> widgets.Button:
         made = widgets.Button(description=text, icon=icon, tooltip=why, layout=widgets.Layout(width="auto"))
-        made.on_click(lambda _: self._desk.attempt(act))
+        made.on_click(lambda _: self._state.run_safely(act))
         return made
 
     def refresh(self) -> None:
         """Offer the objects there are, and what can be done."""
-        inspection, chosen, before = self._desk.inspection, self.thing.value, self.thing.options
+        inspection, chosen, before = self._state.inspection, self.object_id.value, self.object_id.options
         numbers = range(1, inspection.objects + 1)
-        options = [(f"{n} · {name_of(inspection, n)}"[:24], n) for n in numbers] + [(NEW, None)]
+        options = [(f"{n} · {inspection.name_of(n)}"[:24], n) for n in numbers] + [(NEW, None)]
         if list(before) != options:
-            self.thing.options = options
+            self.object_id.options = options
             asked_for_new = chosen is None and len(before) > 1  # else nothing else could be chosen
-            self.thing.value = chosen if chosen in numbers or asked_for_new else options[0][1]
+            self.object_id.value = chosen if chosen in numbers or asked_for_new else options[0][1]
         self._enable()
 
     def _enable(self) -> None:
-        desk = self._desk
-        can = desk.grounder is not None and not desk.work.busy and desk.inspection.frames > 0
+        state = self._state
+        can = state.grounder is not None and not state.work.busy and state.inspection.frames > 0
         self.mode.disabled = not can
-        self.thing.disabled = not can
-        self.drop.disabled = not (can and desk.inspection.outcomes().get(desk.frame) not in (None, "dropped"))
-        self.undo.disabled = desk.work.busy or not desk.corrections.can_undo
-        self.redo.disabled = desk.work.busy or not desk.corrections.can_redo
-        if desk.grounder is None:
+        self.object_id.disabled = not can
+        self.drop.disabled = not (can and state.inspection.outcomes().get(state.frame) not in (None, "dropped"))
+        self.undo.disabled = state.work.busy or not state.corrections.can_undo
+        self.redo.disabled = state.work.busy or not state.corrections.can_redo
+        if state.grounder is None:
             self.mode.tooltip = "give inspect(result, grounder=…) to correct"
 
     def _remode(self, change: dict[str, Any]) -> None:
-        self._desk.canvas.mode = change["new"]
+        self._state.canvas.mode = change["new"]
 
     def click(self, frame: int, x: float, y: float) -> None:
         """What a click at x, y of a frame does in the present mode."""
         if self.mode.value == "look":
-            self._desk.say(self._what_is_at(frame, x, y))
+            self._state.set_status(self._what_is_at(frame, x, y))
         elif self.mode.value == "remove":
-            self._desk.attempt(self._remove, frame, x, y)
+            self._state.run_safely(self._remove, frame, x, y)
         else:
-            add, positive = self._desk.corrections.add_point, self.mode.value == "add"
-            thing = self.thing.value
-            self._run("point", lambda **news: add(frame, x, y, thing, positive, **news))
+            add, positive = self._state.corrections.add_point, self.mode.value == "add"
+            object_id = self.object_id.value
+            self._run("point", lambda **news: add(frame, x, y, object_id, positive, **news))
 
     def _what_is_at(self, frame: int, x: float, y: float) -> str:
-        masks = self._desk.inspection.mask("fused", frame)
+        masks = self._state.inspection.mask("fused", frame)
         inside = masks is not None and 0 <= int(y) < masks.shape[1] and 0 <= int(x) < masks.shape[2]
         found = [n + 1 for n in range(len(masks)) if masks[n, int(y), int(x)]] if inside else []
-        names = ", ".join(name_of(self._desk.inspection, n) for n in found)
+        names = ", ".join(self._state.inspection.name_of(n) for n in found)
         return f"x {x:.1f}, y {y:.1f} px on frame {frame}: {names or 'no object'}"
 
     def _remove(self, frame: int, x: float, y: float) -> None:
-        inspection = self._desk.inspection
+        inspection = self._state.inspection
         points = [one for one in inspection.points(frame) if one.object is not None]
         reach = max(4.0, REACH * math.hypot(inspection.width, inspection.height))
         away = [math.dist((one.x, one.y), (x, y)) for one in points]
         # of several within reach one of the object that is chosen, then the nearest
-        other = [one.object != self.thing.value for one in points]
+        other = [one.object != self.object_id.value for one in points]
         within = [(other[n], far, n) for n, far in enumerate(away) if far <= reach]
         if not within:
             raise BadInput(f"no point within {reach:.0f} px of the click on frame {frame}; click on a point")
         near = points[min(within)[-1]]
-        remove = self._desk.corrections.remove_point
+        remove = self._state.corrections.remove_point
         self._run("removal", lambda **news: remove(frame, near.object, near.index, **news))
 
     def _drop(self) -> None:
-        drop, frame = self._desk.corrections.drop_answer, self._desk.frame
+        drop, frame = self._state.corrections.drop_answer, self._state.frame
         self._run("drop", lambda **news: drop(frame, **news))
 
     def _at_once(self, act: Callable[[], Change]) -> None:
-        if self._desk.is_free():
+        if self._state.is_free():
             try:
                 self._done(act(), None)
             except BadInput as error:
                 self._done(None, error)
 
     def _run(self, what: str, act: Callable[..., Change]) -> None:
-        if not self._desk.is_free():
+        if not self._state.is_free():
             return
         self.running.layout.display = ""
         self.bar.value = 0
-        self._desk.say(f"{what}: masks are made again between the neighbouring key frames …")
-        self._desk.work.start(lambda progress, cancel: act(progress=progress, cancel=cancel), self._news, self._done)
+        self._state.set_status(f"{what}: masks are made again between the neighbouring key frames …")
+        self._state.work.start(lambda progress, cancel: act(progress=progress, cancel=cancel), self._news, self._done)
 
     def _news(self, steps: int, of: int) -> None:
         self.bar.max, self.bar.value = max(1, of), steps
@@ -145,39 +150,39 @@ class CorrectPanel:
         self.running.layout.display = "none"
         if error is not None:
             if isinstance(error, Cancelled):
-                self._desk.say("cancelled: nothing was changed")
+                self._state.set_status("cancelled: nothing was changed")
             else:
-                self._desk.refresh()  # refused because of corrections made elsewhere, perhaps: they are shown now
-                self._desk.regret(error)
+                self._state.refresh()  # refused because of corrections made elsewhere, perhaps: they are shown now
+                self._state.show_error(error)
             return
-        self._desk.refresh()
+        self._state.refresh()
         if change.record["action"] == "add_point":
-            self.thing.value = change.object  # a new object, too, is what the next points belong to
+            self.object_id.value = change.object  # a new object, too, is what the next points belong to
         first, end = change.frames
         changed = f"frames {first}–{end - 1} changed" if end > first else "no frame changed"
         action = change.record["action"].replace("_", " ")
-        self._desk.say(f"{action}: {changed}, SAM 2 went through {change.propagated}")
+        self._state.set_status(f"{action}: {changed}, SAM 2 went through {change.propagated}")
 
 
-Export = Callable[[Desk, Path], Any]
+Export = Callable[[InspectorState, Path], Any]
 EXPORTS: dict[str, tuple[str, Export]] = {  # what the user reads: ending of the name ("" a folder), how it is written
-    "DAVIS pictures": ("", lambda desk, path: exports.export_davis(desk.inspection, path)),
-    "COCO masks (JSON)": (".json", lambda desk, path: exports.export_coco(desk.inspection, path)),
-    "tracks (CSV)": (".csv", lambda desk, path: exports.export_tracks(desk.inspection, path)),
-    "video (MP4)": (".mp4", lambda desk, path: _video(desk, path)),
-    "video (GIF)": (".gif", lambda desk, path: _video(desk, path)),
-    "this view (PNG)": (".png", lambda desk, path: _view(desk, path)),
-    "training records": (".jsonl", lambda desk, path: desk.corrections.export_training(path)),
+    "DAVIS pictures": ("", lambda state, path: exports.export_davis(state.inspection, path)),
+    "COCO masks (JSON)": (".json", lambda state, path: exports.export_coco(state.inspection, path)),
+    "tracks (CSV)": (".csv", lambda state, path: exports.export_tracks(state.inspection, path)),
+    "video (MP4)": (".mp4", lambda state, path: _video(state, path)),
+    "video (GIF)": (".gif", lambda state, path: _video(state, path)),
+    "this view (PNG)": (".png", lambda state, path: _view(state, path)),
+    "training records": (".jsonl", lambda state, path: state.corrections.export_training(path)),
 }
 
 
-def _video(desk: Desk, path: Path) -> None:
-    look, beside = replace(desk.look, size=None), desk.beside  # the video's own size, not that of the page
-    exports.export_video(desk.inspection, path, look, beside=beside and (beside[0], replace(beside[1], size=None)))
+def _video(state: InspectorState, path: Path) -> None:
+    look, beside = replace(state.look, size=None), state.beside  # the video's own size, not that of the page
+    exports.export_video(state.inspection, path, look, beside=beside and (beside[0], replace(beside[1], size=None)))
 
 
-def _view(desk: Desk, path: Path) -> None:
-    exports.export_view(desk.inspection, path, desk.frame, desk.look, beside=desk.beside)
+def _view(state: InspectorState, path: Path) -> None:
+    exports.export_view(state.inspection, path, state.frame, state.look, beside=state.beside)
 
 
 _being_written: set[Path] = set()  # by any inspector of this kernel; they get their names at the end
@@ -200,43 +205,42 @@ class ExportPanel:
         line: the path that was written.
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, state: InspectorState) -> None:
+        self._state = state
         self.kind = widgets.Dropdown(options=list(EXPORTS), layout=widgets.Layout(width="170px"))
         self.button = widgets.Button(description="export", icon="download", layout=widgets.Layout(width="90px"))
-        self.button.tooltip = f"write it below {desk.folder}"
+        self.button.tooltip = f"write it below {state.folder}"
         self.button.on_click(lambda _: self.export())
         self.line = widgets.HTML()
-        self.box = widgets.VBox([section("Take away"), widgets.HBox([self.kind, self.button]), self.line])
+        self.box = widgets.VBox([section("Export"), widgets.HBox([self.kind, self.button]), self.line])
 
     def export(self) -> None:
         """Write the chosen kind of file under a name that is not taken; video files take a while."""
-        if self._desk.work.busy:
-            self._desk.say("wait until the present work is done", error=True)
+        if not self._state.is_free():
             return
         ending, write = EXPORTS[self.kind.value]
         stem = self.kind.value.split(" (")[0].replace(" ", "_").lower()
-        path = free_path(self._desk.folder, stem, ending)
-        self._desk.say(f"writing {path} …")
+        path = free_path(self._state.folder, stem, ending)
+        self._state.set_status(f"writing {path} …")
 
         _being_written.add(path)
 
         def job(_: Any, __: Any) -> Path:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write(self._desk, path)
+                write(self._state, path)
             finally:
                 _being_written.discard(path)
             return path
 
-        self._desk.work.start(job, lambda *_: None, self._done)
+        self._state.work.start(job, lambda *_: None, self._done)
 
     def _done(self, path: Path | None, error: BaseException | None) -> None:
         if error is not None:
-            self._desk.regret(error)
+            self._state.show_error(error)
             return
         self.line.value = f"<small>wrote <code>{path}</code></small>"
-        self._desk.say(f"wrote {path}")
+        self._state.set_status(f"wrote {path}")
 
 
 class AskPanel:
@@ -249,75 +253,74 @@ class AskPanel:
         keep: saves the result shown, with its corrections, where it lies in no folder yet.
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, state: InspectorState) -> None:
+        self._state = state
         self.text = widgets.Text(placeholder="the blue square", layout=widgets.Layout(width="190px"))
         self.button = widgets.Button(description="ask", icon="search", layout=widgets.Layout(width="70px"))
         self.history = widgets.Dropdown(layout=widgets.Layout(width="auto", display="none"))
-        self.button.disabled = self.text.disabled = desk.grounder is None
-        self.button.tooltip = "run both models" if desk.grounder is not None else "give inspect(result, grounder=…)"
+        self.button.disabled = self.text.disabled = state.grounder is None
+        self.button.tooltip = "run both models" if state.grounder is not None else "give inspect(result, grounder=…)"
         self.button.on_click(lambda _: self.ask())
         self.history.observe(self._back, "value")
         self.keep = widgets.Button(description="save this result", icon="save", layout=widgets.Layout(width="auto"))
-        self.keep.tooltip = f"it is in memory only; write it and its corrections below {desk.folder}"
+        self.keep.tooltip = f"it is in memory only; write it and its corrections below {state.folder}"
         self.keep.on_click(lambda _: self.save())
         self.box = widgets.VBox([
             section("Ask something else"), widgets.HBox([self.text, self.button]), self.history, self.keep,
         ])  # fmt: skip
-        desk.changed.append(self._offer)
+        state.data_listeners.append(self._offer)
         self._offer()
 
     def _offer(self) -> None:
-        in_memory = self._desk.inspection.folder is None
+        in_memory = self._state.inspection.folder is None
         self.keep.layout.display = "" if in_memory else "none"
 
     def save(self) -> None:
         """Write the result that is shown to a folder of its own."""
-        desk = self._desk
-        if desk.work.busy:
-            desk.say("wait until the present work is done", error=True)
+        state = self._state
+        if not state.is_free():
             return
-        inspection, path = desk.inspection, free_path(desk.folder, "result", "")
-        desk.say(f"saving {path} …")
-        desk.work.start(lambda *_: inspection.save(path), lambda *_: None, lambda _, error: self._saved(path, error))
+        inspection, path = state.inspection, free_path(state.folder, "result", "")
+        state.set_status(f"saving {path} …")
+        state.work.start(lambda *_: inspection.save(path), lambda *_: None, lambda _, error: self._saved(path, error))
 
     def _saved(self, path: Path, error: BaseException | None) -> None:
         if error is not None:
-            self._desk.regret(error)
+            self._state.show_error(error)
             return
         self._offer()
-        self._desk.say(f"saved {path}; corrections are written there from now on")
+        self._state.set_status(f"saved {path}; corrections are written there from now on")
 
     def ask(self) -> None:
         """Run the sentence in the field over the same video."""
-        desk, sentence = self._desk, self.text.value.strip()
-        if not sentence or desk.work.busy:
-            desk.say("write a sentence first" if not sentence else "wait until the present work is done", error=True)
+        state, sentence = self._state, self.text.value.strip()
+        if not sentence:
+            state.set_status("write a sentence first", error=True)
+        if not sentence or not state.is_free():
             return
-        desk.say(f"asking for “{sentence}” …")
-        inspection = desk.inspection
-        truth_free = lambda *_: Inspection(ask(inspection, sentence, desk.grounder))  # noqa: E731
-        desk.work.start(truth_free, lambda *_: None, self._done)
+        state.set_status(f"asking for “{sentence}” …")
+        inspection = state.inspection
+        truth_free = lambda *_: Inspection(ask(inspection, sentence, state.grounder))  # noqa: E731
+        state.work.start(truth_free, lambda *_: None, self._done)
 
     def _done(self, found: Inspection | None, error: BaseException | None) -> None:
         if error is not None:
-            self._desk.regret(error)
+            self._state.show_error(error)
             return
-        self._desk.asked.append(found)
+        self._state.asked.append(found)
         self.history.unobserve(self._back, "value")  # new options choose the first one for a moment
-        self.history.options = [(one.sentence, n) for n, one in enumerate(self._desk.asked)]
+        self.history.options = [(one.sentence, n) for n, one in enumerate(self._state.asked)]
         self.history.layout.display, self.history.value = "", None
         self.history.observe(self._back, "value")
-        self.history.value = len(self._desk.asked) - 1
+        self.history.value = len(self._state.asked) - 1
 
     def _back(self, change: dict[str, Any]) -> None:
-        if change["new"] is None or self._desk.asked[change["new"]] is self._desk.inspection:
+        if change["new"] is None or self._state.asked[change["new"]] is self._state.inspection:
             return
-        if self._desk.work.busy:  # it works on what is shown
-            self._desk.say("wait until the present work is done", error=True)
+        if not self._state.is_free():  # the work is about what is shown
             self.history.value = change["old"]
             return
-        self._desk.inspection.close()
-        chosen = self._desk.inspection = self._desk.asked[change["new"]]
-        self._desk.opened()
-        self._desk.say(f"“{chosen.sentence}”: {chosen.objects} object{'s' * (chosen.objects != 1)}")
+        self._state.inspection.close()
+        chosen = self._state.inspection = self._state.asked[change["new"]]
+        self._state.reset()
+        self._state.set_status(f"“{chosen.sentence}”: {chosen.objects} object{'s' * (chosen.objects != 1)}")

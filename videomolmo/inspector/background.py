@@ -40,8 +40,14 @@ def close_all(widget: "Widget") -> None:
         one.close()
 
 
-class Later:
-    """Does something soon, and once, however often it is asked for meanwhile; at once where there is no loop."""
+def notify(listeners: list[Callable[[], None]]) -> None:
+    """Call all of them."""
+    for listener in listeners:
+        listener()
+
+
+class Debounced:
+    """Runs a function soon, and once, however often it is called meanwhile; at once where there is no loop."""
 
     def __init__(self, work: Callable[[], None], seconds: float = 0.08) -> None:
         self._work, self._seconds = work, seconds
@@ -60,7 +66,7 @@ class Later:
         self._work()
 
 
-def somebody_watches() -> bool:
+def is_interactive() -> bool:
     """Whether a person runs this cell: programs that run notebooks can answer no question, and tell the kernel so."""
     from IPython import get_ipython
 
@@ -70,27 +76,27 @@ def somebody_watches() -> bool:
     return bool((kernel.get_parent() or {}).get("content", {}).get("allow_stdin"))
 
 
-def when_quiet(
+def on_idle(
     work: Callable[[], None],
     asked_at: Callable[[], float],
     waits: Callable[[], bool] = lambda: False,
     quiet_s: float = 1.5,
-    latest_s: float = 60.0,
+    max_wait_s: float = 60.0,
 ) -> None:
-    """Do something once, when the user did nothing for a while, or never came; at once where there is no loop.
+    """Run a function once the user did nothing for a while, or never came; at once where there is no loop.
 
     Args:
         work: what to do.
         asked_at: `time.monotonic()` of what the user did last; 0 before that.
         waits: whether something is under way that `work` needs.
         quiet_s: how long nothing happened.
-        latest_s: after so long it is done whatever happens.
+        max_wait_s: after so long it is done whatever happens.
     """
     loop, begun = _loop(), time.monotonic()
 
     def look() -> None:
         now = time.monotonic()
-        if now - begun > latest_s or (asked_at() and now - asked_at() > quiet_s and not waits()):
+        if now - begun > max_wait_s or (asked_at() and now - asked_at() > quiet_s and not waits()):
             work()
         else:
             loop.call_later(quiet_s / 4, look)
@@ -98,7 +104,7 @@ def when_quiet(
     work() if loop is None else look()
 
 
-class Work:
+class BackgroundTask:
     """One long job at a time, in a thread of its own; its news come back where widgets may be touched.
 
     Attributes:
@@ -108,7 +114,7 @@ class Work:
 
     def __init__(self) -> None:
         self.busy = False
-        self.turned: list[Callable[[], None]] = []
+        self.listeners: list[Callable[[], None]] = []
         self._stop = threading.Event()
 
     def cancel(self) -> None:
@@ -131,7 +137,7 @@ class Work:
         loop = _loop()
         self.busy = True
         self._stop.clear()
-        self._tell()
+        notify(self.listeners)
         back = (lambda act, *args: act(*args)) if loop is None else loop.call_soon_threadsafe
 
         def end(value: Any, error: BaseException | None) -> None:
@@ -139,12 +145,12 @@ class Work:
             try:
                 done(value, error)
             finally:
-                self._tell()
+                notify(self.listeners)
 
         def run() -> None:
             try:
                 value = job(lambda steps, of: back(news, steps, of), self._stop.is_set)
-            except Exception as error:  # whatever it is, the user is told
+            except Exception as error:  # whatever it is, the user sees it
                 back(end, None, error)
             else:
                 back(end, value, None)
@@ -154,31 +160,27 @@ class Work:
         else:
             threading.Thread(target=run, name="videomolmo inspector", daemon=True).start()
 
-    def _tell(self) -> None:
-        for tell in self.turned:
-            tell()
-
 
 class _Outdated(Exception):
-    """The masks that are scored are no longer believed."""
+    """The masks that are scored are no longer shown."""
 
 
-class ScoreWork:
+class ScoreTask:
     """Scores when they are there, one result after the other, from a thread that reads masks and compares them.
 
-    Where what is believed changes meanwhile, the thread ends and its scores are not told.
+    Where the masks change meanwhile, the thread ends and its scores are dropped.
 
     Attributes:
-        told: functions called when scores came, or must be asked for anew.
+        listeners: functions called when scores came, or must be asked for anew.
     """
 
     def __init__(self) -> None:
-        self.told: list[Callable[[], None]] = []
-        self._work = Work()
+        self.listeners: list[Callable[[], None]] = []
+        self._work = BackgroundTask()
         self._known: dict[int, tuple[Inspection, int, Scores | None]] = {}
 
     def of(self, one: Inspection) -> Scores | None:
-        """Those of the masks that are believed now; None without truth, or while they are computed."""
+        """Those of the masks that are shown now; None without truth, or while they are computed."""
         if one.truth is None:
             return None
         if not self._has(one) and not self._work.busy:
@@ -213,22 +215,21 @@ class ScoreWork:
         outdated = isinstance(error, _Outdated)
         if not outdated:
             self._known[id(one)] = one, version, scores
-        for tell in self.told:
-            tell()
+        notify(self.listeners)
         if error is not None and not outdated:
             raise error
 
 
-class CompareWork:
-    """Differences when they are there, from a thread; where what is believed changes meanwhile, nothing comes of it.
+class CompareTask:
+    """Differences when they are there, from a thread; where the masks change meanwhile, they are dropped.
 
     Attributes:
-        told: functions called when they came, or must be asked for again.
+        listeners: functions called when they came, or must be asked for again.
     """
 
     def __init__(self) -> None:
-        self.told: list[Callable[[], None]] = []
-        self._work = Work()
+        self.listeners: list[Callable[[], None]] = []
+        self._work = BackgroundTask()
         self._failed: tuple[Differences, tuple[int, int]] | None = None
 
     def of(self, differences: Differences) -> Differences | None:
@@ -244,7 +245,6 @@ class CompareWork:
 
     def _done(self, asked: tuple[Differences, tuple[int, int]], _: None, error: BaseException | None) -> None:
         self._failed = None if error is None else asked
-        for tell in self.told:
-            tell()
+        notify(self.listeners)
         if error is not None:
             raise error

@@ -10,7 +10,7 @@ import traitlets
 
 Picture = tuple[bytes, str]  # a file's content and its MIME type
 FIRST_WIDTH_PX = 640  # until the browser says how wide it is
-MOST_AT_ONCE = 16  # frames in one answer
+MAX_AT_ONCE = 16  # frames in one answer
 
 
 class FrameCanvas(anywidget.AnyWidget):
@@ -102,7 +102,7 @@ class FrameCanvas(anywidget.AnyWidget):
             was = self.frame
             self._go(content["frame"])
             asked = [n for n in dict.fromkeys(map(int, content["pictures"])) if 0 <= n < max(1, self.frames)]
-            self._deliver(asked[:MOST_AT_ONCE], moved=self.frame != was, view=content.get("view"))
+            self._deliver(asked[:MAX_AT_ONCE], moved=self.frame != was, view=content.get("view"))
             if self.frame != was:
                 self._on_frame(self.frame)
         elif kind == "click":

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from videomolmo.fusion import match_objects
 from videomolmo.inspector.fused_masks import Patch
-from videomolmo.inspector.inspection import Inspection, Scores
+from videomolmo.inspector.inspection import Inspection
 
 SAME = 0.01  # a difference below it is none
 APART = 2  # frames around a peak
@@ -65,15 +65,6 @@ class Differences:
         later = [t for t in peaks if t > after] or peaks
         return later[0] if later else None
 
-    def largest(self) -> int | None:
-        """The frame where they differ most; None if they are the same everywhere."""
-        values = self.per_frame
-        return int(values.argmax()) if len(values) and values.max() > SAME else None
-
-    def scores(self) -> tuple[Scores | None, Scores | None]:
-        """J, F and J&F of both, where truth is given."""
-        return self.first.scores(), self.second.scores()
-
     def partners(self, shown: tuple[int, ...] | None) -> tuple[int, ...] | None:
         """Ids in the second result that belong to `shown`, ids in the first, and those of its own; None for all."""
         if shown is None:
@@ -119,10 +110,10 @@ class Differences:
             right = self.second.patches("fused", t) if same_size else self._resized(t)
             for side, patches in zip(areas, (left, right), strict=True):
                 for patch in patches:
-                    side[t, patch.thing - 1] = np.count_nonzero(patch.mask)
+                    side[t, patch.object_id - 1] = np.count_nonzero(patch.mask)
             for a in left:
                 for b in right:
-                    common[t, a.thing - 1, b.thing - 1] = _common(a, b)
+                    common[t, a.object_id - 1, b.object_id - 1] = _common(a, b)
         pairs = _pair(common.sum(axis=0), *(side.sum(axis=0) for side in areas))
         return pairs, _difference(common, *areas, pairs)
 

@@ -10,8 +10,16 @@ from typing import Any, NamedTuple
 from videomolmo.errors import BadInput
 from videomolmo.inspector.edit_history import Click
 from videomolmo.inspector.inspection import Inspection
-from videomolmo.inspector.packed_masks import Strip, pack
-from videomolmo.inspector.repropagation import Cancelled, Corrected, Need, Progress, Propagation, Run, middle_of_strip
+from videomolmo.inspector.repropagation import (
+    Cancelled,
+    Corrected,
+    Need,
+    Progress,
+    Propagation,
+    PropagationKey,
+    middle_of_packed,
+)
+from videomolmo.mask_store import PackedMasks, pack
 from videomolmo.results import GroundingResult
 
 __all__ = ["Cancelled", "Change", "Corrections", "Progress", "ask"]
@@ -65,7 +73,7 @@ class Corrections:
         frame: int,
         x: float,
         y: float,
-        thing: int | None = None,
+        object_id: int | None = None,
         positive: bool = True,
         *,
         progress: Progress | None = None,
@@ -76,8 +84,8 @@ class Corrections:
         Args:
             frame: number of the frame.
             x, y: pixels of the frame.
-            thing: id of the object; None begins a new one, which is followed to the neighbouring key frames of the run
-                and not beyond: their answers do not name it. Click it there too where it goes on.
+            object_id: None begins a new object, which is followed to the neighbouring key frames of the run and not
+                beyond: their answers do not name it. Click it there too where it goes on.
             positive: on the object, or off it. A negative click on a frame without positive ones comes with an anchor:
                 the middle of what remains of the object's mask; where nothing remains, the object is not there.
             progress: called with frames done and frames in all.
@@ -92,21 +100,21 @@ class Corrections:
         frame = self._check_frame(frame)
         if not (0 <= x < look.width and 0 <= y < look.height):
             raise BadInput(f"point ({x:g}, {y:g}) lies outside the frame of {look.width}×{look.height} pixels")
-        if thing is None and not positive:
+        if object_id is None and not positive:
             raise BadInput("a new object begins with a point on it; give a positive point, or the id of an object")
-        thing = look.objects + 1 if thing is None else self._check_object(thing)
+        object_id = look.objects + 1 if object_id is None else self._check_object(object_id)
         click = (round(float(x), 2), round(float(y), 2), int(positive))
-        clicks = [*look.clicks(thing, frame), click]
+        clicks = [*look.clicks(object_id, frame), click]
         anchor = None
         if not any(label for *_, label in clicks):
-            anchor = self._anchor(thing, frame, click)
+            anchor = self._anchor(object_id, frame, click)
             clicks = [*([anchor] if anchor else []), *clicks]
         facts = {"x": click[0], "y": click[1], "positive": positive, "anchor": anchor}
-        record = {"action": "add_point", "frame": frame, "object": thing, **facts, "clicks": clicks}
+        record = {"action": "add_point", "frame": frame, "object": object_id, **facts, "clicks": clicks}
         return self._apply(record, progress, cancel)
 
     def remove_point(
-        self, frame: int, thing: int, index: int, *, progress: Progress | None = None, cancel: Cancel | None = None
+        self, frame: int, object_id: int, index: int, *, progress: Progress | None = None, cancel: Cancel | None = None
     ) -> Change:
         """Take one point away, the model's or a person's: `index` as in `Inspection.points`.
 
@@ -115,15 +123,15 @@ class Corrections:
         Raises:
             BadInput, Cancelled: as `add_point`.
         """
-        frame, thing = self._check_frame(frame), self._check_object(thing)
-        clicks = list(self.inspection.clicks(thing, frame))
+        frame, object_id = self._check_frame(frame), self._check_object(object_id)
+        clicks = list(self.inspection.clicks(object_id, frame))
         if not 0 <= index < len(clicks):
-            raise BadInput(f"object {thing} has {len(clicks)} points on frame {frame}; there is no point {index}")
+            raise BadInput(f"object {object_id} has {len(clicks)} points on frame {frame}; there is no point {index}")
         x, y, label = clicks.pop(index)
         if not any(one[2] for one in clicks):
             clicks = []  # negative points alone name nothing
         facts = {"x": x, "y": y, "positive": bool(label)}
-        record = {"action": "remove_point", "frame": frame, "object": thing, **facts, "clicks": clicks}
+        record = {"action": "remove_point", "frame": frame, "object": object_id, **facts, "clicks": clicks}
         return self._apply(record, progress, cancel)
 
     def drop_answer(self, frame: int, *, progress: Progress | None = None, cancel: Cancel | None = None) -> Change:
@@ -162,8 +170,8 @@ class Corrections:
         """
         return self._apply({"action": "redo"}, None, None)
 
-    def forget(self) -> None:
-        """Make room: what SAM 2 saw of frames is computed again when it is wanted."""
+    def clear_cache(self) -> None:
+        """Free the features of frames, which are computed again when wanted."""
         self._propagation = None
 
     def export_training(self, path: str | Path) -> int:
@@ -177,23 +185,25 @@ class Corrections:
             raise BadInput(f"frame {frame} is not in the clip, expected 0 to {self.inspection.frames - 1}")
         return int(frame)
 
-    def _check_object(self, thing: int) -> int:
-        if not 1 <= thing <= self.inspection.objects:
-            raise BadInput(f"object {thing} is not there, expected an id from 1 to {self.inspection.objects}, or None")
-        return int(thing)
+    def _check_object(self, object_id: int) -> int:
+        if not 1 <= object_id <= self.inspection.objects:
+            raise BadInput(
+                f"object {object_id} is not there, expected an id from 1 to {self.inspection.objects}, or None"
+            )
+        return int(object_id)
 
-    def _anchor(self, thing: int, frame: int, click: Click) -> Click | None:
+    def _anchor(self, object_id: int, frame: int, click: Click) -> Click | None:
         """The deepest pixel of an object's mask that is farther from a negative click than half the mask's size."""
         import numpy as np
 
-        mask = self.inspection.mask("fused", frame)[thing - 1].copy()
+        mask = self.inspection.mask("fused", frame)[object_id - 1].copy()
         rows, columns = np.nonzero(mask)
         if not len(rows):
             return None
         reach = max(2.0, 0.5 * np.sqrt(len(rows)))
         near = np.hypot(columns + 0.5 - click[0], rows + 0.5 - click[1]) <= reach
         mask[rows[near], columns[near]] = False
-        middle = middle_of_strip(pack(frame, mask[None]), frame)
+        middle = middle_of_packed(pack(frame, mask[None]), frame)
         return None if middle is None else (*middle, 1)
 
     def _apply(self, record: dict[str, Any], progress: Progress | None, cancel: Cancel | None) -> Change:
@@ -227,11 +237,11 @@ class Corrections:
                 "are now; look again, and repeat yours if it is still wanted"
             )
 
-    def _keep(self, made: Mapping[Run, Strip]) -> None:
+    def _keep(self, made: Mapping[PropagationKey, PackedMasks]) -> None:
         look = self.inspection
-        for run, strip in made.items():
+        for key, packed in made.items():
             try:
-                look.runs.put(run, strip, write=look.log.unkept is None)
+                look.propagations.put(key, packed, write=look.log.unkept is None)
             except OSError as error:
                 look.log.give_up(error)
 

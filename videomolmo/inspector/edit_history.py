@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from videomolmo.errors import BadInput
-from videomolmo.io.schemas import Correction, parse, read_bytes
-from videomolmo.mask_store import Told
+from videomolmo.io.schemas import Correction
+from videomolmo.io.untrusted import parse, read_bytes
+from videomolmo.mask_store import ClipShape
 from videomolmo.results import GroundingResult
 
 Click = tuple[float, float, int]  # x and y in pixels, 1 on the object or 0 off it
 Clicks = tuple[Click, ...]
 BaseClicks = Callable[[int, int], Clicks]
-MOST_NEW = 1000  # objects that corrections can begin
+MAX_NEW = 1000  # objects that corrections can begin
 
 
 class Stretch(NamedTuple):
@@ -55,41 +56,41 @@ class State:
 
     def objects(self) -> int:
         """The largest id of an object that was clicked on."""
-        return max((thing for thing, frames in self._by_object.items() if any(frames.values())), default=0)
+        return max((object_id for object_id, frames in self._by_object.items() if any(frames.values())), default=0)
 
     @cached_property
     def _by_object(self) -> dict[int, dict[int, Clicks]]:
         """Object to frame to clicks: many objects and many clicks are looked through once."""
         found: dict[int, dict[int, Clicks]] = {}
-        for (thing, frame), clicks in self.clicks.items():
-            found.setdefault(thing, {})[frame] = clicks
+        for (object_id, frame), clicks in self.clicks.items():
+            found.setdefault(object_id, {})[frame] = clicks
         return found
 
-    def frames_of(self, thing: int) -> set[int]:
+    def frames_of(self, object_id: int) -> set[int]:
         """Frames on which this object's clicks are others than the model's."""
-        return {*self._by_object.get(thing, ()), *self.dropped}
+        return {*self._by_object.get(object_id, ()), *self.dropped}
 
-    def clicks_of(self, thing: int, frame: int, base: BaseClicks) -> Clicks:
+    def clicks_of(self, object_id: int, frame: int, base: BaseClicks) -> Clicks:
         """Clicks of an object on a frame, the model's where nothing was corrected."""
-        if (thing, frame) in self.clicks:
-            return self.clicks[thing, frame]
-        return () if frame in self.dropped else base(thing, frame)
+        if (object_id, frame) in self.clicks:
+            return self.clicks[object_id, frame]
+        return () if frame in self.dropped else base(object_id, frame)
 
-    def keys_of(self, thing: int, key_frames: Iterable[int]) -> list[int]:
+    def keys_of(self, object_id: int, key_frames: Iterable[int]) -> list[int]:
         """Key frames that bound the stretches of an object: those of the clip and its own corrective ones."""
-        own = {frame for frame, clicks in self._by_object.get(thing, {}).items() if clicks}
+        own = {frame for frame, clicks in self._by_object.get(object_id, {}).items() if clicks}
         return sorted((set(key_frames) - self.dropped) | own)
 
-    def stretches(self, thing: int, key_frames: Iterable[int], frames: int, base: BaseClicks) -> list[Stretch]:
+    def stretches(self, object_id: int, key_frames: Iterable[int], frames: int, base: BaseClicks) -> list[Stretch]:
         """The stretches of an object in which something differs from the run, in order.
 
         Args:
-            thing: id of the object.
+            object_id: id of the object.
             key_frames: of the run.
             frames: length of the clip.
             base: the model's clicks for an object on a frame.
         """
-        changed, keys = sorted(self.frames_of(thing)), self.keys_of(thing, key_frames)
+        changed, keys = sorted(self.frames_of(object_id)), self.keys_of(object_id, key_frames)
         if not changed:
             return []
         edges = [None, *keys, None]
@@ -98,8 +99,8 @@ class State:
             start, stop = (0 if left is None else left), (frames if right is None else right)
             first = bisect_left(changed, start)  # the right key frame counts, too, where there is one
             if start < stop and first < len(changed) and changed[first] < stop + (right is not None):
-                ends = [() if key is None else positive_only(self.clicks_of(thing, key, base)) for key in (left, right)]
-                found.append(Stretch(start, stop, left, right, *ends))
+                both = (() if at is None else self.clicks_of(object_id, at, base) for at in (left, right))
+                found.append(Stretch(start, stop, left, right, *map(positive_only, both)))
         return found
 
 
@@ -144,12 +145,12 @@ class History:
         self._clicks: dict[int, dict[int, Clicks]] = {}  # frame to object to clicks
         self._dropped: set[int] = set()
         self._state: State | None = State()
-        self._most, self._last = objects, None if objects is None else objects + MOST_NEW
+        self._most, self._last = objects, None if objects is None else objects + MAX_NEW
 
     @property
     def state(self) -> State:
         if self._state is None:
-            clicks = {(thing, at): own for at, frame in self._clicks.items() for thing, own in frame.items()}
+            clicks = {(object_id, at): own for at, frame in self._clicks.items() for object_id, own in frame.items()}
             self._state = State(clicks, frozenset(self._dropped))
         return self._state
 
@@ -165,7 +166,7 @@ class History:
         """
         before, delta = self.state, self._delta(record)
         back = record["action"] == "undo"
-        changed = {(thing, delta.frame): pair[not back] for thing, pair in delta.clicks.items()}
+        changed = {(object_id, delta.frame): pair[not back] for object_id, pair in delta.clicks.items()}
         clicks = {key: own for key, own in (before.clicks | changed).items() if own is not None}
         dropped = before.dropped ^ {delta.frame} if delta.drops else before.dropped
         return State(clicks, dropped)
@@ -180,22 +181,22 @@ class History:
             if action == "drop_answer":
                 frame = int(record["frame"])
                 there = self._clicks.get(frame, {})
-                gone = {thing: (own, None) for thing, own in there.items()}
+                gone = {object_id: (own, None) for object_id, own in there.items()}
                 return Delta(frame, gone, frame not in self._dropped)
             if action in ("add_point", "remove_point"):
                 clicks = tuple((float(x), float(y), int(label)) for x, y, label in record["clicks"])
-                thing, frame = int(record["object"]), int(record["frame"])
-                self._check_object(thing)
-                return Delta(frame, {thing: (self._clicks.get(frame, {}).get(thing), clicks)})
+                object_id, frame = int(record["object"]), int(record["frame"])
+                self._check_object(object_id)
+                return Delta(frame, {object_id: (self._clicks.get(frame, {}).get(object_id), clicks)})
         except (KeyError, TypeError, ValueError) as error:
             about = f"{dict(record)!r:.200}"
             raise BadInput(f"record {about} is not a correction ({type(error).__name__}: {error})") from None
         raise BadInput(f"action {action!r:.40} is unknown, expected add_point, remove_point, drop_answer, undo or redo")
 
-    def _check_object(self, thing: int) -> None:
+    def _check_object(self, object_id: int) -> None:
         """Nothing where the object is there, or is the next one that a correction can begin."""
-        if self._most is not None and not 1 <= thing <= min(self._most + 1, self._last):
-            raise ValueError(f"object {thing} is not there, expected 1 to {min(self._most + 1, self._last)}")
+        if self._most is not None and not 1 <= object_id <= min(self._most + 1, self._last):
+            raise ValueError(f"object {object_id} is not there, expected 1 to {min(self._most + 1, self._last)}")
 
     def add(self, record: dict[str, Any]) -> None:
         """Take a record in.
@@ -205,13 +206,13 @@ class History:
         """
         delta, action = self._delta(record), record["action"]
         frame = self._clicks.setdefault(delta.frame, {})
-        for thing, pair in delta.clicks.items():
+        for object_id, pair in delta.clicks.items():
             if (own := pair[action != "undo"]) is None:
-                frame.pop(thing, None)
+                frame.pop(object_id, None)
             else:
-                frame[thing] = own
+                frame[object_id] = own
             if self._most is not None:
-                self._most = max(self._most, thing)
+                self._most = max(self._most, object_id)
         if delta.drops:
             self._dropped ^= {delta.frame}
         if action in ("undo", "redo"):
@@ -224,7 +225,7 @@ class History:
 
 
 LOG = "corrections.jsonl"
-FOLDER = "corrections"  # masks made for them, see `Runs`
+FOLDER = "corrections"  # masks made for them, see `PropagationCache`
 
 
 def result_key(result: GroundingResult) -> str:
@@ -247,7 +248,7 @@ class CorrectionLog:
         unkept: why corrections stay in memory although there is a folder; None while they are written.
     """
 
-    def __init__(self, folder: Path | None, result: str, clip: Told) -> None:
+    def __init__(self, folder: Path | None, result: str, clip: ClipShape) -> None:
         self.folder, self.result, self.clip = folder, result, clip
         self.problems: list[str] = []
         self.unkept: str | None = None

@@ -1,4 +1,4 @@
-"""What can be taken out of the inspector: masks, tables, videos, pictures, training rows."""
+"""Files written from the inspector: masks, tables, videos, pictures, training rows."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from videomolmo.annotation.annotate import ABSENT
 from videomolmo.errors import BadInput
 from videomolmo.inspector.edit_history import Click
 from videomolmo.inspector.inspection import Inspection
-from videomolmo.inspector.packed_masks import pack
 from videomolmo.inspector.render import Look, paint_beside
-from videomolmo.inspector.repropagation import middle_of_strip
-from videomolmo.io.drawing import palette, png_bytes
-from videomolmo.io.files import put, told, unfinished, whole_file
+from videomolmo.inspector.repropagation import middle_of_packed
+from videomolmo.io.drawing import png_bytes, write_index_png
+from videomolmo.io.files import atomic_file, explain_os_error, move_into_place, temporary_folder
 from videomolmo.io.tables import write_csv
+from videomolmo.mask_store import pack, place_of
 
 Progress = Callable[[int, int], None]
 Beside = tuple[Inspection, Look]  # a result, and how it is shown
@@ -36,8 +36,6 @@ def export_davis(inspection: Inspection, folder: str | Path, layer: str = "fused
     Raises:
         BadInput: the folder exists and is not empty, the layer has nothing, or there are more objects than 255.
     """
-    from PIL import Image
-
     folder = Path(folder)
     _check_layer(inspection, layer)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -45,14 +43,12 @@ def export_davis(inspection: Inspection, folder: str | Path, layer: str = "fused
     if inspection.objects > 255:
         raise BadInput(f"{inspection.objects} objects do not fit into index pictures, which hold 255; use COCO")
     _parent(folder)
-    colours = palette(256).ravel().tolist()
-    with told("cannot be written", folder), unfinished(folder.parent) as place:
+    with explain_os_error("cannot be written", folder), temporary_folder(folder.parent) as place:
         (place / "frames").mkdir()
         for t in range(inspection.frames):
-            image = Image.fromarray(_labels(inspection, layer, t))
-            image.putpalette(colours)
-            image.save(place / "frames" / f"{t:05d}.png")
-        put(place / "frames", folder, replace=False)
+            size = inspection.height, inspection.width
+            write_index_png(place / "frames" / f"{t:05d}.png", inspection.mask(layer, t), size)
+        move_into_place(place / "frames", folder, replace=False)
     return folder
 
 
@@ -72,9 +68,7 @@ def export_coco(inspection: Inspection, path: str | Path, layer: str = "fused") 
             {"id": t, "file_name": f"{t:05d}.jpg", "time_s": round(float(inspection.times_s[t]), 4), **size}
             for t in range(inspection.frames)
         ],
-        "categories": [
-            {"id": n, "name": inspection.names.get(n) or f"object {n}"} for n in range(1, _count(inspection, layer) + 1)
-        ],
+        "categories": [{"id": n, "name": inspection.name_of(n)} for n in range(1, _count(inspection, layer) + 1)],
         "annotations": [],
     }
     for t in range(inspection.frames):
@@ -100,14 +94,12 @@ def export_tracks(inspection: Inspection, path: str | Path) -> Path:
     import pandas as pd
 
     decisions, agreement = inspection.decisions(), inspection.agreement
-    series = [inspection.series(n) for n in range(1, inspection.objects + 1)]
     rows = []
     for t in range(inspection.frames):
-        for n, box in inspection.boxes(t).items():
-            place, one = (t, n - 1), series[n - 1]
-            centre = (round(float(one.x[t]), 2), round(float(one.y[t]), 2), int(one.area[t]))
-            time_s, name = round(float(inspection.times_s[t]), 4), inspection.names.get(n) or f"object {n}"
-            rows.append((t, time_s, n, name, *centre, box, decisions[place], round(float(agreement[place]), 4)))
+        for n, top, left, mask in inspection.patches("fused", t):
+            x, y, area, box = place_of(mask, top, left)
+            time_s, agreed = round(float(inspection.times_s[t]), 4), round(float(agreement[t, n - 1]), 4)
+            rows.append((t, time_s, n, inspection.name_of(n), x, y, area, box, decisions[t, n - 1], agreed))
     names = ("frame", "time_s", "object", "name", "x_px", "y_px", "area_px", "box", "decision", "agreement")
     with new_file(path, ".csv") as new:
         write_csv(pd.DataFrame(rows, columns=list(names)), new)
@@ -217,14 +209,6 @@ def _write_gif(path: Path, pictures: Iterator[np.ndarray], fps: float, times_s: 
     next(images).save(path, "GIF", save_all=True, append_images=images, duration=durations, loop=0)
 
 
-def _labels(inspection: Inspection, layer: str, t: int) -> np.ndarray:
-    labels = np.zeros((inspection.height, inspection.width), np.uint8)
-    masks = inspection.mask(layer, t)
-    for n, mask in enumerate(() if masks is None else masks, start=1):
-        labels[mask] = n
-    return labels
-
-
 def _count(inspection: Inspection, layer: str) -> int:
     return inspection.truth.objects if layer == "truth" else inspection.objects
 
@@ -244,7 +228,7 @@ def _parent(path: Path) -> None:
 
 @contextmanager
 def new_file(path: str | Path, suffix: str) -> Iterator[Path]:
-    """Where to write a new file, see `whole_file`.
+    """Where to write a new file, see `atomic_file`.
 
     Raises:
         BadInput: the file exists, has another suffix, or no folder.
@@ -255,7 +239,7 @@ def new_file(path: str | Path, suffix: str) -> Iterator[Path]:
     _parent(path)
     if path.exists():
         raise BadInput(f"{path} exists; give another name")
-    with whole_file(path, replace=False) as new:
+    with atomic_file(path, replace=False) as new:
         yield new
 
 
@@ -301,7 +285,7 @@ def write_rows(inspection: Inspection, path: Path) -> int:
         frames.mkdir()
         for t in row["frame_idxs"]:
             Image.fromarray(inspection.frame(t)).save(frames / f"{t:05d}.jpg", quality=JPEG_QUALITY)
-        put(frames, folder, replace=False)
+        move_into_place(frames, folder, replace=False)
     return 1
 
 
@@ -340,7 +324,7 @@ def training_row(inspection: Inspection, clip: str) -> dict:
         "points": points,
         "caption": inspection.sentence,
         "expression": "0",
-        "objects": [str(thing) for thing in range(1, inspection.objects + 1)],
+        "objects": [str(object_id) for object_id in range(1, inspection.objects + 1)],
         "fps": inspection.fps,
         "corrections": len(inspection.history.records),
     }
@@ -365,12 +349,12 @@ def _is_answered(inspection: Inspection, t: int) -> bool:
 def _clicks_on(inspection: Inspection, t: int) -> list[Click]:
     """Clicks of all objects on a key frame; where only some were clicked on, the middles of the others' masks."""
     found, answered = [], _is_answered(inspection, t)
-    for thing in range(1, inspection.objects + 1):
-        clicks = inspection.clicks(thing, t)
-        if not clicks and not answered and (thing, t) not in inspection.history.state.clicks:
+    for object_id in range(1, inspection.objects + 1):
+        clicks = inspection.clicks(object_id, t)
+        if not clicks and not answered and (object_id, t) not in inspection.history.state.clicks:
             for patch in inspection.patches("fused", t):
-                if patch.thing == thing:
-                    x, y = middle_of_strip(pack(t, patch.mask[None]), t)
+                if patch.object_id == object_id:
+                    x, y = middle_of_packed(pack(t, patch.mask[None]), t)
                     clicks = ((x + patch.left, y + patch.top, 1),)
         found += clicks
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple, Protocol
@@ -10,10 +9,18 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
-from videomolmo.fusion import match_objects
-from videomolmo.inspector.packed_masks import NOWHERE, Strip, in_pixels, shared
-from videomolmo.inspector.segments import DECISIONS, Fused, Segment, behind_key, fuse_segment
-from videomolmo.inspector.store import MaskStore
+from videomolmo.inspector.segments import (
+    DECISIONS,
+    MAX_BYTES,
+    Fused,
+    Segment,
+    SegmentStore,
+    fuse_segment,
+    prepend_key_frame,
+)
+from videomolmo.io.cache import BoundedCache
+from videomolmo.mask_store import NOWHERE, PackedMasks, in_pixels, intersection_area
+from videomolmo.masks.windows import Identities
 
 
 class Matching:
@@ -21,79 +28,82 @@ class Matching:
 
     Args:
         store: masks of the run.
-        least: least overlap of a pair, from 0 to 1; None pairs nothing.
+        min_overlap: least overlap of a pair, from 0 to 1; None pairs nothing.
 
     Attributes:
-        objects: how many there are now.
         labels: key frame to {stored id: new id} of the objects that it shows.
     """
 
-    def __init__(self, store: MaskStore, least: float | None) -> None:
-        self.store, self.least, self.objects = store, least, 0
+    def __init__(self, store: SegmentStore, min_overlap: float | None) -> None:
+        self.store, self.min_overlap, self._identities = store, min_overlap, Identities()
         self.labels: dict[int, dict[int, int]] = {}
         self._windows: list[tuple[dict[int, int], dict[int, int]]] = []
         right: dict[int, int] = {}
         for window in range(len(store.starts)):
             segments = store.segments(window)
-            left = {s.thing: right.get(s.thing) or self._new() for s in segments if s.reach_forward[:1].any()}
+            left = {
+                s.object_id: right.get(s.object_id) or self._identities.new()
+                for s in segments
+                if s.reach_forward[:1].any()
+            }
             self.labels[store.starts[window]] = left
             right = self._right(segments, left)
             self._windows.append((left, right))
 
-    def _new(self) -> int:
-        self.objects += 1
-        return self.objects
-
     def _right(self, segments: list[Segment], left: dict[int, int]) -> dict[int, int]:
         """New ids of the objects of the right key frame."""
-        if self.least is not None and all(s.stop - s.start == 1 for s in segments):
+        if self.min_overlap is not None and all(s.stop - s.start == 1 for s in segments):
             return dict(left)  # nothing lies between these key frames: as stored
-        there = [s for s in segments if s.thing in left]
-        back = [s for s in segments if s.reach_backward[1:].any()]
-        if self.least is None or not back:
-            return {s.thing: self._new() for s in back}
-        pairs = match_objects(overlap_between(there, back), self.least) if there else []
-        found = {back[j].thing: left[there[i].thing] for i, j in pairs}
-        return {s.thing: found.get(s.thing) or self._new() for s in back}
+        forward = [s for s in segments if s.object_id in left]
+        backward = [s for s in segments if s.reach_backward[1:].any()]
+        found: list[int | None] = [None] * len(backward)
+        if self.min_overlap is not None and forward and backward:
+            ids = [left[s.object_id] for s in forward]
+            found = self._identities.follow(ids, overlap_between(forward, backward), self.min_overlap)
+        return {s.object_id: new or self._identities.new() for s, new in zip(backward, found, strict=True)}
+
+    @property
+    def objects(self) -> int:
+        """How many there are now."""
+        return self._identities.count
 
     def segments(self, window: int) -> list[Segment]:
         """Objects of a window under their new ids."""
         left, right = self._windows[window]
-        stored = {segment.thing: segment for segment in self.store.segments(window)}
-        there = {new: stored[old] for old, new in left.items()}
-        back = {new: stored[old] for old, new in right.items()}
-        return [_pair(new, there.get(new), back.get(new)) for new in sorted({*there, *back})]
+        stored = {segment.object_id: segment for segment in self.store.segments(window)}
+        forward = {new: stored[old] for old, new in left.items()}
+        backward = {new: stored[old] for old, new in right.items()}
+        return [_pair(new, forward.get(new), backward.get(new)) for new in sorted({*forward, *backward})]
 
 
-def overlap_between(there: list[Segment], back: list[Segment]) -> np.ndarray:
+def overlap_between(forward: list[Segment], backward: list[Segment]) -> np.ndarray:
     """IoU over space and time of every forward with every backward propagation of a window, key frame left out."""
-    overlap = np.zeros((len(there), len(back)))
-    for (i, a), (j, b) in ((left, right) for left in enumerate(there) for right in enumerate(back)):
+    overlap = np.zeros((len(forward), len(backward)))
+    for (i, a), (j, b) in ((left, right) for left in enumerate(forward) for right in enumerate(backward)):
         frames = range(a.start + 1, min(a.stop, b.stop))
-        common = sum(shared(a.forward, b.backward, at) for at in frames)
+        common = sum(intersection_area(a.forward, b.backward, at) for at in frames)
         total = a.forward.areas()[1:].sum() + b.backward.areas()[1:].sum() - common
         overlap[i, j] = common / total if total else 0.0
     return overlap
 
 
-def _pair(thing: int, there: Segment | None, back: Segment | None) -> Segment:
+def _pair(object_id: int, ahead: Segment | None, behind: Segment | None) -> Segment:
     """One object made of the forward masks of one stored object and the backward masks of another."""
-    if there is not None and back is not None and there.thing == back.thing:
-        return replace(there, thing=thing)
-    one = there or back
+    if ahead is not None and behind is not None and ahead.object_id == behind.object_id:
+        return replace(ahead, object_id=object_id)
+    one = ahead or behind
     count = one.stop - one.start
-    reach_forward, reach_backward = np.full(count, there is not None), np.full(count, back is not None)
+    reach_forward, reach_backward = np.full(count, ahead is not None), np.full(count, behind is not None)
     reach_backward[0] = reach_forward[0]
-    own = there.forward.cut(one.start, one.start + 1) if there is not None else None
-    after = back.backward.cut(one.start + 1, one.stop) if back is not None else None
-    forward = None if there is None else there.forward
+    own = ahead.forward.slice(one.start, one.start + 1) if ahead is not None else None
+    after = behind.backward.slice(one.start + 1, one.stop) if behind is not None else None
+    forward = None if ahead is None else ahead.forward
     return replace(
-        one, thing=thing, forward=forward, backward=behind_key(one.start, count, own, after),
+        one, object_id=object_id, forward=forward, backward=prepend_key_frame(one.start, count, own, after),
         reach_forward=reach_forward, reach_backward=reach_backward, stored=None,
     )  # fmt: skip
 
 
-MOST_BYTES = 256 << 20
 MASK_LAYERS = ("forward", "backward", "fused", "disagreement")
 _REACHING = ("forward", "backward", "disagreement")  # layers that may show nothing at all
 
@@ -109,7 +119,7 @@ class Source(Protocol):
 class Patch(NamedTuple):
     """An object's mask where it is: rows from `top`, columns from `left`, in pixels of the frame."""
 
-    thing: int
+    object_id: int
     top: int
     left: int
     mask: Bool[np.ndarray, "height width"]
@@ -125,8 +135,8 @@ class Tables(NamedTuple):
     area: Integer[np.ndarray, "frames objects"]
 
 
-class Belief:
-    """What is believed under one rule. Safe from any thread.
+class FusedMasks:
+    """Masks and tables of a clip fused by one rule. Safe from any thread.
 
     Args:
         store: its windows.
@@ -135,10 +145,9 @@ class Belief:
         keep_stored: whether masks that the run saved are taken.
     """
 
-    def __init__(self, store: MaskStore, source: Source, rule: str, tau: float, keep_stored: bool) -> None:
+    def __init__(self, store: SegmentStore, source: Source, rule: str, tau: float, keep_stored: bool) -> None:
         self.store, self.source, self.rule, self.tau, self.keep_stored = store, source, rule, tau, keep_stored
-        self._kept: OrderedDict[int, list[Fused]] = OrderedDict()
-        self._bytes = 0
+        self._cache = BoundedCache(MAX_BYTES, _size)
         self._rows: dict[int, tuple[np.ndarray, ...]] = {}
         self._tables: Tables | None = None
         self._reach: dict[int, tuple[bool, bool, bool]] = {}
@@ -156,27 +165,22 @@ class Belief:
             for window in list(self._rows) if grown else windows:
                 self._rows.pop(window, None)
             for window in windows:
-                self._bytes -= _size(self._kept.pop(window, []))
+                self._cache.pop(window)
                 self._reach.pop(window, None)
 
-    def forget(self) -> None:
-        """Make room: masks can be read and fused again; the tables stay."""
+    def clear_cache(self) -> None:
+        """Free the masks, which can be read and fused again; the tables stay."""
         with self._lock:
-            self._kept.clear()
-            self._bytes = 0
-            self.store.forget()
+            self._cache.clear()
+            self.store.clear_cache()
 
     def fused(self, window: int) -> list[Fused]:
         """Objects of a window after the rule."""
         with self._lock:
-            if window in self._kept:
-                self._kept.move_to_end(window)
-                return self._kept[window]
+            if (found := self._cache.get(window)) is not None:
+                return found
             found = [fuse_segment(s, self.rule, self.tau, self.keep_stored) for s in self.source.segments(window)]
-            self._kept[window] = found
-            self._bytes += _size(found)
-            while self._bytes > MOST_BYTES and len(self._kept) > 1:
-                self._bytes -= _size(self._kept.popitem(last=False)[1])
+            self._cache.put(window, found)
             self._rows.setdefault(window, self._row(window, found))
             return found
 
@@ -187,7 +191,7 @@ class Belief:
         codes, area = np.full(shape, DECISIONS.index("none")), np.zeros(shape, np.int64)
         for one in found:
             s = one.segment
-            place = slice(s.start - start, s.stop - start), s.thing - 1
+            place = slice(s.start - start, s.stop - start), s.object_id - 1
             agreement[place], codes[place] = s.agreement, one.codes
             x[place], y[place], area[place] = one.x, one.y, one.area
         return agreement, codes, x, y, area
@@ -199,7 +203,7 @@ class Belief:
                 windows = range(len(self.store.starts))
                 for window in windows:
                     if window not in self._rows:
-                        self._bytes -= _size(self._kept.pop(window, []))
+                        self._cache.pop(window)
                         self.fused(window)
                 rows = [self._rows[window] for window in windows]
                 columns = zip(*rows, strict=True)
@@ -210,7 +214,7 @@ class Belief:
         empty = np.zeros((0, self.objects))
         return Tables(empty, empty.astype(int), empty, empty, empty.astype(int))
 
-    def reasons(self) -> dict[str, str]:
+    def unavailable_layers(self) -> dict[str, str]:
         """Layers that show nothing on any frame, with the reason."""
         gone = {name: f"no {name} masks were stored" for name in ("forward", "backward")}
         gone["disagreement"] = "no frame has masks of both directions"
@@ -253,18 +257,18 @@ class Belief:
             at = t - segment.start
             if not (segment.reach_forward[at] and segment.reach_backward[at]):
                 return None
-            forward, backward, box = segment.cut(t, t + 1).directions()
-            return _cut(segment.thing, np.unpackbits(forward[0] ^ backward[0], axis=-1).view(bool), box, width)
-        strip: Strip | None = one.strip if layer == "fused" else getattr(segment, layer)
-        if strip is None or strip.box == NOWHERE:
+            forward, backward, box = segment.slice(t, t + 1).directions()
+            return _cut(segment.object_id, np.unpackbits(forward[0] ^ backward[0], axis=-1).view(bool), box, width)
+        packed: PackedMasks | None = one.packed if layer == "fused" else getattr(segment, layer)
+        if packed is None or packed.box == NOWHERE:
             return None
-        return _cut(segment.thing, strip.at(t), strip.box, width)
+        return _cut(segment.object_id, packed.at(t), packed.box, width)
 
 
-def _cut(thing: int, mask: np.ndarray, box: tuple, width: int) -> Patch:
+def _cut(object_id: int, mask: np.ndarray, box: tuple, width: int) -> Patch:
     top, _, left, right = in_pixels(box, width)
-    return Patch(thing, top, left, mask[:, : right - left])
+    return Patch(object_id, top, left, mask[:, : right - left])
 
 
 def _size(found: list[Fused]) -> int:
-    return sum(one.segment.bytes + one.strip.bits.nbytes for one in found)
+    return sum(one.segment.bytes + one.packed.bits.nbytes for one in found)

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from videomolmo.errors import BadInput
 from videomolmo.io.images import list_images, read_labels
 from videomolmo.io.plain_values import as_array, as_path
-from videomolmo.io.schemas import StoredArrays, open_plain
+from videomolmo.io.untrusted import StoredArrays, open_plain
 
 SAMPLED = 200  # frames that decide which object is compared with which
 
@@ -33,11 +33,11 @@ class Scores(NamedTuple):
     j_and_f: Float[np.ndarray, "frames objects"]
     partner: tuple[int | None, ...]
 
-    def of(self, thing: int) -> Float[np.ndarray, " frames"]:
-        """J&F per frame of the object with id `thing`; NaN where no true object was compared with it."""
-        if thing not in self.partner:
+    def of(self, object_id: int) -> Float[np.ndarray, " frames"]:
+        """J&F per frame of the object with id `object_id`; NaN where no true object was compared with it."""
+        if object_id not in self.partner:
             return np.full(len(self.j), np.nan)
-        return self.j_and_f[:, self.partner.index(thing)]
+        return self.j_and_f[:, self.partner.index(object_id)]
 
     @property
     def per_frame(self) -> Float[np.ndarray, " frames"]:
@@ -48,7 +48,7 @@ class Scores(NamedTuple):
         return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
-def score(truth: Truth, found: Callable[[int], np.ndarray | None], objects: int, frames: int) -> Scores:
+def score(truth: GroundTruth, found: Callable[[int], np.ndarray | None], objects: int, frames: int) -> Scores:
     """J and F of each true object against the object that covers it best over the clip.
 
     Args:
@@ -73,7 +73,9 @@ def score(truth: Truth, found: Callable[[int], np.ndarray | None], objects: int,
     return Scores(j, f, (j + f) / 2, tuple(partner))
 
 
-def _partners(truth: Truth, found: Callable[[int], np.ndarray | None], objects: int, frames: int) -> list[int | None]:
+def _partners(
+    truth: GroundTruth, found: Callable[[int], np.ndarray | None], objects: int, frames: int
+) -> list[int | None]:
     """For each true object the id of the found one with the largest mean IoU; none without any overlap."""
     from videomolmo.fusion import match_objects, overlap_matrix
 
@@ -96,7 +98,7 @@ HALF = 128  # from where on a grey level counts as the object
 Masks = Bool[np.ndarray, "objects height width"]
 
 
-class Truth:
+class GroundTruth:
     """True masks of a clip.
 
     Args:
@@ -136,7 +138,7 @@ class Truth:
         return np.stack([_resize(mask, self.size) for mask in found]) if len(found) else np.zeros((0, *self.size), bool)
 
 
-def open_truth(source: Any, frames: int, size: tuple[int, int]) -> Truth | None:
+def open_truth(source: Any, frames: int, size: tuple[int, int]) -> GroundTruth | None:
     """Truth from an array, a folder of pictures, a .npz or a .npy; None for None.
 
     Args:
@@ -162,23 +164,23 @@ def open_truth(source: Any, frames: int, size: tuple[int, int]) -> Truth | None:
     return truth
 
 
-def _of_array(masks: np.ndarray, size: tuple[int, int]) -> Truth:
+def _of_array(masks: np.ndarray, size: tuple[int, int]) -> GroundTruth:
     if masks.ndim not in (3, 4) or masks.dtype.kind not in "bui" or 0 in masks.shape[-2:]:
         raise BadInput(
             f"truth is {masks.dtype} {masks.shape}: expected booleans (frames, objects, height, width) or "
             "(frames, height, width), or numbers of objects (frames, height, width)"
         )
     if masks.ndim == 4:
-        return Truth(lambda t: masks[t] != 0, masks.shape[1], len(masks), size, masks.shape[2:])
+        return GroundTruth(lambda t: masks[t] != 0, masks.shape[1], len(masks), size, masks.shape[2:])
     if masks.dtype == bool:
-        return Truth(lambda t: masks[t : t + 1], 1, len(masks), size, masks.shape[1:])
+        return GroundTruth(lambda t: masks[t : t + 1], 1, len(masks), size, masks.shape[1:])
     levels = set().union(*map(_levels_of, masks))
     return _of_labels(lambda t: masks[t], levels, len(masks), size, masks.shape[1:])
 
 
 def _of_labels(
     read: Callable[[int], np.ndarray | None], levels: set[int], frames: int, size: tuple[int, int], own: tuple[int, int]
-) -> Truth:
+) -> GroundTruth:
     """Truth from label maps in which these `levels` stand; None where nothing is known of a frame."""
     positive = {level for level in levels if level > 0}
     objects = sorted(positive - {VOID}) or sorted(positive)  # black and white: one object; beside others 255 is void
@@ -190,7 +192,7 @@ def _of_labels(
             return None
         return labels[None] >= HALF if is_soft else labels[None] == np.array(objects, labels.dtype)[:, None, None]
 
-    truth = Truth(masks, 1 if is_soft else len(objects), frames, size, own)
+    truth = GroundTruth(masks, 1 if is_soft else len(objects), frames, size, own)
     if is_soft:
         truth.notes.append(
             f"the truth has {len(objects)} grey levels between black and white: from {HALF} on they count as the object"
@@ -217,7 +219,7 @@ def _from_file(path: Path) -> np.ndarray:
     return arrays.get("masks", arrays.get("truth", next(iter(arrays.values()))))
 
 
-def _of_folder(folder: Path, frames: int, size: tuple[int, int]) -> Truth:
+def _of_folder(folder: Path, frames: int, size: tuple[int, int]) -> GroundTruth:
     try:
         paths = list_images(folder, SUFFIXES)
         with ThreadPoolExecutor() as pool:  # decoding holds no lock of the interpreter

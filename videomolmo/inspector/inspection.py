@@ -12,22 +12,21 @@ from jaxtyping import Bool, Float, UInt8
 from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES, check_rule
 from videomolmo.inspector.edit_history import Clicks, CorrectionLog, History, State, result_key
-from videomolmo.inspector.fused_masks import MASK_LAYERS, Belief, Matching, Patch, Source
+from videomolmo.inspector.fused_masks import MASK_LAYERS, FusedMasks, Matching, Patch, Source
 from videomolmo.inspector.ground_truth import Scores, open_truth, score
 from videomolmo.inspector.loading import FrameCache, open_result
-from videomolmo.inspector.repropagation import Corrected, Runs, clicks_on_key_frame
-from videomolmo.inspector.segments import DECISIONS, SETTINGS
-from videomolmo.inspector.store import MaskStore
+from videomolmo.inspector.repropagation import Corrected, PropagationCache, clicks_on_key_frame
+from videomolmo.inspector.segments import DECISIONS, SETTINGS, SegmentStore
 from videomolmo.io.video import Frames
-from videomolmo.mask_store import Told
+from videomolmo.mask_store import ClipShape
 from videomolmo.results import GroundingResult, KeyAnswer
 
-MOST_LISTED = 200  # objects with a row and a line of their own: more cannot be told apart, and take minutes
+MAX_LISTED = 200  # objects with a row and a line of their own: more cannot be told apart, and take minutes
 
 
 def listed(objects: int) -> range:
     """Ids of the objects that lists and plots tell of one by one."""
-    return range(1, min(objects, MOST_LISTED) + 1)
+    return range(1, min(objects, MAX_LISTED) + 1)
 
 
 class Point(NamedTuple):
@@ -110,8 +109,8 @@ def _of_masks(inspection: Inspection) -> list[str]:
     if not inspection.objects:
         return ["no object was found"]
     reasons = inspection.layers()
-    many = [f"{inspection.objects} objects: lists and plots tell of the first {MOST_LISTED}"]
-    return many * (inspection.objects > MOST_LISTED) + [
+    many = [f"{inspection.objects} objects: lists and plots tell of the first {MAX_LISTED}"]
+    return many * (inspection.objects > MAX_LISTED) + [
         reason for name, reason in reasons.items() if reason is not None and name != "truth"
     ]
 
@@ -129,7 +128,7 @@ class Inspection:
     """A result opened for looking at it.
 
     Objects are called by their ids from 1; row n - 1 of a mask array is object n. Masks of the "fused" layer are the
-    stored ones until `refuse` is called, or a correction was made.
+    stored ones until `apply_fusion_rule` is called, or a correction was made.
 
     Args:
         result: a result, or the folder it was saved to.
@@ -165,32 +164,39 @@ class Inspection:
         size = (self.height, self.width)
         self.truth = open_truth(truth, self.frames, size)
         self._frames = FrameCache(kept, video)
-        self._store = MaskStore(kept.spool, self.frames, kept.objects, size)
+        self._store = SegmentStore(kept.spool, self.frames, kept.objects, size)
         self._answers = {answer.frame: answer for answer in kept.answers}
         self._run_keys = {*self._answers, *self._store.key_frames}
-        self._base: dict[int, tuple[list[int | None], dict[int, Clicks]]] = {}
+        self._base: dict[int, dict[int, Clicks]] = {}
         settings = kept.config.get("model", {})
         rule, tau = self._run_with = settings.get("fusion", "iou"), settings.get("tau", 0.7)  # None: it makes no sense
         self.rule, self.tau, self.matching = rule or "iou", 0.7 if tau is None else float(tau), None
         self.names, self.version = {}, 0
-        self.log = CorrectionLog(self.folder, result_key(kept), Told(self.frames, kept.objects, *size))
-        self.history, self.runs = History(kept.objects), Runs(self.folder, self.log.result, self.log.clip)
+        self.log = CorrectionLog(self.folder, result_key(kept), ClipShape(self.frames, kept.objects, *size))
+        self.history, self.propagations = (
+            History(kept.objects),
+            PropagationCache(self.folder, self.log.result, self.log.clip),
+        )
         self._scores: tuple[int, Scores] | None = None
         self._source: Source = self._store
-        self._belief = Belief(self._store, self._store, self.rule, self.tau, keep_stored=True)
+        self._fused = FusedMasks(self._store, self._store, self.rule, self.tau, keep_stored=True)
         if corrected:
             self.read_corrections()
 
     @property
     def objects(self) -> int:
         """How many objects there are now."""
-        return self._belief.objects
+        return self._fused.objects
 
     @property
     def key_frames(self) -> list[int]:
         """Key frames in order, corrective ones included, dropped ones left out."""
         own = {frame for (_, frame), clicks in self.history.state.clicks.items() if clicks}
         return sorted((set(self._run_keys) - self.history.state.dropped) | own)
+
+    def name_of(self, object_id: int) -> str:
+        """The name the user gave to an object, or "object n"."""
+        return self.names.get(object_id) or f"object {object_id}"
 
     def frame(self, t: int, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "height width 3"]:
         """Frame `t`, from a bounded cache; plain grey where the video is missing or breaks. Safe from any thread.
@@ -208,7 +214,7 @@ class Inspection:
             reason = "the clip has no frames"
         found: dict[str, str | None] = dict.fromkeys(LAYERS, reason)
         if reason is None:
-            found |= self._belief.reasons()
+            found |= self._fused.unavailable_layers()
         found["truth"] = None if self.truth is not None else "no truth was given"
         return found
 
@@ -224,62 +230,59 @@ class Inspection:
         if not 0 <= t < self.frames:
             return None
         patches = self.patches(layer, t)
-        objects = max([self.objects, *(patch.thing for patch in patches)])  # one may begin or end in another thread
+        objects = max([self.objects, *(patch.object_id for patch in patches)])  # one may begin or end in another thread
         masks = np.zeros((objects, self.height, self.width), bool)
-        for thing, top, left, mask in patches:
-            masks[thing - 1, top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+        for object_id, top, left, mask in patches:
+            masks[object_id - 1, top : top + mask.shape[0], left : left + mask.shape[1]] = mask
         return masks
 
     def patches(self, layer: str, t: int) -> list[Patch]:
         """What `mask` shows, only where objects are: quick to paint; "truth" has no patches."""
-        return self._belief.patches(layer, t) if layer in MASK_LAYERS else []
+        return self._fused.patches(layer, t) if layer in MASK_LAYERS else []
 
     def points(self, t: int) -> list[Point]:
         """Points on frame `t`, of the model's answer and of corrections."""
         answer, state = self._answers.get(t), self.history.state
         found = []
         relabel = self._source.labels.get(t, {}) if isinstance(self._source, Matching) else None
-        for thing in range(1, max(self._store.objects, state.objects()) + 1):
-            base = self._model_clicks(thing, t)
-            for index, (x, y, label) in enumerate(self.clicks(thing, t)):
-                name = thing if relabel is None else relabel.get(thing)
+        for object_id in range(1, max(self._store.objects, state.objects()) + 1):
+            base = self._model_clicks(object_id, t)
+            for index, (x, y, label) in enumerate(self.clicks(object_id, t)):
+                name = object_id if relabel is None else relabel.get(object_id)
                 found.append(Point(x, y, name, bool(label), (x, y, label) not in base, index))
         if answer is not None and t not in state.dropped:
             pairs = zip(answer.points_px, answer.inside, strict=True)
             found += [Point(float(x), float(y), None) for (x, y), inside in pairs if not inside]
         return found
 
-    def clicks(self, thing: int, t: int) -> Clicks:
+    def clicks(self, object_id: int, t: int) -> Clicks:
         """Clicks in force for an object on a frame, in the order of `Point.index`."""
-        return self.history.state.clicks_of(thing, t, self._model_clicks)
+        return self.history.state.clicks_of(object_id, t, self._model_clicks)
 
-    def _model_clicks(self, thing: int, t: int) -> Clicks:
+    def _model_clicks(self, object_id: int, t: int) -> Clicks:
         """The model's clicks for an object on a frame, in the ids of the run."""
-        return self._on_key_frame(t)[1].get(thing, ())
-
-    def _on_key_frame(self, t: int) -> tuple[list[int | None], dict[int, Clicks]]:
         if t not in self._base:
             if t not in self._run_keys:
-                return [], {}
+                return ()
             answer, window = self._answers.get(t), self._store.window_of(t)
             pairs = () if answer is None else zip(answer.points_px, answer.inside, strict=True)
             points = [point for point, inside in pairs if inside]
             self._base[t] = clicks_on_key_frame(points, self._store.segments(window), t)
-        return self._base[t]
+        return self._base[t].get(object_id, ())
 
     def boxes(self, t: int) -> dict[int, tuple[int, int, int, int]]:
         """Object id to (left, top, right, bottom) of its fused mask, the last two exclusive; none if absent."""
         import cv2
 
         found = {}
-        for thing, top, left, mask in self.patches("fused", t):
+        for object_id, top, left, mask in self.patches("fused", t):
             x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
-            found[thing] = (left + x, top + y, left + x + width, top + y + height)
+            found[object_id] = (left + x, top + y, left + x + width, top + y + height)
         return found
 
     def trail(self, t: int, length: int = 20) -> dict[int, Float[np.ndarray, "points 2"]]:
         """Object id to its centres (x, y) on up to `length` frames before `t` and on `t` itself, oldest first."""
-        tables, found = self._belief.tables(), {}
+        tables, found = self._fused.tables(), {}
         for index in range(self.objects):
             part = slice(max(0, t - length), t + 1), index
             centres = np.stack([tables.x[part], tables.y[part]], axis=1)
@@ -295,7 +298,7 @@ class Inspection:
     @property
     def agreement(self) -> Float[np.ndarray, "frames objects"]:
         """IoU of the two directions; NaN where one of them does not reach."""
-        return self._belief.tables().agreement
+        return self._fused.tables().agreement
 
     def decisions(self) -> np.ndarray:
         """What became of each object on each frame, as text of `DECISIONS`: array (frames, objects).
@@ -304,17 +307,17 @@ class Inspection:
         one is empty, the other is taken · one side: only one direction reaches · forward, backward: a rule chose this
         one · mixed: a rule made something else of both · none: nothing is there.
         """
-        return np.array(DECISIONS)[self._belief.tables().codes]
+        return np.array(DECISIONS)[self._fused.tables().codes]
 
-    def series(self, thing: int) -> Series:
-        """Centre and area of the fused masks of object `thing` (id from 1) over time.
+    def series(self, object_id: int) -> Series:
+        """Centre and area of the fused masks of object `object_id` (id from 1) over time.
 
         Raises:
             BadInput: no such object.
         """
-        if not 1 <= thing <= self.objects:
-            raise BadInput(f"object {thing} is not there, expected an id from 1 to {self.objects}")
-        tables, index = self._belief.tables(), thing - 1
+        if not 1 <= object_id <= self.objects:
+            raise BadInput(f"object {object_id} is not there, expected an id from 1 to {self.objects}")
+        tables, index = self._fused.tables(), object_id - 1
         return Series(tables.x[:, index], tables.y[:, index], tables.area[:, index].astype(float))
 
     def scores(self) -> Scores | None:
@@ -337,7 +340,7 @@ class Inspection:
     def close(self) -> None:
         """Give back the video, unless it was given, and all memory; what is asked for afterwards is read again."""
         self._frames.close()
-        self._belief.forget()
+        self._fused.clear_cache()
         if self.truth is not None:
             self.truth.masks.cache_clear()
 
@@ -363,7 +366,9 @@ class Inspection:
             found[name] = f"the run did not store {', '.join(gone)}" if gone else None
         return found
 
-    def refuse(self, rule: str | None = None, tau: float | None = None, matching: float | str | None = None) -> None:
+    def apply_fusion_rule(
+        self, rule: str | None = None, tau: float | None = None, matching: float | str | None = None
+    ) -> None:
         """Fuse the stored forward and backward masks again; no model runs.
 
         Args:
@@ -386,7 +391,7 @@ class Inspection:
             raise BadInput(f"rule {rule!r} cannot be applied again: {reason}; choose another one")
         source = self._matched(matching)
         stored = (rule, tau) == self._run_with and not isinstance(source, Matching)
-        self._belief = Belief(self._store, source, rule, tau, keep_stored=stored)
+        self._fused = FusedMasks(self._store, source, rule, tau, keep_stored=stored)
         self.rule, self.tau, self.matching, self._source = rule, tau, matching, source
         self.version += 1
 
@@ -399,7 +404,7 @@ class Inspection:
             raise BadInput(f"matching is {matching!r}, expected None, 'stored', 'none', or an overlap from 0 to 1")
         if self._corrections() is not None:
             raise BadInput("objects cannot be matched anew while there are corrections; undo them first")
-        if not (isinstance(self._source, Matching) and self._source.least == least):
+        if not (isinstance(self._source, Matching) and self._source.min_overlap == least):
             return Matching(self._store, least)
         return self._source
 
@@ -410,7 +415,7 @@ class Inspection:
 
     def corrected_by(self, state: State) -> Corrected:
         """What another state of corrections would make of the masks; shows nothing of it."""
-        return Corrected(self._store, sorted(self._run_keys), state, self.runs, self._model_clicks)
+        return Corrected(self._store, sorted(self._run_keys), state, self.propagations, self._model_clicks)
 
     def save(self, folder: Path) -> None:
         """Save a result that is only in memory, and the corrections made so far; later ones are written there too.
@@ -419,7 +424,7 @@ class Inspection:
             BadInput: as `GroundingResult.save`.
         """
         self.folder = self.result.save(folder, overlay=False)
-        self.runs.move(self.folder)
+        self.propagations.move(self.folder)
         self.log = CorrectionLog(self.folder, self.log.result, self.log.clip)
         for record in self.history.records:
             self.log.append(record)
@@ -428,14 +433,14 @@ class Inspection:
         """Show the corrections that lie in the folder now."""
         self.history = self.log.read()
         unnamed = any("result" not in record for record in self.history.records)
-        self.runs = Runs(self.folder, self.log.result, self.log.clip, unnamed)
+        self.propagations = PropagationCache(self.folder, self.log.result, self.log.clip, unnamed)
         self.show_corrections()
 
     def show_corrections(self) -> None:
         """Show the state that `history` is in."""
         before = self._source
         after = self._corrections() or self._store
-        changed = [one.touched() for one in (before, after) if isinstance(one, Corrected)]
+        changed = [one.changed_windows() for one in (before, after) if isinstance(one, Corrected)]
         self._source = after
-        self._belief.replace_source(after, set().union(*changed))
+        self._fused.replace_source(after, set().union(*changed))
         self.version += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,24 +16,15 @@ from jaxtyping import UInt8
 
 from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES
+from videomolmo.io.cache import BoundedCache
 from videomolmo.io.plain_values import as_path
-from videomolmo.io.schemas import (
-    MOST_FRAMES,
-    Answer,
-    Facts,
-    StoredArrays,
-    answer_problem,
-    contradiction,
-    parse,
-    read_bytes,
-    read_json,
-    wrong_keys,
-)
+from videomolmo.io.schemas import MAX_FRAMES, Answer, Facts, answer_problem, contradiction
+from videomolmo.io.untrusted import StoredArrays, parse, read_bytes, read_json, wrong_keys
 from videomolmo.io.video import Frames, open_video
-from videomolmo.mask_store import MaskSpool, window_of
+from videomolmo.mask_store import MaskStore, window_of
 from videomolmo.results import GroundingResult, KeyAnswer
 
-MOST_BYTES = 160 << 20
+MAX_BYTES = 160 << 20
 GREY = 96  # where there is no picture
 
 
@@ -50,8 +41,7 @@ class FrameCache:
         self.frames, self.size = result.frames, (result.height, result.width)
         self._video: Frames | None = None
         self._reason: str | None = None
-        self._kept: OrderedDict[tuple[int, tuple[int, int]], np.ndarray] = OrderedDict()
-        self._bytes, self._lock = 0, threading.RLock()
+        self._cache, self._lock = BoundedCache(MAX_BYTES, lambda frame: frame.nbytes), threading.RLock()
 
     def video(self) -> Frames | None:
         """The video, None where it cannot be opened."""
@@ -80,27 +70,20 @@ class FrameCache:
         """Frame `t` at `size` (that of the result by default), not to be written to; grey where there is none."""
         key = (t, size or self.size)
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-            frame = self._read(t, key[1])
-            frame.flags.writeable = False
-            self._kept[key] = frame
-            self._bytes += frame.nbytes
-            while self._bytes > MOST_BYTES and len(self._kept) > 1:
-                self._bytes -= self._kept.popitem(last=False)[1].nbytes
+            if (frame := self._cache.get(key)) is None:
+                frame = self._cache.put(key, self._read(t, key[1]))
+                frame.flags.writeable = False
             return frame
 
-    def forget(self) -> None:
-        """Make room: frames can be read again."""
+    def clear_cache(self) -> None:
+        """Free the frames, which can be read again."""
         with self._lock:
-            self._kept.clear()
-            self._bytes = 0
+            self._cache.clear()
 
     def close(self) -> None:
         """Give back memory and the video, if it was opened here; what is asked for afterwards opens it again."""
         with self._lock:
-            self.forget()
+            self.clear_cache()
             if self._is_ours and self._video is not None:
                 self._video.close()
             self._video = None
@@ -134,7 +117,9 @@ def resized(frame: UInt8[np.ndarray, "height width 3"], size: tuple[int, int]) -
     return cv2.resize(frame, size[::-1], interpolation=method)
 
 
-BELIEVED = 255  # objects that run.json may tell of without masks of them: as many as a mask picture has numbers for
+MAX_WITHOUT_MASKS = (
+    255  # objects that run.json may tell of without masks of them: as many as a mask picture has numbers for
+)
 
 
 def open_result(source: GroundingResult | str | Path, video: Any) -> tuple[GroundingResult, Path | None, list[str]]:
@@ -162,7 +147,7 @@ def open_result(source: GroundingResult | str | Path, video: Any) -> tuple[Groun
 def _rescued(folder: Path, video: Any) -> tuple[GroundingResult, list[str]]:
     """What can be had of a damaged folder, and what is damaged."""
     facts, problems = _facts(folder)  # without it there is nothing to show
-    spool = MaskSpool(folder / "propagation")
+    spool = MaskStore(folder / "propagation")
     times = np.array(facts.pop("times_s"), float)
     known = {"sentence": "", **_told_by_masks(spool), "fps": 30.0, "warning": None}
     gone = [name for name in known if name not in facts and name != "warning"]
@@ -170,7 +155,9 @@ def _rescued(folder: Path, video: Any) -> tuple[GroundingResult, list[str]]:
         problems.append(f"run.json does not tell {', '.join(gone)}")
     for name in ("objects", "height", "width"):
         masks, said = known[name], facts.get(name, known[name])
-        if (masks and said != masks and name != "objects") or (name == "objects" and said > max(masks, BELIEVED)):
+        if (masks and said != masks and name != "objects") or (
+            name == "objects" and said > max(masks, MAX_WITHOUT_MASKS)
+        ):
             problems.append(f"run.json: {name} is {said}, the masks tell {masks}, which is shown")
             facts.pop(name)
     known |= {name: facts.pop(name) for name in known if name in facts}
@@ -187,7 +174,7 @@ def _rescued(folder: Path, video: Any) -> tuple[GroundingResult, list[str]]:
     return result, unread + problems
 
 
-def _told_by_masks(spool: MaskSpool) -> dict[str, int]:
+def _told_by_masks(spool: MaskStore) -> dict[str, int]:
     """Number of objects and size of the frame, as far as the files of masks can be read."""
     objects, sizes = 0, Counter()
     for path in spool.files():
@@ -241,7 +228,7 @@ def _is_share(value: Any) -> bool:
 _SETTINGS = {
     "fusion": (lambda value: isinstance(value, str) and value in RULES, f"one of {', '.join(RULES)}"),
     "tau": (_is_share, "a number from 0 to 1"),
-    "every": (lambda value: type(value) is int and 0 < value <= MOST_FRAMES, "a number of frames"),
+    "every": (lambda value: type(value) is int and 0 < value <= MAX_FRAMES, "a number of frames"),
 }
 
 

@@ -16,9 +16,9 @@ import numpy as np
 from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES
 from videomolmo.inspector.compare import Differences
-from videomolmo.inspector.draw import luminance
 from videomolmo.inspector.inspection import Inspection, Scores, listed
 from videomolmo.inspector.render import LAYER_SIGNS, Look, colour_of, paint
+from videomolmo.io.drawing import luminance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,18 +47,17 @@ DECISION_STYLES = {
     "mixed": Style("#b8860b", "x", "X"),
     "none": Style("#bbbbbb", "line-ew-open", "_"),
 }
-PLOTLY_DASHES = ("solid", "dash", "dot", "dashdot")
-MATPLOTLIB_DASHES = ("-", "--", ":", "-.")
+DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}  # in plotly and in matplotlib
 
 
-def hex_of(thing: int, theme: str = "light") -> str:
+def hex_of(object_id: int, theme: str = "light") -> str:
     """Colour of an object's line, as "#rrggbb"; light colours are darkened on a light ground, to be seen on it.
 
     Example:
         >>> hex_of(4, "dark"), hex_of(4)
         ('#f0e442', '#a89f2e')
     """
-    colour = colour_of(thing)
+    colour = colour_of(object_id)
     if theme == "light" and luminance(colour) > LIGHT:
         colour = tuple(int(0.7 * value) for value in colour)
     return "#{:02x}{:02x}{:02x}".format(*colour)
@@ -67,8 +66,8 @@ def hex_of(thing: int, theme: str = "light") -> str:
 THEMES = ("light", "dark")
 _GROUND = {"light": ("plotly_white", "#ffffff", "#222222"), "dark": ("plotly_dark", "#111418", "#e8e8e8")}
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
-MOST_KEY_LINES = 120
-MOST_MARKED = 80  # frames with a marker each: every marker is an element that browsers lay out for each frame shown
+MAX_KEY_LINES = 120
+MAX_MARKED = 80  # frames with a marker each: every marker is an element that browsers lay out for each frame shown
 
 
 def agreement_figure(inspection: Inspection, t: int | None = None, theme: str = "light") -> Figure:
@@ -83,25 +82,26 @@ def agreement_figure(inspection: Inspection, t: int | None = None, theme: str = 
     """
     from plotly.subplots import make_subplots
 
-    objects, strip = inspection.objects, 0.06 * min(8, max(1, inspection.objects)) + 0.06
-    figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.04, row_heights=[1 - strip, strip])
-    frames, decisions = np.arange(inspection.frames), inspection.decisions()
-    for thing in listed(objects):
-        styles = [DECISION_STYLES[name] for name in decisions[:, thing - 1]]
+    objects, packed = inspection.objects, 0.06 * min(8, max(1, inspection.objects)) + 0.06
+    figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.04, row_heights=[1 - packed, packed])
+    frames, decisions = np.arange(inspection.frames), inspection.decisions()[:, : len(listed(objects))]
+    for object_id in listed(objects):
+        styles = [DECISION_STYLES[name] for name in decisions[:, object_id - 1]]
         figure.add_scatter(
-            x=frames, y=inspection.agreement[:, thing - 1], name=name_of(inspection, thing), meta={"object": thing},
-            mode=_line(frames)["mode"], line={"color": hex_of(thing, theme), "dash": _dash(thing), "width": 2},
+            x=frames, y=inspection.agreement[:, object_id - 1], name=inspection.name_of(object_id),
+            meta={"object": object_id},
+            mode=_line(frames)["mode"], line={"color": hex_of(object_id, theme), "dash": _dash(object_id), "width": 2},
             marker={"color": [style.colour for style in styles], "symbol": [style.symbol for style in styles],
-                    "size": 8, "line": {"color": hex_of(thing, theme), "width": 1}},
-            customdata=decisions[:, thing - 1], hovertemplate="frame %{x} · IoU %{y:.2f} · %{customdata}",
+                    "size": 8, "line": {"color": hex_of(object_id, theme), "width": 1}},
+            customdata=decisions[:, object_id - 1], hovertemplate="frame %{x} · IoU %{y:.2f} · %{customdata}",
             legendgroup="objects", row=1, col=1,
         )  # fmt: skip
     for name, style in DECISION_STYLES.items():
         where, which = np.nonzero(decisions == name)
         if len(where):
-            things = [name_of(inspection, thing + 1) for thing in which]
+            object_ids = [inspection.name_of(object_id + 1) for object_id in which]
             figure.add_scatter(
-                **_decided(inspection, where, things, style), name=name, meta={"decision": name}, row=2, col=1,
+                **_decided(inspection, where, object_ids, style), name=name, meta={"decision": name}, row=2, col=1,
                 legendgroup="decisions", hovertemplate="frame %{x} · %{y}: " + name + "<extra></extra>",
             )  # fmt: skip
     _finish(figure, inspection, t, theme, height=270 + 22 * max(1, objects))
@@ -122,13 +122,14 @@ def track_figure(inspection: Inspection, t: int | None = None, theme: str = "lig
 
     figure = make_subplots(3, 1, shared_xaxes=True, vertical_spacing=0.04)
     for row, (quantity, text) in enumerate((("x", "x px"), ("y", "y px, down"), ("area", "area px")), start=1):
-        for thing in listed(inspection.objects):
-            series = inspection.series(thing)
+        for object_id in listed(inspection.objects):
+            series = inspection.series(object_id)
             values = np.where(series.area > 0, getattr(series, quantity), np.nan)
             figure.add_scatter(
-                **_line(values), name=name_of(inspection, thing),
-                line={"color": hex_of(thing, theme), "dash": _dash(thing), "width": 2}, marker={"size": 5},
-                meta={"object": thing, "quantity": quantity}, legendgroup=f"object {thing}", showlegend=row == 1,
+                **_line(values), name=inspection.name_of(object_id),
+                line={"color": hex_of(object_id, theme), "dash": _dash(object_id), "width": 2}, marker={"size": 5},
+                meta={"object": object_id, "quantity": quantity}, legendgroup=f"object {object_id}",
+                showlegend=row == 1,
                 hovertemplate="frame %{x} · " + text + " %{y:.1f}", row=row, col=1,
             )  # fmt: skip
         figure.update_yaxes(title=text, row=row, col=1)
@@ -169,6 +170,7 @@ def scores_figure(
     if waiting or not figure.data:
         text = "J&F is being computed …" if waiting else "no truth was given: nothing to score"
         figure.add_annotation(text=text, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
+    figure.update_layout(meta="legend")
     figure.update_yaxes(range=[-0.04, 1.06], title="J&F")
     figure.update_xaxes(title="frame")
     return figure
@@ -189,15 +191,10 @@ def difference_figure(differences: Differences, t: int | None = None, theme: str
     return figure
 
 
-def name_of(inspection: Inspection, thing: int) -> str:
-    """The name the user gave to an object, or "object n"."""
-    return inspection.names.get(thing) or f"object {thing}"
-
-
 def _line(values: np.ndarray) -> dict[str, Any]:
     """Values of all frames as a line: with markers, or in a long clip with a dash where one frame stands alone."""
     frames = np.arange(len(values), dtype=float)
-    if len(values) <= MOST_MARKED:
+    if len(values) <= MAX_MARKED:
         return {"x": frames, "y": values, "mode": "lines+markers"}
     seen = np.pad(~np.isnan(values), 1)
     lone = seen[1:-1] & ~seen[:-2] & ~seen[2:]
@@ -206,22 +203,22 @@ def _line(values: np.ndarray) -> dict[str, Any]:
     return {"x": x, "y": np.repeat(values, 1 + lone), "mode": "lines"}
 
 
-def _decided(inspection: Inspection, frames: np.ndarray, things: list[str], style: Style) -> dict[str, Any]:
+def _decided(inspection: Inspection, frames: np.ndarray, object_ids: list[str], style: Style) -> dict[str, Any]:
     """A decision's frames and the names of its objects: a marker for each frame, or one bar for each run of frames."""
-    if inspection.frames <= MOST_MARKED:
+    if inspection.frames <= MAX_MARKED:
         marker = {"color": style.colour, "symbol": style.symbol, "size": 8}
-        return {"x": frames, "y": things, "mode": "markers", "marker": marker}
+        return {"x": frames, "y": object_ids, "mode": "markers", "marker": marker}
     x, y = [], []
-    for name in dict.fromkeys(things):
-        own = np.array([frame for frame, thing in zip(frames, things, strict=True) if thing == name])
+    for name in dict.fromkeys(object_ids):
+        own = np.array([frame for frame, object_id in zip(frames, object_ids, strict=True) if object_id == name])
         for run in np.split(own, np.flatnonzero(np.diff(own) > 1) + 1):
             x += [run[0] - 0.5, run[-1] + 0.5, None]
             y += [name, name, None]
     return {"x": x, "y": y, "mode": "lines", "line": {"color": style.colour, "width": 9}}
 
 
-def _dash(thing: int) -> str:
-    return PLOTLY_DASHES[(thing - 1) % len(PLOTLY_DASHES)]
+def _dash(object_id: int) -> str:
+    return list(DASHES)[(object_id - 1) % len(DASHES)]
 
 
 def _finish(figure: Figure, inspection: Inspection, t: int | None, theme: str, height: int) -> None:
@@ -232,7 +229,7 @@ def _finish(figure: Figure, inspection: Inspection, t: int | None, theme: str, h
     upright = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "xref": "x"}
     at = 0 if t is None else t
     now = {**upright, "x0": at, "x1": at, "visible": t is not None, "line": {"color": ink, "width": 2}}
-    keys = inspection.key_frames if len(inspection.key_frames) <= MOST_KEY_LINES else []
+    keys = inspection.key_frames if len(inspection.key_frames) <= MAX_KEY_LINES else []
     faint = {"line": {"color": ink, "width": 1, "dash": "dot"}, "opacity": 0.22, "layer": "below"}
     figure.update_layout(
         template=template, paper_bgcolor=ground, plot_bgcolor=ground, height=height, hovermode="closest",
@@ -247,7 +244,7 @@ FRAMES = 6  # in a row of the contact sheet
 WIDTH_IN, DPI = 13.0, 100
 VIEW = (260, 260)
 GAP = 8  # pixels between two frames
-MOST_ANSWERS, MOST_LETTERS = 12, 110
+MAX_ANSWERS, MAX_LETTERS = 12, 110
 Scoring = Callable[[Inspection], Scores | None]  # J&F of a result; None where there is none, or none yet
 Row = tuple[float, Callable[[Any], None]]  # height in inches, and what draws it into its area
 
@@ -391,79 +388,83 @@ def _axes(area: Any, rows: int, columns: int, legend: bool, **options: Any) -> n
 
 
 def _plots(shown: list[Inspection], scores: Scoring, differences: Differences | None) -> list[Row]:
-    """Rows of plots."""
-    rows = []
+    """Rows of plots, drawn as the live ones are."""
+    rows: list[Row] = []
     for number, one in enumerate(shown):
         if one.frames:
-            name = ("first: ", "second: ")[number] if len(shown) > 1 else ""
-            height = 2.6 + 0.16 * min(20, one.objects)
-            rows.append((height, lambda area, one=one, name=name: _agreement(area, one, name)))
-            rows.append((2.2, lambda area, one=one, name=name: _tracks(area, one, name)))
+            name, objects = ("first: ", "second: ")[number] if len(shown) > 1 else "", min(20, max(1, one.objects))
+            titles = [f"{name}forward against backward; dotted: key frames", ""]
+            ratios = 2.6, 0.5 + 0.16 * objects
+            draw = partial(_static_plots, of=[agreement_figure(one)], titles=titles, ratios=ratios)
+            rows.append((2.6 + 0.16 * objects, draw))
+            titles = [f"{name}{quantity}(t)" for quantity in ("x", "y", "area")]
+            rows.append((2.2, partial(_static_plots, of=[track_figure(one)], titles=titles)))
     if any(one.truth is not None for one in shown) or len(shown) > 1:
-        rows.append((2.2, lambda area: _scores(area, shown, scores, differences)))
+        figures = [scores_figure(shown[0], shown[1] if len(shown) > 1 else None, scores=scores)]
+        figures += [] if differences is None else [difference_figure(differences)]
+        titles = ["J&F against the truth", "difference of the two (1 - IoU)"]
+        rows.append((2.2, partial(_static_plots, of=figures, titles=titles)))
     return rows
 
 
-def _agreement(area: Any, inspection: Inspection, name: str) -> None:
-    """Lines of agreement above, a row of decisions for each object below."""
-    objects = max(1, len(listed(inspection.objects)))
-    grid = {"height_ratios": [2.6, 0.5 + 0.16 * min(20, objects)], "hspace": 0.12}
-    upper, lower = _axes(area, 2, 1, legend=True, sharex=True, grid=grid)[:, 0]
-    frames, decisions = np.arange(inspection.frames), inspection.decisions()[:, :objects]
-    for thing in listed(inspection.objects):
-        line = {
-            "color": hex_of(thing),
-            "linestyle": MATPLOTLIB_DASHES[(thing - 1) % 4],
-            "label": _name(inspection, thing),
-        }
-        upper.plot(frames, inspection.agreement[:, thing - 1], marker=".", lw=1.6, **line)
-    for text, style in DECISION_STYLES.items():
-        where, which = np.nonzero(decisions == text)
-        if len(where):
-            lower.scatter(where, which + 1, c=style.colour, marker=style.marker, s=18, label=text)
-    unused = "" if "tau" in RULES[inspection.rule].options else " (not asked)"
-    upper.axhline(inspection.tau, color="#d55e00", ls="--", lw=1.4, label=f"τ = {inspection.tau:g}{unused}")
-    for axes in (upper, lower):
-        along = axes.get_xaxis_transform()  # frames from left to right, the whole height
-        axes.vlines(inspection.key_frames, 0, 1, transform=along, color="black", lw=0.6, ls=":", alpha=0.35)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=1 + objects // 9)
-    upper.set(ylim=(-0.04, 1.06), ylabel="agreement (IoU)", title=f"{name}forward against backward; dotted: key frames")
-    lower.set(ylim=(objects + 0.6, 0.4), yticks=range(1, objects + 1), ylabel="object", xlabel="frame")
-    lower.set_xlim(-0.5, max(0.5, inspection.frames - 0.5))
-
-
-def _tracks(area: Any, inspection: Inspection, name: str) -> None:
-    row = _axes(area, 1, 3, legend=False, grid={"wspace": 0.3})[0]
-    for axes, quantity in zip(row, ("x", "y", "area"), strict=True):
-        for thing in listed(inspection.objects):
-            series = inspection.series(thing)
-            values = np.where(series.area > 0, getattr(series, quantity), np.nan)
-            style = MATPLOTLIB_DASHES[(thing - 1) % 4]
-            axes.plot(values, color=hex_of(thing), linestyle=style, lw=1.6, marker=".", ms=3)
-        axes.set(title=f"{name}{quantity}(t)", xlabel="frame", ylabel=f"{quantity} px")
-        if quantity == "y":
-            axes.invert_yaxis()
-
-
-def _scores(area: Any, shown: list[Inspection], scores_of: Scoring, differences: Differences | None) -> None:
-    both = len(shown) > 1
-    every: list[Axes] = list(_axes(area, 1, 1 + both, legend=False)[0])
-    for number, one in enumerate(shown, start=1):
-        scores = scores_of(one)
-        if scores is not None and np.isfinite(scores.per_frame).any():
-            label = f"{('', 'first ', 'second ')[number * both]}mean {np.nanmean(scores.per_frame):.2f}"
-            every[0].plot(
-                scores.per_frame, color=hex_of(number), marker=".", ls=MATPLOTLIB_DASHES[number - 1], label=label
-            )
-    every[0].set(ylim=(-0.04, 1.06), title="J&F against the truth", xlabel="frame")
-    if every[0].lines:
-        every[0].legend(fontsize=8)
+def _static_plots(area: Any, of: list[Figure], titles: list[str], ratios: Sequence[float] = ()) -> None:
+    """Draw plotly's figures into an area: their plots side by side, or with `ratios` of heights one below the other."""
+    plots = [(figure, name) for figure in of for name in _rows_of(figure)]
+    if ratios:
+        grid = {"height_ratios": ratios, "hspace": 0.12}
+        every = _axes(area, len(plots), 1, legend=True, sharex=True, grid=grid)[:, 0]
     else:
-        every[0].text(0.5, 0.5, "no truth was given", ha="center", transform=every[0].transAxes)
-    if differences is not None:
-        every[1].fill_between(range(differences.frames), differences.per_frame, color="#cc79a7")
-        every[1].set(ylim=(-0.04, 1.06), title="difference of the two (1 - IoU)", xlabel="frame")
+        every = _axes(area, 1, len(plots), legend=False, grid={"wspace": 0.3})[0]
+    for axes, (figure, name), title in zip(every, plots, titles, strict=False):
+        layout, rows = figure.layout[f"yaxis{name[1:]}"], {}
+        for trace in figure.data:
+            if (trace.yaxis or "y") == name:
+                _static_trace(axes, trace, rows)
+        for shape in figure.layout.shapes[1:]:  # the first one is the line of time
+            if shape.yref == "paper":
+                axes.axvline(shape.x0, color="black", lw=0.6, ls=":", alpha=0.35)
+            elif shape.yref == name:
+                said = textwrap.fill(figure.layout.annotations[0].text, 18)
+                axes.axhline(shape.y0, color=shape.line.color, ls="--", lw=1.4, alpha=shape.opacity, label=said)
+        for note in figure.layout.annotations if not figure.data else ():
+            axes.text(0.5, 0.5, note.text, ha="center", transform=axes.transAxes)
+        if rows:
+            axes.set_yticks(list(rows.values()), [row[:13] for row in rows], fontsize=8, parse_math=False)
+            axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.set(title=title, xlim=figure.layout.xaxis.range, ylabel=layout.title.text)
+        if layout.range:
+            axes.set_ylim(layout.range)
+        if layout.autorange == "reversed":
+            axes.invert_yaxis()
+        if (ratios or figure.layout.meta == "legend") and axes.get_legend_handles_labels()[0]:
+            beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "ncols": 1 + len(rows) // 9} if ratios else {}
+            axes.legend(fontsize=8, **beside)
+    for axes in every[-1:] if ratios else every:
+        axes.set_xlabel("frame")
+
+
+def _rows_of(figure: Figure) -> list[str]:
+    """Names of a figure's y axes, from above: "y", "y2" …"""
+    return [name.replace("axis", "") for name in figure.layout.to_plotly_json() if name.startswith("yaxis")]
+
+
+def _static_trace(axes: Axes, trace: Any, rows: dict[str, int]) -> None:
+    """Draw a trace; where its y are names, each has a row of its own, which `rows` numbers."""
+    x = np.array([np.nan if at is None else at for at in trace.x], float)
+    names = trace.y is not None and any(isinstance(value, str) for value in trace.y)
+    y = [rows.setdefault(value, len(rows)) if isinstance(value, str) else value for value in trace.y]
+    y = np.array([np.nan if value is None else value for value in y], float)
+    if trace.fill:
+        axes.fill_between(x, y, color=trace.line.color)
+    elif names and "markers" in trace.mode:
+        style = DECISION_STYLES[trace.name]
+        axes.scatter(x, y, c=style.colour, marker=style.marker, s=18, label=trace.name)
+    elif names:
+        axes.plot(x, y, color=trace.line.color, lw=5, solid_capstyle="butt", label=trace.name)
+    else:
+        marker = "." if "markers" in trace.mode else None
+        style = {"ls": DASHES[trace.line.dash or "solid"], "marker": marker, "ms": 4}
+        axes.plot(x, y, color=trace.line.color, lw=1.6, label=trace.name, **style)
 
 
 def _text(shown: list[Inspection]) -> str:
@@ -473,16 +474,12 @@ def _text(shown: list[Inspection]) -> str:
         name = ("first", "second")[number] + ": " if len(shown) > 1 else ""
         outcomes = one.outcomes()
         lines.append(f"{name}what the model wrote on {len(outcomes)} key frames")
-        for answer in sorted(one.result.answers, key=lambda answer: answer.frame)[:MOST_ANSWERS]:
-            said = textwrap.shorten(answer.text or "(nothing)", MOST_LETTERS, placeholder=" …")
+        for answer in sorted(one.result.answers, key=lambda answer: answer.frame)[:MAX_ANSWERS]:
+            said = textwrap.shorten(answer.text or "(nothing)", MAX_LETTERS, placeholder=" …")
             problem = f" ({answer.problem})" if answer.problem else ""
             lines.append(f"  {answer.frame:>5}  {outcomes[answer.frame]:<9}  {said}{problem}")
-        if len(outcomes) > MOST_ANSWERS:
-            lines.append(f"         … and {len(outcomes) - MOST_ANSWERS} more")
+        if len(outcomes) > MAX_ANSWERS:
+            lines.append(f"         … and {len(outcomes) - MAX_ANSWERS} more")
         missing = one.missing()
         lines.append(f"{name}missing: " + (" ".join(missing) if missing else "nothing"))
     return "\n".join(piece for line in lines for piece in textwrap.wrap(line, 150, subsequent_indent="    ") or [""])
-
-
-def _name(inspection: Inspection, thing: int) -> str:
-    return inspection.names.get(thing) or f"object {thing}"

@@ -1,19 +1,19 @@
-"""Pictures of frames with everything that is believed about them, quick enough to scrub, legible without colours."""
+"""Frames with masks, points and tracks drawn over them, quick enough to scrub, legible without colours."""
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
 
 from videomolmo.errors import BadInput
-from videomolmo.inspector import draw
 from videomolmo.inspector.fused_masks import Patch
 from videomolmo.inspector.inspection import LAYERS, Inspection
+from videomolmo.io import drawing as draw
+from videomolmo.io.cache import BoundedCache
 from videomolmo.io.drawing import palette
 
 # ∖ is a letter of its own: a description of a widget takes \\ for the beginning of a formula
@@ -56,9 +56,9 @@ class Look:
         if not 0 <= self.opacity <= 1:
             raise BadInput(f"opacity is {self.opacity}, expected a number from 0 to 1")
 
-    def shows(self, thing: int | None) -> bool:
+    def shows(self, object_id: int | None) -> bool:
         """Whether an object is among those shown."""
-        return self.objects is None or thing in self.objects
+        return self.objects is None or object_id in self.objects
 
 
 def paint(inspection: Inspection, t: int, look: Look | None = None) -> UInt8[np.ndarray, "view_height view_width 3"]:
@@ -76,13 +76,13 @@ def paint(inspection: Inspection, t: int, look: Look | None = None) -> UInt8[np.
         if layer in look.layers:
             _paint_layer(picture, inspection, t, layer, look, scale)
     if look.trail:
-        for thing, centres in inspection.trail(t, look.trail).items():
-            if look.shows(thing):
-                draw.trail(picture, (centres + 0.5) * scale, colour_of(thing))
+        for object_id, centres in inspection.trail(t, look.trail).items():
+            if look.shows(object_id):
+                draw.trail(picture, (centres + 0.5) * scale, colour_of(object_id))
     boxes = inspection.boxes(t) if look.boxes or look.ids else {}
-    for thing, edges in boxes.items():
-        if look.boxes and look.shows(thing):
-            draw.box(picture, tuple(edge * scale for edge in edges), colour_of(thing))
+    for object_id, edges in boxes.items():
+        if look.boxes and look.shows(object_id):
+            draw.box(picture, tuple(edge * scale for edge in edges), colour_of(object_id))
     if look.points:
         for point in inspection.points(t):
             if point.object is not None and look.shows(point.object):
@@ -120,23 +120,23 @@ def paint_beside(sides: Sequence[tuple[Inspection, Look]], t: int) -> UInt8[np.n
 
 def _paint_layer(picture: np.ndarray, inspection: Inspection, t: int, layer: str, look: Look, scale: float) -> None:
     for patch in _patches(inspection, layer, t):
-        if layer != "truth" and not look.shows(patch.thing):
+        if layer != "truth" and not look.shows(patch.object_id):
             continue
         mask, top, left = draw.scale_mask(patch.mask, patch.top, patch.left, scale, picture.shape[:2])
         if not mask.size:
             continue
-        place, colour = (mask, top, left), colour_of(patch.thing)
+        place, colour = (mask, top, left), colour_of(patch.object_id)
         if layer == "truth":
             draw.outline(picture, *place, draw.BLACK, draw.WHITE, 1.2)
         elif layer == "disagreement":
             draw.chequer(picture, *place)
         elif layer == "fused":
             draw.tint(picture, *place, colour, look.opacity)
-            kind = draw.TEXTURES[(patch.thing - 1) % len(draw.TEXTURES)]
+            kind = draw.TEXTURES[(patch.object_id - 1) % len(draw.TEXTURES)]
             if look.patterns and kind != "plain":
                 draw.texture(picture, *place, kind, draw.BLACK, 0.55)
             if look.outlines:
-                draw.outline(picture, *place, colour, draw.BLACK, 2, dash=patch.thing - 1)
+                draw.outline(picture, *place, colour, draw.BLACK, 2, dash=patch.object_id - 1)
         else:
             draw.texture(picture, *place, f"{HATCHES[layer]} behind", draw.BLACK, 0.5)
             draw.texture(picture, *place, HATCHES[layer], colour, 1.0)
@@ -153,9 +153,9 @@ def _patches(inspection: Inspection, layer: str, t: int) -> list[Patch]:
 
 def _paint_ids(picture: np.ndarray, boxes: dict[int, tuple], look: Look, scale: float) -> None:
     taken: list[tuple] = []
-    for thing, (_, top, right, _) in boxes.items():
-        if look.shows(thing):
-            draw.badge(picture, str(thing), right * scale, top * scale + 4, colour_of(thing), taken)
+    for object_id, (_, top, right, _) in boxes.items():
+        if look.shows(object_id):
+            draw.badge(picture, str(object_id), right * scale, top * scale + 4, colour_of(object_id), taken)
 
 
 def view_size(inspection: Inspection, size: tuple[int, int] | None) -> tuple[int, int]:
@@ -194,40 +194,36 @@ def encode(image: UInt8[np.ndarray, "height width 3"], kind: str = "auto") -> tu
     return content.tobytes(), f"image/{name}"
 
 
-def colour_of(thing: int) -> tuple[int, int, int]:
-    """RGB of the object with id `thing`, distinct for colour-blind people (Okabe and Ito)."""
-    return _PALETTE[thing if thing < len(_PALETTE) else 1 + (thing - 1) % (len(_PALETTE) - 1)]
+def colour_of(object_id: int) -> tuple[int, int, int]:
+    """RGB of the object with id `object_id`, distinct for colour-blind people (Okabe and Ito)."""
+    return _PALETTE[object_id if object_id < len(_PALETTE) else 1 + (object_id - 1) % (len(_PALETTE) - 1)]
 
 
 class EncodedCache:
     """Encoded pictures, the least used dropped first, bounded by bytes. Safe from any thread.
 
     Args:
-        most_bytes: of all pictures together.
+        max_bytes: of all pictures together.
     """
 
-    def __init__(self, most_bytes: int = 64 << 20) -> None:
-        self.most_bytes, self.bytes = most_bytes, 0
-        self._kept: OrderedDict[Hashable, tuple[bytes, str]] = OrderedDict()
-        self._lock = threading.RLock()
+    def __init__(self, max_bytes: int = 64 << 20) -> None:
+        self._cache, self._lock = BoundedCache(max_bytes, lambda made: len(made[0])), threading.RLock()
 
-    def forget(self) -> None:
-        """Make room: they can be painted again."""
+    @property
+    def bytes(self) -> int:
+        """Of all pictures together."""
+        return self._cache.size
+
+    def clear_cache(self) -> None:
+        """Free the pictures, which can be painted again."""
         with self._lock:
-            self._kept.clear()
-            self.bytes = 0
+            self._cache.clear()
 
     def picture(self, inspection: Inspection, t: int, look: Look) -> tuple[bytes, str]:
         """`encode(paint_past(…))`, kept until masks change or room is needed."""
         t = min(t, inspection.frames)  # all frames after the end are alike
         key = (id(inspection), inspection.version, t, look)
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-            made = encode(paint_past(inspection, t, look))
-            self._kept[key] = made
-            self.bytes += len(made[0])
-            while self.bytes > self.most_bytes and len(self._kept) > 1:
-                self.bytes -= len(self._kept.popitem(last=False)[1][0])
+            if (made := self._cache.get(key)) is None:
+                made = self._cache.put(key, encode(paint_past(inspection, t, look)))
             return made

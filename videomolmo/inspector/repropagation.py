@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,33 +12,32 @@ import numpy as np
 
 from videomolmo.errors import BadInput
 from videomolmo.inspector.edit_history import FOLDER, BaseClicks, Clicks, State, Stretch
-from videomolmo.inspector.packed_masks import NOWHERE, Strip, joined, pack
-from videomolmo.inspector.segments import Segment, behind_key
-from videomolmo.inspector.store import MaskStore
-from videomolmo.io.files import whole_file
-from videomolmo.io.schemas import MOST_ARRAY_BYTES, StoredArrays
-from videomolmo.mask_store import Told
+from videomolmo.inspector.segments import Segment, SegmentStore, prepend_key_frame
+from videomolmo.io.cache import BoundedCache
+from videomolmo.io.files import atomic_file
+from videomolmo.io.untrusted import MAX_ARRAY_BYTES, StoredArrays
+from videomolmo.mask_store import NOWHERE, ClipShape, PackedMasks, concatenate, pack
 
 if TYPE_CHECKING:
     from videomolmo.masks.sam2 import FrameFeatures, MaskTracker
 
 
-class Run(NamedTuple):
+class PropagationKey(NamedTuple):
     """One object followed in one direction from clicks on one frame. Names what is kept, not how far it reaches."""
 
     direction: str
-    thing: int
+    object_id: int
     frame: int
     clicks: Clicks
 
     def name(self, result: str | None) -> str:
         """Of its file, for a result (see `result_key`); None: as files were named that do not tell of which result."""
-        told = self if result is None else (result, self)
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16] + ".npz"
+        parts = self if result is None else (result, self)
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16] + ".npz"
 
 
-class Runs:
-    """Masks of runs.
+class PropagationCache:
+    """Propagations made for corrections, in memory and on disk.
 
     Args:
         folder: of the result; None keeps them in memory only.
@@ -48,60 +46,60 @@ class Runs:
         unnamed: take files, too, that do not tell of which result they are.
     """
 
-    def __init__(self, folder: Path | None, result: str, clip: Told, unnamed: bool = False) -> None:
+    def __init__(self, folder: Path | None, result: str, clip: ClipShape, unnamed: bool = False) -> None:
         self._clip = clip
         self.folder = None if folder is None else folder / FOLDER
         self._results = (result, None) if unnamed else (result,)
-        self._kept: dict[Run, Strip] = {}
+        self._kept: dict[PropagationKey, PackedMasks] = {}
 
-    def get(self, run: Run, start: int, stop: int) -> Strip | None:
+    def get(self, key: PropagationKey, start: int, stop: int) -> PackedMasks | None:
         """Its masks on frames `start` … `stop - 1`, None where they were not made or cannot be read."""
-        strip = self._kept.get(run)
-        if not _covers(strip, start, stop):
-            strip = self._read(run, start, stop)
-            if strip is None:
+        packed = self._kept.get(key)
+        if not _covers(packed, start, stop):
+            packed = self._read(key, start, stop)
+            if packed is None:
                 return None
-            self._kept[run] = strip
-        return strip.cut(start, stop)
+            self._kept[key] = packed
+        return packed.slice(start, stop)
 
-    def put(self, run: Run, strip: Strip, *, write: bool = True) -> None:
-        """Keep a run; its file is written whole or not at all.
+    def put(self, key: PropagationKey, packed: PackedMasks, *, write: bool = True) -> None:
+        """Keep a propagation; its file is written atomically.
 
         Args:
-            run, strip: what was made, and its masks.
+            key, packed: what was followed, and its masks.
             write: to the folder too, if there is one.
 
         Raises:
             OSError: the file cannot be written; the masks are kept in memory.
         """
-        self._kept[run] = strip
+        self._kept[key] = packed
         if self.folder is None or not write:
             return
         self.folder.mkdir(exist_ok=True)
-        target = self.folder / run.name(self._results[0])
-        with whole_file(target) as unfinished:
+        target = self.folder / key.name(self._results[0])
+        with atomic_file(target) as unfinished:
             np.savez_compressed(
-                unfinished, bits=strip.bits, start=strip.start, box=np.array(strip.box), made_from=json.dumps(run)
+                unfinished, bits=packed.bits, start=packed.start, box=np.array(packed.box), made_from=json.dumps(key)
             )
 
     def move(self, folder: Path) -> None:
         """From memory to the folder of a result."""
         self.folder = folder / FOLDER
-        for run, strip in self._kept.items():
-            self.put(run, strip)
+        for key, packed in self._kept.items():
+            self.put(key, packed)
 
-    def _read(self, run: Run, start: int, stop: int) -> Strip | None:
+    def _read(self, key: PropagationKey, start: int, stop: int) -> PackedMasks | None:
         """From the first of its files that reaches far enough."""
         for result in self._results if self.folder is not None else ():
             try:
-                strip = self._strip(self.folder / run.name(result))
+                packed = self._packed(self.folder / key.name(result))
             except (OSError, BadInput):
                 continue
-            if _covers(strip, start, stop):
-                return strip
+            if _covers(packed, start, stop):
+                return packed
         return None
 
-    def _strip(self, path: Path) -> Strip:
+    def _packed(self, path: Path) -> PackedMasks:
         """What a file holds, if it fits into the clip.
 
         Raises:
@@ -114,15 +112,15 @@ class Runs:
             fits = 0 <= top <= bottom <= height and 0 <= left <= right <= -(-width // 8)
             if not (fits and 0 <= start < frames):
                 raise BadInput(f"{path}: masks from frame {start} within {box} do not fit the clip")
-            room = min((frames - start) * (bottom - top) * (right - left), MOST_ARRAY_BYTES)
-            return Strip(start, box, stored.read("bits", "u1", (None, bottom - top, right - left), room))
+            room = min((frames - start) * (bottom - top) * (right - left), MAX_ARRAY_BYTES)
+            return PackedMasks(start, box, stored.read("bits", "u1", (None, bottom - top, right - left), room))
 
 
-def _covers(strip: Strip | None, start: int, stop: int) -> bool:
-    return strip is not None and strip.start <= start and strip.stop >= stop
+def _covers(packed: PackedMasks | None, start: int, stop: int) -> bool:
+    return packed is not None and packed.start <= start and packed.stop >= stop
 
 
-MOST_FEATURES = 32  # frames whose features are kept
+MAX_FEATURES = 32  # frames whose features are kept
 Progress = Callable[[int, int], None]
 
 
@@ -141,11 +139,11 @@ class Propagation:
 
     def __init__(self, tracker: MaskTracker, frame: Callable[[int], np.ndarray], frames: int) -> None:
         self.tracker, self.frame, self.frames = tracker, frame, frames
-        self._features: OrderedDict[int, FrameFeatures] = OrderedDict()
+        self._features = BoundedCache(MAX_FEATURES)
 
     def run(
         self, needs: Sequence[Need], progress: Progress | None = None, cancel: Callable[[], bool] | None = None
-    ) -> dict[Run, Strip]:
+    ) -> dict[PropagationKey, PackedMasks]:
         """Masks of all needs.
 
         Args:
@@ -158,7 +156,7 @@ class Propagation:
         """
         groups: dict[tuple[str, int], list[Need]] = {}
         for need in needs:
-            groups.setdefault((need.run.direction, need.run.frame), []).append(need)
+            groups.setdefault((need.key.direction, need.key.frame), []).append(need)
         order = sorted(groups, key=lambda group: (group[1] if group[0] == "forward" else _first(groups[group]), group))
         total = sum(len(_path(*group, groups[group])) for group in order)
         done, made = 0, {}
@@ -170,11 +168,11 @@ class Propagation:
                 if cancel is not None and cancel():
                     raise Cancelled(f"stopped after {done} of {total} frames")
                 made.setdefault(group, []).append((at, masks))
-        return {run: strip for group in order for run, strip in _strips(groups[group], made[group])}
+        return {key: packed for group in order for key, packed in _packed_masks(groups[group], made[group])}
 
     def _follow(self, direction: str, frame: int, needs: list[Need]) -> Any:
         """Frame by frame, the masks of all objects of a group, as bits."""
-        clicks = [np.array(need.run.clicks, np.float32) for need in needs]
+        clicks = [np.array(need.key.clicks, np.float32) for need in needs]
         path = _path(direction, frame, needs)
         track = self.tracker.start(
             frame, self._encode(frame), [one[:, :2] for one in clicks], [one[:, 2].astype(np.int32) for one in clicks],
@@ -185,11 +183,11 @@ class Propagation:
             yield at, np.packbits(track.step(at, self._encode(at)), axis=-1)
 
     def _encode(self, at: int) -> FrameFeatures:
-        if at not in self._features:
-            self._features[at] = self.tracker.encode(self.frame(at).copy())  # torch warns of arrays that are read only
-            while len(self._features) > MOST_FEATURES:
-                self._features.popitem(last=False)
-        return self._features[at]
+        if (found := self._features.get(at)) is None:
+            found = self._features.put(
+                at, self.tracker.encode(self.frame(at).copy())
+            )  # torch warns of read-only arrays
+        return found
 
 
 def _first(needs: list[Need]) -> int:
@@ -203,21 +201,21 @@ def _path(direction: str, frame: int, needs: list[Need]) -> range:
     return range(frame, _first(needs) - 1, -1)
 
 
-def _strips(needs: list[Need], steps: list[tuple[int, np.ndarray]]) -> list[tuple[Run, Strip]]:
-    """The strip of each need; a backward one ends before its key frame."""
+def _packed_masks(needs: list[Need], steps: list[tuple[int, np.ndarray]]) -> list[tuple[PropagationKey, PackedMasks]]:
+    """The masks of each need; a backward one ends before its key frame."""
     found = []
     for row, need in enumerate(needs):
         bits = {at: masks[row] for at, masks in steps if need.start <= at < need.stop}
         frames = sorted(bits)
         stacked = np.stack([bits[at] for at in frames])
-        found.append((need.run, pack(frames[0], np.unpackbits(stacked, axis=-1).view(bool))))
+        found.append((need.key, pack(frames[0], np.unpackbits(stacked, axis=-1).view(bool))))
     return found
 
 
 class Need(NamedTuple):
-    """A run, and the frames of it that are wanted."""
+    """A propagation, and the frames of it that are wanted."""
 
-    run: Run
+    key: PropagationKey
     start: int
     stop: int
 
@@ -229,18 +227,20 @@ class Corrected:
         store: masks of the run.
         key_frames: of the run.
         state: the corrections in force.
-        runs: propagations made for corrections.
+        cache: propagations made for corrections.
         base: the model's clicks for an object on a frame.
     """
 
-    def __init__(self, store: MaskStore, key_frames: list[int], state: State, runs: Runs, base: BaseClicks) -> None:
-        self.store, self.state, self.runs, self.base = store, state, runs, base
+    def __init__(
+        self, store: SegmentStore, key_frames: list[int], state: State, cache: PropagationCache, base: BaseClicks
+    ) -> None:
+        self.store, self.state, self.propagations, self.base = store, state, cache, base
         self.objects = max(store.objects, state.objects())
-        things = range(1, self.objects + 1)
-        self._stretches = {thing: state.stretches(thing, key_frames, store.frames, base) for thing in things}
+        object_ids = range(1, self.objects + 1)
+        self._stretches = {n: state.stretches(n, key_frames, store.frames, base) for n in object_ids}
         self._built: dict[tuple[int, Stretch], Segment] = {}
 
-    def touched(self) -> set[int]:
+    def changed_windows(self) -> set[int]:
         """Windows in which anything may differ from the run."""
         spans = {(stretch.start, stretch.stop) for _, stretch in self.stretches()}
         whole = self.store.window_of
@@ -248,98 +248,99 @@ class Corrected:
 
     def stretches(self) -> set[tuple[int, Stretch]]:
         """Object and stretch, wherever something differs from the run."""
-        return {(thing, stretch) for thing, stretches in self._stretches.items() for stretch in stretches}
+        return {(object_id, stretch) for object_id, stretches in self._stretches.items() for stretch in stretches}
 
     def missing(self) -> list[Need]:
-        """Runs that have not been made."""
-        needs = [need for thing, stretches in self._stretches.items() for s in stretches for need in _needs(thing, s)]
+        """Propagations that have not been made."""
+        needs = [need for n, stretches in self._stretches.items() for s in stretches for need in _needs(n, s)]
         return [self._split(need)[1] for need in dict.fromkeys(needs) if self._find(need) is None]
 
     def segments(self, window: int) -> list[Segment]:
-        """Objects of a window; where a run is missing, the run's own masks stay."""
+        """Objects of a window; where a propagation is missing, the run's own masks stay."""
         start, stop = self.store.span(window)
         found = []
         replaced: dict[int, list[tuple[int, int]]] = {}
-        for thing, stretches in self._stretches.items():
+        for object_id, stretches in self._stretches.items():
             for stretch in stretches:
                 if stretch.start < stop and stretch.stop > start:
-                    segment = self._segment(thing, stretch)
+                    segment = self._segment(object_id, stretch)
                     if segment is not None:
-                        found.append(segment.cut(start, stop))
-                        replaced.setdefault(thing, []).append((stretch.start, stretch.stop))
+                        found.append(segment.slice(start, stop))
+                        replaced.setdefault(object_id, []).append((stretch.start, stretch.stop))
         for segment in self.store.segments(window):
-            found += _rest(segment, replaced.get(segment.thing, []))
-        return sorted(found, key=lambda segment: (segment.thing, segment.start))
+            found += _rest(segment, replaced.get(segment.object_id, []))
+        return sorted(found, key=lambda segment: (segment.object_id, segment.start))
 
-    def _segment(self, thing: int, stretch: Stretch) -> Segment | None:
-        if (thing, stretch) not in self._built:
-            needs = _needs(thing, stretch)
-            strips = {need.run.direction: self._find(need) for need in needs}
-            if any(strip is None for strip in strips.values()):
+    def _segment(self, object_id: int, stretch: Stretch) -> Segment | None:
+        if (object_id, stretch) not in self._built:
+            needs = _needs(object_id, stretch)
+            packed_masks = {need.key.direction: self._find(need) for need in needs}
+            if any(packed is None for packed in packed_masks.values()):
                 return None
-            self._built[thing, stretch] = _build(thing, stretch, strips)
-        return self._built[thing, stretch]
+            self._built[object_id, stretch] = _build(object_id, stretch, packed_masks)
+        return self._built[object_id, stretch]
 
-    def _find(self, need: Need) -> Strip | None:
+    def _find(self, need: Need) -> PackedMasks | None:
         """Masks of a need: what the run stored, as far as it reaches, then what was propagated anew."""
         stored, rest = self._split(need)
         if rest is None:
             return stored
-        fresh = self.runs.get(*rest)
+        fresh = self.propagations.get(*rest)
         if fresh is None or stored is None:
             return fresh
-        return joined(*sorted((stored, fresh), key=lambda strip: strip.start))
+        return concatenate(*sorted((stored, fresh), key=lambda packed: packed.start))
 
-    def _split(self, need: Need) -> tuple[Strip | None, Need | None]:
+    def _split(self, need: Need) -> tuple[PackedMasks | None, Need | None]:
         """The stored part of a need, and what is left of it."""
         if need.start >= need.stop:
-            return Strip(need.start, NOWHERE, np.zeros((0, 0, 0), np.uint8)), None
-        run = need.run
+            return PackedMasks(need.start, NOWHERE, np.zeros((0, 0, 0), np.uint8)), None
+        key = need.key
         stored = None
-        if run.frame in self.store.key_frames and run.clicks == self.base(run.thing, run.frame):
+        if key.frame in self.store.key_frames and key.clicks == self.base(key.object_id, key.frame):
             stored = self._stored(need)
         if stored is None or not len(stored):
             return None, need
-        edges = (stored.stop, need.stop) if run.direction == "forward" else (need.start, stored.start)
-        return stored, Need(run, *edges) if edges[0] < edges[1] else None
+        edges = (stored.stop, need.stop) if key.direction == "forward" else (need.start, stored.start)
+        return stored, Need(key, *edges) if edges[0] < edges[1] else None
 
-    def _stored(self, need: Need) -> Strip | None:
+    def _stored(self, need: Need) -> PackedMasks | None:
         """Masks of the run that began with the same clicks, as far as they reach; they border on those clicks."""
-        direction, thing, frame, _ = need.run
+        direction, object_id, frame, _ = need.key
         forward = direction == "forward"
         window = self.store.window_of(frame if forward else frame - 1)
         first, stop = self.store.span(window)
         for segment in self.store.segments(window):
-            strip = segment.forward if forward else segment.backward
-            if segment.thing == thing and strip is not None:
+            packed = segment.forward if forward else segment.backward
+            if segment.object_id == object_id and packed is not None:
                 # a window begins with the key frame's own mask, which is no part of what came back
-                part = strip.cut(max(need.start, first + (not forward)), min(need.stop, stop))
+                part = packed.slice(max(need.start, first + (not forward)), min(need.stop, stop))
                 return part if (part.start == need.start if forward else part.stop == need.stop) else None
         return None
 
 
-def _needs(thing: int, stretch: Stretch) -> list[Need]:
+def _needs(object_id: int, stretch: Stretch) -> list[Need]:
     """What a stretch wants of both directions."""
-    needs = []
+    needs, start, stop = [], stretch.start, stretch.stop
     if stretch.left_clicks:
-        needs.append(Need(Run("forward", thing, stretch.left, stretch.left_clicks), stretch.start, stretch.stop))
+        key = PropagationKey("forward", object_id, stretch.left, stretch.left_clicks)
+        needs.append(Need(key, start, stop))
     if stretch.right_clicks:
-        first = stretch.start + (stretch.left is not None)  # the left key frame keeps its own mask
-        needs.append(Need(Run("backward", thing, stretch.right, stretch.right_clicks), first, stretch.stop))
+        key = PropagationKey("backward", object_id, stretch.right, stretch.right_clicks)
+        needs.append(Need(key, start + (stretch.left is not None), stop))  # the left key frame keeps its own mask
     return needs
 
 
-def _build(thing: int, stretch: Stretch, strips: dict[str, Strip]) -> Segment:
-    forward, backward = strips.get("forward"), strips.get("backward")
+def _build(object_id: int, stretch: Stretch, packed_masks: dict[str, PackedMasks]) -> Segment:
+    forward, backward = packed_masks.get("forward"), packed_masks.get("backward")
     count = stretch.stop - stretch.start
     reach_forward, reach_backward = np.full(count, forward is not None), np.full(count, backward is not None)
     if stretch.left is not None:
         reach_backward[0] = reach_forward[0]
-        own = forward.cut(stretch.start, stretch.start + 1) if forward is not None else None
+        own = forward.slice(stretch.start, stretch.start + 1) if forward is not None else None
         if backward is not None or own is not None:
-            backward = behind_key(stretch.start, count, own, backward)
+            backward = prepend_key_frame(stretch.start, count, own, backward)
     return Segment(
-        thing, stretch.start, stretch.stop, stretch.left, stretch.right, forward, backward, reach_forward,
+        object_id, stretch.start, stretch.stop, stretch.left, stretch.right, forward, backward, reach_forward,
         reach_backward,
     )  # fmt: skip
 
@@ -349,16 +350,14 @@ def _rest(segment: Segment, replaced: list[tuple[int, int]]) -> Iterator[Segment
     start = segment.start
     for first, stop in sorted(replaced):
         if start < min(first, segment.stop):
-            yield segment.cut(start, first)
+            yield segment.slice(start, first)
         start = max(start, stop)
     if start < segment.stop:
-        yield segment.cut(start, segment.stop)
+        yield segment.slice(start, segment.stop)
 
 
-def clicks_on_key_frame(
-    points: list[tuple[float, float]], segments: list[Segment], frame: int
-) -> tuple[list[int | None], dict[int, Clicks]]:
-    """Which object each point of an answer began, and the clicks of every object that has its own mask on a key frame.
+def clicks_on_key_frame(points: list[tuple[float, float]], segments: list[Segment], frame: int) -> dict[int, Clicks]:
+    """Clicks of every object that has its own mask on a key frame, from the points of the model's answer.
 
     The run does not store it: points go to the masks they lie in or nearest to, to the smaller one where both fit.
 
@@ -369,15 +368,13 @@ def clicks_on_key_frame(
     """
     there = [s for s in segments if s.start == frame and s.reach_forward[0] and s.forward is not None]
     costs = np.array([[_distance(s.forward, frame, point) for s in there] for point in points])
-    owners: list[int | None] = [None] * len(points)
     clicks: dict[int, Clicks] = {}
     for row, column in _cheapest(costs.reshape(len(points), len(there))):
-        owners[row] = there[column].thing
-        clicks[there[column].thing] = ((float(points[row][0]), float(points[row][1]), 1),)
+        clicks[there[column].object_id] = ((float(points[row][0]), float(points[row][1]), 1),)
     for segment in there:
-        if segment.thing not in clicks and (middle := middle_of_strip(segment.forward, frame)):
-            clicks[segment.thing] = ((*middle, 1),)  # the answer is lost; its mask tells where it may have been
-    return owners, clicks
+        if segment.object_id not in clicks and (middle := middle_of_packed(segment.forward, frame)):
+            clicks[segment.object_id] = ((*middle, 1),)  # the answer is lost; its mask tells where it may have been
+    return clicks
 
 
 def _cheapest(costs: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -389,21 +386,21 @@ def _cheapest(costs: np.ndarray) -> Iterator[tuple[int, int]]:
     return zip(*linear_sum_assignment(costs), strict=True)
 
 
-def _distance(strip: Strip, frame: int, point: tuple[float, float]) -> float:
-    mask = strip.at(frame)
+def _distance(packed: PackedMasks, frame: int, point: tuple[float, float]) -> float:
+    mask = packed.at(frame)
     rows, columns = np.nonzero(mask)
     if not len(rows):
         return 1e5
-    away = np.hypot(columns + 8 * strip.box[2] + 0.5 - point[0], rows + strip.box[0] + 0.5 - point[1]).min()
+    away = np.hypot(columns + 8 * packed.box[2] + 0.5 - point[0], rows + packed.box[0] + 0.5 - point[1]).min()
     return (0.0 if away < 0.75 else float(away)) + len(rows) * 1e-6
 
 
-def middle_of_strip(strip: Strip, frame: int) -> tuple[float, float] | None:
+def middle_of_packed(packed: PackedMasks, frame: int) -> tuple[float, float] | None:
     """x and y, in pixels, of the centre of the deepest pixel of a mask; None for an empty one."""
-    from videomolmo.annotation.candidate_points import middle_of
+    from videomolmo.annotation.candidate_points import deepest_pixel
 
-    mask = strip.at(frame)
+    mask = packed.at(frame)
     if not mask.any():
         return None
-    column, row = middle_of(mask)
-    return float(column) + 8 * strip.box[2] + 0.5, float(row) + strip.box[0] + 0.5
+    column, row = deepest_pixel(mask)
+    return float(column) + 8 * packed.box[2] + 0.5, float(row) + packed.box[0] + 0.5

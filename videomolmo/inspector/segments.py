@@ -1,19 +1,36 @@
-"""One object between two neighbouring key frames: both directions as they were propagated, and a rule's fusion."""
+"""Objects between two neighbouring key frames, as stored and after a fusion rule."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import threading
+from bisect import bisect_right
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from videomolmo.fusion import RULES, fuse
-from videomolmo.inspector.packed_masks import Box, Strip, centres, count_bits, crop, join, pack
+from videomolmo.errors import BadInput
+from videomolmo.io.cache import BoundedCache
+from videomolmo.io.untrusted import StoredArrays
+from videomolmo.mask_store import (
+    LAYERS,
+    Box,
+    ClipShape,
+    MaskStore,
+    PackedMasks,
+    centres,
+    count_bits,
+    crop,
+    pack,
+    read_window,
+    union_box,
+)
+from videomolmo.masks.windows import fuse_window
 
+MAX_BYTES = 256 << 20  # of masks in memory
 DECISIONS = ("key", "intersection", "union", "fallback", "one side", "forward", "backward", "mixed", "none")
 SETTINGS = ("tau", "left_distance", "right_distance")  # options of rules that need nothing stored
 _MADE, _TAKEN = ("intersection", "union", "forward", "backward"), ("forward", "backward", "intersection", "union")
@@ -28,26 +45,24 @@ class Segment:
     """One object on frames `start` … `stop - 1`.
 
     Attributes:
-        thing: id from 1.
+        object_id: id from 1.
         left, right: the key frames on both sides; None where the clip begins or ends. `left` is `start`, or lies before
-            it when only a part of the stretch is told of.
+            it when only a part of the stretch is described.
         forward, backward: masks, None where that direction does not reach. On the left key frame both are its own mask.
         reach_forward, reach_backward: whether the direction reaches, per frame.
         stored: fused masks as the run saved them, None where they must be made.
-        more: what rules need besides, an array per frame for each of their options.
     """
 
-    thing: int
+    object_id: int
     start: int
     stop: int
     left: int | None
     right: int | None
-    forward: Strip | None
-    backward: Strip | None
+    forward: PackedMasks | None
+    backward: PackedMasks | None
     reach_forward: Bool[np.ndarray, " frames"]
     reach_backward: Bool[np.ndarray, " frames"]
-    stored: Strip | None = None
-    more: Mapping[str, np.ndarray] = field(default_factory=dict)
+    stored: PackedMasks | None = None
 
     @property
     def on_key(self) -> bool:
@@ -57,18 +72,17 @@ class Segment:
     @property
     def bytes(self) -> int:
         """Memory of the masks."""
-        return sum(strip.bits.nbytes for strip in (self.forward, self.backward, self.stored) if strip is not None)
+        return sum(packed.bits.nbytes for packed in (self.forward, self.backward, self.stored) if packed is not None)
 
-    def cut(self, start: int, stop: int) -> Segment:
+    def slice(self, start: int, stop: int) -> Segment:
         """The part from `start` to before `stop`."""
         start, stop = max(start, self.start), min(stop, self.stop)
         part = slice(start - self.start, stop - self.start)
-        strips = {name: getattr(self, name) for name in ("forward", "backward", "stored")}
+        packed_masks = {name: getattr(self, name) for name in ("forward", "backward", "stored")}
         return replace(
             self, start=start, stop=stop,
             reach_forward=self.reach_forward[part], reach_backward=self.reach_backward[part],
-            more={name: values[part] for name, values in self.more.items()},
-            **{name: None if strip is None else strip.cut(start, stop) for name, strip in strips.items()},
+            **{name: None if packed is None else packed.slice(start, stop) for name, packed in packed_masks.items()},
         )  # fmt: skip
 
     @cached_property
@@ -79,12 +93,113 @@ class Segment:
         overlap = np.where(union == 0, 1.0, common / np.maximum(union, 1))
         return np.where(self.reach_forward & self.reach_backward, overlap, np.nan)
 
-    def directions(self, *others: Strip) -> tuple[np.ndarray, np.ndarray, Box]:
+    def directions(self, *others: PackedMasks) -> tuple[np.ndarray, np.ndarray, Box]:
         """Bits of the forward and the backward masks within one box that holds `others` too, and the box."""
-        box = join(strip.box for strip in (self.forward, self.backward, *others) if strip is not None)
+        box = union_box(packed.box for packed in (self.forward, self.backward, *others) if packed is not None)
         shape = (self.stop - self.start, box[1] - box[0], box[3] - box[2])
         pair = (np.zeros(shape, np.uint8) if s is None else s.packed(box) for s in (self.forward, self.backward))
         return *pair, box
+
+
+def total_bytes(segments: list[Segment]) -> int:
+    """Memory of the masks of segments."""
+    return sum(segment.bytes for segment in segments)
+
+
+EMPTY_WINDOW = 64  # frames told of together where nothing was stored
+
+
+class SegmentStore:
+    """The stored masks of a clip. Safe from any thread.
+
+    Windows cover the clip without gaps: those of the files, each from one key frame to the next, and empty ones where
+    no file is.
+
+    Args:
+        spool: the files; they are read as they are, packed.
+        frames, objects, size: of the clip; size is (height, width).
+
+    Attributes:
+        starts: first frame of each window.
+        key_frames: first frames of those that a file is there for.
+        lock: of what is kept in memory.
+        problems: what could not be read, a sentence each.
+    """
+
+    def __init__(self, spool: MaskStore, frames: int, objects: int, size: tuple[int, int]) -> None:
+        self.frames, self.objects, self.size = frames, objects, size
+        self._files: dict[int, Path] = {int(path.stem): path for path in spool.files()}
+        self._files = {start: path for start, path in self._files.items() if start < frames}
+        self.key_frames = sorted(self._files)
+        self.starts = sorted({*self._files, *self._gaps()})
+        self.problems: dict[int, str] = {}
+        self._cache, self.lock = BoundedCache(MAX_BYTES, total_bytes), threading.RLock()
+
+    def _gaps(self) -> set[int]:
+        first = min(self._files, default=self.frames)
+        return set(range(0, first, EMPTY_WINDOW))
+
+    def options(self) -> set[str]:
+        """Names of all arrays that the first file holds."""
+        try:
+            with StoredArrays(self._files[self.key_frames[0]]) as stored:
+                return set(stored.bytes)
+        except (OSError, BadInput, IndexError):
+            return set()
+
+    def window_of(self, t: int) -> int:
+        """Number of the window that holds frame `t`."""
+        return bisect_right(self.starts, t) - 1
+
+    def span(self, window: int) -> tuple[int, int]:
+        """First frame of a window and the one after its last."""
+        stop = self.starts[window + 1] if window + 1 < len(self.starts) else self.frames
+        return self.starts[window], stop
+
+    def segments(self, window: int) -> list[Segment]:
+        """Objects of a window that any direction reaches."""
+        with self.lock:
+            if (found := self._cache.get(window)) is None:
+                found = self._cache.put(window, self._read(window) if self.starts[window] in self._files else [])
+            return found
+
+    def clear_cache(self) -> None:
+        """Free the windows, which can be read again."""
+        with self.lock:
+            self._cache.clear()
+
+    def _read(self, window: int) -> list[Segment]:
+        start, stop = self.span(window)
+        path = self._files[start]
+        try:
+            data = read_window(path, ClipShape(self.frames, self.objects, *self.size))
+        except (OSError, BadInput) as error:
+            reason = str(error).removeprefix(f"{path}: ")
+            self.problems[start] = f"the masks of frames {start} to {stop - 1} cannot be read ({path.name}: {reason})"
+            return []
+        return self._segments(data, start, stop)
+
+    def _segments(self, data: dict[str, np.ndarray], start: int, stop: int) -> list[Segment]:
+        count = int(data["shape"][0])
+        frames = min(count, stop - start)
+        right = stop if stop < self.frames and stop in self._files else None
+        found = []
+        for row, object_id in enumerate(data["ids"].tolist()):
+            packed_masks = {layer: self._packed(data, layer, start, row, frames) for layer in LAYERS}
+            reach = {name: self._reach(data, name, row, frames) for name in ("forward", "backward")}
+            sides = (packed_masks["forward"], packed_masks["backward"], reach["forward"], reach["backward"])
+            found.append(Segment(object_id, start, start + frames, start, right, *sides, packed_masks["fused"]))
+        return found
+
+    @staticmethod
+    def _packed(data: dict[str, np.ndarray], layer: str, start: int, row: int, frames: int) -> PackedMasks | None:
+        return crop(start, data[layer][:frames, row]) if layer in data else None
+
+    @staticmethod
+    def _reach(data: dict[str, np.ndarray], layer: str, row: int, frames: int) -> np.ndarray:
+        if layer not in data or f"has_{layer}" not in data:
+            return np.zeros(frames, bool)
+        return data[f"has_{layer}"][:frames, row].astype(bool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +207,7 @@ class Fused:
     """A segment after a rule: masks, the decision on each frame, and the centre and area of each mask."""
 
     segment: Segment
-    strip: Strip
+    packed: PackedMasks
     codes: np.ndarray
     x: Float[np.ndarray, " frames"]
     y: Float[np.ndarray, " frames"]
@@ -112,42 +227,29 @@ def fuse_segment(segment: Segment, rule: str, tau: float, keep_stored: bool) -> 
         bits = segment.stored.packed(box)
     else:
         forward, backward, box = segment.directions()
-        bits = forward.copy()  # after the last key frame only forward exists
-        if segment.right is not None or rule == "backward":
-            masks = (np.unpackbits(side, axis=-1).view(bool) for side in (forward, backward))
-            bits = np.packbits(fuse(*masks, rule, tau, **_options(segment, rule)), axis=-1)
-        if segment.on_key:
-            bits[0] = forward[0]
+        masks = (np.unpackbits(side, axis=-1).view(bool) for side in (forward, backward))
+        before = segment.start - (segment.left if segment.left is not None else -1)
+        after = None if segment.right is None else segment.right - segment.start
+        bits = np.packbits(fuse_window(*masks, rule, tau, before=before, after=after, on_key=segment.on_key), axis=-1)
     codes = _decide(segment, forward, backward, bits, rule, tau)
     return Fused(segment, crop(segment.start, bits, box), codes, *centres(bits, box))
 
 
-def behind_key(start: int, count: int, own: Strip | None, backward: Strip | None) -> Strip:
+def prepend_key_frame(start: int, count: int, own: PackedMasks | None, backward: PackedMasks | None) -> PackedMasks:
     """Backward masks of a stretch: on its key frame the own mask of the object, after it those propagated, if any."""
-    box = join(strip.box for strip in (own, backward) if strip is not None)
+    box = union_box(packed.box for packed in (own, backward) if packed is not None)
     masks = np.zeros((count, box[1] - box[0], 8 * (box[3] - box[2])), bool)
-    for strip in (own, backward):
-        if strip is not None and len(strip):
-            masks[strip.start - start : strip.stop - start] = strip.masks(box)
+    for packed in (own, backward):
+        if packed is not None and len(packed):
+            masks[packed.start - start : packed.stop - start] = packed.masks(box)
     return pack(start, masks, box)
-
-
-def _options(segment: Segment, rule: str) -> dict[str, Any]:
-    """What a rule wants to know beside the masks and τ."""
-    offset = np.arange(segment.start, segment.stop)
-    known = {
-        "left_distance": offset - (segment.left if segment.left is not None else -1),
-        "right_distance": (segment.right if segment.right is not None else segment.stop) - offset,
-        **segment.more,
-    }
-    return {name: known[name] for name in RULES[rule].options if name != "tau"}
 
 
 def _decide(
     segment: Segment, forward: np.ndarray, backward: np.ndarray, fused: np.ndarray, rule: str, tau: float
 ) -> np.ndarray:
     """The decision on each frame, read off the masks; where several fit, the one that the rule is about."""
-    there, back, some = (_flat(bits).any(axis=1) for bits in (forward, backward, fused))
+    has_forward, has_backward, some = (_flat(bits).any(axis=1) for bits in (forward, backward, fused))
     both = segment.reach_forward & segment.reach_backward
     same = {
         "intersection": _equal(fused, forward & backward), "union": _equal(fused, forward | backward),
@@ -159,7 +261,7 @@ def _decide(
     codes = np.full(len(fused), _CODE["mixed"])
     for name in reversed(order):
         codes[same[name]] = _CODE[name]
-    codes[both & (there ^ back)] = _CODE["fallback"]
+    codes[both & (has_forward ^ has_backward)] = _CODE["fallback"]
     codes[~both] = _CODE["one side"]
     codes[~some] = _CODE["none"]
     if segment.on_key and segment.reach_forward[0]:

@@ -1,4 +1,4 @@
-"""What the parts of the inspector share: what is looked at, how, and where; each part listens for changes."""
+"""The state of an inspector: results, view and frame; its panels listen for changes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +9,7 @@ from typing import Any
 from ipywidgets import HTML
 
 from videomolmo.errors import BadInput
-from videomolmo.inspector.background import CompareWork, ScoreWork, Work
+from videomolmo.inspector.background import BackgroundTask, CompareTask, ScoreTask, notify
 from videomolmo.inspector.canvas import FrameCanvas, Picture
 from videomolmo.inspector.compare import Differences
 from videomolmo.inspector.corrections import Corrections
@@ -20,7 +20,7 @@ TALLEST_PX = 480
 WIDEST_PX = 1280
 
 
-class Desk:
+class InspectorState:
     """One or two inspections on one time line.
 
     Args:
@@ -38,7 +38,7 @@ class Desk:
         theme: "light" or "dark"; None until a browser says.
         work: the one long job that may run.
         scores, comparing: give J&F of what is shown, and the differences, when they are computed.
-        moved, changed, themed: functions called after the frame, what is believed, or the theme changed.
+        frame_listeners, data_listeners, theme_listeners: called after the frame, masks or points, or the theme changed.
         clicked: called with frame, x and y of a click in the first picture.
         asked: results of all sentences asked here, the first one included.
     """
@@ -48,12 +48,12 @@ class Desk:
     ) -> None:
         self.inspection, self.other, self.grounder, self.folder, self.look = inspection, other, grounder, folder, look
         self.asked = [inspection]
-        self.moved: list[Callable[[], None]] = []
-        self.changed: list[Callable[[], None]] = []
-        self.themed: list[Callable[[], None]] = []
+        self.frame_listeners: list[Callable[[], None]] = []
+        self.data_listeners: list[Callable[[], None]] = []
+        self.theme_listeners: list[Callable[[], None]] = []
         self.clicked: Callable[[int, float, float], None] | None = None
         self.theme: str | None = None
-        self.work, self.scores, self.comparing, self.words = Work(), ScoreWork(), CompareWork(), HTML()
+        self.work, self.scores, self.comparing, self.words = BackgroundTask(), ScoreTask(), CompareTask(), HTML()
         self.words.add_class("vm-words")
         self._cache = EncodedCache()
         self.canvas = FrameCanvas(
@@ -64,10 +64,10 @@ class Desk:
             on_theme=self._retheme,
             on_left=self.give_back,
         )
-        self.opened()
+        self.reset()
 
-    def opened(self) -> None:
-        """Take up what is looked at now: it may be another result than before."""
+    def reset(self) -> None:
+        """Start over with the present inspection: it may be another result than before."""
         self.corrections = Corrections(self.inspection, self.grounder)
         self.recompare()
         self.canvas.fps = float(self.inspection.fps or 30)
@@ -111,7 +111,7 @@ class Desk:
             self.canvas.show(int(frame))
             self._went(self.frame)
 
-    def see(self, **changes: Any) -> None:
+    def set_view(self, **changes: Any) -> None:
         """Change how frames are shown: fields of `Look`."""
         look = replace(self.look, **changes)
         if look != self.look:
@@ -119,7 +119,7 @@ class Desk:
             self.canvas.show()
 
     def changed_data(self) -> None:
-        """Tell all parts that masks, points, names or results changed."""
+        """Notify all listeners that masks, points, names or results changed."""
         with self.canvas.hold_sync():
             self.canvas.frames = max(one.frames for one in self.shown)
             self.canvas.frame = min(self.canvas.frame, max(0, self.canvas.frames - 1))
@@ -128,29 +128,28 @@ class Desk:
             self.canvas.sizes = [[one.height, one.width] for one in self.shown]
             self.canvas.titles = [self._title(one) for one in self.shown] if self.other is not None else []
         self.canvas.show()
-        for tell in self.changed:
-            tell()
+        notify(self.data_listeners)
 
-    def say(self, text: str, *, error: bool = False) -> None:
+    def set_status(self, text: str, *, error: bool = False) -> None:
         """One line for the user, below the picture."""
         self.words.value = f'<span class="{"vm-error" if error else ""}" role="status">{escape(text)}</span>'
 
-    def regret(self, error: BaseException) -> None:
-        """Say why something could not be done; what nobody expected with its kind."""
-        self.say(str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}", error=True)
+    def show_error(self, error: BaseException) -> None:
+        """Show why something could not be done; an unexpected error with its kind."""
+        self.set_status(str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}", error=True)
 
-    def attempt(self, act: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """Do something the user asked for; what is wrong with it is said, not raised."""
+    def run_safely(self, act: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Run what the user asked for; its errors are shown, not raised."""
         try:
             return act(*args, **options)
-        except (BadInput, OSError) as error:  # a folder that cannot be written to is the user's to mend
-            self.regret(error)
+        except (BadInput, OSError) as error:  # a folder that cannot be written to is the user's to repair
+            self.show_error(error)
             return None
 
     def is_free(self) -> bool:
         """Whether no long job runs; where one does, the user is told to wait."""
         if self.work.busy:
-            self.say("wait until the present work is done, or cancel it", error=True)
+            self.set_status("wait until the present work is done, or cancel it", error=True)
         return not self.work.busy
 
     def _pictures(self, frame: int) -> tuple[list[Picture], str]:
@@ -164,19 +163,19 @@ class Desk:
 
     def give_back(self) -> None:
         """Videos, frames, masks and plots: nobody looks any more. Whoever looks again has them read again."""
-        self._cache.forget()
-        self.corrections.forget()
+        self._cache.clear_cache()
+        self.corrections.clear_cache()
         for one in [*self.shown, *self.asked]:
             one.close()
         self.theme = None
-        for tell in self.themed:
-            tell()
+        notify(self.theme_listeners)
 
-    def unhear(self) -> None:
-        """Let go of all parts: nothing is told to them any more."""
+    def remove_listeners(self) -> None:
+        """Forget all listeners: no panel is notified any more."""
         self.clicked = None
-        for told in (self.moved, self.changed, self.themed, self.work.turned, self.scores.told, self.comparing.told):
-            told.clear()
+        own = [self.frame_listeners, self.data_listeners, self.theme_listeners]
+        for listeners in (*own, self.work.listeners, self.scores.listeners, self.comparing.listeners):
+            listeners.clear()
 
     def _caption(self, frame: int) -> str:
         longest = max(self.shown, key=lambda one: one.frames)
@@ -196,12 +195,11 @@ class Desk:
         return f"“{one.sentence}” · {one.rule}{tau}"
 
     def _went(self, frame: int) -> None:
-        for tell in self.moved:
-            tell()
+        notify(self.frame_listeners)
 
     def _click(self, frame: int, pane: int, x: float, y: float) -> None:
         if self.canvas.mode != "look" and pane:
-            self.say("corrections are made in the picture on the left", error=True)
+            self.set_status("corrections are made in the picture on the left", error=True)
         elif self.clicked is not None:
             self.clicked(frame, x, y)
 
@@ -210,14 +208,13 @@ class Desk:
         each = (min(width - 8, WIDEST_PX) - 6 * (len(self.shown) - 1)) // len(self.shown)
         size = (TALLEST_PX, max(160, each // 16 * 16))
         if size != self.look.size:
-            self.see(size=size)
+            self.set_view(size=size)
 
     def _retheme(self, dark: bool) -> None:
         theme = "dark" if dark else "light"
         if theme != self.theme:
             self.theme = theme
-            for tell in self.themed:
-                tell()
+            notify(self.theme_listeners)
 
 
 def _marks(one: Inspection) -> list[list[Any]]:

@@ -14,11 +14,11 @@ import traitlets
 from plotly.graph_objects import Figure
 
 from videomolmo.fusion import RULES
-from videomolmo.inspector.background import Later, close_all
+from videomolmo.inspector.background import Debounced, close_all
 from videomolmo.inspector.inspection import LAYERS, Inspection, listed
-from videomolmo.inspector.plots import agreement_figure, difference_figure, name_of, scores_figure, track_figure
+from videomolmo.inspector.plots import agreement_figure, difference_figure, scores_figure, track_figure
 from videomolmo.inspector.render import LAYER_SIGNS, colour_of
-from videomolmo.inspector.session import Desk
+from videomolmo.inspector.session import InspectorState
 
 MARKS = {"points": "points", "ids": "numbers", "boxes": "boxes", "patterns": "patterns"}
 TRAIL = 20
@@ -45,36 +45,36 @@ class LookPanel:
         layers: layer to its check box.
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self.layers = {name: tick(LAYER_SIGNS[name], name in desk.look.layers, self._layer) for name in LAYERS}
+    def __init__(self, state: InspectorState) -> None:
+        self._state = state
+        self.layers = {name: tick(LAYER_SIGNS[name], name in state.look.layers, self._layer) for name in LAYERS}
         self.opacity = widgets.FloatSlider(
-            desk.look.opacity, min=0, max=1, step=0.05, description="opacity", readout_format=".2f",
+            state.look.opacity, min=0, max=1, step=0.05, description="opacity", readout_format=".2f",
             style={"description_width": "60px"}, layout=widgets.Layout(width="auto"),
         )  # fmt: skip
-        self.opacity.observe(lambda change: desk.see(opacity=change["new"]), "value")
-        marks = [tick(text, getattr(desk.look, name), self._mark(name)) for name, text in MARKS.items()]
-        trail = tick("trails", desk.look.trail > 0, lambda on: desk.see(trail=TRAIL if on else 0))
+        self.opacity.observe(lambda change: state.set_view(opacity=change["new"]), "value")
+        marks = [tick(text, getattr(state.look, name), self._mark(name)) for name, text in MARKS.items()]
+        trail = tick("trails", state.look.trail > 0, lambda on: state.set_view(trail=TRAIL if on else 0))
         grid = widgets.Layout(grid_template_columns="135px 135px", grid_gap="0 4px")
         self.box = widgets.VBox([
             section("Layers"), widgets.GridBox(list(self.layers.values()), layout=grid), self.opacity,
             section("Marks"), widgets.GridBox([*marks, trail], layout=grid),
         ])  # fmt: skip
         self.refresh()
-        desk.changed.append(self.refresh)
+        state.data_listeners.append(self.refresh)
 
     def refresh(self) -> None:
         """Grey out what is not there in any result that is shown, and say why."""
         for name, box in self.layers.items():
-            reasons = [one.layers()[name] for one in self._desk.shown]
+            reasons = [one.layers()[name] for one in self._state.shown]
             box.disabled = None not in reasons  # of two results one may have it
             box.tooltip = reasons[0] if box.disabled else f"show the {name} masks"
 
     def _layer(self, _: bool) -> None:
-        self._desk.see(layers=tuple(name for name, box in self.layers.items() if box.value))
+        self._state.set_view(layers=tuple(name for name, box in self.layers.items() if box.value))
 
     def _mark(self, name: str) -> Any:
-        return lambda on: self._desk.see(**{name: on})
+        return lambda on: self._state.set_view(**{name: on})
 
 
 class ObjectPanel:
@@ -84,26 +84,26 @@ class ObjectPanel:
         rows: object id to (check box, text field).
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, state: InspectorState) -> None:
+        self._state = state
         self.rows: dict[int, tuple[widgets.Checkbox, widgets.Text]] = {}
         self._list = widgets.VBox(layout=widgets.Layout(max_height="170px", overflow="hidden auto"))
         self.box = widgets.VBox([section("Objects"), self._list])
-        self._of = desk.inspection
+        self._of = state.inspection
         self.refresh()
-        desk.changed.append(self.refresh)
+        state.data_listeners.append(self.refresh)
 
     def refresh(self) -> None:
         """Rows for the objects there are now; what was hidden stays hidden."""
-        objects = self._desk.inspection.objects
+        objects = self._state.inspection.objects
         numbers = listed(objects)
-        if list(self.rows) == list(numbers) and self.rows and self._of is self._desk.inspection:
+        if list(self.rows) == list(numbers) and self.rows and self._of is self._state.inspection:
             for number, (_, name) in self.rows.items():
-                name.value = name_of(self._desk.inspection, number)
+                name.value = self._state.inspection.name_of(number)
             return
-        same = self._of is self._desk.inspection  # objects of another result have other numbers
+        same = self._of is self._state.inspection  # objects of another result have other numbers
         hidden = {number for number, (box, _) in self.rows.items() if same and not box.value}
-        self._of = self._desk.inspection
+        self._of = self._state.inspection
         for line in self._list.children:
             close_all(line)
         self.rows, lines = {}, []
@@ -123,7 +123,7 @@ class ObjectPanel:
             shown, indent=False, layout=widgets.Layout(width="22px"), tooltip=f"show object {number}"
         )
         name = widgets.Text(
-            name_of(self._desk.inspection, number), continuous_update=False,
+            self._state.inspection.name_of(number), continuous_update=False,
             layout=widgets.Layout(width="auto", flex="1 1 auto", min_width="80px"),
         )  # fmt: skip
         box.observe(self._show, "value")
@@ -133,13 +133,13 @@ class ObjectPanel:
 
     def _show(self, _: Any) -> None:
         shown = tuple(number for number, (box, _) in self.rows.items() if box.value)
-        unlisted = range(len(self.rows) + 1, self._desk.inspection.objects + 1)
-        self._desk.see(objects=None if len(shown) == len(self.rows) else (*shown, *unlisted))
+        unlisted = range(len(self.rows) + 1, self._state.inspection.objects + 1)
+        self._state.set_view(objects=None if len(shown) == len(self.rows) else (*shown, *unlisted))
 
     def _name(self, number: int, text: str) -> None:
-        if text.strip() and text != self._desk.inspection.names.get(number):
-            self._desk.inspection.names[number] = text.strip()
-            self._desk.changed_data()
+        if text.strip() and text != self._state.inspection.names.get(number):
+            self._state.inspection.names[number] = text.strip()
+            self._state.changed_data()
 
 
 MATCHING = [("as the run did", "stored"), ("overlap ≥ 0.1", 0.1), ("overlap ≥ 0.3", 0.3), ("overlap ≥ 0.5", 0.5),
@@ -154,14 +154,14 @@ class FusionPanel:
         side: which result they are about, 0 or 1; None where there is only one.
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk, self._setting = desk, False
+    def __init__(self, state: InspectorState) -> None:
+        self._state, self._setting = state, False
         wide = {"style": {"description_width": "72px"}, "layout": widgets.Layout(width="auto")}
         self.rule = widgets.Dropdown(description="rule", **wide)
         self.tau = widgets.FloatSlider(0.7, min=0, max=1, step=0.01, description="τ", readout_format=".2f", **wide)
         self.matching = widgets.Dropdown(options=MATCHING, description="matching", **wide)
         self.side = None
-        if desk.other is not None:
+        if state.other is not None:
             self.side = widgets.ToggleButtons(options=[("left", 0), ("right", 1)], style={"button_width": "80px"})
             self.side.observe(lambda _: self.refresh(), "value")
         self.line = widgets.HTML()
@@ -170,12 +170,12 @@ class FusionPanel:
         parts = [section("Fusion"), self.side, self.rule, self.tau, self.matching, self.line]
         self.box = widgets.VBox([part for part in parts if part is not None])
         self.refresh()
-        desk.changed.append(self.refresh)
-        desk.work.turned.append(self.refresh)
+        state.data_listeners.append(self.refresh)
+        state.work.listeners.append(self.refresh)
 
     @property
     def _target(self) -> Inspection:
-        return self._desk.shown[self.side.value if self.side is not None else 0]
+        return self._state.shown[self.side.value if self.side is not None else 0]
 
     def refresh(self) -> None:
         """Show what is in force."""
@@ -189,8 +189,8 @@ class FusionPanel:
         if chosen not in [value for _, value in self.matching.options]:
             self.matching.options = [*self.matching.options, (f"overlap ≥ {chosen:g}", chosen)]
         self.matching.value = chosen
-        self.rule.disabled = self.matching.disabled = self._desk.work.busy
-        self.tau.disabled = self._desk.work.busy or target.rule != "iou"
+        self.rule.disabled = self.matching.disabled = self._state.work.busy
+        self.tau.disabled = self._state.work.busy or target.rule != "iou"
         self.rule.tooltip = RULES[target.rule].description if target.rule in RULES else ""
         self._setting = False
 
@@ -198,15 +198,15 @@ class FusionPanel:
         if self._setting:
             return
         names = {self.rule: "rule", self.tau: "tau", self.matching: "matching"}
-        if self._desk.is_free():
-            self._desk.attempt(self._fuse, names[change["owner"]], change["new"])
+        if self._state.is_free():
+            self._state.run_safely(self._fuse, names[change["owner"]], change["new"])
         self.refresh()
 
     def _fuse(self, name: str, value: Any) -> None:
         begun = time.perf_counter()
         kept = {"matching": self._target.matching}  # which is "as stored" unless it is said again
-        self._target.refuse(**kept | {name: value})
-        self._desk.refresh()
+        self._target.apply_fusion_rule(**kept | {name: value})
+        self._state.refresh()
         rule = RULES[self._target.rule].description if self._target.rule in RULES else self._target.rule
         self.line.value = f"<small>{rule}<br>fused again in {1000 * (time.perf_counter() - begun):.0f} ms</small>"
 
@@ -217,28 +217,28 @@ SIGNS = {"found": "✔ found", "absent": "∅ absent", "malformed": "✕ malform
 class AnswerPanel:
     """Text below the picture."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, state: InspectorState) -> None:
+        self._state = state
         self.answer, self.missing = widgets.HTML(), widgets.HTML()
         self.answer.add_class("vm-answer")
         self.box = widgets.VBox([self.answer, self.missing])
-        self._soon = Later(self.refresh)
-        desk.moved.append(self._soon)
-        desk.changed.append(self.refresh)
+        self._soon = Debounced(self.refresh)
+        state.frame_listeners.append(self._soon)
+        state.data_listeners.append(self.refresh)
         self.refresh()
 
     def refresh(self) -> None:
         """Show the answer nearest to the present frame; whatever the model wrote is shown as text, never run."""
-        self.answer.value = " ".join(self._line(n) for n in range(len(self._desk.shown)))
-        wanting = [line for one in self._desk.shown for line in one.missing()]
-        wanting += self._desk.differences.missing() if self._desk.differences else []
+        self.answer.value = " ".join(self._line(n) for n in range(len(self._state.shown)))
+        wanting = [line for one in self._state.shown for line in one.missing()]
+        wanting += self._state.differences.missing() if self._state.differences else []
         lines = "".join(f"<li>{escape(line)}</li>" for line in dict.fromkeys(wanting))
         self.missing.value = f'<ul class="vm-missing">{lines}</ul>' if lines else ""
 
     def _line(self, n: int) -> str:
-        one = self._desk.shown[n]
-        side = ("left: ", "right: ")[n] if len(self._desk.shown) > 1 else ""
-        answer = one.answer_near(self._desk.frame) if one.frames else None
+        one = self._state.shown[n]
+        side = ("left: ", "right: ")[n] if len(self._state.shown) > 1 else ""
+        answer = one.answer_near(self._state.frame) if one.frames else None
         if answer is None:
             return f"<div>{side}the model was not asked</div>"
         outcome = one.outcomes().get(answer.frame, answer.outcome)
@@ -258,41 +258,41 @@ class ComparePanel:
         line: how much they differ, and the scores.
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, state: InspectorState) -> None:
+        self._state = state
         self.button = widgets.Button(description="next difference", icon="step-forward")
         self.button.on_click(lambda _: self.next())
         self.line = widgets.HTML()
         self.box = widgets.HBox([self.button, self.line], layout=widgets.Layout(align_items="center"))
-        soon = Later(self.refresh)
-        desk.moved.append(soon)
-        desk.changed.append(soon)
-        desk.scores.told.append(soon)
-        desk.comparing.told.append(soon)
+        soon = Debounced(self.refresh)
+        state.frame_listeners.append(soon)
+        state.data_listeners.append(soon)
+        state.scores.listeners.append(soon)
+        state.comparing.listeners.append(soon)
         self.refresh()
 
     def next(self) -> None:
         """Go to the next frame where the results differ most."""
-        differences = self._desk.differences
-        if differences is not None and self._desk.comparing.of(differences) is None:
-            self._desk.say("wait until the two results are compared", error=True)
+        differences = self._state.differences
+        if differences is not None and self._state.comparing.of(differences) is None:
+            self._state.set_status("wait until the two results are compared", error=True)
             return
-        to = differences.next_difference(self._desk.frame) if differences is not None else None
+        to = differences.next_difference(self._state.frame) if differences is not None else None
         if to is None:
-            self._desk.say("the two results are the same everywhere")
+            self._state.set_status("the two results are the same everywhere")
         else:
-            self._desk.go(to)
+            self._state.go(to)
 
     def refresh(self) -> None:
         """Say how the results compare on the present frame."""
-        differences, frame = self._desk.differences, self._desk.frame
+        differences, frame = self._state.differences, self._state.frame
         if differences is None or frame >= differences.frames:
             self.line.value = "nothing to compare on this frame"
             return
-        known = self._desk.comparing.of(differences) is not None
+        known = self._state.comparing.of(differences) is not None
         words = [f"difference {differences.per_frame[frame]:.2f}" if known else "differences are being computed …"]
-        for side, one in zip(("left", "right"), self._desk.shown, strict=True):
-            scores = self._desk.scores.of(one)
+        for side, one in zip(("left", "right"), self._state.shown, strict=True):
+            scores = self._state.scores.of(one)
             if scores is not None and np.isfinite(scores.per_frame[frame]):
                 words.append(f"J&amp;F {side} {scores.per_frame[frame]:.2f}")
             elif scores is None and one.truth is not None:
@@ -320,37 +320,37 @@ class PlotPanel:
         figures: name to figure, as drawn last.
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, state: InspectorState) -> None:
+        self._state = state
         self.figures: dict[str, Figure] = {}
         self.box = PlotStack()
         self.box.add_class("vm-plots")
         self.box.on_msg(self._receive)
-        soon = Later(self.refresh, 0.15)
-        desk.changed.append(soon)
-        desk.themed.append(soon)
-        desk.scores.told.append(soon)
-        desk.comparing.told.append(soon)
+        soon = Debounced(self.refresh, 0.15)
+        state.data_listeners.append(soon)
+        state.theme_listeners.append(soon)
+        state.scores.listeners.append(soon)
+        state.comparing.listeners.append(soon)
 
     def refresh(self) -> None:
-        """Draw what is believed now."""
-        desk = self._desk
-        shown = desk.theme is not None and desk.inspection.frames
-        self.figures = self._draw({"t": desk.frame, "theme": desk.theme}) if shown else {}
+        """Draw the present masks."""
+        state = self._state
+        shown = state.theme is not None and state.inspection.frames
+        self.figures = self._draw({"t": state.frame, "theme": state.theme}) if shown else {}
         self.box.figures = [figure.to_json() for figure in self.figures.values()]
 
     def _draw(self, now: dict[str, Any]) -> dict[str, Figure]:
-        desk = self._desk
-        made = {"agreement": agreement_figure(desk.inspection, **now)}
-        if any(one.truth is not None for one in desk.shown):
-            made["scores"] = scores_figure(desk.inspection, desk.other, scores=desk.scores.of, **now)
-        if desk.differences is not None and desk.comparing.of(desk.differences) is not None:
-            made["difference"] = difference_figure(desk.differences, **now)
-        return made | {"track": track_figure(desk.inspection, **now)}
+        state = self._state
+        made = {"agreement": agreement_figure(state.inspection, **now)}
+        if any(one.truth is not None for one in state.shown):
+            made["scores"] = scores_figure(state.inspection, state.other, scores=state.scores.of, **now)
+        if state.differences is not None and state.comparing.of(state.differences) is not None:
+            made["difference"] = difference_figure(state.differences, **now)
+        return made | {"track": track_figure(state.inspection, **now)}
 
     def _receive(self, _: Any, content: dict[str, Any], __: list[Any]) -> None:
         if content.get("kind") == "go":
-            self._desk.go(round(content["frame"]))
+            self._state.go(round(content["frame"]))
         elif content.get("kind") == "library":
             from plotly.offline import get_plotlyjs
 

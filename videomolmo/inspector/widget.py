@@ -9,16 +9,16 @@ import ipywidgets as widgets
 
 from videomolmo.errors import BadInput
 from videomolmo.inspector.action_panels import AskPanel, CorrectPanel, ExportPanel
-from videomolmo.inspector.background import close_all, somebody_watches, when_quiet
+from videomolmo.inspector.background import close_all, is_interactive, on_idle
 from videomolmo.inspector.corrections import Corrections
 from videomolmo.inspector.ground_truth import open_truth
 from videomolmo.inspector.inspection import LAYERS, Inspection
 from videomolmo.inspector.plots import static_picture
 from videomolmo.inspector.render import Look
-from videomolmo.inspector.session import Desk
+from videomolmo.inspector.session import InspectorState
 from videomolmo.inspector.view_panels import AnswerPanel, ComparePanel, FusionPanel, LookPanel, ObjectPanel, PlotPanel
-from videomolmo.io.files import whole_file
-from videomolmo.io.plain_values import as_whole, needed_path
+from videomolmo.io.files import atomic_file
+from videomolmo.io.plain_values import as_int, require_path
 from videomolmo.results import GroundingResult
 
 PARTS = ("look", "objects", "fusion", "correct", "files", "questions", "answer", "plots", "compare", "box")
@@ -34,27 +34,27 @@ class TrackInspector:
     browser holds the inspector any more. One that no browser shows keeps only its widgets, and reads again when shown.
 
     Attributes:
-        desk: what is shown, how and where.
+        state: what is shown, how and where.
         inspection, other: what is looked at.
         look, objects, fusion, correct, files, questions, plots, answer, compare: the parts; `compare` is None with one
             result.
         box: all of it, as one widget. After `close` it and the parts are None.
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
-        self.look, self.objects, self.fusion = LookPanel(desk), ObjectPanel(desk), FusionPanel(desk)
-        self.correct, self.files, self.questions = CorrectPanel(desk), ExportPanel(desk), AskPanel(desk)
-        self.answer, self.plots = AnswerPanel(desk), PlotPanel(desk)
-        self.compare = ComparePanel(desk) if desk.other is not None else None
+    def __init__(self, state: InspectorState) -> None:
+        self.state = state
+        self.look, self.objects, self.fusion = LookPanel(state), ObjectPanel(state), FusionPanel(state)
+        self.correct, self.files, self.questions = CorrectPanel(state), ExportPanel(state), AskPanel(state)
+        self.answer, self.plots = AnswerPanel(state), PlotPanel(state)
+        self.compare = ComparePanel(state) if state.other is not None else None
         self.box = self._assemble()
-        self._closing = weakref.finalize(self, _give_back, desk, self.box)  # no part knows the whole
+        self._closing = weakref.finalize(self, _give_back, state, self.box)  # no part knows the whole
         self._closing.atexit = False
-        desk.canvas.keeper = weakref.ref(self)
+        state.canvas.keeper = weakref.ref(self)
 
     def _assemble(self) -> widgets.VBox:
         compare = [self.compare.box] if self.compare is not None else []
-        main = widgets.VBox([self.correct.box, *compare, self.desk.canvas, self.desk.words, self.answer.box])
+        main = widgets.VBox([self.correct.box, *compare, self.state.canvas, self.state.words, self.answer.box])
         parts = (self.look, self.objects, self.fusion, self.questions, self.files)
         side = widgets.VBox([part.box for part in parts])
         columns = widgets.Box([main, side])
@@ -66,7 +66,7 @@ class TrackInspector:
 
     def close(self) -> None:
         """Give back all videos, memory and widgets. Pictures can still be made: they open what they need again."""
-        self.desk.canvas.kept = None
+        self.state.canvas.kept = None
         self._closing()
         vars(self).update(dict.fromkeys(PARTS))
 
@@ -78,35 +78,35 @@ class TrackInspector:
 
     @property
     def inspection(self) -> Inspection:
-        return self.desk.inspection
+        return self.state.inspection
 
     @property
     def other(self) -> Inspection | None:
-        return self.desk.other
+        return self.state.other
 
     @property
     def corrections(self) -> Corrections:
         """Corrections from code; call `refresh` afterwards to see them."""
-        return self.desk.corrections
+        return self.state.corrections
 
     def refresh(self) -> None:
         """Show what was changed from code."""
-        self.desk.refresh()
+        self.state.refresh()
 
     @property
     def frame(self) -> int:
         """The frame that is shown; set it to go there."""
-        return self.desk.frame
+        return self.state.frame
 
     @frame.setter
     def frame(self, value: int) -> None:
-        self.desk.go(value)
+        self.state.go(value)
 
     def picture(self) -> bytes:
         """The inspector on one page, as a PNG: what is ticked, and the present frame among others."""
-        desk = self.desk
+        state = self.state
         return static_picture(
-            self.inspection, self.other, desk.looks, self.frame, scores=desk.scores.now, differences=desk.differences
+            self.inspection, self.other, state.looks, self.frame, scores=state.scores.now, differences=state.differences
         )
 
     def save(self, path: str | Path) -> Path:
@@ -118,7 +118,7 @@ class TrackInspector:
         path = Path(path)
         if path.exists():
             raise BadInput(f"{path} exists; choose another name")
-        with whole_file(path, replace=False) as unfinished:
+        with atomic_file(path, replace=False) as unfinished:
             unfinished.write_bytes(self.picture())
         return path
 
@@ -129,35 +129,35 @@ class TrackInspector:
         """The static picture, then the live inspector; where a person waits, the picture is made after all else."""
         from IPython.display import display
 
-        if not (somebody_watches() and self._closing.alive):
+        if not (is_interactive() and self._closing.alive):
             display(self._repr_mimebundle_(), raw=True)
             if self._closing.alive:
                 display(self.box)
             return
-        self.desk.canvas.kept = self
+        self.state.canvas.kept = self
         still = display({"text/plain": repr(self)}, raw=True, display_id=True)
         display(self.box)
-        desk = self.desk
+        state = self.state
 
         def update() -> None:
             still.update(self._repr_mimebundle_(), raw=True)
-            if not desk.canvas.looked_at:
-                desk.give_back()
+            if not state.canvas.looked_at:
+                state.give_back()
 
-        when_quiet(update, lambda: desk.canvas.asked_at, lambda: desk.scores.waits() or desk.comparing.waits())
+        on_idle(update, lambda: state.canvas.asked_at, lambda: state.scores.waits() or state.comparing.waits())
 
     def __repr__(self) -> str:
         lines = [
-            f"TrackInspector(“{one.sentence}”: {one.frames} frames, {one.objects} objects)" for one in self.desk.shown
+            f"TrackInspector(“{one.sentence}”: {one.frames} frames, {one.objects} objects)" for one in self.state.shown
         ]
         return "\n".join(lines + self.inspection.missing())
 
 
-def _give_back(desk: Desk, box: widgets.VBox) -> None:
+def _give_back(state: InspectorState, box: widgets.VBox) -> None:
     """What an inspector holds beside itself."""
-    desk.work.cancel()
-    desk.give_back()
-    desk.unhear()
+    state.work.cancel()
+    state.give_back()
+    state.remove_listeners()
     close_all(box)
 
 
@@ -206,7 +206,7 @@ def inspect(
     unknown = [name for name in layers if name not in LAYERS]
     if unknown:
         raise BadInput(f"layer {unknown[0]!r} is unknown; choose of {', '.join(LAYERS)}")
-    folder, start = needed_path(folder, "folder"), _frame_number(frame)
+    folder, start = require_path(folder, "folder"), _frame_number(frame)
     inspections = [Inspection(result, truth, video=video)]
     if other is not None:
         first, second = inspections[0], Inspection(other, video=video)
@@ -215,15 +215,15 @@ def inspect(
         inspections.append(second)
     for one, its_rule, its_tau in zip(inspections, (rule, other_rule), (tau, other_tau), strict=False):
         if its_rule is not None or its_tau is not None:
-            one.refuse(its_rule, its_tau)
+            one.apply_fusion_rule(its_rule, its_tau)
     look = Look(layers=tuple(name for name in LAYERS if name in layers))
-    desk = Desk(inspections[0], inspections[1] if other is not None else None, grounder, folder, look)
-    desk.canvas.frame = min(max(0, start), max(0, desk.canvas.frames - 1))
-    return TrackInspector(desk)
+    state = InspectorState(inspections[0], inspections[1] if other is not None else None, grounder, folder, look)
+    state.canvas.frame = min(max(0, start), max(0, state.canvas.frames - 1))
+    return TrackInspector(state)
 
 
 def _frame_number(frame: int) -> int:
-    number = as_whole(frame, least=-sys.maxsize)
+    number = as_int(frame, minimum=-sys.maxsize)
     if number is None:
         raise BadInput(f"frame is {frame!r}, expected the number of a frame")
     return number

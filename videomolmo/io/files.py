@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from videomolmo.errors import BadInput
 from videomolmo.io.plain_values import as_path
-from videomolmo.io.schemas import parse, read_bytes
+from videomolmo.io.untrusted import parse, read_bytes, read_json
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -29,7 +29,7 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 @contextmanager
-def whole_file(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
+def atomic_file(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
     """Where to write a file: its own name in a hidden folder beside it, from which it moves when the block ends well.
 
     It is on the disk before it takes the place of an earlier file, so that a power cut leaves the one or the other.
@@ -40,45 +40,45 @@ def whole_file(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
 
     Raises:
         BadInput: there is such a file, and `replace` is False.
-        OSError: it cannot be written; see `told`.
+        OSError: it cannot be written; see `explain_os_error`.
     """
     path = Path(path)
-    with told("cannot be written", path):
+    with explain_os_error("cannot be written", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished(path.parent) as place:
+        with temporary_folder(path.parent) as place:
             yield place / path.name
-            put(place / path.name, path, replace=replace)
+            move_into_place(place / path.name, path, replace=replace)
 
 
 @contextmanager
-def files_of(folder: str | Path, last: str) -> Iterator[Path]:
+def atomic_files(folder: str | Path, last: str) -> Iterator[Path]:
     """Where to write files that appear in `folder` when the block ends well; `last` is the sign that all are there.
 
     Raises:
-        OSError: they cannot be written; see `told`.
+        OSError: they cannot be written; see `explain_os_error`.
     """
     folder = Path(folder)
-    with told("cannot be written", folder):
+    with explain_os_error("cannot be written", folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with unfinished(folder) as place:
+        with temporary_folder(folder) as place:
             (place / "files").mkdir()
             yield place / "files"
-            put_all(sorted((place / "files").iterdir(), key=lambda path: path.name == last), folder)
+            move_all_into_place(sorted((place / "files").iterdir(), key=lambda path: path.name == last), folder)
 
 
-def put(source: Path, path: Path, *, replace: bool = True) -> None:
-    """Move a file, or a folder with files, to its place once all of it is on the disk; `replace` as in `whole_file`."""
+def move_into_place(source: Path, path: Path, *, replace: bool = True) -> None:
+    """Move a file, or a folder with files, to its place once it is on the disk; `replace` as in `atomic_file`."""
     for file in [*source.rglob("*"), source] if source.is_dir() else [source]:
         _sync(file)
     if replace:
         os.replace(source, path)
     else:
-        _take_name(source, path)
+        _link_new(source, path)
     _sync(path.parent)
 
 
-def put_all(sources: Iterable[Path], folder: Path) -> None:
-    """Move files into a folder, under their names; as `put`, but many at once."""
+def move_all_into_place(sources: Iterable[Path], folder: Path) -> None:
+    """Move files into a folder, under their names; as `move_into_place`, but many at once."""
     sources = list(sources)
     for source in sources:
         _sync(source)
@@ -87,7 +87,7 @@ def put_all(sources: Iterable[Path], folder: Path) -> None:
     _sync(folder)
 
 
-def _take_name(source: Path, path: Path) -> None:
+def _link_new(source: Path, path: Path) -> None:
     """Give a file or folder its name where nothing else has that; an empty folder does not count."""
     try:
         if source.is_dir():
@@ -114,26 +114,26 @@ def _sync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A `whole_file` of text, in UTF-8."""
-    with whole_file(path) as unfinished_file:
+    """Write text atomically, in UTF-8."""
+    with atomic_file(path) as unfinished_file:
         unfinished_file.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """A `whole_file` of plain JSON, indented."""
+    """Write plain JSON atomically, indented."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json_or_none(path: Path) -> Any:
     """What `write_json` wrote; None where no such file is there, or one that is empty or broken: it is not done."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return read_json(path, Any)
+    except (FileNotFoundError, NotADirectoryError, BadInput):
         return None
 
 
 @contextmanager
-def told(trouble: str, path: Path) -> Iterator[None]:
+def explain_os_error(trouble: str, path: Path) -> Iterator[None]:
     """Have an OSError that leaves the block say what could not be done, such as "cannot be written", and to which path.
 
     One that names another file speaks for itself.
@@ -143,19 +143,19 @@ def told(trouble: str, path: Path) -> Iterator[None]:
     except OSError as error:
         if hasattr(error, "reason") or (error.filename and UNFINISHED not in os.fsdecode(error.filename)):
             raise
-        named = OSError(error.errno, f"{trouble} ({reason_of(error)})", str(path))
-        named.reason = reason_of(error)
+        named = OSError(error.errno, f"{trouble} ({os_reason(error)})", str(path))
+        named.reason = os_reason(error)
         raise named from error
 
 
-def reason_of(error: OSError) -> str:
+def os_reason(error: OSError) -> str:
     """What the system says, without the path."""
     return getattr(error, "reason", None) or error.strerror or str(error) or type(error).__name__
 
 
 @contextmanager
-def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Work in a folder that nobody else holds; what dead processes left there unfinished is removed.
+def locked_folder(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Work in a folder that nobody else has locked; what dead processes left there unfinished is removed.
 
     Args:
         folder: made where missing.
@@ -166,11 +166,11 @@ def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
         OSError: it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = hold(folder, wait=wait)
+    lock = try_lock(folder, wait=wait)
     if lock is None:
         raise BadInput(f"another process works in {folder}; wait for it, stop it first, or give another folder")
     try:
-        remove_dead(folder, UNFINISHED)
+        remove_abandoned(folder, UNFINISHED)
         yield
     finally:
         with contextlib.suppress(OSError):
@@ -178,7 +178,7 @@ def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
         lock.release()
 
 
-def hold(folder: Path, *, wait: bool = False) -> "BaseFileLock | None":
+def try_lock(folder: Path, *, wait: bool = False) -> "BaseFileLock | None":
     """The lock on a folder, as long as this process lives; None where another one, or other work in this one, has it.
 
     Where the disk knows no locks, it is not locked: work goes on, and nothing that others left is removed.
@@ -199,44 +199,50 @@ def hold(folder: Path, *, wait: bool = False) -> "BaseFileLock | None":
     return lock
 
 
-def held_folder(parent: Path, prefix: str) -> "tuple[Path, BaseFileLock]":
-    """A new folder in `parent`, held until `let_go`; what dead processes left under such names is removed before."""
-    remove_dead(parent, prefix)
+def locked_temporary_folder(parent: Path, prefix: str) -> "tuple[Path, BaseFileLock]":
+    """A new locked folder in `parent`, and its lock; what dead processes left under such names is removed before."""
+    remove_abandoned(parent, prefix)
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         with contextlib.suppress(FileNotFoundError):  # another process took it for a dead one's: it was not held yet
-            if (lock := hold(folder)) is not None:
+            if (lock := try_lock(folder)) is not None:
                 return folder, lock
 
 
-def let_go(folder: Path, lock: "BaseFileLock") -> None:
-    """Remove a folder of `held_folder`."""
+def remove_locked(folder: Path, lock: "BaseFileLock") -> None:
+    """Remove a folder of `locked_temporary_folder`."""
     lock.release()
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def unfinished(beside: Path) -> Iterator[Path]:
-    """A hidden folder in `beside` for what is to take its place there by `put`; it is gone when the block ends."""
-    folder, lock = held_folder(beside, UNFINISHED)
+def temporary_folder(beside: Path) -> Iterator[Path]:
+    """A hidden folder in `beside`, gone when the block ends; what is done moves to its place by `move_into_place`."""
+    folder, lock = locked_temporary_folder(beside, UNFINISHED)
     try:
         yield folder
     finally:
-        let_go(folder, lock)
+        remove_locked(folder, lock)
 
 
-def remove_dead(parent: Path, prefix: str) -> None:
-    """Remove the folders in `parent` that `held_folder` made under such names, and that no living process holds."""
+def remove_abandoned(parent: Path, prefix: str) -> None:
+    """Remove the folders of `locked_temporary_folder` in `parent`, under such names, that no living process holds."""
     for path in list(parent.iterdir()) if parent.is_dir() else ():
         if path.name.startswith(prefix) and path.is_dir() and not path.is_symlink():
             with contextlib.suppress(OSError):  # somebody else's, or gone meanwhile
-                if (lock := hold(path)) is not None and lock.is_locked:
-                    let_go(path, lock)
+                if (lock := try_lock(path)) is not None and lock.is_locked:
+                    remove_locked(path, lock)
 
 
-def is_trace(path: Path) -> bool:
+def is_temporary(path: Path) -> bool:
     """Whether a path only shows that a process works in the folder, or was killed there."""
     return path.name == LOCK or path.name.startswith(UNFINISHED)
+
+
+def check_new(folder: Path) -> None:
+    """BadInput unless a folder is empty or not there yet, so that nothing in it can be overwritten."""
+    if folder.exists() and (not folder.is_dir() or not all(map(is_temporary, folder.iterdir()))):
+        raise BadInput(f"{folder} is there already and not empty; name a new folder, nothing was written")
 
 
 OWN = {"sentence", "times_s", "objects"}  # by which a run.json is known as ours
@@ -267,7 +273,7 @@ def check_folder(folder: str | Path, *, overwrite: bool, source: Any = None, res
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise BadInput(f"{folder}: no permission to write in {nearest}; choose another folder")
-    if not overwrite and folder.is_dir() and not all(map(is_trace, folder.iterdir())):
+    if not overwrite and folder.is_dir() and not all(map(is_temporary, folder.iterdir())):
         raise BadInput(f"{folder} is not empty; choose another folder, or --overwrite to replace the results in it")
     for name in FILES:
         if (folder / name).is_dir():
@@ -348,40 +354,40 @@ def new_results(folder: str | Path, *, overwrite: bool, source: Any = None) -> I
         folder = check_folder(folder, overwrite=overwrite, source=source)
         made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        with unfinished(folder) as place:
+        with temporary_folder(folder) as place:
             for name in FOLDERS:
                 (place / name).mkdir()
             yield place
-            with held(folder, wait=True):
+            with locked_folder(folder, wait=True):
                 check_folder(folder, overwrite=overwrite, source=source)  # others may have written there meanwhile
-                _take_place(place, folder)
+                _commit(place, folder)
             made = []
     except OSError as error:
-        raise BadInput(f"{folder}: cannot write there ({reason_of(error)}); choose another folder") from error
+        raise BadInput(f"{folder}: cannot write there ({os_reason(error)}); choose another folder") from error
     finally:
         for path in made:  # empty again
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
 
 
-def _take_place(place: Path, folder: Path) -> None:
+def _commit(place: Path, folder: Path) -> None:
     """Move finished results from `place` to where they belong; in between run.json says so, and no mixture is read."""
-    _set_corrections_aside(folder)
+    _backup_corrections(folder)
     write_json(folder / FILES[-1], BETWEEN)
     for name, pattern in FOLDERS.items():
         (folder / name).mkdir(exist_ok=True)
         for path in (folder / name).iterdir():
             if pattern.fullmatch(path.name):
                 path.unlink()
-        put_all((place / name).iterdir(), folder / name)
+        move_all_into_place((place / name).iterdir(), folder / name)
     for name in FILES:
         if (place / name).exists():
-            put(place / name, folder / name)
+            move_into_place(place / name, folder / name)
         else:
             (folder / name).unlink(missing_ok=True)
 
 
-def _set_corrections_aside(folder: Path) -> None:
+def _backup_corrections(folder: Path) -> None:
     """Rename corrections, which belong to the result that goes: corrections.1.old, or the first number not taken.
 
     Where there is no result, or no record of corrections, what bears such a name is somebody else's.

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Integer, UInt8
 
 from videomolmo.errors import BadInput, MissingFile, Unreadable
-from videomolmo.io.schemas import open_plain
+from videomolmo.io.untrusted import open_plain
 from videomolmo.io.video_decode import BrokenVideo
 
 if TYPE_CHECKING:
@@ -90,11 +90,11 @@ class ImageReader:
             raise BrokenVideo(str(error)) from None
 
     def _read(self, path: Path) -> UInt8[np.ndarray, "height width 3"]:
-        with opened_image(path) as image:
+        with open_image(path) as image:
             _check_depth(path, image.mode)
             image.load()  # a TIFF is turned by this, and forgets its tag
-            turn = 1 if self._annotated else orientation(image)
-            pixels = turned(np.asarray(image.convert("RGB")), turn).copy()
+            exif = 1 if self._annotated else orientation(image)
+            pixels = oriented(np.asarray(image.convert("RGB")), exif).copy()
         if pixels.shape[:2] != (self.height, self.width):
             size = f"{pixels.shape[1]}x{pixels.shape[0]}"
             raise Unreadable(f"{path}: is {size}; expected {self.width}x{self.height} as the first frame")
@@ -160,7 +160,7 @@ def _check_once_each(folder: Path, paths: list[Path]) -> None:
 
 
 @contextmanager
-def opened_image(path: Path, what: str = "image") -> Iterator[Image.Image]:
+def open_image(path: Path, what: str = "image") -> Iterator[Image.Image]:
     """An image file, open for the length of the block; errors speak of `what`.
 
     Raises:
@@ -189,14 +189,14 @@ def image_size(path: Path, as_stored: bool = False) -> tuple[int, int]:
     Raises:
         MissingFile, Unreadable: no such file, or no image of 8 bits a channel.
     """
-    with opened_image(path) as image:
-        mode, turn = image.mode, 1 if as_stored else orientation(image)
-        if image.format == "TIFF" and turn in _LYING:
+    with open_image(path) as image:
+        mode, exif = image.mode, 1 if as_stored else orientation(image)
+        if image.format == "TIFF" and exif in _LYING:
             image.load()  # turns it
-            turn = 1
+            exif = 1
         width, height = image.size
     _check_depth(path, mode)
-    return (width, height) if turn in _LYING else (height, width)
+    return (width, height) if exif in _LYING else (height, width)
 
 
 def _check_depth(path: Path, mode: str) -> None:
@@ -213,18 +213,18 @@ def orientation(image: Image.Image) -> int:
     return value if type(value) is int and 1 <= value <= 8 else 1
 
 
-def turned(pixels: np.ndarray, turn: int) -> np.ndarray:
+def oriented(pixels: np.ndarray, exif: int) -> np.ndarray:
     """A picture (height, width, …) as it is meant to be shown, from its EXIF orientation 1 to 8.
 
     Example:
-        >>> turned(np.array([[1, 2]]), 6).tolist(), turned(np.array([[1, 2]]), 2).tolist()
+        >>> oriented(np.array([[1, 2]]), 6).tolist(), oriented(np.array([[1, 2]]), 2).tolist()
         ([[1], [2]], [[2, 1]])
     """
-    if turn in _LYING:
+    if exif in _LYING:
         pixels = pixels.swapaxes(0, 1)
-    if turn in _MIRRORED:
+    if exif in _MIRRORED:
         pixels = pixels[:, ::-1]
-    return pixels[::-1] if turn in _UPSIDE_DOWN else pixels
+    return pixels[::-1] if exif in _UPSIDE_DOWN else pixels
 
 
 _NEARLY_BLACK, _BRIGHT = 48, 96  # of 255: what tools that blend colours leave of black, and from where on it is none
@@ -257,9 +257,9 @@ def read_labels(path: Path, what: str = "image", as_stored: bool = False) -> Int
     Raises:
         MissingFile, Unreadable: no such file, no image, one in colours, or a palette whose numbers are no objects.
     """
-    with opened_image(path, what) as image:
+    with open_image(path, what) as image:
         image.load()  # a TIFF is turned by this, and forgets its tag
-        turn = 1 if as_stored else orientation(image)
+        exif = 1 if as_stored else orientation(image)
         labels = np.asarray(image)
         if labels.ndim != 2 or labels.dtype.kind not in "bui":
             channels = f"{labels.shape[-1]} channels" if labels.ndim > 2 else "fractions"
@@ -273,7 +273,7 @@ def read_labels(path: Path, what: str = "image", as_stored: bool = False) -> Int
                     f"{path}: its palette has black elsewhere than at 0, so that its numbers follow no order of "
                     "objects; save it with 0 for the background"
                 )
-    return turned(labels.view(np.uint8) if labels.dtype == bool else labels, turn)
+    return oriented(labels.view(np.uint8) if labels.dtype == bool else labels, exif)
 
 
 def read_foreground(path: Path) -> Foreground:
@@ -282,16 +282,16 @@ def read_foreground(path: Path) -> Foreground:
     Raises:
         MissingFile, Unreadable: no such file, or no image.
     """
-    with opened_image(path) as image:
+    with open_image(path) as image:
         image.load()
-        turn = orientation(image)
+        exif = orientation(image)
         if image.mode == "P":
             palette = _Palette(image)
             values = palette.indices != palette.background if palette.values is None else palette.values
         else:
             values = np.asarray(image.convert("RGB") if image.mode in _TRANSPARENT else image)
             values = values.max(axis=-1) if values.ndim == 3 else values
-    return Foreground(turned(values != 0, turn), turn != 1, len(_used(values)) > 2)
+    return Foreground(oriented(values != 0, exif), exif != 1, len(_used(values)) > 2)
 
 
 class _Palette:

@@ -1,4 +1,4 @@
-"""Plain values at the door: Python's own numbers and paths, and NumPy's arrays, from whatever stands for them.
+"""Plain values from arguments: Python's own numbers and paths, and NumPy's arrays, from whatever stands for them.
 
 A NumPy number that is taken in is found out when a file of results is written, after all the work; here it is not.
 """
@@ -13,25 +13,25 @@ import numpy as np
 from videomolmo.errors import BadInput
 
 
-def as_whole(value: Any, least: int = 1) -> int | None:
-    """A whole number from `least` on, be it Python's, NumPy's or a tensor's, as an int; None for anything else.
+def as_int(value: Any, minimum: int = 1) -> int | None:
+    """A whole number from `minimum` on, be it Python's, NumPy's or a tensor's, as an int; None for anything else.
 
     Example:
-        >>> as_whole(np.int64(5)), as_whole(0), as_whole(2.0), as_whole(True)
+        >>> as_int(np.int64(5)), as_int(0), as_int(2.0), as_int(True)
         (5, None, None, None)
     """
     try:
         found = operator.index(value)
     except TypeError:
         return None
-    return None if isinstance(value, (bool, np.bool_)) or found < least else found
+    return None if isinstance(value, (bool, np.bool_)) or found < minimum else found
 
 
-def as_number(value: Any) -> float | None:
+def as_float(value: Any) -> float | None:
     """A number, be it Python's, NumPy's or a tensor's, as a float; None for anything else, also for a text.
 
     Example:
-        >>> as_number(np.float32(0.5)), as_number(2), as_number("0.5"), as_number(True)
+        >>> as_float(np.float32(0.5)), as_float(2), as_float("0.5"), as_float(True)
         (0.5, 2.0, None, None)
     """
     is_one = hasattr(value, "__float__") and getattr(value, "ndim", 0) == 0
@@ -56,7 +56,7 @@ def as_path(value: Any) -> Path | None:
     return Path(text) if text else None
 
 
-def needed_path(value: Any, what: str) -> Path:
+def require_path(value: Any, what: str) -> Path:
     """`as_path` of what has to be one.
 
     Raises:

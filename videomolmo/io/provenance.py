@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import itertools
-import json
 import os
 import platform
 import re
@@ -12,9 +11,11 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from videomolmo.errors import BadInput
-from videomolmo.io.files import held, is_trace, reason_of, write_json
+from videomolmo.io.files import is_temporary, locked_folder, os_reason, write_json
+from videomolmo.io.untrusted import read_bytes, read_json
 
 PACKAGES = ("videomolmo", "torch", "transformers", "sam2", "numpy", "av", "opencv-python-headless", "tokenizers")
 SETTINGS = "settings.json"
@@ -49,19 +50,19 @@ def commit() -> str | None:
 
 
 @contextmanager
-def claimed(out: Path, made_by: dict, what: str, ours: Collection[str] = ()) -> Iterator[None]:
-    """`claim` a folder and hold it while the block runs, so that nobody else works there.
+def locked_manifest(out: Path, made_by: dict, what: str, ours: Collection[str] = ()) -> Iterator[None]:
+    """`write_or_verify_manifest`, with the folder locked while the block runs, so that nobody else works there.
 
     Raises:
-        BadInput: as `claim`, or another process holds it.
+        BadInput: as `write_or_verify_manifest`, or another process holds it.
     """
-    claim(out, made_by, what, ours)
-    with held(out):
-        claim(out, made_by, what, ours)  # again, now that nobody else can
+    write_or_verify_manifest(out, made_by, what, ours)
+    with locked_folder(out):
+        write_or_verify_manifest(out, made_by, what, ours)  # again, now that nobody else can
         yield
 
 
-def claim(out: Path, made_by: dict, what: str, ours: Collection[str] = ()) -> None:
+def write_or_verify_manifest(out: Path, made_by: dict, what: str, ours: Collection[str] = ()) -> None:
     """Write settings.json into a new folder, or make sure that the one there says the same, so that work can go on.
 
     Args:
@@ -76,37 +77,40 @@ def claim(out: Path, made_by: dict, what: str, ours: Collection[str] = ()) -> No
     """
     known = out / SETTINGS
     try:
-        there = [path.name for path in out.iterdir() if not is_trace(path)] if out.is_dir() else []
-        foreign = {name for name in there if name not in ours and not _OWN.fullmatch(name)}
+        there = [path.name for path in out.iterdir() if not is_temporary(path)] if out.is_dir() else []
+        others = {name for name in there if name not in ours and not _OWN.fullmatch(name)}
         if known.is_file():
             try:
-                _compare(known, out, made_by, what)
-                return
-            except (ValueError, RecursionError) as error:
-                if isinstance(error, BadInput):
-                    raise
-                if foreign or not ours:
+                before = read_json(known, Any)
+            except BadInput as error:
+                if others or not ours:
                     raise BadInput(f"{known} cannot be read ({error}); give a new folder") from error
-                if known.read_bytes().strip(b"\0 \r\n"):
+                if read_bytes(known).strip(b"\0 \r\n"):
                     known.rename(_unused(known))
-        elif foreign or set(there) & set(ours) or (out.exists() and not out.is_dir()):
+            else:
+                _compare(before, known, made_by, what)
+                return
+        elif others or set(there) & set(ours) or (out.exists() and not out.is_dir()):
             raise BadInput(f"{out} is there and not empty, and what it holds is not {what}; give a new folder")
         write_json(known, made_by)
         for name in filter(_LEFT.fullmatch, there):
             (out / name).unlink(missing_ok=True)
     except OSError as error:
-        raise BadInput(f"{out} cannot be used ({reason_of(error)}); give another folder") from error
+        raise BadInput(f"{out} cannot be used ({os_reason(error)}); give another folder") from error
 
 
-def _compare(known: Path, out: Path, made_by: dict, what: str) -> None:
-    """Nothing where settings that are there are these; a ValueError that is no BadInput where they are broken."""
-    before = json.loads(known.read_text(encoding="utf-8-sig"))
+def _compare(before: Any, known: Path, made_by: dict, what: str) -> None:
+    """Nothing where the settings of before are these.
+
+    Raises:
+        BadInput: they differ.
+    """
     if not isinstance(before, dict):
         raise BadInput(f"{known} holds no settings; give a new folder")
     different = sorted(key for key in made_by if before.get(key) != made_by[key])
     if different:
-        told = [f"{key} ({before.get(key)!r:.60}, now {made_by[key]!r:.60})" for key in different]
-        raise BadInput(f"{out} holds {what} with other {', '.join(told)}; give a new folder")
+        changes = [f"{key} ({before.get(key)!r:.60}, now {made_by[key]!r:.60})" for key in different]
+        raise BadInput(f"{known.parent} holds {what} with other {', '.join(changes)}; give a new folder")
 
 
 def _unused(path: Path) -> Path:

@@ -18,7 +18,7 @@ FORMULA = re.compile("'*(?:[\\s\0\ufeff]*[-=+@－＝＋＠]|[\t\r\n])")
 
 
 def write_csv(table: "pd.DataFrame", path: Path, **options: Any) -> Path:
-    """The table as CSV without its index, whole or not at all; returns `path`.
+    """The table as CSV without its index, written atomically; returns `path`.
 
     Text that a spreadsheet would run (it begins with = + - @, a tab or a line's end, also after spaces) gets an
     apostrophe in front, in names of columns too; `read_csv` takes it away. Numbers, also as texts, stay as they are.

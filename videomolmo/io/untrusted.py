@@ -3,35 +3,49 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import reprlib
 import stat
-from collections.abc import Callable
+import struct
+import zipfile
+from codecs import BOM_UTF8
+from collections.abc import Callable, Sequence
 from functools import cache
 from inspect import get_annotations
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, BinaryIO, TypeVar
 
+import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 
 from videomolmo.errors import BadInput
 
-MOST_TEXT = 64 * 2**20  # bytes of a text file that is read whole; published tokenizers have up to 33 MB
-SHOWN = 120  # characters of a strange value in an error
+MAX_TEXT_BYTES = 64 << 20  # of a text of a model, read whole; published tokenizers have up to 33 MB
+MAX_JSON_BYTES = 32 << 20  # of a file that a run left
+MAX_ARRAY_BYTES = 2 << 30
+_MAX_HEADER_BYTES = 10_000  # of an array
+_MAX_DIRECTORY_BYTES = 64 << 10  # of a zip file
+_CHUNK_BYTES = 1 << 18  # unpacked at a time
+_ENCRYPTED = 0x1  # flag of a zip's member
+_SHOWN = 120  # characters of a strange value in an error
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxlist, _REPR.maxtuple, _REPR.maxdict, _REPR.maxstring, _REPR.maxother = 3, 20, 20, 20, 120, 120
 T = TypeVar("T")
 
 
-def whole(least: int, most: int) -> Any:
-    """The type of whole numbers from `least` to `most`; what only equals one (4.0, True) is none."""
-    return Annotated[int, Field(ge=least, le=most)]
+def whole(low: int, high: int) -> Any:
+    """The type of whole numbers from `low` to `high`; what only equals one (4.0, True) is none."""
+    return Annotated[int, Field(ge=low, le=high)]
 
 
-def number(least: float, most: float) -> Any:
-    """The type of finite numbers from `least` to `most`."""
-    return Annotated[float, Field(ge=least, le=most, allow_inf_nan=False)]
+def number(low: float, high: float) -> Any:
+    """The type of finite numbers from `low` to `high`."""
+    return Annotated[float, Field(ge=low, le=high, allow_inf_nan=False)]
 
 
-def regular_file(path: str | Path, most_bytes: int | None = None) -> Path:
-    """The same path, where a regular file of at most `most_bytes` lies there: to open it neither waits nor never ends.
+def regular_file(path: str | Path, max_bytes: int | None = None) -> Path:
+    """The same path, where a regular file of at most `max_bytes` lies there: to open it neither waits nor never ends.
 
     Raises:
         BadInput: nothing there, a folder, a pipe or a device, or a larger file.
@@ -45,18 +59,18 @@ def regular_file(path: str | Path, most_bytes: int | None = None) -> Path:
         raise BadInput(f"{str(path)[:200]!r} cannot be opened ({reason}); check the path") from error
     if not stat.S_ISREG(facts.st_mode):
         raise BadInput(f"{path} is a folder, a pipe or a device, expected a file; copy or download it again")
-    if most_bytes is not None and facts.st_size > most_bytes:
-        raise BadInput(f"{path} has {facts.st_size} bytes, expected at most {most_bytes}; it is no such file")
+    if max_bytes is not None and facts.st_size > max_bytes:
+        raise BadInput(f"{path} has {facts.st_size} bytes, expected at most {max_bytes}; it is no such file")
     return Path(path)
 
 
-def model_file(path: str | Path, most_bytes: int | None = None) -> Path:
+def model_file(path: str | Path, max_bytes: int | None = None) -> Path:
     """As `regular_file`, of a model's folder: a link leads to the folder itself or to the hub's cache around it.
 
     Raises:
         BadInput: also for a link that leads elsewhere, whose content is not the model's.
     """
-    path = regular_file(path, most_bytes)
+    path = regular_file(path, max_bytes)
     folder, target = Path(os.path.realpath(path.parent)), Path(os.path.realpath(path))
     cached = folder.parent.name == "snapshots" and target.parent == folder.parent.parent / "blobs"
     if not cached and not target.is_relative_to(folder):
@@ -64,24 +78,89 @@ def model_file(path: str | Path, most_bytes: int | None = None) -> Path:
     return path
 
 
-def read_text(path: str | Path, most_bytes: int = MOST_TEXT) -> str:
-    """A text of a model's folder, in UTF-8 with or without a byte order mark."""
-    path = model_file(path, most_bytes)
+def open_plain(path: str | Path) -> BinaryIO:
+    """A file opened to be read; never a pipe or a device, which might keep the reader waiting for ever.
+
+    Raises:
+        OSError: it is not there, or cannot be opened.
+        BadInput: it is something else than a file.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    raise BadInput(f"{path} is a pipe, a device or a folder, expected a file; remove it")
+
+
+def read_bytes(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
+    """Content of a file, not read where it is longer than `max_bytes`.
+
+    Raises:
+        OSError, BadInput: as `open_plain`; BadInput for a longer one, too.
+    """
+    with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise BadInput(f"{path} has {size} bytes, expected at most {max_bytes}; it was not written by this program")
+        return file.read(size)
+
+
+def read_json(path: str | Path, kind: Any = dict[str, Any], max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """Content of a JSON file that a run left.
+
+    Raises:
+        OSError, BadInput: as `read_bytes` and `parse`.
+    """
+    return parse(kind, read_bytes(path, max_bytes), str(path))
+
+
+def parse(kind: Any, data: bytes, place: str) -> Any:
+    """What `data`, JSON, holds; its nesting is bounded.
+
+    Args:
+        kind: a type that pydantic knows, such as those of `videomolmo.io.schemas`.
+        data: the text in UTF-8, with or without a byte order mark.
+        place: for the message.
+
+    Raises:
+        BadInput: it is not JSON, or not of this kind; the line names the first fault.
+    """
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
+        return _adapter(kind).validate_json(data.removeprefix(BOM_UTF8))
+    except ValidationError as error:
+        raise BadInput(f"{place}: {first_fault(error)}") from None
+
+
+def wrong_keys(kind: Any, content: Any) -> dict[str, str]:
+    """Keys of a JSON object, read already, that are not as `kind` wants them, with the reason; "" for the whole."""
+    try:
+        _adapter(kind).validate_json(json.dumps(content))
+    except ValidationError as error:
+        found = {}
+        for fault in error.errors(include_url=False, include_context=False):
+            found.setdefault(str(fault["loc"][0]) if fault["loc"] else "", _in_words(fault))
+        return found
+    return {}
+
+
+def read_model_text(path: str | Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
+    """A text of a model's folder, in UTF-8 with or without a byte order mark."""
+    path = model_file(path, max_bytes)
+    try:
+        return read_bytes(path, max_bytes).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} cannot be read ({error}); copy or download all files of the model") from error
 
 
-def read_json(path: str | Path, most_bytes: int = MOST_TEXT) -> dict[str, Any]:
+def read_model_json(path: str | Path, max_bytes: int = MAX_TEXT_BYTES) -> dict[str, Any]:
     """A JSON object of a model's folder; NaN and Infinity, which JSON does not have, are no values here.
 
     Raises:
         BadInput: no such file, no JSON, nested too deeply, or no object.
     """
-    text = read_text(path, most_bytes)
+    text = read_model_text(path, max_bytes)
     try:
-        values = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        values = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         where = f"{error.msg}, line {error.lineno}" if isinstance(error, json.JSONDecodeError) else str(error)[:80]
         raise BadInput(f"{path} is not JSON ({where}); copy or download it again") from error
@@ -90,13 +169,13 @@ def read_json(path: str | Path, most_bytes: int = MOST_TEXT) -> dict[str, Any]:
     return values
 
 
-def _no_number(name: str) -> None:
+def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
 def _finite(text: str) -> float:
     value = float(text)
-    if value in (float("inf"), -float("inf")):
+    if math.isinf(value):
         raise ValueError(f"{text[:40]} is beyond all numbers")
     return value
 
@@ -130,10 +209,16 @@ def first_fault(error: Exception, name: str = "") -> str:
     """What a check found first, in one line: where, the value, and what was expected."""
     if not isinstance(error, ValidationError):
         return f"{name or 'values'} are nested too deeply"
-    fault = error.errors(include_url=False, include_context=False)[0]
-    where = ".".join(part for part in (name, *map(str, fault["loc"])) if part) or "value"
-    shown = "missing" if fault["type"] == "missing" else shortened(fault["input"])
-    return f"{where} is {shown} ({fault['msg'].lower()})"
+    faults = error.errors(include_url=False, include_context=False)
+    return _in_words(faults[0], name) + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")
+
+
+def _in_words(fault: Any, name: str = "") -> str:
+    where = ".".join(part for part in (name, *map(str, fault["loc"])) if part)
+    message = fault["msg"].replace("Input should be", "expected").replace("\n", " ")
+    if fault["type"] == "json_invalid" or not where:
+        return message
+    return f"{where} is missing" if fault["type"] == "missing" else f"{where} is {shortened(fault['input'])}, {message}"
 
 
 def first_line(error: BaseException) -> str:
@@ -147,10 +232,10 @@ def shortened(value: object) -> str:
     if isinstance(value, int) and value.bit_length() > 200:
         return "a huge number"
     try:
-        text = " ".join(repr(value).split())
-    except (RecursionError, ValueError):
-        return f"a deep {type(value).__name__}"
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+        text = " ".join(_REPR.repr(value).split())
+    except ValueError:
+        return f"a huge {type(value).__name__}"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 @cache
@@ -162,3 +247,111 @@ def _adapter(kind: Any) -> TypeAdapter:
 def _fields(owner: type) -> list[tuple[str, Callable[[], TypeAdapter]]]:
     hints = get_annotations(owner, eval_str=True)
     return [(name, cache(lambda hint=hint: TypeAdapter(hint))) for name, hint in hints.items()]
+
+
+class StoredArrays:
+    """A .npz whose arrays are read one by one, each only where its header, the zip's directory and the caller agree.
+
+    Args:
+        path: of the file.
+
+    Attributes:
+        bytes: name of each array to its size in the file as the directory tells it, header included, unpacked.
+
+    Raises:
+        OSError, BadInput: as `open_plain`; BadInput also for what is no whole zip of arrays.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path, self._file = path, open_plain(path)
+        try:
+            self._check_directory()
+            self._zip = zipfile.ZipFile(self._file)
+            members = {info.filename.removesuffix(".npy"): info for info in self._zip.infolist()}
+            if len(members) != self._count:
+                raise ValueError("its directory names arrays twice, or was cut short")
+        except Exception as error:  # zip, zlib and NumPy have no common class for what damage makes them raise
+            self._file.close()
+            raise self._bad(error) from None
+        self._members, self.bytes = members, {name: info.file_size for name, info in members.items()}
+
+    def _check_directory(self) -> None:
+        """Nothing where the zip's directory is as NumPy writes it: at the end, small, without a second one."""
+        end = struct.Struct("<4s4H2LH")
+        size = self._file.seek(0, os.SEEK_END)
+        self._file.seek(max(0, size - end.size - 20))
+        tail = self._file.read()
+        if len(tail) < end.size or tail[-end.size :][:4] != b"PK\x05\x06":
+            raise ValueError("no whole zip file")
+        *_, self._count, directory, _, _ = end.unpack(tail[-end.size :])
+        if tail[:4] == b"PK\x06\x07" or directory > _MAX_DIRECTORY_BYTES:
+            raise ValueError("its directory is larger than that of any file of arrays")
+
+    def __enter__(self) -> "StoredArrays":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._zip.close()
+        self._file.close()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._members
+
+    def read(
+        self, name: str, kinds: str, shape: Sequence[int | None] | None, max_bytes: int = MAX_ARRAY_BYTES
+    ) -> np.ndarray:
+        """One array.
+
+        Args:
+            name: in the file.
+            kinds: NumPy's letters of the kinds of numbers that may be, such as "iu"; or "u1", bytes. Never objects.
+            shape: what it must be; None in it: any length; None: any shape.
+            max_bytes: of it, unpacked.
+
+        Raises:
+            BadInput: it is not there, of another kind or shape, larger, damaged, encrypted or packed as NumPy never
+                does.
+        """
+        try:
+            info = self._members[name]
+            if info.flag_bits & _ENCRYPTED or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError("it is encrypted, or packed in a way that is not read here")
+            if info.file_size > max_bytes + _MAX_HEADER_BYTES:
+                raise ValueError(f"it has {info.file_size} bytes, expected at most {max_bytes}")
+            with self._zip.open(info) as file:
+                found, is_by_columns, dtype = _header(file, info.file_size, kinds, shape)
+                data, done = np.empty(info.file_size - file.tell(), np.uint8), 0
+                while done < len(data):
+                    if not (part := file.read(_CHUNK_BYTES)):
+                        raise ValueError("it ends early")
+                    data[done : done + len(part)] = np.frombuffer(part, np.uint8)
+                    done += len(part)
+            return np.ndarray(found, dtype, data, order="F" if is_by_columns else "C")
+        except Exception as error:  # as above
+            raise self._bad(error, name) from None
+
+    def _bad(self, error: Exception, name: str = "") -> BadInput:
+        if isinstance(error, BadInput):
+            return error
+        reason = f"there is no array {name}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        where = f"{self.path}, array {name}" if name and not isinstance(error, KeyError) else str(self.path)
+        return BadInput(f"{where}: {' '.join(reason.split()):.300}; it is damaged, or no file of this program")
+
+
+def _header(file: Any, size: int, kinds: str, shape: Sequence[int | None]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, order and type of an array: numbers of one of `kinds`, of `shape`, and as many as there are."""
+    version = np.lib.format.read_magic(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"its format is {version}, expected 1.0")
+    found, is_by_columns, dtype = readers[version](file, max_header_size=_MAX_HEADER_BYTES)
+    have = f"it is {dtype} {found}"
+    if dtype.hasobject or not (dtype == kinds if kinds == "u1" else dtype.kind in kinds):
+        raise ValueError(f"{have}, expected one of the kinds {kinds}")
+    wanted = [None] * len(found) if shape is None else shape
+    fits = len(found) == len(wanted) and all(n >= 0 and of in (None, n) for n, of in zip(found, wanted, strict=True))
+    if not fits:
+        raise ValueError(f"{have}, expected the shape ({', '.join('any' if n is None else str(n) for n in wanted)})")
+    if math.prod(found) * dtype.itemsize != size - file.tell():
+        raise ValueError(f"{have}, which are not the {size - file.tell()} bytes that are there")
+    return found, is_by_columns, dtype

@@ -1,4 +1,4 @@
-"""One door to frames: a video file, a folder of images or an array becomes the same lazy sequence of RGB frames."""
+"""A video file, a folder of images or an array becomes the same lazy sequence of RGB frames."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import threading
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol, SupportsIndex, runtime_checkable
+from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64, UInt8
 
 from videomolmo.errors import BadInput
 from videomolmo.io.images import IMAGE_SUFFIXES, read_folder
-from videomolmo.io.plain_values import as_array, as_number, as_path, as_whole
+from videomolmo.io.plain_values import as_array, as_float, as_int, as_path
 from videomolmo.io.video_decode import BrokenVideo, PyAVReader
-from videomolmo.io.video_decord import DecordReader
 from videomolmo.io.video_write import VideoWriter
 
 __all__ = ["IMAGE_SUFFIXES", "READERS", "BrokenVideo", "Frames", "VideoWriter", "open_video"]
 
 READERS = ("pyav", "decord")
 _DEFAULT_FPS = 30.0
+_COMPARED = 16  # frames, at or near key frames, where seeking goes wrong
+_OTHER_LUMA, _OTHER_SHARE = 24, 0.002  # levels, and share of pixels, past what two decoders' colours differ by
 
 
 @runtime_checkable
@@ -149,10 +150,10 @@ def open_video(
     """
     if reader not in READERS:
         raise BadInput(f"reader {reader!r}: expected one of {' or '.join(map(repr, READERS))}")
-    most = None if max_frames is None else as_whole(max_frames)
+    most = None if max_frames is None else as_int(max_frames)
     if most is None and max_frames is not None:
         raise BadInput(f"max_frames={max_frames!r}: expected a whole number from 1, or None for all frames")
-    rate = _DEFAULT_FPS if fps is None else as_number(fps)
+    rate = _DEFAULT_FPS if fps is None else as_float(fps)
     if rate is None or not (math.isfinite(rate) and rate > 0):
         raise BadInput(f"fps={fps!r}: expected a positive number of frames a second, such as 30")
     path = as_path(source)
@@ -190,3 +191,91 @@ class _ArrayReader:
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+class DecordReader:
+    """The same frames through decord, refused where decord is known to give others.
+
+    Args:
+        path: video file.
+
+    Raises:
+        BadInput: decord is not installed, or its frames would not be those that a player shows.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            import decord
+        except ImportError:
+            raise BadInput(
+                "reader 'decord' is not installed; expected the package decord; install it or use reader 'pyav'"
+            ) from None
+        exact = PyAVReader(path)
+        try:
+            why = self._objection(exact)
+            if not why:
+                self._video = self._opened(decord, path)
+                why = self._difference(exact)
+        finally:
+            exact.close()
+        if why:
+            raise BadInput(f"{path}: reader 'decord' would give wrong frames ({why}); use reader 'pyav'")
+        self.height, self.width, self.fps, self.times_s = exact.height, exact.width, exact.fps, exact.times_s
+        self.path, self.pixel_aspect, self.warning = path, exact.pixel_aspect, None
+
+    @staticmethod
+    def _objection(exact: PyAVReader) -> str | None:
+        """Why decord must not read this file, or None."""
+        if "mpegts" in exact.format:
+            return "it hangs on MPEG-TS"
+        if exact.warning:
+            return exact.warning
+        if any(exact.orientation):
+            return "it does not apply the rotation tag"
+        return "the file has open groups of pictures" if exact.open_gop else None
+
+    @staticmethod
+    def _opened(decord: Any, path: Path) -> Any:
+        try:
+            return decord.VideoReader(str(path), num_threads=1)
+        except (decord.DECORDError, RuntimeError):
+            raise BadInput(f"{path}: reader 'decord' cannot open it; use reader 'pyav'") from None
+
+    def _difference(self, exact: PyAVReader) -> str | None:
+        """Where decord's frames differ from the exact ones, or None; a few are compared, key by key from the end."""
+        if len(self._video) != len(exact):
+            return f"it counts {len(self._video)} where the file shows {len(exact)}"
+        numbers = exact.key_numbers() or range(0, len(exact), 12)
+        numbers = sorted({*numbers[:: -(-len(numbers) // _COMPARED)], len(exact) - 1})
+        wanted = {number: _luma(exact.read(number)) for number in numbers}
+        for number in reversed(numbers):
+            try:
+                got = _luma(self._video[number].asnumpy())
+            except Exception:  # decord's own errors have no common base
+                continue  # not a wrong frame: whoever reads it is told
+            if got.shape != wanted[number].shape:
+                return f"frame {number} has another size"
+            if (abs(got - wanted[number]) > _OTHER_LUMA).mean() > _OTHER_SHARE:
+                return f"frame {number} shows another picture"
+        return None
+
+    def __len__(self) -> int:
+        return len(self._video)
+
+    def read(self, number: int) -> UInt8[np.ndarray, "height width 3"]:
+        """Frame `number`, 0 to len - 1."""
+        try:
+            return self._video[number].asnumpy()
+        except Exception as error:  # decord's own errors have no common base
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            self.warning = self.warning or f"decoded {number} of {len(self)} frames, then: {reason}"
+            raise BrokenVideo(f"{self.path}: reader 'decord' fails at frame {number} ({reason}); use 'pyav'") from None
+
+    def close(self) -> None:
+        """Release the decoder."""
+        self._video = None
+
+
+def _luma(frame: UInt8[np.ndarray, "height width 3"]) -> Float64[np.ndarray, "rows columns"]:
+    """Brightness of every other pixel, in which decoders agree best."""
+    return frame[::2, ::2] @ np.array([0.299, 0.587, 0.114])

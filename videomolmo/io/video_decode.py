@@ -20,9 +20,9 @@ from jaxtyping import Int64, UInt8
 
 from videomolmo.errors import BadInput
 from videomolmo.io.video_packets import (
+    Orientation,
     Packet,
     Survey,
-    Turn,
     before_hole,
     has_leading_pictures,
     open_stream,
@@ -76,9 +76,9 @@ class PyAVReader:
             self._index_by_decoding(self._survey)
         first = self._cache[0]
         self._size = (first.height, first.width)
-        self.turn = Turn.of(first)
-        self.height, self.width = self._size[::-1] if self.turn.swaps else self._size
-        self.pixel_aspect = pixel_aspect(self._stream, self.turn)
+        self.orientation = Orientation.of(first)
+        self.height, self.width = self._size[::-1] if self.orientation.swaps else self._size
+        self.pixel_aspect = pixel_aspect(self._stream, self.orientation)
         self.times_s, self.fps = self._times()
         self._needs = self._last_needed()
 
@@ -96,7 +96,7 @@ class PyAVReader:
         self._find(number)
         height, width = self._size
         image = self._converter.reformat(self._cache[number], width, height, "rgb24").to_ndarray()
-        return np.ascontiguousarray(self.turn.apply(image))
+        return np.ascontiguousarray(self.orientation.apply(image))
 
     def close(self) -> None:
         """Release the file and the decoder."""

@@ -16,7 +16,7 @@ from videomolmo.errors import BadInput
 from videomolmo.io.video_containers import FileStart, Whole, whole_bytes
 
 
-class Turn(NamedTuple):
+class Orientation(NamedTuple):
     """What a display matrix does to a stored picture: change rows and columns, then mirror.
 
     Attributes:
@@ -29,7 +29,7 @@ class Turn(NamedTuple):
     upside_down: bool = False
 
     @classmethod
-    def of(cls, frame: Any) -> Turn:
+    def of(cls, frame: Any) -> Orientation:
         """That of a decoded frame; of a matrix that turns by other than quarters, the nearest."""
         matrix = next((bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
         if matrix is None:
@@ -45,12 +45,12 @@ class Turn(NamedTuple):
         return image[:: -1 if self.upside_down else 1, :: -1 if self.right_to_left else 1]
 
 
-def pixel_aspect(stream: Any, turn: Turn) -> Fraction:
+def pixel_aspect(stream: Any, orientation: Orientation) -> Fraction:
     """Width of a pixel over its height, as shown, for a stream and how its pictures are turned."""
     aspect = stream.sample_aspect_ratio
     if not aspect or aspect < 0:
         return Fraction(1)
-    return 1 / aspect if turn.swaps else Fraction(aspect)
+    return 1 / aspect if orientation.swaps else Fraction(aspect)
 
 
 _TELL_DURATION = {"matroska,webm", "asf", "flv", "mxf", "ivf"}  # of others ffmpeg guesses it from the file's end
@@ -228,16 +228,16 @@ def _loses_frames(stream: Any, packets: list[Packet], whole: Whole) -> bool:
     return lost or len(packets) < (stream.frames or _promise(stream, packets, whole)[0])
 
 
-def before_hole(times: list[int], sure: float, most: float = math.inf, pauses: bool = False) -> list[int]:
+def before_hole(times: list[int], sure: float, max_step: float = math.inf, pauses: bool = False) -> list[int]:
     """Times shown up to the first one, later than `sure`, before which a frame must be missing.
 
     Args:
         times: in order, in any unit.
         sure: none is missing up to here.
-        most: from one frame to the next, as far as a header tells.
+        max_step: from one frame to the next, as far as a header tells.
         pauses: whether a long time without a frame may be meant.
     """
-    step = min(_usual_step(times), most if len(times) < _FEW else math.inf)
+    step = min(_usual_step(times), max_step if len(times) < _FEW else math.inf)
     longest = _PAUSE * step if pauses else math.inf
     for number, (a, b) in enumerate(pairwise(times), start=1):
         if b > sure and _HOLE * step < b - a < longest:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from videomolmo.errors import BadInput
-from videomolmo.io.files import put, reason_of, unfinished
+from videomolmo.io.files import move_into_place, os_reason, temporary_folder
 
 _SUFFIXES = (".mp4", ".m4v", ".mov")
 _TICKS = 120_000  # a second, of which the usual rates, milliseconds and 30000/1001 are whole numbers
@@ -87,11 +87,11 @@ class VideoWriter:
             self._unit, self._ticks = Fraction(1, _TICKS), _ticks(times_s)
         self._container, self._until_done = None, ExitStack()
         try:
-            self._temporary = self._until_done.enter_context(unfinished(self.path.parent)) / self.path.name
+            self._temporary = self._until_done.enter_context(temporary_folder(self.path.parent)) / self.path.name
             self._open()
         except OSError as error:
             self._until_done.close()
-            raise BadInput(f"{self.path}: cannot be written ({reason_of(error)}); choose another folder") from None
+            raise BadInput(f"{self.path}: cannot be written ({os_reason(error)}); choose another folder") from None
 
     def _open(self) -> None:
         import av
@@ -165,7 +165,7 @@ class VideoWriter:
             with self._refusal_in_one_line():
                 self._mux(None)
                 self._container.close()
-            put(self._temporary, self.path)
+            move_into_place(self._temporary, self.path)
         except BaseException:
             self.abandon()
             raise

@@ -126,10 +126,9 @@ def encoded(seed: int, masks: str) -> tuple[HardClip, list[Any]]:
 
 @cache
 def _tracker(masks: str) -> "MaskTracker":
-    from videomolmo.grounding import load_masks
-    from videomolmo.masks.sam2 import MaskTracker
+    from videomolmo.grounding import load_tracker
 
-    return MaskTracker(load_masks(masks, "cpu")[0])
+    return load_tracker(masks, "cpu")[0]
 
 
 @cache

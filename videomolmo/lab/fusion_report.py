@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -18,8 +14,6 @@ from tqdm import tqdm
 
 from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES
-from videomolmo.io import provenance
-from videomolmo.io.files import read_json, write_json
 from videomolmo.io.tables import read_csv, write_csv
 from videomolmo.lab.fusion_ablation import (
     EVERY,
@@ -29,9 +23,7 @@ from videomolmo.lab.fusion_ablation import (
     TAUS,
     Setting,
     clip_scores,
-    encoded,
     name_of,
-    settings,
 )
 from videomolmo.lab.hard_clips import KINDS, POINTS
 from videomolmo.lab.tables import save_plots
@@ -113,17 +105,17 @@ def write_table(table: pd.DataFrame, path: Path) -> Path:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A table that `write_table` wrote.
+    """A table that `write_table` wrote, or results.csv of a sweep of notebook 05.
 
     Raises:
-        BadInput: there is none, or it has other columns.
+        BadInput: there is none, or it lacks columns.
     """
     if not Path(path).is_file():
-        raise BadInput(f"{path} is not there; make it with `python -m videomolmo.lab.fusion_report`")
+        raise BadInput(f"{path} is not there; make it with `videomolmo sweep`, see data/sweeps/fusion.toml")
     table = read_csv(path)
-    if tuple(table.columns) != COLUMNS:
+    if not set(COLUMNS) <= set(table.columns):
         raise BadInput(f"{path} has columns {list(table.columns)}, expected {list(COLUMNS)}; give another file")
-    return table
+    return table[list(COLUMNS)]
 
 
 def named(table: pd.DataFrame, metric: str = "J&F") -> pd.DataFrame:
@@ -323,7 +315,6 @@ def _curve(axes: "Axes", x: tuple | list, rows: list[pd.Series], look: tuple[str
 
 
 HELD_OUT = 10_000_000  # first seed; rules and their constants are chosen on clips of seeds from 0
-CLIPS, COST_EVERY = 60, 10
 
 
 def grid_scores(
@@ -340,7 +331,7 @@ def grid_scores(
 
     Args:
         seeds: of the clips.
-        chosen: rules with their τ, see `fusion_scores.settings`.
+        chosen: rules with their τ, see `settings`.
         folder: of the cache.
         every: frames between key frames, each on its own.
         points: kinds of clicks.
@@ -360,66 +351,3 @@ def grid_scores(
         for kind, k in cells:
             scores[kind, k][n] = clip_scores(seeds[n], kind, k, chosen, folder, prepare=prepare, masks=masks)
     return scores
-
-
-def measure_cost(clips: int, masks: str = "nano", first: int = HELD_OUT) -> dict[str, float]:
-    """Processor seconds of one cell and of the whole grid on the same clips, each with an empty cache.
-
-    The cell is the paper's: rule `iou`, τ = 0.7, k = 10, clean clicks.
-    """
-    seeds = range(first, first + clips)
-    runs = {
-        "loading": (seeds[:1], [PAPER], [COST_EVERY], ["clean"]),  # loads the weights, which belong to neither
-        "cell": (seeds, [PAPER], [COST_EVERY], ["clean"]),
-        "grid": (seeds, settings(), EVERY, POINTS),
-    }
-    seconds = {}
-    for name, (some, chosen, every, points) in runs.items():
-        encoded.cache_clear()
-        with tempfile.TemporaryDirectory() as folder:
-            begun = time.process_time()
-            grid_scores(some, chosen, Path(folder), every=every, points=points, prepare=every, masks=masks)
-            seconds[name] = round(time.process_time() - begun, 2)
-    cells = len(settings()) * len(EVERY) * len(POINTS)
-    ratio = round(seconds["grid"] / seconds["cell"], 2)
-    return {"clips": clips, "cells": cells, "cell_s": seconds["cell"], "grid_s": seconds["grid"], "ratio": ratio}
-
-
-def write_all(out: Path, scores: dict, chosen: Sequence[Setting], seeds: Sequence[int], cost: dict | None) -> Path:
-    """fusion.csv, fusion.json (versions, cost) and the plots in `out`; returns the CSV's path."""
-    facts = {"commit": provenance.commit() or "unknown", "machine": provenance.machine()}
-    path = write_table(make_table(scores, chosen, seeds, facts), out / "fusion.csv")
-    draw(path)
-    known = out / "fusion.json"
-    before = read_json(known) or {}
-    about = {"versions": provenance.versions(), **facts, "cost": cost or before.get("cost")}
-    write_json(known, about)
-    return path
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the grid, or measure its cost, or print the README's block of a table that is there."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results/fusion"), help="folder (default: %(default)s)")
-    parser.add_argument("--cache", type=Path, default=Path("runs/fusion_cache"), help="default: %(default)s")
-    parser.add_argument("--clips", type=int, default=CLIPS, help="default: %(default)s")
-    parser.add_argument("--first", type=int, default=HELD_OUT, help="seed of the first clip (default: %(default)s)")
-    parser.add_argument("--masks", default="nano", help="SAM 2: 'nano' or a folder like data/nano/masks")
-    parser.add_argument("--cost", type=int, default=0, metavar="N", help="measure the cost on N clips first")
-    parser.add_argument("--readme", action="store_true", help="only print the README's block of OUT/fusion.csv")
-    options = parser.parse_args(argv)
-    try:
-        if not options.readme:
-            seeds, chosen = range(options.first, options.first + options.clips), settings()
-            cost = measure_cost(options.cost, options.masks) if options.cost else None
-            scores = grid_scores(seeds, chosen, options.cache, masks=options.masks)
-            write_all(options.out, scores, chosen, seeds, cost)
-        print(markdown(read_table(options.out / "fusion.csv")))
-    except BadInput as error:
-        print(f"fusion_grid: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

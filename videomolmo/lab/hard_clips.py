@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from videomolmo.annotation.candidate_points import middle_of
+from videomolmo.annotation.candidate_points import deepest_pixel
 from videomolmo.errors import BadInput
 from videomolmo.synth.clips import render_clip
 from videomolmo.synth.scene import Path, Scene, SceneObject, sample_background_colour, sample_scene
 
 KINDS = ("occlusion", "crossing", "fast")
 POINTS = ("clean", "noisy")
-LEAST_AREA_PX = 24  # a smaller rest of an object gets no click: nobody could point at it
+MIN_AREA_PX = 24  # a smaller rest of an object gets no click: nobody could point at it
 JITTER = 0.1  # of the square root of the visible area: standard deviation of a noisy click, per axis
 VERSION = 1  # raised when the clips change, so that caches do not mix them
 
@@ -60,10 +60,10 @@ def click(clip: HardClip, at: int, thing: int, points: str) -> Float[np.ndarray,
         raise BadInput(f"points are {points!r}, expected {' or '.join(POINTS)}")
     mask = clip.masks[at, thing]
     area = int(mask.sum())
-    if area < LEAST_AREA_PX:
+    if area < MIN_AREA_PX:
         return None
     if points == "clean":
-        place = middle_of(mask) + 0.5
+        place = deepest_pixel(mask) + 0.5
     else:
         rng = np.random.default_rng([clip.seed, 17, at, thing])
         rows, columns = np.nonzero(mask)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videomolmo.io import provenance
-from videomolmo.io.files import whole_file
+from videomolmo.io.files import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,6 +25,6 @@ def save_plots(figures: "Mapping[str, Figure]", path: Path, folder: Path) -> lis
         for name, figure in figures.items():
             for suffix, more in ((".png", {}), (".svg", {"Date": None})):
                 files.append(folder / f"{path.stem}_{name}{suffix}")
-                with whole_file(files[-1]) as unfinished:
+                with atomic_file(files[-1]) as unfinished:
                     figure.savefig(unfinished, dpi=150, metadata=note | more)
     return files

@@ -1,16 +1,15 @@
 """How should the past enter, and how much of it? The ablation of the temporal module: variants × context × seeds.
 
-    python -m videomolmo.lab.temporal_ablation run       # goes on where it was stopped; finished cells are kept
-    python -m videomolmo.lab.temporal_ablation write     # a few cells go on to language
-    python -m videomolmo.lab.temporal_ablation report    # plots and the README's table from what is there
+Notebook 04 runs some of it; `videomolmo sweep` runs the notebook over data/sweeps/temporal.toml, a cell at a time, and
+over temporal_written.toml, where a few cells go on to language.
 
 Every cell starts from the same single-frame model, has the same number of steps on the same clips in the same order
-(of its seed), and answers the same held-out questions. In `run` nothing is written in language: a question's answer is
-read from the window tokens, with linear heads that were trained along. A cell takes half a minute, not an hour.
-`write` judges the points that are written, of every variant at l = 4. It starts from the shipped model without its
-temporal module, whose language knows words of motion already, and ends with a short stage in which language gets used
-to the variant. From the single-frame start 600 steps of language taught none of the four variants that were tried to
-write what moves where: they stayed at chance (one seed), so that such cells would take far longer.
+(of its seed), and answers the same held-out questions. Without steps of language nothing is written: a question's
+answer is read from the window tokens, with linear heads that were trained along. A cell takes half a minute, not an
+hour. With them the points that are written are judged, of every variant at l = 4. That starts from the shipped model
+without its temporal module, whose language knows words of motion already, and ends with a short stage in which language
+gets used to the variant. From the single-frame start 600 steps of language taught none of the four variants that were
+tried to write what moves where: they stayed at chance (one seed), so that such cells would take far longer.
 
 Source: paper, table of the temporal module's variants and figure of the context length.
 Differs: nano model, generated clips, answers read from tokens; the paper measures J&F on Ref-DAVIS17.
@@ -18,8 +17,6 @@ Differs: nano model, generated clips, answers read from tokens; the paper measur
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -28,20 +25,19 @@ from typing import TYPE_CHECKING
 
 from videomolmo.errors import BadInput
 from videomolmo.io.provenance import commit, machine
-from videomolmo.lab.temporal_report import append, bits, draw, finished, load, markdown, missing
+from videomolmo.lab.temporal_report import bits, load, markdown, missing
 from videomolmo.model.config import TEMPORAL_KINDS
 from videomolmo.weights.hub import data_folder
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from videomolmo.lab.temporal_data import Question, SeenClips
+    from videomolmo.lab.temporal_data import EncodedClips, Question
 
     Questions = list[Question]
 
 CONTEXTS = (0, 1, 2, 3, 4, 5, 6)
 SEEDS = (1, 2, 3)
-LANGUAGE_STEPS = 150  # of a cell that is written
 WRITTEN = "_written.csv"  # its table, beside that of the others
 
 
@@ -90,7 +86,7 @@ class Size:
     """How much each cell gets; equal for all cells of a table.
 
     Args:
-        look, settle: steps, see `temporal_train.stages`; 0 leaves a stage out, but not both.
+        look, settle: steps, see `temporal_training.stages`; 0 leaves a stage out, but not both.
         language: steps of language on top; 0 judges what is read from tokens, else what is written.
         train_clips, test_clips: to train on and to ask about.
         language_clips: to train language on.
@@ -120,50 +116,37 @@ class Size:
 SHIPPED = Size()
 
 
-def run(cells: Sequence[Cell], out: Path, cache: Path, size: Size = SHIPPED) -> Iterator[dict]:
-    """Train and judge each cell that `out` does not hold yet; yields its rows once they are written.
+def run(cells: Sequence[Cell], cache: Path, size: Size = SHIPPED) -> Iterator[dict]:
+    """Train and judge each cell; yields its rows.
 
     Args:
         cells: see `grid`.
-        out: table (CSV) that gets the rows; whole at any moment. Several processes may share it and the cells.
         cache: folder for what the frozen vision tower saw, filled once, and for unfinished language stages.
         size: of every cell.
-
-    Raises:
-        BadInput: `out` holds rows of another size.
     """
-    from videomolmo.lab.temporal_data import TEST, TRAIN, questions, see
+    from videomolmo.lab.temporal_data import TEST, TRAIN, encode_clips, questions
 
-    if not (left := _left(cells, out, size)):
-        return
-    train_set = see(replace(TRAIN, clips=size.train_clips), cache)
-    test_set = see(replace(TEST, clips=size.test_clips), cache)
+    train_set = encode_clips(replace(TRAIN, clips=size.train_clips), cache)
+    test_set = encode_clips(replace(TEST, clips=size.test_clips), cache)
     asked = (questions(train_set), questions(test_set))
     judge = _written if size.language else _read
-    for cell in left:
-        if not _left([cell], out, size):
-            continue  # another process has finished it meanwhile
+    for cell in cells:
         begun = time.perf_counter()
         right = judge(cell, size, cache, train_set, test_set, asked)
         facts = asdict(cell) | size.settings | {"seconds": round(time.perf_counter() - begun, 1)}
         facts |= {"commit": commit() or "", "machine": machine()}
-        rows = [
-            facts | {"kind": kind, "value": round(float(of.mean()), 4), "n": len(of), "right": bits(of)}
-            for kind, of in right.items()
-        ]
-        append(out, rows)
-        yield from rows
-
-
-def _left(cells: Sequence[Cell], out: Path, size: Size) -> list[Cell]:
-    """Cells that the table does not hold yet."""
-    done = finished(load(out), size.settings) if out.exists() else set()
-    return [cell for cell in cells if (cell.variant, cell.context, cell.seed) not in done]
+        for kind, of in right.items():
+            yield facts | {"kind": kind, "value": round(float(of.mean()), 4), "n": len(of), "right": bits(of)}
 
 
 def _read(
-    cell: Cell, size: Size, cache: Path, train_set: SeenClips, test_set: SeenClips, asked: tuple[Questions, Questions]
-) -> dict[str, np.ndarray]:
+    cell: Cell,
+    size: Size,
+    cache: Path,
+    train_set: EncodedClips,
+    test_set: EncodedClips,
+    asked: tuple[Questions, Questions],
+) -> dict[str, np.ndarray]:  # fmt: skip
     """What is right of the answers that are read from tokens."""
     from videomolmo.lab import temporal_training as training
 
@@ -174,19 +157,26 @@ def _read(
 
 
 def _written(
-    cell: Cell, size: Size, cache: Path, train_set: SeenClips, test_set: SeenClips, asked: tuple[Questions, Questions]
-) -> dict[str, np.ndarray]:
+    cell: Cell,
+    size: Size,
+    cache: Path,
+    train_set: EncodedClips,
+    test_set: EncodedClips,
+    asked: tuple[Questions, Questions],
+) -> dict[str, np.ndarray]:  # fmt: skip
     """What is right of the answers that are written, after language got used to the variant."""
     from videomolmo.lab import temporal_training as language
     from videomolmo.lab import temporal_training as training
-    from videomolmo.lab.nano.initial_weights import taught_start
+    from videomolmo.lab.nano.initial_weights import pretrained_without_temporal
 
     stages = training.stages(size.look, size.settle)
-    both = training.train(cell.variant, cell.context, cell.seed, train_set, stages, taught_start())
+    both = training.train(cell.variant, cell.context, cell.seed, train_set, stages, pretrained_without_temporal())
     name = "-".join(str(part) for part in (*asdict(cell).values(), *asdict(size).values()))
     clips, stage = language.language_clips(cache, size.language_clips), language.language_stage(size.language)
     model = language.teach_language(both, clips, stage, cache / "language" / name, cell.seed)
-    return language.judge_written(language.written(model, test_set, asked[1], cell.context), test_set, asked[1])
+    return language.score_answers(
+        language.generate_answers(model, test_set, asked[1], cell.context), test_set, asked[1]
+    )
 
 
 def block(out: Path, cells: Sequence[Cell]) -> str:
@@ -195,59 +185,6 @@ def block(out: Path, cells: Sequence[Cell]) -> str:
     return markdown(table, missing(table, cells), load(written) if written.is_file() else None)
 
 
-def report(out: Path, cells: Sequence[Cell]) -> str:
-    """Draw the plots beside the table `out` and return the README's block; cells that are not there are named."""
-    draw(out, out.parent)
-    return block(out, cells)
-
-
 def shipped_table() -> Path:
     """The table that comes with the project."""
     return data_folder() / "ablations" / "temporal.csv"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the grid, or report what is there; returns the exit code, 2 for bad input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "write", "report"))
-    parser.add_argument(
-        "--out", type=Path, default=shipped_table(), help="table (CSV); what belongs to it lies beside it"
-    )
-    parser.add_argument("--cache", type=Path, default=Path("results/cache"), help="what the vision tower saw")
-    parser.add_argument("--variants", nargs="+", default=list(TEMPORAL_KINDS))
-    parser.add_argument("--contexts", nargs="+", type=int, default=None, help="default: all; to write, 4")
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--threads", type=int, default=1)
-    for field in fields(Size):
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, default=None, dest=field.name)
-    options = parser.parse_args(arguments)
-    try:
-        writes = options.what == "write"
-        contexts = options.contexts or ((4,) if writes else CONTEXTS)
-        cells = grid(options.variants, contexts, options.seeds)
-        if options.what != "report":
-            _run_all(cells, options)
-        if not writes:
-            print(report(options.out, cells))
-    except BadInput as error:
-        print(f"temporal: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _run_all(cells: list[Cell], options: argparse.Namespace) -> None:
-    import torch
-
-    if options.threads < 1:
-        raise BadInput(f"threads is {options.threads}, expected at least 1")
-    torch.set_num_threads(options.threads)
-    given = {"language": LANGUAGE_STEPS} if options.what == "write" else {}
-    given |= {field.name: value for field in fields(Size) if (value := getattr(options, field.name)) is not None}
-    out = options.out.with_name(options.out.stem + WRITTEN) if options.what == "write" else options.out
-    for row in run(cells, out, options.cache, Size(**given)):
-        if row["kind"] == "motion":
-            print(f"{row['variant']} l = {row['context']} seed {row['seed']}: motion {row['value']}", flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Clips of the temporal ablation: rendered and seen by the frozen vision tower once, for all variants together."""
+"""Clips of the temporal ablation: rendered and encoded by the frozen vision tower once, for all variants together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from videomolmo.lab.nano.batches import Example, window_facts
 from videomolmo.lab.nano.rendered_clips import RenderSpec, render_clip
 from videomolmo.model import PointingModel, PointingProcessor
 from videomolmo.model.tokenizer import load_tokenizer
-from videomolmo.synth.scene import Thing
+from videomolmo.synth.scene import ObjectFacts
 from videomolmo.synth.sentences import Query, ask, sample_query
 from videomolmo.weights.hub import nano_pointing_96
 
@@ -32,8 +32,8 @@ KINDS = ("appearance", "motion", "absent motion")
 
 
 @dataclass(frozen=True)
-class SeenClips:
-    """Clips as the frozen tower sees them, with what is true of their last frame.
+class EncodedClips:
+    """Clips as features of the frozen tower, with ground truth of their last frame.
 
     Attributes:
         features: of every frame, oldest first, half precision; `render_clip` draws the pictures again.
@@ -45,7 +45,7 @@ class SeenClips:
 
     features: np.ndarray  # float16 (clips, frames, patches, dim)
     ids: np.ndarray  # uint8 (clips, height, width)
-    things: list[list[Thing]]
+    things: list[list[ObjectFacts]]
     facts: dict[str, np.ndarray]
     moved: np.ndarray  # float32 (clips, LONGEST, windows, 2)
 
@@ -56,7 +56,7 @@ class SeenClips:
         """Last frames with their last `context` predecessors as the past, as the training steps take them.
 
         Args:
-            chosen: the clip of each window, int (frames, windows), see `collages`; or of each frame, int (frames,).
+            chosen: clip of each window, int (frames, windows), see `mixed_batches`; or of each frame, int (frames,).
             context: number l of past frames.
         """
         windows = self.facts["colour"].shape[1]
@@ -73,7 +73,7 @@ class SeenClips:
         return batch | {"features": features[:, -1]} | ({"past": features[:, :-1]} if context else {})
 
 
-def see(spec: RenderSpec, cache: Path) -> SeenClips:
+def encode_clips(spec: RenderSpec, cache: Path) -> EncodedClips:
     """All clips of `spec`, rendered and encoded by the shipped vision tower, or read from the folder `cache`."""
     weights = sha256(nano_pointing_96() / "model.safetensors")
     tower: list[tuple[PointingModel, PointingProcessor]] = []  # loaded only where something has to be encoded
@@ -113,14 +113,14 @@ def _part(spec: RenderSpec, first: int, model: PointingModel, processor: Pointin
     return {name: np.stack(values) for name, values in (arrays | facts).items()} | {"things": text}
 
 
-def _joined(parts: list[dict[str, np.ndarray]]) -> SeenClips:
+def _joined(parts: list[dict[str, np.ndarray]]) -> EncodedClips:
     """The parts as one, each taken out of the list as it is copied: the features are large."""
     names = [name for name in parts[0] if name != "things"]
     clips = [clip for part in parts for clip in json.loads(part.pop("things").tobytes())]
     whole = {name: np.concatenate([part.pop(name) for part in parts]) for name in names}
-    things = [[Thing(**thing | {"point": tuple(thing["point"])}) for thing in clip] for clip in clips]
+    things = [[ObjectFacts(**thing | {"point": tuple(thing["point"])}) for thing in clip] for clip in clips]
     facts = {name: whole.pop(name) for name in ("colour", "shape", "motion", "point")}
-    return SeenClips(things=things, facts=facts, **whole)
+    return EncodedClips(things=things, facts=facts, **whole)
 
 
 @dataclass(frozen=True)
@@ -138,11 +138,11 @@ class Question:
         return "appearance" if self.query.kind == "colour" else self.query.kind
 
 
-def questions(clips: SeenClips, seed: int = 0) -> list[Question]:
+def questions(clips: EncodedClips) -> list[Question]:
     """One question of each kind that each clip allows: about appearance where nothing moves in nameable ways."""
     found = []
     for clip, things in enumerate(clips.things):
-        rng = np.random.default_rng([seed, clip])
+        rng = np.random.default_rng([0, clip])
         moving = any(thing.motion for thing in things)
         open_kinds = {"motion", "absent motion"} if moving else {"appearance"}
         for query in (sample_query(rng, things, motion=moving) for _ in range(12)):
@@ -156,8 +156,8 @@ def questions(clips: SeenClips, seed: int = 0) -> list[Question]:
     return found
 
 
-def collages(clips: SeenClips, frames: int, steps: int, seed: int) -> Iterator[np.ndarray]:
-    """`steps` batches of frames put together from windows of all clips: the clip of each, int (frames, windows).
+def mixed_batches(clips: EncodedClips, frames: int, steps: int, seed: int) -> Iterator[np.ndarray]:
+    """`steps` batches of frames mixed from windows of all clips: the clip of each, int (frames, windows).
 
     Behind the vision tower everything works window by window, so a frame need not be of one clip. Of real frames eight
     windows in ten are background and teach little; of these one in three. The same for all variants of a seed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from videomolmo.errors import BadInput
-from videomolmo.io.tables import read_csv, write_csv
+from videomolmo.io.tables import read_csv
 from videomolmo.lab.tables import save_plots
 
 CELL = ("variant", "context", "seed")  # what names a cell
@@ -42,59 +42,26 @@ def bits(right: np.ndarray) -> str:
 
 
 def load(path: Path) -> pd.DataFrame:
-    """The table of finished cells.
+    """The table of finished cells: the shipped one, or results.csv of a sweep of notebook 04.
 
     Raises:
-        BadInput: no table, or one with other columns.
+        BadInput: no table, one without a column, or with cells of different budgets.
     """
     if not Path(path).is_file():
-        raise BadInput(f"{path} is not there, expected the table of the temporal ablation; run it first")
+        raise BadInput(f"{path} is not there, expected results.csv of a sweep of the temporal ablation; run it first")
     table = read_csv(path, dtype={"right": str, "commit": str, "machine": str}, na_values=[])
-    if tuple(table.columns) != COLUMNS:
+    if not set(COLUMNS) <= set(table.columns):
         raise BadInput(f"{path} has columns {list(table.columns)}, expected {list(COLUMNS)}; give another file")
-    return table
-
-
-def finished(table: pd.DataFrame, settings: Mapping[str, int]) -> set[tuple[str, int, int]]:
-    """Variant, context and seed of all cells that are there.
-
-    Raises:
-        BadInput: cells of other settings (see `temporal.Size`), which cannot stand in one table.
-    """
     for name in SETTINGS:
-        other = set(table[name]) - {settings[name]}
-        if other:
-            raise BadInput(
-                f"the table holds cells with {name} = {sorted(other)}, not {settings[name]}; give a new file"
-            )
-    return set(_cells(table))
+        if table[name].nunique() > 1:
+            found = sorted(set(table[name]))
+            raise BadInput(f"{path} holds cells with {name} = {found}, expected one budget; give a file for each")
+    return table[list(COLUMNS)].drop_duplicates([*CELL, "kind"], ignore_index=True)
 
 
 def _cells(table: pd.DataFrame) -> list[tuple[str, int, int]]:
     """Variant, context and seed of every row."""
     return list(table[list(CELL)].itertuples(index=False, name=None))
-
-
-def append(path: Path, rows: Sequence[Mapping]) -> None:
-    """Add the rows of a cell, so that at any moment the old or the new table is whole.
-
-    Several processes may write into one table: each waits for the other, and of a cell that two have run the rows that
-    came first stay.
-
-    Raises:
-        BadInput: the table holds cells of other settings.
-    """
-    from filelock import FileLock
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
-        table = pd.DataFrame(rows, columns=list(COLUMNS))
-        if path.exists():
-            before = load(path)
-            finished(before, rows[0])
-            table = pd.concat([before, table]).drop_duplicates([*CELL, "kind"])
-        write_csv(table, path)
 
 
 def answers(table: pd.DataFrame, variant: str, context: int, kind: str) -> np.ndarray:
@@ -169,16 +136,10 @@ def difference(
 
 
 def missing(table: pd.DataFrame, cells: Iterable) -> list[str]:
-    """Cells (see `temporal.grid`) that the table does not hold, in words."""
+    """Cells (see `temporal_ablation.grid`) that the table does not hold, in words."""
     there = set(_cells(table))
     left = [cell for cell in cells if (cell.variant, cell.context, cell.seed) not in there]
     return [f"{cell.variant} l = {cell.context} seed {cell.seed}" for cell in left]
-
-
-def rows_of(table: pd.DataFrame, cells: Iterable) -> pd.DataFrame:
-    """The rows of these cells (see `temporal.grid`); a file may hold more, of earlier runs."""
-    wanted = {(cell.variant, cell.context, cell.seed) for cell in cells}
-    return table[[cell in wanted for cell in _cells(table)]]
 
 
 class Claim(NamedTuple):
@@ -215,7 +176,7 @@ def markdown(table: pd.DataFrame, unfinished: list[str], written: pd.DataFrame |
 
     Args:
         table: of finished cells.
-        unfinished: cells that are not there, see `temporal_table.missing`.
+        unfinished: cells that are not there, see `missing`.
         written: cells that went on to language, where there are any.
     """
     means = summary(table).set_index(["variant", "context", "kind"])

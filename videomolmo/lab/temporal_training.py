@@ -13,20 +13,20 @@ from torch import nn
 from tqdm import tqdm
 
 from videomolmo.lab.nano.batches import COLOUR_CLASSES, MOTION_CLASSES, SHAPE_CLASSES
+from videomolmo.lab.nano.checkpoint import MovingAverage, found, load_weights, save_checkpoint
 from videomolmo.lab.nano.initial_weights import State, assembled, shipped_config, single_frame_start
-from videomolmo.lab.nano.pointing_stage import AVERAGE, Stage, advance, optimiser_of, overheard, train_stage
+from videomolmo.lab.nano.pointing_stage import AVERAGE, Stage, advance, capture_activations, optimiser_of, train_stage
 from videomolmo.lab.nano.recipe import CLIPS
 from videomolmo.lab.nano.rendered_clips import RenderedClips, RenderSpec, render_all
-from videomolmo.lab.temporal_data import Question, SeenClips, collages
+from videomolmo.lab.temporal_data import EncodedClips, Question, mixed_batches
 from videomolmo.model import PointingConfig, PointingModel, PointingProcessor, collate
 from videomolmo.model.tokenizer import load_tokenizer
 from videomolmo.points import Answer, read_points
-from videomolmo.training.run_state import MovingAverage, found, load_weights, save_checkpoint
 from videomolmo.weights.hub import nano_pointing_96
 
 
 @torch.inference_mode()
-def attention_maps(both: nn.ModuleDict, clips: SeenClips, clip: int, context: int) -> np.ndarray:
+def attention_maps(both: nn.ModuleDict, clips: EncodedClips, clip: int, context: int) -> np.ndarray:
     """How much each patch of each past frame is looked at, float (context, rows, columns); 1 everywhere is evenly.
 
     Mean over the heads and over the four patches of the window that looks. A window sees its own four patches of
@@ -57,17 +57,20 @@ def overlays(frames: np.ndarray, maps: np.ndarray) -> list[np.ndarray]:
     return list((frames * (0.15 + 0.85 * light)).astype(np.uint8))
 
 
-_STAGE = Stage("look", 0, 8, 1, 1.5e-3, False, True, 0.0, 0.0, facts=0.03, moves=1.0)
+_STAGE = Stage(
+    "motion_warmup", 0, 8, 1, 1.5e-3, language=False, past=True, motion_share=0.0, vision_rate=0.0, probe_weight=0.03,
+    motion_weight=1.0,
+)  # fmt: skip
 ANSWERED = 0.9  # share of answerable training questions above the threshold of refusal
 
 
-def stages(look: int, settle: int) -> tuple[Stage, Stage]:
+def stages(warmup: int, joint: int) -> tuple[Stage, Stage]:
     """Two stages of so many steps: motion first, hardly minding what was known, then both."""
-    return replace(_STAGE, steps=look), replace(_STAGE, name="settle", steps=settle, peak=1e-3, facts=0.3)
+    return replace(_STAGE, steps=warmup), replace(_STAGE, name="joint", steps=joint, max_lr=1e-3, probe_weight=0.3)
 
 
 def train(
-    variant: str, context: int, seed: int, clips: SeenClips, budget: Sequence[Stage], start: State | None = None
+    variant: str, context: int, seed: int, clips: EncodedClips, budget: Sequence[Stage], start: State | None = None
 ) -> nn.ModuleDict:
     """A trained cell, with averaged weights.
 
@@ -83,16 +86,16 @@ def train(
         if not stage.steps:
             continue
         optimiser, average = optimiser_of(both, stage), MovingAverage(both, AVERAGE)
-        feed = collages(clips, stage.batch, stage.steps, seed + 1000 * number)
-        for step, chosen in enumerate(tqdm(feed, total=stage.steps, desc=stage.name, leave=False)):
+        loader = mixed_batches(clips, stage.batch, stage.steps, seed + 1000 * number)
+        for step, chosen in enumerate(tqdm(loader, total=stage.steps, desc=stage.name, leave=False)):
             advance(both, optimiser, average, clips.batch(chosen, context), stage, step)
         both.load_state_dict(average.state)
     return both.eval()
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What the tokens of clips say of each window: log-probabilities of classes, and the place they speak of."""
+class LinearReadout:
+    """Linear readout of the tokens of clips, by window: log-probabilities of classes, and the place they are about."""
 
     colour: np.ndarray  # (clips, windows, classes)
     shape: np.ndarray
@@ -113,34 +116,36 @@ class Reading:
 
 
 @torch.inference_mode()
-def read(both: nn.ModuleDict, clips: SeenClips, context: int, batch: int = 50) -> Reading:
-    """Read the tokens of all clips with the cell's own heads."""
+def read(both: nn.ModuleDict, clips: EncodedClips, context: int, batch: int = 50) -> LinearReadout:
+    """The readout of all clips by the cell's own probe heads."""
     model, heads, found = both["model"], both["heads"], []
     for chosen in np.array_split(np.arange(len(clips)), -(-len(clips) // batch)):
         inputs = clips.batch(chosen, context)
         past = inputs["past"].float() if context else None
-        with overheard(model) as heard:
+        with capture_activations(model) as captured:
             tokens = model.image_tokens(inputs["features"].float(), past)[:, 0]
         logits = [head(tokens).log_softmax(-1) for head in (heads.colour, heads.shape, heads.motion)]
-        found.append([*logits, heard["places"].view(len(chosen), -1, 2)])
-    return Reading(*(torch.cat(parts).numpy() for parts in zip(*found, strict=True)))
+        found.append([*logits, captured["places"].view(len(chosen), -1, 2)])
+    return LinearReadout(*(torch.cat(parts).numpy() for parts in zip(*found, strict=True)))
 
 
-def points(reading: Reading, asked: Sequence[Question]) -> tuple[np.ndarray, np.ndarray]:
+def points(readout: LinearReadout, asked: Sequence[Question]) -> tuple[np.ndarray, np.ndarray]:
     """The surest window's place (questions, 2) and how sure it is (questions,)."""
-    scores = np.stack([reading.scores(question) for question in asked])
+    scores = np.stack([readout.scores(question) for question in asked])
     best = scores.argmax(1)
-    places = reading.place[[question.clip for question in asked], best]
+    places = readout.place[[question.clip for question in asked], best]
     return places, scores.max(1)
 
 
-def judge(reading: Reading, clips: SeenClips, asked: Sequence[Question], threshold: float) -> dict[str, np.ndarray]:
+def judge(
+    readout: LinearReadout, clips: EncodedClips, asked: Sequence[Question], threshold: float
+) -> dict[str, np.ndarray]:
     """Which questions are answered right, in order, by kind; with `direction`, objects whose motion is read right.
 
     A point is right inside the visible mask of the object meant. Questions that name nothing there are right when
     the surest window stays below `threshold`.
     """
-    places, sure = points(reading, asked)
+    places, sure = points(readout, asked)
     size = clips.ids.shape[-1]
     columns, rows = (places * size).astype(int).clip(0, size - 1).T
     hit = clips.ids[[question.clip for question in asked], rows, columns]
@@ -148,15 +153,15 @@ def judge(reading: Reading, clips: SeenClips, asked: Sequence[Question], thresho
     for question, at, score in zip(asked, hit, sure, strict=True):
         ok = int(at) - 1 in question.targets if question.targets else score < threshold
         right.setdefault(question.kind, []).append(bool(ok))
-    return {kind: np.array(values) for kind, values in right.items()} | {"direction": directions(reading, clips)}
+    return {kind: np.array(values) for kind, values in right.items()} | {"direction": directions(readout, clips)}
 
 
-def refusal_threshold(reading: Reading, asked: Sequence[Question]) -> float:
+def refusal_threshold(readout: LinearReadout, asked: Sequence[Question]) -> float:
     """The score that `ANSWERED` of the answerable questions about motion exceed; take it from training clips."""
-    return float(np.quantile(points(reading, [q for q in asked if q.kind == "motion"])[1], 1 - ANSWERED))
+    return float(np.quantile(points(readout, [q for q in asked if q.kind == "motion"])[1], 1 - ANSWERED))
 
 
-def directions(reading: Reading, clips: SeenClips) -> np.ndarray:
+def directions(readout: LinearReadout, clips: EncodedClips) -> np.ndarray:
     """For each object of the last frames that fills a window and has a nameable motion: whether it is read right."""
     right = []
     classes, shown = clips.facts["motion"], clips.facts["point"]
@@ -165,7 +170,7 @@ def directions(reading: Reading, clips: SeenClips) -> np.ndarray:
         objects = np.unique(shown[clip][named], axis=0)
         for point in objects:
             own = named & (shown[clip] == point).all(-1)
-            right.append(reading.motion[clip][own].mean(0).argmax() == classes[clip][own][0])
+            right.append(readout.motion[clip][own].mean(0).argmax() == classes[clip][own][0])
     return np.array(right)
 
 
@@ -179,7 +184,9 @@ def processor_of(model: PointingModel) -> PointingProcessor:
 
 
 @torch.inference_mode()
-def written(model: PointingModel, clips: SeenClips, asked: Sequence[Question], context: int) -> list[Answer]:
+def generate_answers(
+    model: PointingModel, clips: EncodedClips, asked: Sequence[Question], context: int
+) -> list[Answer]:
     """What the model writes in answer to each question (greedy decoding), read back as points of the last frame."""
     processor, size, answers = processor_of(model), clips.ids.shape[-1], []
     for at in range(0, len(asked), BATCH):
@@ -199,7 +206,7 @@ def written(model: PointingModel, clips: SeenClips, asked: Sequence[Question], c
     return answers
 
 
-def judge_written(answers: Sequence[Answer], clips: SeenClips, asked: Sequence[Question]) -> dict[str, np.ndarray]:
+def score_answers(answers: Sequence[Answer], clips: EncodedClips, asked: Sequence[Question]) -> dict[str, np.ndarray]:
     """Which questions are answered right, in order, by kind: one point inside the object meant, or a refusal."""
     right: dict[str, list[bool]] = {}
     for answer, question in zip(answers, asked, strict=True):
@@ -214,7 +221,10 @@ def judge_written(answers: Sequence[Answer], clips: SeenClips, asked: Sequence[Q
 
 def language_stage(steps: int, **changes: object) -> Stage:
     """The recipe's last stage in small: half of the questions about motion, few batches, gone through several times."""
-    stage = Stage("follow", steps, 8, 4, 1e-3, True, True, 0.5, 0.0, facts=0.3, moves=0.5, distinct=min(steps, 200))
+    stage = Stage(
+        "temporal_finetune", steps, 8, 4, 1e-3, language=True, past=True, motion_share=0.5, vision_rate=0.0,
+        probe_weight=0.3, motion_weight=0.5, cached_batches=min(steps, 200),
+    )  # fmt: skip
     return replace(stage, **changes)
 
 
@@ -226,10 +236,10 @@ def language_clips(folder: Path, clips: int) -> RenderedClips:
 
 
 def teach_language(both: nn.ModuleDict, clips: RenderedClips, stage: Stage, folder: Path, seed: int) -> PointingModel:
-    """The cell's model after the language stage; goes on where it was stopped.
+    """The cell's model after the language stage; resumable.
 
     Args:
-        both: model and heads, as `temporal_train.train` returns them.
+        both: model and heads, as `train` returns them.
         clips: five frames each.
         stage: see `language_stage`.
         folder: gets begin.safetensors, the stage's checkpoint, log.jsonl and weights.safetensors.

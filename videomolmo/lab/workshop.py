@@ -1,13 +1,13 @@
 """What goes wrong on purpose in notebook 08, and checkers that measure whether a repair mended it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from videomolmo.annotation.candidate_points import middle_of
+from videomolmo.annotation.candidate_points import deepest_pixel
 from videomolmo.errors import BadInput
 from videomolmo.grounding import VideoGrounder
 from videomolmo.inspector.corrections import Corrections
@@ -17,8 +17,9 @@ from videomolmo.io.drawing import draw_masks, draw_points, side_by_side
 from videomolmo.io.video import Frames, open_video
 from videomolmo.lab.hard_clips import click, hard_clip
 from videomolmo.metrics import j_and_f_per_frame
-from videomolmo.points import read_points, write_points
-from videomolmo.results import GroundingResult, KeyAnswer
+from videomolmo.points import Answer, read_points, write_points
+from videomolmo.protocols import Frame, Pointer, Question
+from videomolmo.results import GroundingResult
 from videomolmo.weights.hub import sample_clip, sample_truth
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ class Fault:
 
     def ground(self, grounder: VideoGrounder) -> GroundingResult:
         """The result of the whole pipeline, with `texts` in place of what the model wrote; the rest is as always."""
-        planted = _Planted(grounder.pointing, grounder.processor, grounder.tracker, grounder.weights)
-        planted.texts = self.texts
+        pointer = PlantedPointer(grounder.pointer, self.texts)
+        planted = VideoGrounder(pointer, grounder.tracker, weights=grounder.weights, loaded=grounder.loaded)
         result = planted(self.video, self.sentence, every=EVERY)
         result.config["planted"] = self.planted
         return result
@@ -88,22 +89,22 @@ class Fault:
         return side_by_side(found + right, 190, titles, columns=len(frames))
 
 
-class _Planted(VideoGrounder):
-    """A grounder whose answers were tampered with before SAM 2 sees them."""
+class PlantedPointer:
+    """A pointer whose answers on some key frames are tampered with before the tracker sees them.
 
-    texts: dict[int, str]
+    Args:
+        pointer: who is asked.
+        texts: key frame to what is read in place of the answer there.
+    """
 
-    def _point(self, frames: Frames, *others: Any) -> tuple[list[KeyAnswer], int]:
-        answers, count = super()._point(frames, *others)
-        return [self._replaced(answer, frames) for answer in answers], count
+    def __init__(self, pointer: Pointer, texts: dict[int, str]) -> None:
+        self.pointer, self.texts, self.describe = pointer, texts, pointer.describe
 
-    def _replaced(self, old: KeyAnswer, frames: Frames) -> KeyAnswer:
-        if old.frame not in self.texts:
-            return old
-        new = read_points(self.texts[old.frame], frames.height, frames.width)
-        points = [(round(float(x), 2), round(float(y), 2)) for x, y in new.points_px]
-        inside = [bool(flag) for flag in new.inside]
-        return KeyAnswer(old.frame, old.time_s, new.text, new.outcome, points, inside, new.problem)
+    def answers(self, frames: Iterator[Frame], question: Question) -> Iterator[tuple[int, Answer]]:
+        """See `Pointer.answers`."""
+        size = question.video.height, question.video.width
+        for at, answer in self.pointer.answers(frames, question):
+            yield at, read_points(self.texts[at], *size) if at in self.texts else answer
 
 
 def wrong_point() -> Fault:
@@ -122,7 +123,7 @@ def occluded() -> Fault:
     place = clip.masks[:, 0]
     seen = np.flatnonzero(place.any(axis=(1, 2)))
     sides = [seen[seen < EVERY].max(), seen[seen > EVERY].min()]
-    guess = np.mean([middle_of(place[at]) + 0.5 for at in sides], axis=0)[None]
+    guess = np.mean([deepest_pixel(place[at]) + 0.5 for at in sides], axis=0)[None]
     texts = {at: _text(place[at], "the blue square") for at in range(0, FRAMES, EVERY)}
     texts[EVERY] = write_points(guess, "the blue square", *place.shape[1:])
     hint = f"where is the square on frame {EVERY}? What should a model write there?"
@@ -143,7 +144,7 @@ def identity_switch() -> Fault:
 
 
 def _text(mask: np.ndarray, label: str) -> str:
-    return write_points((middle_of(mask) + 0.5)[None], label, *mask.shape)
+    return write_points((deepest_pixel(mask) + 0.5)[None], label, *mask.shape)
 
 
 def repaired(fault: Fault, inspector: "TrackInspector", repair: Repair | None) -> Inspection:

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import TypedDict
 
 from videomolmo.errors import BadInput
-from videomolmo.io.untrusted import checked, first_line, number, read_text, whole
+from videomolmo.io.untrusted import checked, first_line, number, read_model_text, whole
 
 MOST_BYTES = 2**16  # of a configuration; those of the package have 4 kB
 Width, Few, Layers, Side = whole(2, 4096), whole(1, 16), whole(1, 32), whole(1, 128)
@@ -111,7 +111,7 @@ def read_yaml(path: Path) -> Any:
     Raises:
         BadInput: it has some, is too large, or no YAML.
     """
-    text = read_text(path, MOST_BYTES)
+    text = read_model_text(path, MOST_BYTES)
     if "${" in text:
         raise BadInput(f"{path}: has an interpolation, ${{…}}, expected plain values; nothing was run, write them out")
     try:

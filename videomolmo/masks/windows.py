@@ -7,6 +7,8 @@ Source: paper, section 3 (bidirectional temporal mask fusion).
 Differs: the paper fuses the union of all objects; here each object keeps its own masks and identity.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +18,7 @@ from jaxtyping import Bool, Float
 from videomolmo.fusion import fuse, match_objects, overlap_matrix
 from videomolmo.io.timing import Stopwatch
 from videomolmo.io.video import Frames
-from videomolmo.masks.sam2 import FrameFeatures, MaskTracker
+from videomolmo.protocols import Features, Tracker
 
 MIN_OVERLAP = 0.1
 
@@ -44,7 +46,7 @@ class Window:
 @dataclass
 class _KeyFrame:
     at: int
-    features: FrameFeatures
+    features: Features
     points: list[np.ndarray]
     ids: list[int]
 
@@ -60,11 +62,20 @@ class Identities:
         self.count += 1
         return self.count
 
+    def follow(
+        self, ids: Sequence[int], overlap: Float[np.ndarray, "before after"], min_overlap: float
+    ) -> list[int | None]:
+        """Identities of later objects: that of the earlier object (one of `ids`) that covers it; None without one."""
+        found: list[int | None] = [None] * overlap.shape[1]
+        for before, after in match_objects(overlap, min_overlap):
+            found[after] = ids[before]
+        return found
+
     def remember(self, identity: int, at: int, mask: np.ndarray) -> None:
         if mask.any():
             self.last_seen[identity] = (at, mask)
 
-    def recall(self, at: int, masks: Sequence[np.ndarray], taken: set[int]) -> list[int]:
+    def reidentify(self, at: int, masks: Sequence[np.ndarray], taken: set[int]) -> list[int]:
         """Identities for objects with these masks at frame `at`: lost ones close by, else new ones."""
         lost = [identity for identity in self.last_seen if identity not in taken]
         nearness = np.array([[self._nearness(one, at, mask) for mask in masks] for one in lost])
@@ -87,7 +98,7 @@ def _centre(mask: np.ndarray) -> np.ndarray:
 
 
 def track_windows(
-    tracker: MaskTracker,
+    tracker: Tracker,
     video: Frames,
     length: int,
     key_points: dict[int, list[Float[np.ndarray, "points 2"]]],
@@ -99,7 +110,7 @@ def track_windows(
     """Windows in order, covering every frame once; a key frame belongs to the window that it begins.
 
     Args:
-        tracker: SAM 2.
+        tracker: SAM 2, or another.
         video: the clip; decoded once, in order.
         length: how many of its frames to take.
         key_points: for every key frame (the first frame must be one) the clicks of its objects, in pixels.
@@ -111,7 +122,7 @@ def track_windows(
     """
     identities = Identities()
     left: _KeyFrame | None = None
-    held: list[FrameFeatures] = []
+    held: list[Features] = []
     clock = clock or Stopwatch()
     for at, frame in enumerate(clock.each("io", video.iterate(stop=length))):
         features = tracker.encode(frame)
@@ -129,16 +140,16 @@ def track_windows(
 
 
 def _window(
-    tracker: MaskTracker,
+    tracker: Tracker,
     left: _KeyFrame,
-    between: list[FrameFeatures],
+    between: list[Features],
     right: _KeyFrame | None,
     identities: Identities,
     length: int,
     rule: str,
     tau: float,
 ) -> Window:
-    """Propagate both ways, decide who is who, fuse; sets `right.ids`."""
+    """Propagate both ways, assign identities, fuse; sets `right.ids`."""
     frames = [left.features, *between, *([right.features] if right else [])]
     numbered = list(enumerate(frames, left.at))
     forward = propagate(tracker, numbered, left.points, length, reverse=False)
@@ -152,30 +163,49 @@ def _window(
         right.ids = _identify(left, right, forward, backward, identities)
     ids = sorted({*left.ids, *(right.ids if right else [])})
     inner = len(frames) - (right is not None)  # the right key frame opens the next window
-    there = _spread(forward[:inner], left.ids, ids)
-    back = _spread(backward[:inner], right.ids if right else [], ids)
-    back[0] = there[0]  # on a key frame both directions are the key frame's own mask
-    has_there = np.broadcast_to(np.isin(ids, left.ids), (inner, len(ids))).copy()
-    has_back = np.broadcast_to(np.isin(ids, right.ids if right else []), (inner, len(ids))).copy()
-    has_back[0] = has_there[0]
-    if right is None and rule != "backward":
-        fused = there.copy()  # after the last key frame only forward exists, so there is nothing to fuse
-    else:
-        fused = _fuse_window(there, back, len(between) + 1, rule, tau)
-    return Window(left.at, tuple(ids), there, back, fused, has_there, has_back)
+    forward = _spread(forward[:inner], left.ids, ids)
+    backward = _spread(backward[:inner], right.ids if right else [], ids)
+    backward[0] = forward[0]  # on a key frame both directions are the key frame's own mask
+    has_forward = np.broadcast_to(np.isin(ids, left.ids), (inner, len(ids))).copy()
+    has_backward = np.broadcast_to(np.isin(ids, right.ids if right else []), (inner, len(ids))).copy()
+    has_backward[0] = has_forward[0]
+    fused = fuse_window(forward, backward, rule, tau, after=len(between) + 1 if right else None)
+    return Window(left.at, tuple(ids), forward, backward, fused, has_forward, has_backward)
 
 
-def _fuse_window(there: np.ndarray, back: np.ndarray, length: int, rule: str, tau: float) -> np.ndarray:
-    """Fused masks of a window whose key frames are `length` apart; its first frame is the key frame's own mask."""
-    offset = np.arange(len(there))
-    fused = fuse(there, back, rule, tau, left_distance=offset, right_distance=length - offset)
-    fused[0] = there[0]
+def fuse_window(
+    forward: Bool[np.ndarray, "frames *leading height width"],
+    backward: Bool[np.ndarray, "frames *leading height width"],
+    rule: str,
+    tau: float,
+    *,
+    before: int = 0,
+    after: int | None = None,
+    on_key: bool = True,
+) -> Bool[np.ndarray, "frames *leading height width"]:
+    """Fused masks of frames between two key frames; a key frame keeps its own mask.
+
+    Args:
+        forward, backward: masks of consecutive frames.
+        rule, tau: see `videomolmo.fusion.RULES`.
+        before: frames from the left key frame to the first of these.
+        after: frames from the first of these to the right key frame; None: after the last key frame only forward
+            masks exist, so there is nothing to fuse.
+        on_key: whether the first frame is the left key frame.
+    """
+    offset = np.arange(len(forward))
+    if after is None and rule != "backward":
+        return forward.copy()
+    after = len(forward) if after is None else after
+    fused = fuse(forward, backward, rule, tau, left_distance=before + offset, right_distance=after - offset)
+    if on_key:
+        fused[0] = forward[0]
     return fused
 
 
 def propagate(
-    tracker: MaskTracker,
-    frames: Sequence[tuple[int, FrameFeatures]],
+    tracker: Tracker,
+    frames: Sequence[tuple[int, Features]],
     points_px: Sequence[Float[np.ndarray, "points 2"]],
     length: int,
     *,
@@ -205,15 +235,18 @@ def _identify(
     left: _KeyFrame, right: _KeyFrame, forward: np.ndarray, backward: np.ndarray, identities: Identities
 ) -> list[int]:
     """Identities of the right key frame's objects: the left object that covers it over the window, else a lost one."""
-    ids: dict[int, int] = {}
+    ids: list[int | None] = [None] * len(right.points)
     if left.points and right.points:  # overlap over space and time at once
         flat = [np.concatenate(list(masks), axis=1) for masks in (forward, backward)]
-        ids = {there: left.ids[here] for here, there in match_objects(overlap_matrix(*flat), MIN_OVERLAP)}
-    open_objects = [index for index in range(len(right.points)) if index not in ids]
+        ids = identities.follow(left.ids, overlap_matrix(*flat), MIN_OVERLAP)
+    lost = [index for index, identity in enumerate(ids) if identity is None]
     alive = {left.ids[index] for index in range(len(left.points)) if forward[-1, index].any()}
-    recalled = identities.recall(right.at, [backward[-1, index] for index in open_objects], {*alive, *ids.values()})
-    ids |= dict(zip(open_objects, recalled, strict=True))
-    return [ids[index] for index in range(len(right.points))]
+    taken = {*alive, *(identity for identity in ids if identity is not None)}
+    for index, identity in zip(
+        lost, identities.reidentify(right.at, [backward[-1, n] for n in lost], taken), strict=True
+    ):
+        ids[index] = identity
+    return ids
 
 
 def _spread(masks: np.ndarray, own: Sequence[int], ids: Sequence[int]) -> np.ndarray:

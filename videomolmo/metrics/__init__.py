@@ -8,16 +8,12 @@ public tools where ours differ on purpose.
 
 from videomolmo.metrics.conversations import gcg_matches, gcg_miou, gcg_scores
 from videomolmo.metrics.counting import (
-    count_scores,
-    exact_by_bin,
     molmo1_image_count,
     molmo2_image_count,
     molmo2_video_count,
-    read_count,
 )
-from videomolmo.metrics.davis import DavisScores, Statistics, davis_semi_supervised, davis_unsupervised, statistics
+from videomolmo.metrics.davis import DavisScores, Statistics, davis_unsupervised, statistics
 from videomolmo.metrics.expressions import (
-    expression_j_and_f,
     mean_over_expressions,
     mean_over_revos,
     merge_expressions,
@@ -35,7 +31,6 @@ from videomolmo.metrics.point_scores import (
 from videomolmo.metrics.regions import (
     JAndF,
     boundary_map,
-    boundary_measure,
     j_and_f,
     j_and_f_per_frame,
     region_similarity,
@@ -50,12 +45,7 @@ __all__ = [
     "TrackScores",
     "VideoPointScore",
     "boundary_map",
-    "boundary_measure",
-    "count_scores",
-    "davis_semi_supervised",
     "davis_unsupervised",
-    "exact_by_bin",
-    "expression_j_and_f",
     "gcg_matches",
     "gcg_miou",
     "gcg_scores",
@@ -71,7 +61,6 @@ __all__ = [
     "molmo1_image_count",
     "molmo2_image_count",
     "molmo2_video_count",
-    "read_count",
     "ref_davis17",
     "region_similarity",
     "revos_score",

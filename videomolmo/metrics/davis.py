@@ -7,7 +7,7 @@ Source: Pont-Tuset et al. 2017, "The 2017 DAVIS Challenge"; Caelles et al. 2019,
 """
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Integer
@@ -19,9 +19,8 @@ from videomolmo.metrics.regions import j_and_f_per_frame
 Labels = Integer[np.ndarray, "_frames _height _width"]
 Values = Float[np.ndarray, "_objects _frames"]
 Sequences = Iterable[tuple[str, Labels, Labels]]
-Task = Literal["semi-supervised", "unsupervised"]
 VOID = 255
-MOST_PROPOSALS = 20
+MAX_PROPOSALS = 20
 
 
 class Statistics(NamedTuple):
@@ -44,22 +43,6 @@ class DavisScores(NamedTuple):
 
     overall: dict[str, float]
     objects: dict[str, dict[str, float]]
-
-
-def davis_semi_supervised(sequences: Sequences, reference: bool = False) -> DavisScores:
-    """Scores where the first frame's objects were given: object k of the truth against label k.
-
-    The first and the last frame do not count, and void is background. The objects are those up to the largest label of
-    the first true frame; one that is nowhere predicted has an empty mask.
-
-    Args:
-        sequences: (name, truth, result) of each; read one after the other, so a generator keeps memory small.
-        reference: keep the tool's faulty decay (see `statistics`).
-
-    Raises:
-        BadInput: no object at all, fewer than three frames, shapes that differ, or a predicted label without an object.
-    """
-    return _summary(((name, _semi_supervised(name, *maps)) for name, *maps in sequences), reference)
 
 
 def davis_unsupervised(sequences: Sequences, reference: bool = False) -> DavisScores:
@@ -112,28 +95,14 @@ def _mean_of_numbers(values: np.ndarray) -> float:
     return float(np.mean(numbers)) if len(numbers) else float("nan")
 
 
-def _semi_supervised(name: str, truth: Labels, result: Labels) -> tuple[Values, Values]:
-    """J and F (objects, frames) of one sequence."""
-    truth, result = _checked(name, truth, result, at_least=3)
-    objects, labels = _count_objects(truth), int(result.max(initial=0))
-    if labels > objects:
-        raise BadInput(
-            f"sequence {name!r}: label {labels} is predicted, but the first true frame has objects up to {objects} "
-            "only; remove the labels that no object has"
-        )
-    inner = slice(1, -1)
-    pairs = [j_and_f_per_frame(truth[inner] == k, result[inner] == k) for k in range(1, objects + 1)]
-    return _stack([j for j, _ in pairs], len(truth) - 2), _stack([f for _, f in pairs], len(truth) - 2)
-
-
 def _unsupervised(name: str, truth: Labels, result: Labels, reference: bool) -> tuple[Values, Values]:
     """J and F (objects, frames) of one sequence after the assignment."""
     from scipy.optimize import linear_sum_assignment
 
-    truth, result = _checked(name, truth, result, at_least=1)
+    truth, result = _checked(name, truth, result)
     objects, proposals = _count_objects(truth), int(result.max(initial=0))
-    if proposals > MOST_PROPOSALS:
-        raise BadInput(f"sequence {name!r}: {proposals} proposals; keep the best {MOST_PROPOSALS} at most")
+    if proposals > MAX_PROPOSALS:
+        raise BadInput(f"sequence {name!r}: {proposals} proposals; keep the best {MAX_PROPOSALS} at most")
     seen, rows = np.where(truth == VOID, 0, result), max(objects, proposals)
     j, f = np.zeros((2, rows, objects, len(truth)))
     for n, k in np.ndindex(rows, objects):
@@ -144,16 +113,12 @@ def _unsupervised(name: str, truth: Labels, result: Labels, reference: bool) -> 
     return j[chosen], f[chosen]
 
 
-def _stack(rows: list[np.ndarray], frames: int) -> Values:
-    return np.array(rows, dtype=np.float64).reshape(-1, frames)
-
-
 def _count_objects(truth: Labels) -> int:
     """The largest label of the first frame: objects that appear later are not counted, a rule of the benchmark."""
     return int(truth[0][truth[0] != VOID].max(initial=0))
 
 
-def _checked(name: str, truth: Labels, result: Labels, at_least: int) -> tuple[Labels, Labels]:
+def _checked(name: str, truth: Labels, result: Labels) -> tuple[Labels, Labels]:
     """Both as arrays, if they fit each other."""
     truth, result = (as_array(labels, f"sequence {name!r}") for labels in (truth, result))
     if truth.ndim != 3 or truth.shape != result.shape:
@@ -161,8 +126,8 @@ def _checked(name: str, truth: Labels, result: Labels, at_least: int) -> tuple[L
             f"sequence {name!r}: truth {truth.shape} and result {result.shape}; both must be label maps of one shape "
             "(frames, height, width), so resize the result to the truth with nearest neighbour"
         )
-    if len(truth) < at_least or not truth.size:
-        raise BadInput(f"sequence {name!r}: shape {truth.shape}; at least {at_least} frames with pixels are needed")
+    if not truth.size:
+        raise BadInput(f"sequence {name!r}: shape {truth.shape}; at least one frame with pixels is needed")
     return truth, result
 
 

@@ -49,23 +49,6 @@ class RevosScore(NamedTuple):
     robustness: float
 
 
-def expression_j_and_f(objects: ObjectMasks, pred: Masks) -> JAndF:
-    """J and F of one expression: all frames count, the truth is the union of the objects it names.
-
-    Args:
-        objects: one clip of masks per named object, nonzero is foreground; an object without a mask in a frame is
-            empty there.
-        pred: one clip of masks, nonzero is foreground, whatever the value.
-
-    Raises:
-        BadInput: no object, or a prediction of another shape.
-    """
-    objects, pred = as_array(objects, "object masks"), as_array(pred, "predicted masks")
-    if objects.ndim != 4 or not len(objects):
-        raise BadInput(f"object masks {objects.shape}: expected (objects, frames, height, width), at least one object")
-    return j_and_f(np.any(objects, axis=0), pred != 0)
-
-
 def mean_over_expressions(scores: Iterable[JAndF | None], missing: Literal["zero", "skip"] = "zero") -> ExpressionMeans:
     """Plain means over expressions of all videos; J&F is the mean of mean J and mean F.
 
@@ -173,8 +156,8 @@ def revos_score(truth: Masks, pred: Masks, foreground: Masks) -> RevosScore:
     score = j_and_f(truth, pred)
     truth, pred, foreground = (masks != 0 for masks in (truth, pred, foreground))
     accuracy = np.mean(truth == pred)
-    false, most = (np.count_nonzero(masks, axis=(-2, -1)) for masks in (pred & ~truth, foreground))
-    robustness = np.mean(np.maximum(1 - false / (most + 1e-6), 0))
+    false, total = (np.count_nonzero(masks, axis=(-2, -1)) for masks in (pred & ~truth, foreground))
+    robustness = np.mean(np.maximum(1 - false / (total + 1e-6), 0))
     return RevosScore(score.j, score.f, float(accuracy), float(robustness))
 
 

@@ -141,15 +141,6 @@ def mean_point_scores(scores: Iterable[PointScore | VideoPointScore]) -> PointSc
     return PointScore(*(float(value) for value in np.mean(rows, axis=0)))
 
 
-def all_in_region(pred_px: Points, mask: Mask) -> bool:
-    """Whether every predicted point, cut to whole pixels, is in the mask; False without points.
-
-    Source: PointBench, questions about one region.
-    """
-    cut = np.trunc(_points(pred_px, "predicted", 2))
-    return bool(len(cut)) and all(is_inside(point, mask) for point in cut)
-
-
 def assign(pred: np.ndarray, truth: np.ndarray) -> list[tuple[int, int]]:
     """Pairs (prediction, truth) with the smallest sum of Euclidean distances."""
     from scipy.optimize import linear_sum_assignment

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Float64, Integer, UInt8
 
 from videomolmo.errors import BadInput
-from videomolmo.io.plain_values import as_array, as_number
+from videomolmo.fusion import iou
+from videomolmo.io.plain_values import as_array, as_float
 
 Masks = Bool[np.ndarray, "*frames height width"] | Integer[np.ndarray, "*frames height width"]
 BOUND_TH = 0.008  # tolerance of the boundary, as a share of the image diagonal
@@ -58,15 +59,25 @@ def j_and_f(truth: Masks, pred: Masks, void: Masks | None = None) -> JAndF:
 def j_and_f_per_frame(
     truth: Masks, pred: Masks, void: Masks | None = None, bound_th: Real = BOUND_TH
 ) -> tuple[Float64[np.ndarray, "*frames"], Float64[np.ndarray, "*frames"]]:
-    """J and F of each frame: `region_similarity` and `boundary_measure` in one pass, which is faster.
+    """J (see `region_similarity`) and F of each frame; F is the harmonic mean of boundary precision and recall.
+
+    A boundary pixel is right when the other boundary has a pixel within the tolerance. The image border is no boundary,
+    hence a full mask has none, and full against empty gives F = 1 (where J is 0): the reference's rule, kept.
+
+    Args:
+        truth, pred, void: see `j_and_f`; exchanging the first two changes nothing.
+        bound_th: tolerance; below 1 a share of the image diagonal (rounded up), from 1 pixels.
 
     Returns:
         (J, F), each with one value per frame and shape `()` for a single mask.
+
+    Raises:
+        BadInput: shapes that differ, or a tolerance that is negative or no number.
     """
     truth, pred, void = _arrays(truth, pred, void)
     disk = _disk(_radius(bound_th, truth.shape))
     pairs = [_crop(*pair) for pair in _frame_pairs(truth, pred, void)]
-    j = np.array([_frame_region_similarity(*pair) for pair in pairs], dtype=np.float64)
+    j = np.array([iou(*pair) for pair in pairs], dtype=np.float64)
     f = np.array([_frame_boundary_measure(*pair, disk) for pair in pairs], dtype=np.float64)
     return j.reshape(truth.shape[:-2]), f.reshape(truth.shape[:-2])
 
@@ -83,33 +94,7 @@ def region_similarity(truth: Masks, pred: Masks, void: Masks | None = None) -> F
         One value per frame, shape `()` for a single mask.
     """
     truth, pred, void = _arrays(truth, pred, void)
-    values = [_frame_region_similarity(*pair) for pair in _frame_pairs(truth, pred, void)]
-    return np.array(values, dtype=np.float64).reshape(truth.shape[:-2])
-
-
-def boundary_measure(
-    truth: Masks, pred: Masks, void: Masks | None = None, bound_th: Real = BOUND_TH
-) -> Float64[np.ndarray, "*frames"]:
-    """F: how well the outlines agree, as the harmonic mean of boundary precision and recall.
-
-    A boundary pixel is right when the other boundary has a pixel within the tolerance. The image border is no boundary,
-    hence a full mask has none, and full against empty gives 1 (where J is 0): the reference's rule, kept.
-
-    Args:
-        truth: what is right.
-        pred: what was predicted; exchanging the two changes nothing.
-        void: pixels that count for nothing.
-        bound_th: tolerance; below 1 a share of the image diagonal (rounded up), from 1 pixels.
-
-    Returns:
-        One value per frame, shape `()` for a single mask.
-
-    Raises:
-        BadInput: shapes that differ, or a tolerance that is negative or no number.
-    """
-    truth, pred, void = _arrays(truth, pred, void)
-    disk = _disk(_radius(bound_th, truth.shape))
-    values = [_frame_boundary_measure(*_crop(*pair), disk) for pair in _frame_pairs(truth, pred, void)]
+    values = [iou(*pair) for pair in _frame_pairs(truth, pred, void)]
     return np.array(values, dtype=np.float64).reshape(truth.shape[:-2])
 
 
@@ -129,11 +114,6 @@ def boundary_map(mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "he
     boundary[:-1] |= south
     boundary[:-1, :-1] |= mask[:-1, :-1] ^ mask[1:, 1:]
     return boundary
-
-
-def _frame_region_similarity(truth: Bool[np.ndarray, "height width"], pred: Bool[np.ndarray, "height width"]) -> float:
-    union = np.count_nonzero(truth | pred)
-    return np.count_nonzero(truth & pred) / union if union else 1.0
 
 
 def _frame_boundary_measure(
@@ -171,7 +151,7 @@ def _crop(truth: Bool[np.ndarray, "height width"], pred: Bool[np.ndarray, "heigh
 
 def _radius(bound_th: Real, shape: tuple[int, ...]) -> int:
     """The tolerance in whole pixels."""
-    tolerance = as_number(bound_th)
+    tolerance = as_float(bound_th)
     if tolerance is None or not 0 <= tolerance < math.inf:
         raise BadInput(f"bound_th={bound_th!r}: expected a share of the diagonal below 1, or pixels from 1")
     return int(tolerance) if tolerance >= 1 else math.ceil(tolerance * math.hypot(*shape[-2:]))

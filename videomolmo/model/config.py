@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, Qwen2Config
 
 from videomolmo.errors import BadInput
 from videomolmo.io.files import write_text
-from videomolmo.io.untrusted import check_fields, number, read_json, shortened, whole
+from videomolmo.io.untrusted import check_fields, number, read_model_json, shortened, whole
 
 TemporalKind = Literal["none", "addition", "concatenation", "cross_attention", "cross_attention_all"]
 TEMPORAL_KINDS = get_args(TemporalKind)
@@ -260,7 +260,7 @@ class VideoMolmoConfig(PreTrainedConfig):
     def get_config_dict(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> tuple[dict, dict]:
         """config.json of a folder as it stands, read as a file of a stranger; of a hub's id as transformers does."""
         if Path(pretrained_model_name_or_path).is_dir():
-            return read_json(Path(pretrained_model_name_or_path) / "config.json"), kwargs
+            return read_model_json(Path(pretrained_model_name_or_path) / "config.json"), kwargs
         return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Qwen2Config:
@@ -288,7 +288,7 @@ class VideoMolmoConfig(PreTrainedConfig):
     @classmethod
     def from_json(cls, path: str | Path) -> VideoMolmoConfig:
         """Read what `to_json` wrote."""
-        values = read_json(path)
+        values = read_model_json(path)
         try:
             return cls.from_dict(values)
         except (ValueError, TypeError) as error:

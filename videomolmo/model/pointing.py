@@ -18,7 +18,7 @@ from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedMod
 from transformers.utils import ModelOutput
 
 from videomolmo.errors import BadInput
-from videomolmo.io.files import files_of
+from videomolmo.io.files import atomic_files
 from videomolmo.model.config import VideoMolmoConfig
 from videomolmo.model.connector import Connector
 from videomolmo.model.decoding import PADDING, answer_loss, attention_mask_of, left_padded, positions, visible
@@ -315,7 +315,7 @@ class VideoMolmoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         state = self.state_dict() if state_dict is None else state_dict
         if dtype is not None:
             state = {name: value.detach().to("cpu", dtype) for name, value in state.items()}
-        with files_of(save_directory, CONFIG_FILE) as place, safetensors_told(), without_progress_bar():
+        with atomic_files(save_directory, CONFIG_FILE) as place, safetensors_told(), without_progress_bar():
             super().save_pretrained(place, state_dict=state, **kwargs)
             (place / "generation_config.json").unlink(missing_ok=True)  # config.json says the same
 

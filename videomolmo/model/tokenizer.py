@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerFast
 from typing_extensions import TypedDict
 
 from videomolmo.errors import BadInput
-from videomolmo.io.files import files_of
-from videomolmo.io.untrusted import checked, first_line, number, read_json, whole
+from videomolmo.io.files import atomic_files
+from videomolmo.io.untrusted import checked, first_line, number, read_model_json, whole
 from videomolmo.model.config import LanguageConfig
 
 END_OF_TEXT = "<|endoftext|>"
@@ -65,7 +65,7 @@ def check_tokenizer(folder: str | Path) -> None:
         path = Path(folder) / name
         if not os.path.lexists(path):
             continue
-        values = read_json(path)
+        values = read_model_json(path)
         if name == "added_tokens.json":
             checked(_Numbered, values, str(path))
         elif name == "tokenizer.json":
@@ -138,7 +138,7 @@ def build_nano_tokenizer(corpus: list[str], size: int = 512) -> PreTrainedTokeni
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
     """Write tokenizer.json and its settings into a folder."""
-    with files_of(folder, "tokenizer.json") as place:
+    with atomic_files(folder, "tokenizer.json") as place:
         tokenizer.save_pretrained(place)
 
 

@@ -1,25 +1,230 @@
-"""Run a notebook over a grid: in parallel, on with what an earlier run left, and stopped in order."""
+"""Run a notebook over a grid: Dask hands the trials out, papermill and nbclient run each, what is done is skipped."""
 
+import asyncio
+import importlib
+import logging
+import os
+import shutil
 import signal
-import threading
-from collections.abc import Iterator
-from concurrent.futures import Executor, Future, as_completed, wait
+import statistics
+import time
+import uuid
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from videomolmo.errors import Terminated
-from videomolmo.sweep.cell import STOPPED, Job, facts_of, run_cell
-from videomolmo.sweep.cluster import Place
-from videomolmo.sweep.grid import Cell, Grid, read_grid
-from videomolmo.sweep.notebook import CACHE, RESULTS, Notebook, read_notebook
-from videomolmo.sweep.plan import Plan, make_plan
-from videomolmo.sweep.store import DONE, FAILED, Store, check_place, now
+from videomolmo.errors import BadInput
+from videomolmo.io.files import UNFINISHED, locked_folder, remove_abandoned, temporary_folder
+from videomolmo.sweep.grid import CACHE, RESULTS, Grid, Notebook, Trial, read_grid, read_notebook
+from videomolmo.sweep.store import DAMAGED, DONE, FAILED, MISSING, Record, Store, check_place, now
 from videomolmo.sweep.table import collect, unread
+from videomolmo.sweep.trial import STOPPED, Job, run_trial
 
-STOP_WITHIN_S = 20
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+STOP_WITHIN_S, ANSWER_WITHIN_S = 20, 20
+CLUSTERS = {
+    "htcondor": "HTCondorCluster", "local": "LocalCluster", "lsf": "LSFCluster", "moab": "MoabCluster",
+    "oar": "OARCluster", "pbs": "PBSCluster", "sge": "SGECluster", "slurm": "SLURMCluster",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Executor:
+    """Where the trials of a sweep run: on this machine, on a Dask cluster, or in jobs of a batch system.
+
+    Attributes:
+        workers: trials at once on this machine, or workers asked of a batch system; None: as many as there are cores,
+            or one.
+        scheduler: address of a Dask scheduler, such as tcp://node1:8786.
+        cluster: a batch system that dask-jobqueue knows.
+        options: for it; what is not said comes from dask-jobqueue's own configuration files.
+
+    Raises:
+        BadInput: two places at once, or a name or number that cannot be.
+    """
+
+    workers: int | None = None
+    scheduler: str | None = None
+    cluster: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise BadInput(f"--workers is {self.workers}, expected at least 1")
+        if self.scheduler and self.cluster:
+            raise BadInput("--scheduler and --cluster name two places; give one")
+        if self.scheduler and self.workers:
+            raise BadInput("--workers says nothing to a scheduler, which brings its own workers; leave it out")
+        if self.cluster and self.cluster not in CLUSTERS:
+            raise BadInput(f"--cluster is {self.cluster!r}, expected one of {', '.join(CLUSTERS)}")
+
+    @property
+    def max_workers(self) -> int | None:
+        """How many trials run at once; None where others decide."""
+        return None if self.scheduler else self.workers or (1 if self.cluster else _cores())
+
+    @property
+    def threads(self) -> int | None:
+        """Threads for each trial, so that trials at once do not crowd this machine; None where others decide."""
+        return None if self.scheduler or self.cluster else max(1, _cores() // (self.workers or _cores()))
+
+    @contextmanager
+    def client(self) -> Iterator["Client"]:
+        """A Dask client whose tasks run there; on this machine in threads, as the kernels are processes already.
+
+        Raises:
+            BadInput: nobody answers, a package is missing, or the batch system refuses.
+        """
+        import dask
+        from distributed import LocalCluster
+
+        if self.scheduler:
+            with _connected(self.scheduler, self.scheduler) as client:
+                yield client
+        elif self.cluster:
+            with _batch(self.cluster, self.options) as cluster, _connected(cluster, self.cluster) as client:
+                cluster.scale(self.workers or 1)
+                yield client
+        else:
+            one = {"n_workers": 1, "threads_per_worker": self.max_workers, "processes": False, "memory_limit": None}
+            # its pages, which it insists on serving, are empty, and nobody sees them from elsewhere
+            pages = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
+            none = {f"distributed.{who}.http.routes": [] for who in ("scheduler", "worker")}
+            with (
+                dask.config.set(none),
+                LocalCluster(**one, **pages, silence_logs=logging.CRITICAL) as cluster,
+                _connected(cluster, "this machine") as client,
+            ):
+                yield client
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _connected(address: Any, name: str) -> Iterator["Client"]:
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout=ANSWER_WITHIN_S, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:
+        raise BadInput(
+            f"no Dask scheduler answers at {name} ({error}); start one with `dask scheduler`, and workers with "
+            f"`dask worker {name} --nthreads 1`"
+        ) from None
+    with client:
+        yield client
+
+
+@contextmanager
+def _batch(name: str, options: Mapping[str, Any]) -> Iterator[Any]:
+    try:
+        # `local` starts jobs as processes here: to try a [cluster] table without a batch system
+        module = importlib.import_module("dask_jobqueue.local" if name == "local" else "dask_jobqueue")
+    except ImportError:
+        raise BadInput(f"--cluster {name} needs dask-jobqueue: pip install 'videomolmo[cluster]'") from None
+    kind = getattr(module, CLUSTERS[name])
+    submit = kind.job_cls.submit_command
+    if submit and not shutil.which(submit):
+        raise BadInput(f"--cluster {name} submits jobs with {submit}, which is not here; run it on a login node")
+    try:
+        cluster = kind(**options)
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"dask-jobqueue refuses the [cluster] table for {name}: {error}") from None
+    with cluster:
+        yield cluster
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Trials by status.
+
+    Attributes:
+        trials: of the grid.
+        records: of all finished trials, by key.
+        to_run: those that this sweep runs.
+    """
+
+    trials: tuple[Trial, ...]
+    records: Mapping[str, Record]
+    to_run: tuple[Trial, ...]
+
+    def status(self, trial: Trial) -> str:
+        """DONE, FAILED, DAMAGED or MISSING."""
+        record = self.records.get(trial.key)
+        return record.status if record else MISSING
+
+    def with_status(self, status: str) -> list[Record]:
+        """The records of the grid's trials with this status."""
+        return [self.records[trial.key] for trial in self.trials if self.status(trial) == status]
+
+    def listing(self) -> str:
+        """One line for each trial: what happens to it, and its name."""
+        keys, lines = {trial.key for trial in self.to_run}, []
+        for trial in self.trials:
+            record, status = self.records.get(trial.key), self.status(trial)
+            took = f"{record.facts['seconds']:.1f} s" if record and status != DAMAGED else ""
+            lines.append(f"  {'run' if trial.key in keys else 'skip':4}  {status:7} {took:>10}  {trial.name}")
+        return "\n".join(lines)
+
+
+def make_plan(grid: Grid, records: Mapping[str, Record], *, retry_failed: bool = False) -> Plan:
+    """Trials that nobody ran yet or whose record is damaged, and those that failed if they are wanted again."""
+    over = {DONE} if retry_failed else {DONE, FAILED}
+    to_run = tuple(one for one in grid.trials if one.key not in records or records[one.key].status not in over)
+    return Plan(grid.trials, records, to_run)
+
+
+def estimate(
+    plan: Plan, max_workers: int | None, user_s: float | None, notebook_s: float | None, grid_s: float | None = None
+) -> str:
+    """What the trials to run may take, and where that number comes from.
+
+    Args:
+        max_workers: trials at once; None: unknown.
+        user_s: seconds of a trial, from the user; goes before what finished trials took.
+        notebook_s: from the notebook's metadata, which speak of its defaults; only where nothing else is known.
+        grid_s: from the grid, which knows its sizes; goes before `notebook_s`.
+    """
+    count = len(plan.to_run)
+    if not count:
+        return "nothing to run"
+    took = [record.facts["seconds"] for record in plan.records.values() if record.status == DONE]
+    known = (
+        (user_s, "as you say"),
+        (statistics.fmean(took) if took else None, f"mean of {len(took)} finished"),
+        (grid_s, "seconds_per_run of the grid"),
+        (notebook_s, "the notebook's metadata say so of its defaults"),
+    )
+    each, source = next((one for one in known if one[0] is not None), (None, ""))
+    if each is None:
+        return f"{count} cells to run; what they take is not known: finish one first, or give --seconds-per-cell"
+    text = f"{count} cells to run × {as_time(each)} ({source}) = {as_time(count * each)} of work"
+    if max_workers is not None:
+        rounds = -(-count // max_workers)
+        text += f", about {as_time(rounds * each)} with {max_workers} at once if they do not slow each other down"
+    return text + "; an estimate: settings differ in cost, and the first cells fill the cache for the others"
+
+
+def as_time(seconds: float) -> str:
+    """Seconds as a person would say them.
+
+    Example:
+        >>> as_time(7.25), as_time(200), as_time(9000)
+        ('7.2 s', '3 min 20 s', '2 h 30 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 @dataclass
@@ -27,11 +232,11 @@ class Summary:
     """How a sweep went.
 
     Attributes:
-        done, failed, missing: cells of the grid in each state.
-        bare: cells that are done and left no table, see `collect`.
-        lost: cell → what kept it from being run at all, such as a cluster that went away.
-        unread: cell that is done → why its table can no longer be read.
-        damaged: cell that was run again → what was wrong with its record.
+        done, failed, missing: trials of the grid with each status.
+        bare: trials that are done and left no table, see `collect`.
+        lost: trial → what kept it from being run at all, such as a cluster that went away.
+        unread: trial that is done → why its table can no longer be read.
+        damaged: trial that was run again → what was wrong with its record.
         stopped_by: number of the signal that ended it early: of Ctrl-C, or SIGTERM.
     """
 
@@ -54,9 +259,9 @@ def prepare(notebook: Path, grid: Path, out: Path, cache: Path | None = None) ->
     if cache:
         check_place(Path(cache))
     content = read_notebook(Path(notebook))
-    cells, store = read_grid(Path(grid), content), Store(Path(out))
+    trials, store = read_grid(Path(grid), content), Store(Path(out))
     store.check(content)
-    return content, cells, store
+    return content, trials, store
 
 
 def sweep(
@@ -64,101 +269,84 @@ def sweep(
     grid: Path,
     out: Path,
     *,
-    place: Place | None = None,
+    executor: Executor | None = None,
     retry_failed: bool = False,
     cache: Path | None = None,
-    progress: bool = True,
 ) -> Summary:
-    """Run the notebook once for each cell of a grid; what is done already is skipped.
+    """Run the notebook once for each trial of a grid; what is done already is skipped.
 
     Args:
-        notebook: with a cell tagged "parameters". Where it has them, `results_folder` is set to the cell's own
-            results/, and `cache_folder` to one folder for all cells.
+        notebook: with a cell tagged "parameters". Where it has them, `results_folder` is set to the trial's own
+            results/, and `cache_folder` to one folder for all trials.
         grid: TOML, see `read_grid`.
         out: gets cells/NAME/notebook.ipynb (executed), cells/NAME/results/ (what it wrote), cells/NAME/done.json or
-            failed.json, and results.parquet and results.csv of all cells, see `collect`. Run again to go on.
-        place: see `Place`; default: this machine, one cell for each core.
-        retry_failed: run failed cells again; without it they are left as they are.
+            failed.json, and results.parquet and results.csv of all trials, see `collect`. Run again to go on.
+        executor: default: this machine, one trial for each core.
+        retry_failed: run failed trials again; without it they are left as they are.
         cache: shared intermediate results; default: `out`/cache.
 
     Raises:
-        BadInput: nothing was run. A notebook that raises is no error here: its cell is recorded as failed.
+        BadInput: nothing was run. A notebook that raises is no error here: its trial is recorded as failed.
     """
-    content, cells, store = prepare(notebook, grid, out, cache)
-    place = replace(place or Place(), options=cells.cluster)
-    nothing = not make_plan(cells, store.records(), retry_failed=retry_failed).to_run
-    where = nullcontext() if nothing else place.executor()
-    with _terminated_like_interrupted(), where as executor, store.locked() as token:
-        store.claim(content, cells)
-        plan = make_plan(cells, store.records(), retry_failed=retry_failed)
-        jobs = [_job(cell, content, store, token, cache, place) for cell in plan.to_run]
-        with tqdm(total=len(jobs), unit="cell", disable=not (progress and jobs)) as bar:
-            summary = _run_all(jobs, store, executor, bar) if jobs else Summary()
-        summary.damaged = plan.damaged
+    content, trials, store = prepare(notebook, grid, out, cache)
+    executor = replace(executor or Executor(), options=trials.cluster)
+    nothing = not make_plan(trials, store.records(), retry_failed=retry_failed).to_run
+    with nullcontext() if nothing else executor.client() as client, locked_folder(store.out):
+        store.create(content, trials)
+        plan = make_plan(trials, store.records(), retry_failed=retry_failed)
+        folders = {RESULTS: "results", CACHE: str(Path(cache).absolute() if cache else store.cache)}
+        folders = {name: path for name, path in folders.items() if name in content.parameters}
+        jobs = [
+            Job(str(store.out), one.name, dict(one.given), folders, dict(one.parameters), content.sha256,
+                executor.threads)
+            for one in plan.to_run
+        ]  # fmt: skip
+        summary = _run_all(jobs, store, client) if client else Summary()
+        remove_abandoned(store.out, UNFINISHED)  # of killed workers
+        summary.damaged = {record.folder.name: record.facts["error"] for record in plan.with_status(DAMAGED)}
         summary.unread = unread(collect(store))
-        return _counted(summary, make_plan(cells, store.records()))
-
-
-def _job(cell: Cell, notebook: Notebook, store: Store, token: str, cache: Path | None, place: Place) -> Job:
-    folders = tuple(name for name in (RESULTS, CACHE) if name in notebook.parameters)
-    return Job(
-        str(store.out), token, cell.name, cell.key, dict(cell.given), dict(cell.parameters), folders,
-        str(Path(cache).absolute() if cache else store.cache), notebook.sha256, place.threads,
-    )  # fmt: skip
-
-
-def _run_all(jobs: list[Job], store: Store, executor: Executor, bar: tqdm) -> Summary:
-    summary, futures = Summary(), {}
-    try:
-        futures = {executor.submit(run_cell, job): job for job in jobs}
-        for future in as_completed(futures):
-            state = _state(future, futures[future], store, summary)
-            summary.failed += state == FAILED
-            bar.set_postfix({"failed": summary.failed} if summary.failed else {})
-            bar.update()
-    except KeyboardInterrupt as error:
-        summary.stopped_by = getattr(error, "number", signal.SIGINT)
-        store.withdraw()  # cells that run end within a second, cells that wait end when they start
-        for future in wait(futures, timeout=STOP_WITHIN_S).not_done:
-            future.cancel()
-    return summary
-
-
-def _state(future: Future, job: Job, store: Store, summary: Summary) -> str:
-    """What became of a cell: a worker that died again and again fails it, other trouble leaves it to be run later."""
-    try:
-        return future.result()
-    except Exception as error:
-        if type(error).__name__ != "KilledWorker":
-            summary.lost[job.name] = f"{type(error).__name__}: {error}"
-            return STOPPED
-        text = "its worker died again and again: killed from outside, often for want of memory"
-        facts = facts_of(job) | {"started": now(), "seconds": 0.0, "error": text, "traceback": str(error)}
-        store.publish(store.attempt(job.key), job.name, FAILED, facts)
-        return FAILED
-
-
-def _counted(summary: Summary, plan: Plan) -> Summary:
-    summary.done, summary.failed = plan.count(DONE), plan.count(FAILED)
-    summary.missing = len(plan.cells) - summary.done - summary.failed
-    done = [plan.records[cell.key] for cell in plan.cells if plan.state(cell) == DONE]
+    after = make_plan(trials, store.records())
+    done = after.with_status(DONE)
+    summary.done, summary.failed = len(done), len(after.with_status(FAILED))
+    summary.missing = len(after.trials) - summary.done - summary.failed
     summary.bare = sum(record.facts.get("table") is None for record in done)
     return summary
 
 
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM, which batch systems send, ends a sweep as Ctrl-C does."""
+def _run_all(jobs: list[Job], store: Store, client: "Client") -> Summary:
+    from distributed import as_completed
 
-    def interrupt(number: int, _: object) -> None:
-        raise Terminated(number)
-
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if not ours:  # under the command line, which has done so already
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    summary, futures = Summary(), {}
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        for job in jobs:
+            task = f"trial-{uuid.uuid4().hex}"
+            futures[client.submit(run_trial, job, task, key=task, pure=False)] = job
+        with tqdm(total=len(jobs), unit="cell") as bar:
+            for future in as_completed(futures, loop=client.loop):
+                summary.failed += _status(future, futures[future], store, summary) == FAILED
+                bar.set_postfix({"failed": summary.failed} if summary.failed else {})
+                bar.update()
+    except KeyboardInterrupt as error:
+        summary.stopped_by = getattr(error, "number", signal.SIGINT)
+        client.cancel(list(futures), force=True)  # those that run end within a second
+        until = time.monotonic() + STOP_WITHIN_S
+        while any(store.out.glob(f"{UNFINISHED}*")) and time.monotonic() < until:
+            time.sleep(0.1)
+            remove_abandoned(store.out, UNFINISHED)
+    return summary
+
+
+def _status(future: "Future", job: Job, store: Store, summary: Summary) -> str:
+    """What became of a trial: a worker that died again and again fails it, other trouble leaves it to be run later."""
+    try:
+        return future.result()
+    except (Exception, asyncio.CancelledError) as error:
+        if type(error).__name__ != "KilledWorker":
+            summary.lost[job.name] = f"{type(error).__name__}: {error}"
+            return STOPPED
+        text = "its worker died again and again: killed from outside, often for want of memory"
+        facts = job.facts() | {"started": now(), "seconds": 0.0, "error": text, "traceback": str(error)}
+    with temporary_folder(store.out) as place:
+        (place / job.name).mkdir()
+        store.commit(place / job.name, FAILED, facts)
+    return FAILED

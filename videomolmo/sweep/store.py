@@ -1,68 +1,102 @@
-"""The folder of a sweep: which cells are done, who works in it, and how a finished cell gets there in one piece."""
+"""The folder of a sweep: finished trials appear in one piece, and all that is read is checked: it may be anybody's."""
 
 import itertools
 import os
 import re
-import shutil
-import socket
-import tempfile
 import time
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
+
+from pydantic import AfterValidator, ConfigDict, Field
+from typing_extensions import TypedDict  # pydantic takes that of typing from Python 3.12 on only
 
 from videomolmo.errors import BadInput
-from videomolmo.io.files import check_folder, is_trace, write_json, write_text
-from videomolmo.sweep.grid import Grid
-from videomolmo.sweep.notebook import Notebook, read_notebook
-from videomolmo.sweep.state import DoneFile, DriverFile, FailedFile, SweepFile, read_state
+from videomolmo.io import untrusted
+from videomolmo.io.files import LOCK, check_folder, is_temporary, write_json, write_text
+from videomolmo.sweep.grid import COLUMNS, Grid, Notebook, read_notebook
 
-FILE, NOTEBOOK, LOCK = "sweep.json", "notebook.ipynb", "sweep.lock"
+FILE, NOTEBOOK = "sweep.json", "notebook.ipynb"
 DONE, FAILED, DAMAGED, MISSING = "done", "failed", "damaged", "missing"
-MARKS = {DONE: ("done.json", DoneFile), FAILED: ("failed.json", FailedFile)}
-OWN = {LOCK, FILE, "running", "cells"}  # made before sweep.json, which a killed start leaves unwritten
+OWN = {FILE, "cells", "running", "sweep.lock"}  # the last two of earlier versions; a killed start has no sweep.json
 KEY = re.compile(r".+,([0-9a-f]{10})")
-ATTEMPT = re.compile(r"[0-9a-f]{10}-\w{8}")
+LARGEST = 2**28  # bytes of a state file; a sweep of a million trials has fewer
+
+
+def _without_ours(parameters: dict[str, Any]) -> dict[str, Any]:
+    if taken := parameters.keys() & set(COLUMNS):
+        raise ValueError(f"{taken.pop()} is a column of the sweep's own")
+    return parameters
+
+
+class _Planned(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)
+    name: str
+    parameters: dict[str, Any]
+
+
+class SweepFile(TypedDict):
+    """sweep.json: what is to be run."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)
+    notebook: str
+    sha256: str
+    varied: list[str]
+    repeats: list[str]
+    cells: dict[str, _Planned]
+
+
+class DoneFile(TypedDict):
+    """done.json of a trial."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)
+    parameters: Annotated[dict[str, Any], AfterValidator(_without_ours)]
+    notebook_sha256: str
+    commit: str | None
+    versions: dict[str, str]
+    machine: str
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    table: NotRequired[str | None]
+
+
+class FailedFile(DoneFile):
+    """failed.json of a trial."""
+
+    error: str
+    traceback: str
+    log: NotRequired[str | None]
+
+
+MARKS = {DONE: ("done.json", DoneFile), FAILED: ("failed.json", FailedFile)}
 
 
 @dataclass(frozen=True)
 class Record:
-    """What lies in the folder of a finished cell.
+    """What lies in the folder of a finished trial.
 
     Attributes:
         folder: with notebook.ipynb, and what the notebook wrote.
-        state: "done" or "failed"; "damaged" where neither can be told.
+        status: DONE or FAILED; DAMAGED where neither can be told.
         facts: of done.json or failed.json; where damaged, `error` says why.
     """
 
     folder: Path
-    state: str
+    status: str
     facts: dict[str, Any]
 
 
 class Store:
-    """`out`/sweep.json, notebook.ipynb as it was swept, cells/, cache/, and running/ while something runs.
+    """`out`/sweep.json, notebook.ipynb as it was swept, cells/ with a folder for each finished trial, and cache/.
 
-    A cell is worked on in a folder of its own below running/ and moved to cells/ when it has ended, so that what
-    stands in cells/ is whole, whatever was killed when.
+    A trial is worked on in a hidden folder, see `io.files.unfinished`, and moves to cells/ when it has ended, so that
+    what stands there is whole, whatever was killed when. Only the holder of the folder, see `io.files.held`, writes
+    sweep.json.
     """
 
     def __init__(self, out: Path) -> None:
         self.out = Path(out).absolute()
-        self.cells, self.running = self.out / "cells", self.out / "running"
-
-    @property
-    def notebook(self) -> Path:
-        """The notebook that all cells run; later changes of the original do not reach it."""
-        return self.out / NOTEBOOK
-
-    @property
-    def cache(self) -> Path:
-        """Intermediate results that all cells share."""
-        return self.out / "cache"
+        self.cells, self.notebook, self.cache = self.out / "cells", self.out / NOTEBOOK, self.out / "cache"
 
     def facts(self) -> dict[str, Any]:
         """The content of sweep.json.
@@ -74,7 +108,7 @@ class Store:
         if not os.path.lexists(path):
             raise BadInput(f"{self.out} holds no sweep; give a folder that `videomolmo sweep` wrote")
         try:
-            return read_state(path, SweepFile)
+            return _read_state(path, SweepFile)
         except BadInput as error:
             raise BadInput(f"{self.out}: {error}; run the sweep again, or give another folder") from None
 
@@ -86,33 +120,34 @@ class Store:
                 state of this one.
         """
         check_place(self.out)
-        self._check_own()
+        self.check_links()
         name, hashes = self._swept()
         if hashes - {notebook.sha256}:
             raise BadInput(
                 f"{self.out} holds runs of {name} as it was then, and {notebook.path} differs from "
                 f"it; give a new folder, so that one table speaks of one notebook"
             )
-        foreign = {path.name for path in self.out.iterdir() if not is_trace(path)} - OWN if self.out.is_dir() else ()
+        foreign = (
+            {path.name for path in self.out.iterdir() if not is_temporary(path)} - OWN if self.out.is_dir() else ()
+        )
         if not hashes and foreign:
             raise BadInput(f"{self.out} is not empty and holds no sweep; give a new folder")
 
-    def _check_own(self) -> None:
+    def check_links(self) -> None:
         """Nothing where what bears our names is ours: no link may lead out of the folder to what is written or removed.
 
         Raises:
             BadInput: such a link, a file where a folder belongs, or the other way round.
         """
-        for name in (self.cells.name, self.running.name, FILE, NOTEBOOK, LOCK):
-            path = self.out / name
-            right = path.is_dir() if path in (self.cells, self.running) else path.is_file()
+        for path in (self.cells, self.notebook, self.out / FILE, self.out / LOCK):
+            right = path.is_dir() if path == self.cells else path.is_file()
             if os.path.lexists(path) and (path.is_symlink() or not right):
                 raise BadInput(f"{path} is a link, or no file or folder of a sweep; move it, or give another folder")
 
     def _swept(self) -> tuple[str, set[str]]:
         """Name of the notebook that was swept here, and its hashes: one, or none where nothing was done.
 
-        After a power cut sweep.json may be empty; then the finished cells know, or the notebook as it was swept.
+        After a power cut sweep.json may be empty; then the finished trials know, or the notebook as it was swept.
 
         Raises:
             BadInput: it is damaged, and there is nothing of these.
@@ -123,20 +158,21 @@ class Store:
             facts = self.facts()
             return facts["notebook"], {facts["sha256"]}
         except BadInput:
-            ended = (record for record in self.records().values() if record.state != DAMAGED)
+            ended = (record for record in self.records().values() if record.status != DAMAGED)
             hashes = {record.facts["notebook_sha256"] for record in ended} or ({self._kept_hash()} - {None})
             if not hashes and (self.out / FILE).read_bytes().strip(b"\0\n "):
                 raise
             return "a notebook", hashes
 
-    def claim(self, notebook: Notebook, grid: Grid) -> None:
-        """Write what is to be run.
+    def create(self, notebook: Notebook, grid: Grid) -> None:
+        """Write what is to be run; for the holder of the folder.
 
         Raises:
-            BadInput: see `check`; what it saw may be old, this is said under the lock.
+            BadInput: see `check`; what that saw before the folder was held may be old.
         """
         self.check(notebook)
-        cells = {cell.key: {"name": cell.name, "parameters": dict(cell.parameters)} for cell in grid.cells}
+        self.cells.mkdir(exist_ok=True)
+        cells = {one.key: {"name": one.name, "parameters": dict(one.parameters)} for one in grid.trials}
         facts = {
             "notebook": notebook.path.name.encode(errors="replace").decode(), "sha256": notebook.sha256,
             "varied": grid.varied, "repeats": grid.repeats, "cells": cells,
@@ -146,106 +182,37 @@ class Store:
             write_text(self.notebook, notebook.text)
 
     def _kept_hash(self) -> str | None:
-        """Hash of the notebook that all cells run; None where there is none, or a damaged one."""
+        """Hash of the notebook that all trials run; None where there is none, or a damaged one."""
         with suppress(BadInput):
             return read_notebook(self.notebook).sha256
         return None
 
-    @contextmanager
-    def locked(self) -> Iterator[str]:
-        """A word that stands in the folder while this process works on it: work goes on as long as it stands there.
-
-        Raises:
-            BadInput: another process sweeps into this folder, or a link leads out of it.
-        """
-        from filelock import FileLock, Timeout
-
-        self._check_own()
-        self.running.mkdir(parents=True, exist_ok=True)
-        self.cells.mkdir(exist_ok=True)
-        lock = FileLock(self.out / LOCK)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            raise BadInput(f"{self.out} is being swept by {self._driver()}; wait for it, or stop it first") from None
-        token = uuid.uuid4().hex
-        try:
-            self.sweep_up()
-            about = {"token": token, "pid": os.getpid(), "host": socket.gethostname(), "since": now()}
-            write_json(self._word, about)
-            yield token
-        finally:
-            self.withdraw()
-            self.sweep_up()
-            with suppress(OSError):
-                self.running.rmdir()
-            lock.release()
-
-    @property
-    def _word(self) -> Path:
-        return self.running / "driver.json"
-
-    def _driver(self) -> str:
-        try:
-            about = read_state(self._word, DriverFile)
-            return f"process {about['pid']} on {about['host']} since {about['since']}"
-        except BadInput:
-            return "another process"
-
-    def wanted(self, token: str) -> bool:
-        """Whether the sweep that handed out this word still wants its cells run."""
-        try:
-            return read_state(self._word, DriverFile)["token"] == token
-        except BadInput:
-            return False
-
-    def withdraw(self) -> None:
-        """Tell all that work in this folder, on whatever machine, to stop."""
-        self._word.unlink(missing_ok=True)
-
-    def sweep_up(self) -> None:
-        """Remove what killed runs left behind."""
-        for path in self.running.iterdir():
-            if ATTEMPT.fullmatch(path.name):
-                shutil.rmtree(path, ignore_errors=True)
-
-    def attempt(self, key: str) -> Path:
-        """A new folder to run a cell in."""
-        return Path(tempfile.mkdtemp(prefix=f"{key}-", dir=self.running))
-
-    def publish(self, attempt: Path, name: str, state: str, facts: dict[str, Any]) -> None:
-        """Move a cell that has ended to its place, in one step; a cell that another run finished first stays.
+    def commit(self, folder: Path, status: str, facts: dict[str, Any]) -> None:
+        """Move the folder of a trial that has ended to its place, in one step; one that is done there already stays.
 
         One that failed before is replaced; what is damaged is set aside as NAME.1.old, or the first number not taken.
         """
-        write_json(attempt / MARKS[state][0], facts)
-        os.chmod(attempt, 0o755)  # mkdtemp gives folders to their maker only
-        before = [_record(folder) for folder in self.cells.glob(f"*,{key_in(name)}")]
-        if any(record.state == DONE for record in before):
-            shutil.rmtree(attempt)
+        write_json(folder / MARKS[status][0], facts)
+        before = [_record(path) for path in self.cells.glob(f"*,{key_in(folder.name)}")]
+        if any(record.status == DONE for record in before):
             return
-        for record in before:
-            if record.state == DAMAGED:
-                os.rename(record.folder, _aside(record.folder))
-                continue
-            old = self.running / f"{key_in(name)}-{uuid.uuid4().hex[:8]}"
-            os.rename(record.folder, old)
-            shutil.rmtree(old)
-        os.rename(attempt, self.cells / name)
+        for number, record in enumerate(before):
+            aside = folder.with_name(f"before {number}")  # goes with the hidden folder
+            os.rename(record.folder, _old_name(record.folder) if record.status == DAMAGED else aside)
+        os.rename(folder, self.cells / folder.name)
 
     def records(self) -> dict[str, Record]:
-        """All cells by their key that are finished, or whose record is damaged.
+        """All trials by their key that are finished, or whose record is damaged.
 
         Raises:
             BadInput: a link leads out of the folder.
         """
-        self._check_own()
-        folders = sorted(self.cells.iterdir()) if self.cells.is_dir() else ()
+        self.check_links()
         found: dict[str, Record] = {}
-        for folder in folders:
+        for folder in sorted(self.cells.iterdir()) if self.cells.is_dir() else ():
             if KEY.fullmatch(folder.name):
                 record, key = _record(folder), key_in(folder.name)
-                if key not in found or record.state != DAMAGED:
+                if key not in found or record.status != DAMAGED:
                     found[key] = record
         return found
 
@@ -265,19 +232,34 @@ def check_place(folder: Path) -> None:
     check_folder(folder, overwrite=True, results=False)  # what is there stays, apart from what is ours
 
 
+def _read_state(path: Path, kind: Any) -> dict[str, Any]:
+    """The content of a state file.
+
+    Raises:
+        BadInput: it cannot be read, is a link or no file, or what stands in it is not of this kind.
+    """
+    try:
+        if path.is_symlink():
+            raise BadInput("a link")
+        return untrusted.parse(kind, untrusted.read_bytes(path, LARGEST), "content")
+    except (OSError, BadInput) as error:
+        why = getattr(error, "strerror", None) or str(error)
+    raise BadInput(f"{path.name} is damaged ({' '.join(why.split()):.200})")
+
+
 def _record(folder: Path) -> Record:
     try:
         if folder.is_symlink():
             raise BadInput("it is a link")
-        for state, (mark, kind) in MARKS.items():
+        for status, (mark, kind) in MARKS.items():
             if os.path.lexists(folder / mark):
-                return Record(folder, state, read_state(folder / mark, kind))
+                return Record(folder, status, _read_state(folder / mark, kind))
         raise BadInput("it holds no done.json or failed.json")
     except BadInput as error:
         return Record(folder, DAMAGED, {"error": str(error)})
 
 
-def _aside(folder: Path) -> Path:
+def _old_name(folder: Path) -> Path:
     numbered = (folder.with_name(f"{folder.name}.{number}.old") for number in itertools.count(1))
     return next(path for path in numbered if not os.path.lexists(path))
 

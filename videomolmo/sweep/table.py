@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videomolmo.errors import BadInput
-from videomolmo.io.files import whole_file
+from videomolmo.io.files import atomic_file
 from videomolmo.io.tables import write_csv
-from videomolmo.sweep.state import COLUMNS
+from videomolmo.sweep.grid import COLUMNS
 from videomolmo.sweep.store import DONE, Record, Store
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def collect(store: Store) -> "pd.DataFrame":
 
     order = {key: at for at, key in enumerate(store.facts()["cells"])}  # cells of earlier grids come last
     records = sorted(store.records().items(), key=lambda pair: order.get(pair[0], len(order)))
-    parts = [_Part(record) for _, record in records if record.state == DONE]
+    parts = [_Part(record) for _, record in records if record.status == DONE]
     renamed = {name: f"cell_{name}" for part in parts for name in part.contradicted()}
     table = pd.concat([part.table(renamed) for part in parts], ignore_index=True) if parts else pd.DataFrame()
     for name in table.columns.difference([name for part in parts for name in part.ours(renamed)]):
@@ -180,6 +180,6 @@ def _uniform(table: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def _write(table: "pd.DataFrame", folder: Path) -> None:
-    with whole_file(folder / "results.parquet") as unfinished:
+    with atomic_file(folder / "results.parquet") as unfinished:
         table.to_parquet(unfinished, index=False)
     write_csv(table, folder / "results.csv")

@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from videomolmo.errors import BadInput
-from videomolmo.io.plain_values import as_whole
+from videomolmo.io.plain_values import as_int
 from videomolmo.synth.render import Renderer
-from videomolmo.synth.scene import Scene, Thing, sample_scene, things_of
+from videomolmo.synth.scene import ObjectFacts, Scene, describe_objects, sample_scene
 from videomolmo.synth.sentences import Query, sample_query
 
 
@@ -20,17 +20,17 @@ class Clip:
         scene: what was drawn.
         frames: RGB.
         masks: visible part of every object of the scene, in its order.
-        things: per frame, the facts of every object there (`Thing.seen` says whether one may be asked about it).
+        object_facts: per frame, one for every object (`ObjectFacts.seen` says whether one may be asked about it).
     """
 
     scene: Scene
     frames: UInt8[np.ndarray, "frames height width 3"]
     masks: Bool[np.ndarray, "frames objects height width"]
-    things: list[list[Thing]]
+    object_facts: list[list[ObjectFacts]]
 
     def truth(self, query: Query) -> Bool[np.ndarray, "frames height width"]:
         """Union of the masks of all objects that the query names."""
-        return self.masks[:, [query.means(thing) for thing in self.scene.objects]].any(axis=1)
+        return self.masks[:, [query.means(obj) for obj in self.scene.objects]].any(axis=1)
 
 
 def generate_clip(
@@ -52,16 +52,16 @@ def generate_clip(
         >>> clip.frames.shape, clip.masks.dtype
         ((2, 48, 64, 3), dtype('bool'))
     """
-    seed, frames = _whole(seed, "seed", 0), _whole(frames, "frames", 1)
-    height, width = _whole(height, "height", 1), _whole(width, "width", 1)
+    seed, frames = _integer(seed, "seed", 0), _integer(frames, "frames", 1)
+    height, width = _integer(height, "height", 1), _integer(width, "width", 1)
     scene = sample_scene(seed, motion=motion, frames=frames, aspect=width / height if square else None)
     return render_clip(scene, frames, height, width)
 
 
-def _whole(value: int, name: str, least: int) -> int:
-    found = as_whole(value, least)
+def _integer(value: int, name: str, minimum: int) -> int:
+    found = as_int(value, minimum)
     if found is None:
-        raise BadInput(f"{name} is {value!r}, expected a whole number from {least}")
+        raise BadInput(f"{name} is {value!r}, expected a whole number from {minimum}")
     return found
 
 
@@ -69,7 +69,7 @@ def render_clip(scene: Scene, frames: int, height: int, width: int) -> Clip:
     """Frames 0 … `frames` - 1 of a scene, with masks and facts."""
     renderer = Renderer(scene, height, width)
     pairs = [renderer.frame(time) for time in range(frames)]
-    facts = [things_of(scene, masks, renderer.full_areas(time)) for time, (_, masks) in enumerate(pairs)]
+    facts = [describe_objects(scene, masks, renderer.full_areas(time)) for time, (_, masks) in enumerate(pairs)]
     return Clip(scene, np.stack([frame for frame, _ in pairs]), np.stack([masks for _, masks in pairs]), facts)
 
 

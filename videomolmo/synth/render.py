@@ -32,11 +32,11 @@ class Renderer:
         """The RGB frame at `time` and the visible part of every object there."""
         picture = self._shifted_background(time)
         masks = np.zeros((len(self.scene.objects), self.height, self.width), bool)
-        for index, thing in enumerate(self.scene.objects):
-            covered = self._coverage(self._corners(thing, time), thing.soft)
+        for index, obj in enumerate(self.scene.objects):
+            covered = self._coverage(self._corners(obj, time), obj.soft)
             if covered is not None:
                 box, alpha = covered
-                self._paint(picture[box], alpha, self._surface(thing, time, box))
+                self._paint(picture[box], alpha, self._surface(obj, time, box))
                 masks[:index][:, *box] &= alpha < 0.5
                 masks[index][box] = alpha >= 0.5
         for shape, rgb, radius, path in self.scene.occluders:
@@ -45,20 +45,20 @@ class Renderer:
                 box, alpha = covered
                 self._paint(picture[box], alpha, rgb)
                 masks[:, *box] &= alpha < 0.5
-        return self._photograph(picture, time), masks
+        return self._apply_camera(picture, time), masks
 
     def full_areas(self, time: float) -> Float[np.ndarray, " objects"]:
         """Area in pixels that every object would have with nothing in front of it and no edge of the frame."""
-        corners = [self._corners(thing, time) for thing in self.scene.objects]
+        corners = [self._corners(obj, time) for obj in self.scene.objects]
         return np.array([cv2.contourArea(points.astype(np.float32)) for points in corners])
 
     def _at(self, path: Path, time: float) -> np.ndarray:
         return path.position(time) + self.scene.drift * time
 
-    def _corners(self, thing: SceneObject, time: float) -> np.ndarray:
-        angle = thing.angle + thing.spin * time
+    def _corners(self, obj: SceneObject, time: float) -> np.ndarray:
+        angle = obj.angle + obj.spin * time
         rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        return (thing.outline @ rotation.T * thing.radius + self._at(thing.path, time)) * self.scale
+        return (obj.outline @ rotation.T * obj.radius + self._at(obj.path, time)) * self.scale
 
     def _coverage(self, corners: np.ndarray, soft: float) -> tuple[tuple[slice, slice], np.ndarray] | None:
         """A box of the frame and how much of each pixel in it the outline covers (0…1); None when out of the frame."""
@@ -73,17 +73,17 @@ class Renderer:
             alpha = cv2.GaussianBlur(alpha, (0, 0), soft * self.height / 128)
         return (slice(low[1], high[1]), slice(low[0], high[0])), alpha.astype(np.float32) / 255
 
-    def _surface(self, thing: SceneObject, time: float, box: tuple[slice, slice]) -> np.ndarray:
+    def _surface(self, obj: SceneObject, time: float, box: tuple[slice, slice]) -> np.ndarray:
         """The object's colour over a box of the frame: one RGB triple, or shaded, or with a small mark on it."""
-        if thing.shade < 0.03 and thing.marked == 0:
-            return thing.rgb
-        centre = self._at(thing.path, time) * self.scale
+        if obj.shade < 0.03 and obj.marked == 0:
+            return obj.rgb
+        centre = self._at(obj.path, time) * self.scale
         down = (np.arange(box[0].start, box[0].stop, dtype=np.float32)[:, None] - centre[1]) / self.scale[1]
         across = (np.arange(box[1].start, box[1].stop, dtype=np.float32)[None] - centre[0]) / self.scale[0]
-        slope = (across * np.cos(thing.shade_angle) + down * np.sin(thing.shade_angle)) / thing.radius
-        surface = thing.rgb * (1 - thing.shade * np.clip(0.35 + 0.65 * slope, -0.2, 1)).astype(np.float32)[..., None]
-        if thing.marked:
-            surface[across**2 + down**2 < (thing.marked * thing.radius) ** 2] = thing.mark_rgb
+        slope = (across * np.cos(obj.shade_angle) + down * np.sin(obj.shade_angle)) / obj.radius
+        surface = obj.rgb * (1 - obj.shade * np.clip(0.35 + 0.65 * slope, -0.2, 1)).astype(np.float32)[..., None]
+        if obj.marked:
+            surface[across**2 + down**2 < (obj.marked * obj.radius) ** 2] = obj.mark_rgb
         return surface
 
     def _paint(self, picture: np.ndarray, alpha: np.ndarray, colour: np.ndarray) -> None:
@@ -96,7 +96,7 @@ class Renderer:
         size = (self.width, self.height)
         return cv2.warpAffine(self.background, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
-    def _photograph(self, picture: np.ndarray, time: float) -> np.ndarray:
+    def _apply_camera(self, picture: np.ndarray, time: float) -> np.ndarray:
         """Light, lens and sensor: gain that swings with time, cast, vignette, blur, noise, JPEG."""
         scene = self.scene
         gain = scene.light[0] * (1 + scene.light[1] * np.sin(scene.light[2] * time))

@@ -115,7 +115,7 @@ SEEN_AREA = 0.0016  # of the frame
 
 
 @dataclass(frozen=True)
-class Thing:
+class ObjectFacts:
     """One object of one frame; `seen` is True, False, or None where it is a matter of opinion."""
 
     shape: str
@@ -125,13 +125,13 @@ class Thing:
     point: tuple[float, float]  # shares of width and height
 
 
-def things_of(
+def describe_objects(
     scene: Scene, masks: Bool[np.ndarray, "objects height width"], full_areas: Float[np.ndarray, " objects"]
-) -> list[Thing]:
+) -> list[ObjectFacts]:
     """The facts of a frame, one entry per object of the scene, in its order."""
     height, width = masks.shape[1:]
-    things = []
-    for thing, mask, full in zip(scene.objects, masks, full_areas, strict=True):
+    objects = []
+    for obj, mask, full in zip(scene.objects, masks, full_areas, strict=True):
         area = int(mask.sum())
         share = area / max(float(full), 1.0)
         seen = None
@@ -140,8 +140,8 @@ def things_of(
         elif share <= HIDDEN_SHARE:
             seen = False
         x, y = inner_point(mask) if area else (0.0, 0.0)
-        things.append(Thing(thing.shape, thing.colour, thing.motion, seen, ((x + 0.5) / width, (y + 0.5) / height)))
-    return things
+        objects.append(ObjectFacts(obj.shape, obj.colour, obj.motion, seen, ((x + 0.5) / width, (y + 0.5) / height)))
+    return objects
 
 
 def inner_point(mask: Bool[np.ndarray, "height width"]) -> tuple[float, float]:
@@ -177,7 +177,7 @@ class Path:
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One thing; `motion` is a key of MOTIONS, or None where no word for its motion would be fair."""
+    """One object; `motion` is a key of MOTIONS, or None where no word for its motion would be fair."""
 
     shape: str
     colour: str
@@ -228,7 +228,7 @@ def sample_scene(seed: int, *, motion: bool, frames: int = 6, aspect: float | No
     if aspect is None:
         aspect = float(rng.choice([1.0, 1.0, 4 / 3, 16 / 9, 3 / 4, 9 / 16]))
     objects = _motion_objects(rng, aspect, frames) if motion else _free_objects(rng, aspect, frames)
-    taken = [thing.rgb for thing in objects]
+    taken = [obj.rgb for obj in objects]
     drifting = rng.random() < 0.3
     return Scene(
         aspect=aspect,
@@ -260,7 +260,7 @@ def _free_objects(rng: np.random.Generator, aspect: float, frames: int) -> list[
         colours = [str(c) for c in rng.permutation(list(COLOURS))[:count]]
     largest = {1: 0.34, 2: 0.30, 3: 0.24, 4: 0.20, 5: 0.17, 6: 0.15}[count]
     placed: list[tuple[np.ndarray, float]] = []
-    things = []
+    objects = []
     for shape, colour in zip(shapes, colours, strict=True):
         radius = float(np.exp(rng.uniform(np.log(0.05), np.log(largest)))) * min(1.0, aspect)
         at = _place(rng, aspect, radius, placed)
@@ -274,8 +274,8 @@ def _free_objects(rng: np.random.Generator, aspect: float, frames: int) -> list[
             sway_rate=float(rng.uniform(0.03, 0.12)),
             phase=float(rng.uniform(0, 6.3)),
         )
-        things.append(_thing(rng, shape, colour, radius, path, None))
-    return things
+        objects.append(_scene_object(rng, shape, colour, radius, path, None))
+    return objects
 
 
 def _motion_objects(rng: np.random.Generator, aspect: float, frames: int) -> list[SceneObject]:
@@ -288,7 +288,7 @@ def _motion_objects(rng: np.random.Generator, aspect: float, frames: int) -> lis
         motions.append(str(rng.choice(list(MOTIONS))))
     one_colour = str(rng.choice(list(COLOURS))) if rng.random() < 0.4 else None
     placed: list[tuple[np.ndarray, float]] = []
-    things = []
+    objects = []
     for shape, motion in zip(shapes, motions, strict=True):
         radius = float(np.exp(rng.uniform(np.log(0.06), np.log(0.19)))) * min(1.0, aspect)
         at = _place(rng, aspect, radius, placed)
@@ -297,8 +297,8 @@ def _motion_objects(rng: np.random.Generator, aspect: float, frames: int) -> lis
         x, y = MOTIONS[motion]
         velocity = speed * np.array([(x - veer * y) * aspect, y + veer * x])
         path = Path(at=at, when=float(rng.uniform(0.3, 0.7) * frames if frames > 8 else frames - 1), velocity=velocity)
-        things.append(_thing(rng, shape, one_colour or str(rng.choice(list(COLOURS))), radius, path, motion))
-    return things
+        objects.append(_scene_object(rng, shape, one_colour or str(rng.choice(list(COLOURS))), radius, path, motion))
+    return objects
 
 
 def _place(
@@ -315,7 +315,7 @@ def _place(
     return at
 
 
-def _thing(
+def _scene_object(
     rng: np.random.Generator, shape: str, colour: str, radius: float, path: Path, motion: str | None
 ) -> SceneObject:
     tilt = rng.uniform(-0.25, 0.25) if rng.random() < 0.6 else rng.uniform(0, 2 * np.pi)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from videomolmo.prompts import TEMPLATES
-from videomolmo.synth.scene import COLOURS, MOTIONS, SHAPES, SceneObject, Thing
+from videomolmo.synth.scene import COLOURS, MOTIONS, SHAPES, ObjectFacts, SceneObject
 
 DIRECTIONS = tuple(motion for motion in MOTIONS if motion != "still")
 # Unknown nouns still mean "the thing of that colour": people name real objects by what they are.
@@ -24,20 +24,18 @@ class Query:
     motion: str | None = None
     plural: bool = False
 
-    def means(self, thing: Thing | SceneObject) -> bool:
+    def means(self, obj: ObjectFacts | SceneObject) -> bool:
         """Whether the phrase is true of this object."""
         return (
-            self.shape in (None, thing.shape)
-            and self.colour in (None, thing.colour)
-            and self.motion in (None, thing.motion)
+            self.shape in (None, obj.shape) and self.colour in (None, obj.colour) and self.motion in (None, obj.motion)
         )
 
-    def targets(self, things: Sequence[Thing]) -> list[int] | None:
+    def targets(self, objects: Sequence[ObjectFacts]) -> list[int] | None:
         """Indices of the visible objects meant; None where nobody could say (half hidden, or not unique)."""
-        meant = [index for index, thing in enumerate(things) if self.means(thing)]
-        if any(things[index].seen is None for index in meant):
+        meant = [index for index, obj in enumerate(objects) if self.means(obj)]
+        if any(objects[index].seen is None for index in meant):
             return None
-        seen = [index for index in meant if things[index].seen]
+        seen = [index for index in meant if objects[index].seen]
         return None if len(seen) > 1 and not self.plural else seen
 
 
@@ -87,36 +85,36 @@ def ask(rng: np.random.Generator, query: Query) -> str:
     return template.format(p=query.phrase)
 
 
-def sample_query(rng: np.random.Generator, things: Sequence[Thing | SceneObject], *, motion: bool) -> Query:
+def sample_query(rng: np.random.Generator, objects: Sequence[ObjectFacts | SceneObject], *, motion: bool) -> Query:
     """One query that fits objects like these; it may turn out not to be answerable (`Query.targets` is None).
 
     Args:
-        rng: source of chance.
-        things: the objects of the frame or of the scene.
+        rng: random generator.
+        objects: the objects of the frame or of the scene.
         motion: ask about motion, present (three in five) or absent; else about appearance.
     """
-    thing = things[int(rng.integers(len(things)))]
+    obj = objects[int(rng.integers(len(objects)))]
     if motion:
-        return phrase(rng, _motion_query(rng, things, thing))
+        return phrase(rng, _motion_query(rng, objects, obj))
     kind = rng.choice(["both", "colour", "shape", "plural", "absent"], p=[0.23, 0.18, 0.11, 0.26, 0.22])
-    shape = thing.shape if thing.shape in SHAPES else None
+    shape = obj.shape if obj.shape in SHAPES else None
     if kind == "absent":
-        return phrase(rng, _absent_query(rng, things))
+        return phrase(rng, _absent_query(rng, objects))
     if kind == "plural":
-        colour = thing.colour if shape is None or rng.random() < 0.2 else None
+        colour = obj.colour if shape is None or rng.random() < 0.2 else None
         return phrase(
             rng, Query("all", "", shape if colour is None or rng.random() < 0.5 else None, colour, plural=True)
         )
     if kind == "colour" or shape is None:
-        return phrase(rng, Query("colour", "", colour=thing.colour))
-    return phrase(rng, Query("appearance", "", shape, thing.colour if kind == "both" else None))
+        return phrase(rng, Query("colour", "", colour=obj.colour))
+    return phrase(rng, Query("appearance", "", shape, obj.colour if kind == "both" else None))
 
 
-def list_query(rng: np.random.Generator, things: Sequence[Thing]) -> Query | None:
+def list_query(rng: np.random.Generator, objects: Sequence[ObjectFacts]) -> Query | None:
     """A query for all objects of a shape or of a colour of which two or more are seen; None where there are none."""
-    seen = [thing for thing in things if thing.seen]
-    shapes = [thing.shape for thing in seen if thing.shape in SHAPES]
-    colours = [thing.colour for thing in seen]
+    seen = [obj for obj in objects if obj.seen]
+    shapes = [obj.shape for obj in seen if obj.shape in SHAPES]
+    colours = [obj.colour for obj in seen]
     alike = [(shape, None) for shape in SHAPES if shapes.count(shape) > 1]
     alike += [(None, colour) for colour in COLOURS if colours.count(colour) > 1]
     if not alike:
@@ -125,27 +123,29 @@ def list_query(rng: np.random.Generator, things: Sequence[Thing]) -> Query | Non
     return phrase(rng, Query("all", "", shape, colour, plural=True))
 
 
-def _motion_query(rng: np.random.Generator, things: Sequence[Thing | SceneObject], thing: Thing | SceneObject) -> Query:
-    shape = thing.shape if thing.shape in SHAPES else str(rng.choice(SHAPES))
-    motion = thing.motion or "left"
+def _motion_query(
+    rng: np.random.Generator, objects: Sequence[ObjectFacts | SceneObject], obj: ObjectFacts | SceneObject
+) -> Query:
+    shape = obj.shape if obj.shape in SHAPES else str(rng.choice(SHAPES))
+    motion = obj.motion or "left"
     if rng.random() < 0.4:  # a motion that no object of the shape has, if there is one
-        taken = {other.motion for other in things if other.shape == shape}
+        taken = {other.motion for other in objects if other.shape == shape}
         free = [word for word in MOTIONS if word not in taken]
         if free:
             return Query("absent motion", "", shape, motion=str(rng.choice(free)))
     style = rng.random()
     if style < 0.12:
         return Query("motion", "", None, motion=motion)
-    return Query("motion", "", shape, thing.colour if style > 0.88 else None, motion)
+    return Query("motion", "", shape, obj.colour if style > 0.88 else None, motion)
 
 
-def _absent_query(rng: np.random.Generator, things: Sequence[Thing | SceneObject]) -> Query:
+def _absent_query(rng: np.random.Generator, objects: Sequence[ObjectFacts | SceneObject]) -> Query:
     """Something that is not there: a free pair of shape and colour, a free colour or a free shape."""
     style = rng.random()
-    colours = [name for name in COLOURS if all(name != thing.colour for thing in things)] or [
+    colours = [name for name in COLOURS if all(name != obj.colour for obj in objects)] or [
         str(rng.choice(list(COLOURS)))
     ]
-    shapes = [name for name in SHAPES if all(name != thing.shape for thing in things)] or [str(rng.choice(SHAPES))]
+    shapes = [name for name in SHAPES if all(name != obj.shape for obj in objects)] or [str(rng.choice(SHAPES))]
     if style < 0.3:
         return Query("absent object", "", colour=str(rng.choice(colours)))
     if style < 0.42:
@@ -154,6 +154,6 @@ def _absent_query(rng: np.random.Generator, things: Sequence[Thing | SceneObject
         return Query("absent object", "", str(rng.choice(shapes)), plural=True)
     shape, colour = str(rng.choice(SHAPES)), str(rng.choice(list(COLOURS)))
     if rng.random() < 0.6:  # near misses: the shape is there in another colour, or the colour on another shape
-        other = things[int(rng.integers(len(things)))]
+        other = objects[int(rng.integers(len(objects)))]
         shape, colour = (other.shape, colour) if rng.random() < 0.5 and other.shape in SHAPES else (shape, other.colour)
     return Query("absent object", "", shape, colour)

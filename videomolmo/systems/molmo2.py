@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
 from videomolmo.errors import BadInput
-from videomolmo.grounding import VideoGrounder, device_named, load_masks
-from videomolmo.io.timing import Stopwatch
-from videomolmo.io.untrusted import first_line, read_json
-from videomolmo.io.video import Frames
-from videomolmo.masks.sam2 import MaskTracker
+from videomolmo.grounding import VideoGrounder, device_named, load_tracker, pointing_hashes
+from videomolmo.io.untrusted import first_line
 from videomolmo.model.tokenizer import broken_tokenizers_are_refused, check_words
 from videomolmo.points import Answer, read_points
+from videomolmo.protocols import Frame, Question
 from videomolmo.systems.molmo2_files import (
     check_inputs,
     check_processor,
@@ -31,47 +29,6 @@ from videomolmo.weights import hub
 from videomolmo.weights.assign import Shards
 from videomolmo.weights.checkpoint import ATTENTION, dtype_of
 from videomolmo.weights.tensors import check_finite
-
-if TYPE_CHECKING:
-    from videomolmo.grounding import VideoGrounder
-
-
-OURS = ("quantize", "device_map")  # options of our own loader
-
-
-def load_grounder(
-    model: str = "nano", masks: str = "nano", device: str = "auto", *, offline: bool = False, **options: Any
-) -> "VideoGrounder":
-    """As `VideoGrounder.from_pretrained`, for Molmo 2 as well: the model's config.json tells which it is.
-
-    Args:
-        model: what `VideoGrounder.from_pretrained` takes, or a folder or hub id of a Molmo 2.
-        masks, device, offline: idem.
-        options: `dtype` and `attention`; `quantize` and `device_map` for VideoMolmo alone.
-
-    Raises:
-        BadInput: no such model, weights that do not fit, or an option the model does not have.
-    """
-    from videomolmo.grounding import VideoGrounder, device_named
-
-    device_named(device)  # before anything is downloaded
-    folder = hub.pointing_folder(model, offline)
-    if _family(folder) != "molmo2":
-        return VideoGrounder.from_pretrained(model, masks, device, offline=offline, **options)
-
-    for name in OURS:
-        if (value := options.pop(name, None)) is not None:
-            raise BadInput(f"{name} is {value!r}, which is not for Molmo 2; leave it out")
-    return Molmo2Grounder.from_pretrained(str(folder), masks, device, offline=offline, **options)
-
-
-def _family(folder: Path) -> object:
-    """`model_type` of a folder's configuration; what is wrong with it is said by whoever loads it."""
-    try:
-        return read_json(folder / "config.json").get("model_type")
-    except BadInput:
-        return None
-
 
 TENTH = 0.1  # seconds: how exactly times are shown and written
 
@@ -161,119 +118,102 @@ _REQUEST = re.compile(
 )
 
 
-class Molmo2Grounder(VideoGrounder):
-    """Molmo 2 and SAM 2, called as a `VideoGrounder`; there is no temporal module, and no `context` to choose.
+def load(
+    model: str,
+    masks: str = "nano",
+    device: str = "auto",
+    *,
+    dtype: str = "auto",
+    attention: str = "sdpa",
+    offline: bool = False,
+    **others: Any,
+) -> VideoGrounder:
+    """Molmo 2 as published with SAM 2, by transformers' own classes; no code of the folder is run.
 
-    Each answer's text is that about all key frames shown together, and `on_text` gets it once it is whole.
+    Args:
+        model: a folder with config.json, safetensors, tokenizer and processor, or a hub id.
+        masks, device, dtype, attention, offline: see `VideoGrounder.from_pretrained`.
+        others: its other options, which Molmo 2 does not have; only None will do.
+
+    Raises:
+        BadInput: no such model, weights that do not fit, or a transformers without Molmo 2.
     """
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        model: str,
-        masks: str = "nano",
-        device: str = "auto",
-        *,
-        dtype: str = "auto",
-        attention: str = "sdpa",
-        offline: bool = False,
-    ) -> Molmo2Grounder:
-        """Load a Molmo 2 as published, by transformers' own classes; no code of the folder is run.
-
-        Args:
-            model: a folder with config.json, safetensors, tokenizer and processor, or a hub id.
-            masks, device, dtype, attention, offline: see `VideoGrounder.from_pretrained`.
-
-        Raises:
-            BadInput: no such model, weights that do not fit, or a transformers without Molmo 2.
-        """
-        device, model, masks = device_named(device), hub.named(model, "--model"), hub.named(masks, "--masks")
-        folder = hub.pointing_folder(model, offline)
-        precision = dtype_of("bfloat16" if dtype == "auto" and device != "cpu" else dtype)
-        sam, sam_hashes = load_masks(masks, device, offline)
-        pointing, processor = load_molmo2(folder, precision, attention)
-        weights = {f"pointing:{folder.name}/{file}": value for file, value in hub.hashes(folder).items()}
-        kind = str(precision).removeprefix("torch.")
-        loaded = {"model": model, "masks": masks, "dtype": kind, "attention": attention}
-        return cls(pointing.to(device), processor, MaskTracker(sam), weights | sam_hashes, loaded)
-
-    def context_of(self, context: int | None) -> None:
-        """None: there are no past frames to choose.
-
-        Raises:
-            BadInput: a number was given.
-        """
-        if context is not None:
-            raise BadInput(f"context is {context}, but Molmo 2 sees all key frames at once; leave it out")
-
-    def _about(self) -> dict[str, Any]:
-        return {"temporal": "all key frames at once", "pointing": self.pointing.config.to_dict()}
-
-    def _pointer(self, context: None, on_text: Callable[[int, str], None] | None, clock: Stopwatch) -> Molmo2Pointer:
-        return Molmo2Pointer(self.pointing, self.processor, on_text, clock)
+    for name, value in others.items():
+        if value is not None:
+            raise BadInput(f"{name} is {value!r}, which is not for Molmo 2; leave it out")
+    device, model, masks = device_named(device), hub.named(model, "--model"), hub.named(masks, "--masks")
+    folder = hub.pointing_folder(model, offline)
+    precision = dtype_of("bfloat16" if dtype == "auto" and device != "cpu" else dtype)
+    tracker, weights = load_tracker(masks, device, offline)
+    pointing, processor = load_molmo2(folder, precision, attention)
+    kind = str(precision).removeprefix("torch.")
+    loaded = {"model": model, "masks": masks, "dtype": kind, "attention": attention}
+    pointer = Molmo2Pointer(pointing.to(device), processor)
+    return VideoGrounder(pointer, tracker, weights=pointing_hashes(folder) | weights, loaded=loaded)
 
 
 class Molmo2Pointer:
-    """In place of `videomolmo.grounding.Pointer`: one question about many key frames.
+    """Molmo 2 as a `videomolmo.protocols.Pointer`: one question about many key frames.
+
+    Each answer's text is that about all key frames shown together, and `on_text` gets it once it is whole.
 
     Args:
         model, processor: of transformers.
-        on_text: called with each key frame's number and the text about all that were shown with it.
-        clock: counts the time of "io" (decoding) and "text" (all of the model).
     """
 
-    def __init__(
-        self,
-        model: Any,
-        processor: Any,
-        on_text: Callable[[int, str], None] | None = None,
-        clock: Stopwatch | None = None,
-    ) -> None:
-        self.model, self.processor, self.on_text, self.clock = model, processor, on_text, clock or Stopwatch()
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model, self.processor = model, processor
 
-    def answers(self, video: Frames, question: str, every: int) -> Iterator[tuple[int, int, Answer | None]]:
-        """As `Pointer.answers`; of the frames only what the model sees is kept, `MOST_FRAMES` at a time.
+    def describe(self, context: int | None) -> dict[str, Any]:
+        """Its configuration; there are no past frames to choose.
+
+        Raises:
+            BadInput: a number of them was given.
+        """
+        if context is not None:
+            raise BadInput(f"context is {context}, but Molmo 2 sees all key frames at once; leave it out")
+        return {"temporal": "all key frames at once", "pointing": self.model.config.to_dict()}
+
+    def answers(self, frames: Iterator[Frame], question: Question) -> Iterator[tuple[int, Answer]]:
+        """See `Pointer.answers`; of the frames only what the model sees is kept, `MOST_FRAMES` at a time.
 
         Raises:
             BadInput: key frames whose times are shown alike, or a question with the model's own signs in it.
         """
-        signs = [sign for sign in self.processor.tokenizer.all_special_tokens if sign in question]
+        signs = [sign for sign in self.processor.tokenizer.all_special_tokens if sign in question.text]
         if signs:
             raise BadInput(f"the sentence holds {signs[0]!r}, a sign of the model's own; leave it out")
-        check_times(np.asarray(video.times_s, np.float64), every, MOST_FRAMES)
-        return self._answers(video, question, every)
+        check_times(np.asarray(question.video.times_s, np.float64), question.every, MOST_FRAMES)
+        return self._answers(frames, question)
 
-    def _answers(self, video: Frames, question: str, every: int) -> Iterator[tuple[int, int, Answer | None]]:
-        request = as_tracking(question, video.fps / every)
+    def _answers(self, frames: Iterator[Frame], question: Question) -> Iterator[tuple[int, Answer]]:
         keys: list[int] = []
-        frames: list[np.ndarray] = []
-        count = 0
-        for at, frame in enumerate(self.clock.each("io", video.iterate())):
-            count = at + 1
-            if at % every == 0:
+        shown_together: list[np.ndarray] = []
+        for at, frame in enumerate(frames):
+            if at % question.every == 0:
                 keys.append(at)
-                frames.append(shrunk(self.processor, frame))
+                shown_together.append(shrunk(self.processor, frame))
             if len(keys) == MOST_FRAMES:
-                yield from self._asked(video, keys, frames, request, count)
-                keys, frames = [], []
+                yield from self._ask(question, keys, shown_together)
+                keys, shown_together = [], []
         if keys:
-            yield from self._asked(video, keys, frames, request, count)
-        yield count, count, None
+            yield from self._ask(question, keys, shown_together)
 
-    def _asked(
-        self, video: Frames, keys: list[int], frames: list[np.ndarray], request: str, count: int
-    ) -> Iterator[tuple[int, int, Answer]]:
+    def _ask(
+        self, question: Question, keys: list[int], frames: list[UInt8[np.ndarray, "side side 3"]]
+    ) -> Iterator[tuple[int, Answer]]:
+        """Answers of key frames that are shown together."""
+        video = question.video
         times = np.asarray(video.times_s, np.float64)[keys]
         times = times - times[0]
-        with self.clock.measure("text"):
-            text, cut = self._write(np.stack(frames), times, request)
+        text, cut = self._write(np.stack(frames), times, as_tracking(question.text, video.fps / question.every))
         answer = read_points(text, video.height, video.width)
         if cut and answer.outcome == "malformed":
             answer = replace(answer, problem=f"{answer.problem} (the answer was longer than {cut} tokens)")
         for key, one in zip(keys, by_time(answer, times), strict=True):
-            if self.on_text is not None:
-                self.on_text(key, text)
-            yield count, key, one
+            if question.on_text is not None:
+                question.on_text(key, text)
+            yield key, one
 
     @torch.inference_mode()
     def _write(

@@ -12,7 +12,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from videomolmo.errors import BadInput
-from videomolmo.io.untrusted import checked, number, read_json, shortened, whole
+from videomolmo.io.untrusted import checked, number, read_model_json, shortened, whole
 from videomolmo.model.config import Heads, Layers, Small, Vocabulary, Width
 from videomolmo.model.tokenizer import check_tokenizer
 from videomolmo.weights.assign import Shards
@@ -78,7 +78,7 @@ def checked_config(folder: Path) -> Any:
     if os.path.lexists(folder / "adapter_config.json"):
         raise BadInput(f"{folder} holds an adapter (adapter_config.json), expected a whole model; merge it first")
     path = folder / "config.json"
-    config = Molmo2Config(**checked(_Molmo2, read_json(path), str(path)))
+    config = Molmo2Config(**checked(_Molmo2, read_model_json(path), str(path)))
     with torch.device("meta"):
         model = Molmo2ForConditionalGeneration(config)
     asked = sum(parameter.numel() for parameter in model.parameters())
@@ -96,11 +96,11 @@ def check_processor_files(folder: Path) -> None:
     check_tokenizer(folder)
     path = folder / "generation_config.json"
     if os.path.lexists(path):
-        checked(_Ends, read_json(path), str(path))
+        checked(_Ends, read_model_json(path), str(path))
     for name in ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json",
                  "chat_template.json"):  # fmt: skip
         if os.path.lexists(folder / name):
-            read_json(folder / name)
+            read_model_json(folder / name)
 
 
 def plain_generation(model: Any) -> None:

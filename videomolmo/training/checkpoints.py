@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written beside, forced to disk, renamed; old ones go, others' files stay."""
+"""Atomic checkpoints: written beside, forced to disk, renamed; old ones are deleted, other people's files stay."""
 
 from __future__ import annotations
 
@@ -26,33 +26,35 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from videomolmo.errors import BadInput
-from videomolmo.training.earlier import METADATA, EarlierParts
-from videomolmo.training.model import Learner
-from videomolmo.training.parts import (
+from videomolmo.io.files import move_into_place
+from videomolmo.io.untrusted import first_fault
+from videomolmo.training.model import TrainState
+from videomolmo.training.tensor_files import (
     Checked,
     Parts,
     Written,
     check_fit,
     fill,
+    first_whole,
     own_pieces,
     read_whole,
-    told_wrong,
+    set_aside,
     write_index,
     write_part,
 )
-from videomolmo.training.run_state import set_aside
 
 STATE = "state.json"
+METADATA = ".metadata"  # of a checkpoint that an earlier version pickled
 _NAME = re.compile(r"^step_(\d{8})$")
 _UNFINISHED, _LEAVING = ".unfinished_", ".leaving_"
 _OURS = re.compile(r"^(part_\d{4,}\.safetensors|index\.json|state\.json|__\d+_\d+\.distcp|\.metadata)(\.tmp)?$")
 _OF_A_RUN = ("checkpoints", "metrics.jsonl", "model", "offending", "run.json", "tensorboard", "training.lock")
-_MOST = 16 << 20  # bytes of a state.json
-_LEARNT = StateDictOptions(ignore_frozen_params=True, strict=False)
+_MAX_BYTES = 16 << 20  # bytes of a state.json
+_TRAINABLE = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
-class Watched(Checked):
-    """Numbers of the watch over the loss."""
+class DetectorState(Checked):
+    """Numbers of the `DivergenceDetector`."""
 
     mean: float = 0.0
     seen: int = Field(0, ge=0)
@@ -64,7 +66,7 @@ class State(Checked, extra="allow"):
 
     step: int = Field(ge=0, lt=10**8)
     run: str | None = None
-    watch: Watched = Watched()
+    watch: DetectorState = DetectorState()
     resumed_from: str | None = None
     files: dict[str, Written] | None = None
 
@@ -73,7 +75,7 @@ class State(Checked, extra="allow"):
 class Checkpoints:
     """The checkpoints of a run, one folder for each.
 
-    A checkpoint holds what has learnt (weights that never change are read from the model's own folder again), the
+    A checkpoint holds the trainable weights (those that never change are read from the model's own folder again), the
     optimiser's state, and in state.json the step, from which schedule, data position and random states follow, and
     size and hash of every file. Each process writes its share; any number of processes, sharded or not, can read it.
 
@@ -87,35 +89,33 @@ class Checkpoints:
     run: str
     keep: int
 
-    def save(self, learner: Learner, state: dict[str, Any]) -> Path:
+    def save(self, train_state: TrainState, state: dict[str, Any]) -> Path:
         """Write a checkpoint after `state["step"]` steps; called by all processes."""
         final = self.folder / f"step_{state['step']:08d}"
         temporary = final.with_name(_UNFINISHED + final.name)
-        accelerator = learner.accelerator
+        accelerator = train_state.accelerator
         main, wait = accelerator.is_main_process, accelerator.wait_for_everyone
         if main:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._sweep()
+            self._cleanup()
             if temporary.is_symlink():
                 raise BadInput(f"{temporary} is a link, expected nothing there; remove it")
             temporary.mkdir(exist_ok=True)
         wait()
-        tensors = _flat(_tensors(learner))
+        tensors = _flat(_tensors(train_state))
         pieces = own_pieces(tensors, accelerator.process_index, accelerator.num_processes)
         with _agreed(temporary, "cannot be written", "free space on the disk and run it again"):
             part = write_part(temporary, accelerator.process_index, pieces)
         told = gather_object([part])
         if main:
             files = write_index(temporary, told, {name: value.shape for name, value in tensors.items()})
-            _write(temporary / STATE, state | {"run": self.run, "files": files})
-            _sync(temporary)
-            self._leave([final])
+            (temporary / STATE).write_text(_sealed(state | {"run": self.run, "files": files}), encoding="utf-8")
+            self._retire([final])
             if os.path.lexists(final):
                 set_aside(final)
-            os.rename(temporary, final)
-            _sync(self.folder)
-            self._leave(self._there()[: -self.keep])
-            self._sweep()
+            move_into_place(temporary, final)
+            self._retire(self._there()[: -self.keep])
+            self._cleanup()
         wait()
         return final
 
@@ -128,13 +128,13 @@ class Checkpoints:
         states = (_state_of(path) for path in reversed(self._there()))
         return next((state for state in states if state), {"step": 0})
 
-    def restore(self, learner: Learner, chosen: Path | None = None) -> tuple[dict[str, Any] | None, list[str]]:
-        """Fill what has learnt and the optimiser from the newest whole checkpoint. Called by all processes.
+    def restore(self, train_state: TrainState, chosen: Path | None = None) -> tuple[dict[str, Any] | None, list[str]]:
+        """Fill trainable weights and optimiser from the newest whole checkpoint. Called by all processes.
 
         Those that are damaged are renamed, not deleted.
 
         Args:
-            learner: to fill.
+            train_state: to fill.
             chosen: the checkpoint to take in place of the newest; it must be whole.
 
         Returns:
@@ -144,40 +144,38 @@ class Checkpoints:
             BadInput: there are checkpoints, and none is whole, or the chosen one is not.
         """
         if chosen is not None:
-            return restore(learner, chosen), []
-        paths, wrong = broadcast_object_list([self._there()])[0], []
-        for path in reversed(paths):
-            try:
-                state = restore(learner, path)
-                if state["step"] != int(_NAME.match(path.name)[1]):
-                    raise BadInput(f"{path} was written after step {state['step']}, against its name")
-            except BadInput as error:
-                wrong.append((path, str(error)))
-                continue
-            return state, [f"{reason}; it is now {self._aside(learner, path)}" for path, reason in wrong]
-        if wrong:
-            raise BadInput(f"{wrong[0][1]}; no other checkpoint is whole: give --resume DIR, or a new folder")
-        return None, []
+            return restore(train_state, chosen), []
+        paths = broadcast_object_list([self._there()])[0]
+        state, damaged = first_whole(reversed(paths), lambda path: self._restore(train_state, path))
+        if state is None and damaged:
+            raise BadInput(f"{damaged[0][1]}; no other checkpoint is whole: give --resume DIR, or a new folder")
+        return state, [f"{reason}; it is now {self._aside(train_state, path)}" for path, reason in damaged]
 
-    def _aside(self, learner: Learner, path: Path) -> str:
-        return set_aside(path).name if learner.accelerator.is_main_process else ""
+    def _restore(self, train_state: TrainState, path: Path) -> dict[str, Any]:
+        state = restore(train_state, path)
+        if state["step"] != int(_NAME.match(path.name)[1]):
+            raise BadInput(f"{path} was written after step {state['step']}, against its name")
+        return state
+
+    def _aside(self, train_state: TrainState, path: Path) -> str:
+        return set_aside(path).name if train_state.accelerator.is_main_process else ""
 
     def _there(self) -> list[Path]:
         found = self.folder.iterdir() if self.folder.is_dir() else ()
         return sorted(path for path in found if _NAME.match(path.name) and path.is_dir() and not path.is_symlink())
 
     def drop_after(self, step: int) -> None:
-        """Delete the run's own checkpoints of later steps, so that it goes on from there."""
-        self._leave([path for path in self._there() if _state_of(path).get("step", 0) > step])
-        self._sweep()
+        """Delete the run's own checkpoints of later steps, so that it resumes from there."""
+        self._retire([path for path in self._there() if _state_of(path).get("step", 0) > step])
+        self._cleanup()
 
-    def _leave(self, paths: Sequence[Path]) -> None:
+    def _retire(self, paths: Sequence[Path]) -> None:
         """Rename checkpoints of this run, so that a killed deletion leaves none that looks whole."""
         for path in paths:
             if path.is_dir() and not path.is_symlink() and _state_of(path).get("run") == self.run:
                 os.rename(path, path.with_name(f"{_LEAVING}{path.name}_{time.time_ns()}"))
 
-    def _sweep(self) -> None:
+    def _cleanup(self) -> None:
         for path in [*self.folder.glob(_LEAVING + "*"), *self.folder.glob(_UNFINISHED + "*")]:
             self._delete(path)
 
@@ -221,7 +219,7 @@ def read_state(path: Path) -> dict[str, Any]:
         BadInput: it is no checkpoint, or state.json is damaged.
     """
     try:
-        text = read_whole(path / STATE, _MOST).decode("utf-8")
+        text = read_whole(path / STATE, _MAX_BYTES).decode("utf-8")
         state = json.loads(text)
         known = State.model_validate(state).model_dump()
         earlier = state.get("files") is None and os.path.lexists(path / METADATA)
@@ -229,7 +227,7 @@ def read_state(path: Path) -> dict[str, Any]:
             raise ValueError(f"{STATE} has changed since it was written")
         return state | known
     except ValidationError as error:
-        reason = f"{STATE}: {told_wrong(error)}"
+        reason = f"{STATE}: {first_fault(error)}"
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error!s:.160}"
     raise BadInput(f"{path} is no checkpoint ({reason}); give a folder step_…")
@@ -243,31 +241,38 @@ def _state_of(path: Path) -> dict[str, Any]:
         return {}
 
 
-def restore(learner: Learner, path: Path) -> dict[str, Any]:
-    """Fill what has learnt and the optimiser from a checkpoint; returns its state.json. Called by all processes.
+def restore(train_state: TrainState, path: Path) -> dict[str, Any]:
+    """Fill trainable weights and optimiser from a checkpoint; returns its state.json. Called by all processes.
 
     Raises:
         BadInput: the folder is no checkpoint, is damaged, or of another model.
     """
-    process, processes = learner.accelerator.process_index, learner.accelerator.num_processes
-    tensors, unread = _tensors(learner), ("cannot be read", "resume from an earlier checkpoint beside it")
+    process, processes = train_state.accelerator.process_index, train_state.accelerator.num_processes
+    tensors, unread = _tensors(train_state), ("cannot be read", "resume from an earlier checkpoint beside it")
     with _agreed(path, *unread):
         state, flat = read_state(path), _flat(tensors)
         files = state["files"]
-        parts = EarlierParts(path) if files is None else Parts(path, files)
+        parts = _earlier(path) if files is None else Parts(path, files)
         check_fit(parts.shapes, flat)
         parts.check(process, processes)
     with _agreed(path, *unread):
         for name, value in flat.items():
             fill(value, parts, name)
-    set_model_state_dict(learner.objective, tensors["model"], options=_LEARNT)
-    groups = learner.optimiser.param_groups
+    set_model_state_dict(train_state.loss_module, tensors["model"], options=_TRAINABLE)
+    groups = train_state.optimiser.param_groups
     settings = [{name: value for name, value in group.items() if name != "params"} for group in groups]
-    set_optimizer_state_dict(learner.objective, learner.optimiser, tensors["optimiser"], options=_LEARNT)
-    for group, own in zip(learner.optimiser.param_groups, settings, strict=True):
+    set_optimizer_state_dict(train_state.loss_module, train_state.optimiser, tensors["optimiser"], options=_TRAINABLE)
+    for group, own in zip(train_state.optimiser.param_groups, settings, strict=True):
         group.update(own)  # rates are the recipe's, also where the checkpoint is another run's
-    learner.optimiser.zero_grad(set_to_none=True)
+    train_state.optimiser.zero_grad(set_to_none=True)
     return state
+
+
+def _earlier(path: Path) -> Any:
+    """`Parts` of a checkpoint that an earlier version pickled; few runs need the reader."""
+    from videomolmo.training.earlier import EarlierParts
+
+    return EarlierParts(path / METADATA)
 
 
 @contextmanager
@@ -288,33 +293,33 @@ def _agreed(path: Path, trouble: str, remedy: str) -> Iterator[None]:
         raise BadInput(told[0])
 
 
-def learnt(learner: Learner) -> dict[str, Tensor]:
-    """What has learnt, whole and on the CPU, under the model's names; on the main process, empty on the others."""
+def trainable_state_dict(train_state: TrainState) -> dict[str, Tensor]:
+    """Trainable weights, whole and on the CPU, under the model's names; on the main process, empty on the others."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-    state = _learning(learner, get_model_state_dict(learner.objective, options=options))
+    state = _trainable(train_state, get_model_state_dict(train_state.loss_module, options=options))
     return {name.removeprefix("model."): value for name, value in state.items()}
 
 
-def _tensors(learner: Learner) -> dict[str, Any]:
-    """What has learnt, under names that do not depend on the engine."""
-    objective: nn.Module = learner.objective
+def _tensors(train_state: TrainState) -> dict[str, Any]:
+    """Trainable weights and the optimiser's state, under names that do not depend on the engine."""
+    loss_module: nn.Module = train_state.loss_module
     return {
-        "model": _learning(learner, get_model_state_dict(objective, options=_LEARNT)),
-        "optimiser": get_optimizer_state_dict(objective, learner.optimiser, options=_LEARNT),
+        "model": _trainable(train_state, get_model_state_dict(loss_module, options=_TRAINABLE)),
+        "optimiser": get_optimizer_state_dict(loss_module, train_state.optimiser, options=_TRAINABLE),
     }
 
 
-def _learning(learner: Learner, state: dict[str, Any]) -> dict[str, Any]:
+def _trainable(train_state: TrainState, state: dict[str, Any]) -> dict[str, Any]:
     """A state without what frozen layers in few bits keep beside their weights."""
-    names = {f"model.{name}" for name, parameter in learner.model.named_parameters() if parameter.requires_grad}
+    names = {f"model.{name}" for name, parameter in train_state.model.named_parameters() if parameter.requires_grad}
     return {name: value for name, value in state.items() if name in names}
 
 
 def _flat(tensors: dict[str, Any]) -> dict[str, Tensor]:
     """`_tensors` by one name each; settings of the optimiser are the recipe's and left out."""
-    learnt = {f"model.{name}": value for name, value in tensors["model"].items()}
+    weights = {f"model.{name}": value for name, value in tensors["model"].items()}
     states = tensors["optimiser"]["state"]
-    return learnt | {
+    return weights | {
         f"optimiser.state.{name}.{key}": value for name, state in states.items() for key, value in state.items()
     }
 
@@ -323,26 +328,3 @@ def _sealed(values: dict[str, Any]) -> str:
     """The text of state.json, with the hash of itself where "sha256" is: any byte that changes is noticed."""
     text = json.dumps(values | {"sha256": None}, indent=1, allow_nan=False)
     return json.dumps(values | {"sha256": hashlib.sha256(text.encode()).hexdigest()}, indent=1)
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(_sealed(values))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Force a folder's files and its list of names to disk."""
-    if os.name == "nt":
-        return  # folders cannot be opened there
-    for path in [*_files(folder), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.iterdir() if path.is_file())

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from videomolmo.annotation.annotate import SMALLEST
-from videomolmo.annotation.candidate_points import middle_of
+from videomolmo.annotation.candidate_points import deepest_pixel
 from videomolmo.datasets import Record, read_dataset
 from videomolmo.datasets.record import Expression
 from videomolmo.errors import BadInput
@@ -31,79 +31,81 @@ from videomolmo.prompts import TEMPLATES, as_question, label_of
 from videomolmo.training.recipe import Data
 
 SIDES = re.compile(r"\b(left|right|left(most|wards?)|right(most|wards?)|(anti-?|counter)?clockwise)\b", re.I)
-TRIES = 20  # draws of a noisy point before the true one is kept
+MAX_TRIES = 20  # draws of a noisy point before the true one is kept
 
 
 @dataclass(frozen=True)
-class Spot:
-    """A true point in pixels, and the mask it lies in where there is one."""
+class TargetPoint:
+    """A ground-truth point in pixels, and the mask it lies in where there is one."""
 
     point: Float[np.ndarray, "2"]
     mask: Bool[np.ndarray, "height width"] | None = None
 
 
 @dataclass(frozen=True)
-class Asked:
-    """An expression on one frame; no spot means that what it names is not there."""
+class Query:
+    """An expression on one frame, with the points it names; none where it names nothing there."""
 
     expression: Expression
-    spots: tuple[Spot, ...]
+    targets: tuple[TargetPoint, ...]
 
 
-def asked_about(record: Record, frame: int) -> list[Asked]:
+def queries_on(record: Record, frame: int) -> list[Query]:
     """Every expression of a record whose objects are all settled on this frame.
 
     An object is settled by the set's own points, else by its mask: the deepest pixel, or "not there" for an empty
     one. Slivers of fewer than 16 pixels settle nothing, nor do boxes.
     """
-    found: dict[str, list[Spot] | None] = {}
-    asked = []
+    found: dict[str, list[TargetPoint] | None] = {}
+    queries = []
     for expression in record.expressions:
         inside = expression.span is None or expression.span[0] <= frame < expression.span[1]
         if expression.objects is None or not inside:
             continue
-        for thing in expression.objects:
-            if thing not in found:
-                found[thing] = _spots(record, thing, frame)
-        spots = [found[thing] for thing in expression.objects]
-        if all(one is not None for one in spots):
-            asked.append(Asked(expression, tuple(spot for one in spots for spot in one)))
-    return asked
+        for object_id in expression.objects:
+            if object_id not in found:
+                found[object_id] = _targets(record, object_id, frame)
+        targets = [found[object_id] for object_id in expression.objects]
+        if all(one is not None for one in targets):
+            queries.append(Query(expression, tuple(target for one in targets for target in one)))
+    return queries
 
 
-def _spots(record: Record, thing: str, frame: int) -> list[Spot] | None:
-    """Where an object is; None where nobody says."""
-    points = record.points_of(thing, frame)
+def _targets(record: Record, object_id: str, frame: int) -> list[TargetPoint] | None:
+    """Target points of an object; None where they are unknown."""
+    points = record.points_of(object_id, frame)
     if points is not None:
-        return [Spot(point.astype(np.float64)) for point in points]
-    mask = record.mask_of(thing, frame)
+        return [TargetPoint(point.astype(np.float64)) for point in points]
+    mask = record.mask_of(object_id, frame)
     if mask is None or 0 < mask.sum() < SMALLEST:
         return None
-    return [Spot(middle_of(mask) + 0.5, mask)] if mask.any() else []
+    return [TargetPoint(deepest_pixel(mask) + 0.5, mask)] if mask.any() else []
 
 
-def names_a_side(asked: list[Asked]) -> bool:
+def is_direction_sensitive(queries: list[Query]) -> bool:
     """Whether a mirror image would make one of the questions wrong."""
-    return any(SIDES.search(one.expression.text) for one in asked)
+    return any(SIDES.search(query.expression.text) for query in queries)
 
 
-def noisy(rng: np.random.Generator, spot: Spot, jitter_pct: float, size: tuple[int, int]) -> Float[np.ndarray, "2"]:
-    """A spot's point with Gaussian noise, inside the frame and inside its mask."""
+def jitter_point(
+    rng: np.random.Generator, target: TargetPoint, jitter_pct: float, size: tuple[int, int]
+) -> Float[np.ndarray, "2"]:
+    """A target's point with Gaussian noise, inside the frame and inside its mask."""
     height, width = size
     edge = np.array([width, height], dtype=np.float64)
-    true = np.clip(spot.point, 0, edge)
-    for _ in range(TRIES if jitter_pct else 0):
+    true = np.clip(target.point, 0, edge)
+    for _ in range(MAX_TRIES if jitter_pct else 0):
         point = true + rng.normal(0, jitter_pct / 100, 2) * edge
         column, row = np.floor(point).astype(int)
         inside = 0 <= row < height and 0 <= column < width
-        if inside and (spot.mask is None or spot.mask[row, column]):
+        if inside and (target.mask is None or target.mask[row, column]):
             return point
     return true
 
 
-def branch(
+def qa_branch(
     rng: np.random.Generator,
-    one: Asked,
+    one: Query,
     size: tuple[int, int],
     templates: bool = True,
     jitter_pct: float = 0.0,
@@ -112,29 +114,29 @@ def branch(
     """Question and answer of an expression on a frame.
 
     Args:
-        rng: for the template and the noise.
+        rng: random generator, for the template and the noise.
         one: what is asked.
         size: height and width of the frame.
         templates: whether a noun phrase is asked for in one of forty ways; whole questions stay as they are.
-        jitter_pct: see `noisy`.
+        jitter_pct: see `jitter_point`.
         mirrored: whether the frame was mirrored left to right.
 
     Example:
-        >>> spot = Spot(np.array([32.0, 12.0]))
-        >>> branch(np.random.default_rng(0), Asked(Expression("0", "the dog", ("1",)), (spot,)), (48, 64), False)
+        >>> target = TargetPoint(np.array([32.0, 12.0]))
+        >>> qa_branch(np.random.default_rng(0), Query(Expression("0", "the dog", ("1",)), (target,)), (48, 64), False)
         ('Point to the dog.', '<point x="50.0" y="25.0" alt="dog">dog</point>')
     """
     text = " ".join(one.expression.text.split())
     question = as_question(text)
     if question != text and templates:
         question = TEMPLATES[rng.integers(len(TEMPLATES))].format(p=text.rstrip(".!?"))
-    points = np.array([noisy(rng, spot, jitter_pct, size) for spot in one.spots]).reshape(-1, 2)
+    points = np.array([jitter_point(rng, target, jitter_pct, size) for target in one.targets]).reshape(-1, 2)
     if mirrored:
         points[:, 0] = size[1] - points[:, 0]
     return question, write_points(points, label_of(text), *size)
 
 
-MOST_REPLACED = 10  # unreadable clips in a row
+MAX_REPLACED = 10  # unreadable clips in a row
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ class Samples:
                 raise BadInput(f"{source.name} {source.split}: no expression with known objects; train on another set")
             self.units += [(number, tuple(places)) for places in clips.values()] * source.repeat
             self._names += [(number, clip, len(places)) for clip, places in clips.items()]
-        self.order = Order(len(self.units), seed)
+        self.sampler = Sampler(len(self.units), seed)
 
     def __reduce__(self):
         return Samples, (self.data, self.context, self.seed)  # records hold functions: a new process reads anew
@@ -201,20 +203,20 @@ class Samples:
         Raises:
             BadInput: the clip cannot be read, or no frame of it can be asked about.
         """
-        rng, replaced = self.order.rng(position), []
+        rng, replaced = self.sampler.rng(position), []
         while True:
-            number, places = self.units[self.order.unit(position + len(replaced))]
+            number, places = self.units[self.sampler.unit(position + len(replaced))]
             records = [self.sets[number][place] for place in places]
             try:
                 return self._draw(rng, records, position, replaced)
             except (BadInput, OSError) as error:
                 replaced.append(f"{records[0]}: {error}")
-                if self.data.broken == "stop":
+                if self.data.on_error == "stop":
                     raise BadInput(
-                        f"sample {position}, {replaced[-1]}; mend the data, or set data.broken to 'replace'"
+                        f"sample {position}, {replaced[-1]}; mend the data, or set data.on_error to 'replace'"
                     ) from error
-                if len(replaced) == MOST_REPLACED:
-                    raise BadInput(f"{MOST_REPLACED} clips in a row cannot be read, the last: {error}") from error
+                if len(replaced) == MAX_REPLACED:
+                    raise BadInput(f"{MAX_REPLACED} clips in a row cannot be read, the last: {error}") from error
 
     def _draw(self, rng: np.random.Generator, records: list[Record], position: int, replaced: list[str]) -> Sample:
         """A random frame that something can be asked about, and questions about it."""
@@ -222,23 +224,23 @@ class Samples:
         names = list(candidates)
         for index in rng.permutation(len(names)):
             places = candidates[names[index]]
-            asked = [one for record, frame in places for one in asked_about(record, frame)]
-            if asked:
+            queries = [query for record, frame in places for query in queries_on(record, frame)]
+            if queries:
                 break
         else:
             raise BadInput("has no frame on which an object is known by points or a mask")
-        chosen = rng.permutation(len(asked))[: self.data.questions]
-        asked = [asked[one] for one in chosen]
+        chosen = rng.permutation(len(queries))[: self.data.questions]
+        queries = [queries[number] for number in chosen]
         frames = self._look(rng, *places[0])
-        mirror = bool(rng.random() < self.data.mirror) and not names_a_side(asked)
+        mirror = bool(rng.random() < self.data.mirror) and not is_direction_sensitive(queries)
         frames = _changed(rng, frames, mirror, self.data)
         size = frames.shape[1:3]
-        pairs = tuple(branch(rng, one, size, self.data.templates, self.data.jitter_pct, mirror) for one in asked)
+        pairs = tuple(qa_branch(rng, one, size, self.data.templates, self.data.jitter_pct, mirror) for one in queries)
         record, frame = places[0]
         about = {
             "position": position, "dataset": record.dataset, "split": record.split, "clip": record.clip,
             "frame": int(frame), "past": len(frames) - 1, "mirrored": mirror,
-            "expressions": [one.expression.id for one in asked], "branches": [list(pair) for pair in pairs],
+            "expressions": [one.expression.id for one in queries], "branches": [list(pair) for pair in pairs],
         }  # fmt: skip
         return Sample(frames[-1], frames[:-1], pairs, about | ({"replaced": replaced} if replaced else {}))
 
@@ -246,8 +248,8 @@ class Samples:
         """The frame, last, after those before it; only these are decoded."""
         numbers = [frame - back * self.data.stride for back in range(self.context, 0, -1)]
         numbers = [number for number in numbers if number >= 0]
-        early = rng.random() < self.data.early
-        if early and numbers:
+        at_start = rng.random() < self.data.start_prob
+        if at_start and numbers:
             numbers = numbers[int(rng.integers(1, len(numbers) + 1)) :]
         with record.frames() as video:
             return np.stack([video[number] for number in (*numbers, frame)])
@@ -283,7 +285,7 @@ ORDER, SAMPLE = 7, 11  # keep the random streams of order and of samples apart
 
 
 @dataclass(frozen=True)
-class Order:
+class Sampler:
     """Sample after sample without end: epoch after epoch, each in an order of its own.
 
     Args:
@@ -298,14 +300,14 @@ class Order:
         """The unit of the sample at `position`.
 
         Example:
-            >>> sorted(Order(5, seed=1).unit(position) for position in range(5, 10))
+            >>> sorted(Sampler(5, seed=1).unit(position) for position in range(5, 10))
             [0, 1, 2, 3, 4]
         """
         epoch, place = divmod(position, self.count)
         return int(_shuffled(self.count, self.seed, epoch)[place])
 
     def rng(self, position: int) -> np.random.Generator:
-        """Chance for everything that is drawn for the sample at `position`."""
+        """The random generator of the sample at `position`."""
         return np.random.default_rng([self.seed, SAMPLE, position])
 
 
@@ -315,7 +317,7 @@ def _shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Slices:
+class DistributedBatchSampler:
     """Which positions of a step's batch a process computes, pass by pass.
 
     Args:
@@ -338,7 +340,7 @@ class Slices:
         """Positions of pass `number` of a step.
 
         Example:
-            >>> Slices(8, 2, processes=2, process=1).positions(step=3, number=1)
+            >>> DistributedBatchSampler(8, 2, processes=2, process=1).positions(step=3, number=1)
             range(30, 32)
         """
         first = step * self.batch + (number * self.processes + self.process) * self.micro_batch
@@ -359,18 +361,20 @@ class MicroBatch:
 class MicroBatches(Dataset):
     """The passes of one process from step `start` on, up to the end of step `stop` - 1."""
 
-    def __init__(self, samples: Samples, processor: PointingProcessor, slices: Slices, start: int, stop: int) -> None:
-        self.samples, self.processor, self.slices = samples, processor, slices
+    def __init__(
+        self, samples: Samples, processor: PointingProcessor, sampler: DistributedBatchSampler, start: int, stop: int
+    ) -> None:
+        self.samples, self.processor, self.sampler = samples, processor, sampler
         self.start, self.stop = start, stop
 
     def __len__(self) -> int:
-        return (self.stop - self.start) * self.slices.passes
+        return (self.stop - self.start) * self.sampler.passes
 
     def __getitem__(self, number: int) -> MicroBatch | BadInput:
-        """One pass; or why it cannot be, for `feed` to raise: a worker's own error would come with its traceback."""
-        step, turn = divmod(number, self.slices.passes)
+        """One pass; or why it cannot be, for `dataloader` to raise: a worker's own would bring its traceback along."""
+        step, turn = divmod(number, self.sampler.passes)
         try:
-            drawn = [self.samples[position] for position in self.slices.positions(self.start + step, turn)]
+            drawn = [self.samples[position] for position in self.sampler.positions(self.start + step, turn)]
             examples = [
                 self.processor.training_example(one.frame, [list(pair) for pair in one.branches], one.past)
                 for one in drawn
@@ -380,7 +384,7 @@ class MicroBatches(Dataset):
         return MicroBatch(collate(examples), [one.about for one in drawn])
 
 
-def feed(batches: MicroBatches, workers: int) -> Iterator[MicroBatch]:
+def dataloader(batches: MicroBatches, workers: int) -> Iterator[MicroBatch]:
     """Iterate over micro-batches in order; close the iterator to end its workers.
 
     What a sample is depends on its position alone, so the number of workers changes nothing but the speed. At most
@@ -401,7 +405,7 @@ def feed(batches: MicroBatches, workers: int) -> Iterator[MicroBatch]:
     loaded = iter(
         DataLoader(
             batches, batch_size=None, shuffle=False, num_workers=workers,
-            prefetch_factor=PREFETCHED if workers else None, worker_init_fn=_settle,
+            prefetch_factor=PREFETCHED if workers else None, worker_init_fn=_ignore_signals,
             generator=torch.Generator().manual_seed(batches.samples.seed),
         )
     )  # fmt: skip
@@ -415,8 +419,8 @@ def feed(batches: MicroBatches, workers: int) -> Iterator[MicroBatch]:
 
 
 @contextmanager
-def deaths_told(workers: int) -> Iterator[None]:
-    """While `feed` is iterated: a worker that dies, which torch says wherever the training process is, as bad input."""
+def worker_deaths_as_bad_input(workers: int) -> Iterator[None]:
+    """While `dataloader` is iterated: BadInput where a worker dies, which torch raises wherever the process is."""
     try:
         yield
     except RuntimeError as error:
@@ -428,7 +432,7 @@ def deaths_told(workers: int) -> Iterator[None]:
         ) from error
 
 
-def _settle(worker: int) -> None:
+def _ignore_signals(worker: int) -> None:
     """Workers leave Ctrl-C to their training process, which saves first and then ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videomolmo.training.parts import read_whole, size_of
+from videomolmo.training.tensor_files import read_whole, size_of
 from videomolmo.weights.pickled import Record, read_torch, record, unpickle
 
-METADATA = ".metadata"
 _SHARE = re.compile(r"__\d+_\d+\.distcp")
 _MODULE, _FILES = "torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem"
 _CLASSES = (
@@ -21,14 +20,14 @@ _CLASSES = (
     "MetadataIndex", "StorageMeta",
 )  # fmt: skip
 _DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
-_MOST = 256 << 20  # bytes of .metadata
+_MAX_BYTES = 256 << 20  # bytes of .metadata
 
 
 class EarlierParts:
     """The tensors of an earlier version's checkpoint; nothing is read yet but where they lie.
 
     Args:
-        folder: of the checkpoint.
+        metadata: the file .metadata of the checkpoint.
 
     Attributes:
         shapes: of all tensors, by name.
@@ -37,9 +36,9 @@ class EarlierParts:
         ValueError: files are missing, damaged, or name other things than tensors; nothing was run.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        told = unpickle(read_whole(folder / METADATA, _MOST), _known()).held
+    def __init__(self, metadata: Path) -> None:
+        self.folder = metadata.parent
+        told = unpickle(read_whole(metadata, _MAX_BYTES), _known()).held
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._chunks: dict[str, list[tuple[int, tuple[int, ...], Record]]] = {}
         for name, about in told["state_dict_metadata"].items():

@@ -8,34 +8,35 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+from videomolmo.errors import BadInput
 from videomolmo.io import provenance
 from videomolmo.io.files import write_json, write_text
 from videomolmo.model.tokenizer import load_tokenizer, save_tokenizer
-from videomolmo.training.checkpoints import learnt
-from videomolmo.training.model import Learner, merge
-from videomolmo.training.parts import read_whole
+from videomolmo.training.checkpoints import trainable_state_dict
+from videomolmo.training.model import TrainState, merge
 from videomolmo.training.recipe import Recipe
-from videomolmo.training.run_state import append_log, set_aside
+from videomolmo.training.tensor_files import read_whole, set_aside
 from videomolmo.weights.checkpoint import load_model
 
-SPAN = 20  # steps that the recent mean of the loss looks back
-LEAST = 0.1  # a loss below it is as good: what it is multiplied with says nothing
+SPAN = 20  # steps of the recent mean of the loss
+MIN_LOSS = 0.1  # a loss below it is as good: what it is multiplied with says nothing
 METRICS = "metrics.jsonl"
 
 
 class Diverged(Exception):
-    """The loss or the gradient is not finite, or runs away; what was computed then lies in the run's folder."""
+    """The loss or the gradient is not finite, or diverges; what was computed then lies in the run's folder."""
 
 
-class Watch:
-    """Recent losses, to tell whether a new one runs away; its numbers go into checkpoints.
+@dataclass
+class DivergenceDetector:
+    """Recent losses, against which a new one is compared; its numbers go into checkpoints.
 
     Args:
         limit: how many times the recent mean a loss may be.
@@ -43,17 +44,18 @@ class Watch:
         mean, seen, lowest: from a checkpoint.
     """
 
-    def __init__(
-        self, limit: float, drift: float = math.inf, mean: float = 0.0, seen: int = 0, lowest: float | None = None
-    ) -> None:
-        self.limit, self.drift, self.mean, self.seen, self.lowest = limit, drift, mean, seen, lowest
+    limit: float
+    drift: float = math.inf
+    mean: float = 0.0
+    seen: int = 0
+    lowest: float | None = None
 
-    def runs_away(self, loss: float) -> bool:
+    def is_diverging(self, loss: float) -> bool:
         """Whether a step's loss is not finite or far above what it was; a fair one is remembered."""
-        if not math.isfinite(loss) or (self.seen >= SPAN and loss > self.limit * max(self.mean, LEAST)):
+        if not math.isfinite(loss) or (self.seen >= SPAN and loss > self.limit * max(self.mean, MIN_LOSS)):
             return True
         mean = self.mean + (loss - self.mean) / min(self.seen + 1, SPAN)
-        if self.lowest is not None and mean > self.drift * max(self.lowest, LEAST):
+        if self.lowest is not None and mean > self.drift * max(self.lowest, MIN_LOSS):
             return True
         self.mean, self.seen = mean, self.seen + 1
         if self.seen >= SPAN:
@@ -65,7 +67,7 @@ class Watch:
 
 
 class Monitor:
-    """Writes what the main process tells; does nothing on the others.
+    """Metrics of a run as JSON lines, TensorBoard scalars and a progress bar; of the main process only.
 
     Args:
         folder: of the run.
@@ -90,7 +92,7 @@ class Monitor:
         seconds, self._since = now - self._since, now
         return seconds
 
-    def tell(self, step: int, row: Mapping[str, Any]) -> None:
+    def log(self, step: int, row: Mapping[str, Any]) -> None:
         """Show and write the numbers of a finished step (counted from 1)."""
         if not self.main:
             return
@@ -116,7 +118,15 @@ class Monitor:
             self._board.close()
 
 
-def keep_offending(folder: Path, step: int, process: int, reason: str, passes: list[dict], tensors: dict) -> Path:
+def append_log(path: Path, **row: object) -> None:
+    """One more JSON line of a run's log, stamped with the time."""
+    if path.is_symlink():
+        raise BadInput(f"{path} is a link, expected a run's own log; remove it")
+    with open(path, "a") as file:
+        file.write(json.dumps({"time": round(time.time(), 1), **row}) + "\n")
+
+
+def dump_bad_batch(folder: Path, step: int, process: int, reason: str, passes: list[dict], tensors: dict) -> Path:
     """Write down the samples of a step that went wrong, and what the last pass of it was given.
 
     Args:
@@ -171,29 +181,29 @@ def _short(value: Any) -> Any:
     return float(f"{value:.7g}") if isinstance(value, float) and math.isfinite(value) else value
 
 
-_MOST = 64 << 20  # bytes of a run.json
+_MAX_BYTES = 64 << 20  # of a run.json
 
 
-def export(learner: Learner, recipe: Recipe, folder: Path) -> Path:
+def export(train_state: TrainState, recipe: Recipe, folder: Path) -> Path:
     """Write the trained model with its tokenizer, adapters merged; `from_pretrained` and `--model` take the folder.
 
-    The first weights are read again on the main process's CPU and what has learnt is put over them, so that frozen
+    The first weights are read again on the main process's CPU and trainable weights are put over them, so that frozen
     weights keep their bits even where training held them in half precision or in four bits.
 
     Args:
-        learner: after training; called by all processes.
+        train_state: after training; called by all processes.
         recipe: of the run.
         folder: written by the main process.
     """
-    state = learnt(learner)
-    if learner.accelerator.is_main_process:
-        model = load_model(learner.folder)
-        model.config = learner.model.config
+    state = trainable_state_dict(train_state)
+    if train_state.accelerator.is_main_process:
+        model = load_model(train_state.folder)
+        model.config = train_state.model.config
         merge(model, state, recipe.learn)
         model.save_pretrained(folder)
-        save_tokenizer(load_tokenizer(learner.folder), str(folder))
+        save_tokenizer(load_tokenizer(train_state.folder), str(folder))
         write_json(folder / "recipe.json", asdict(recipe) | _made_by())
-    learner.accelerator.wait_for_everyone()
+    train_state.accelerator.wait_for_everyone()
     return folder
 
 
@@ -212,7 +222,7 @@ def write_run(
     """
     path = folder / "run.json"
     try:
-        before = json.loads(read_whole(path, _MOST))["starts"] if path.exists() else []
+        before = json.loads(read_whole(path, _MAX_BYTES))["starts"] if path.exists() else []
         if not isinstance(before, list):
             raise TypeError("its starts are no list")
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -16,10 +18,12 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from videomolmo.errors import BadInput
 from videomolmo.model import PointingModel
 from videomolmo.model.config import PointingConfig
+from videomolmo.model.decoding import answer_loss, attention_mask_of, visible
 from videomolmo.training.recipe import Learn, Optimiser, Recipe
 from videomolmo.weights import hub
 from videomolmo.weights.assign import Put
@@ -46,10 +50,10 @@ def part_of(name: str) -> str:
     return "connector" if head == "pad_embed" else "language"
 
 
-def out_of_reach(model: PointingModel, name: str) -> bool:
+def has_no_gradient(model: PointingModel, name: str) -> bool:
     """Whether the loss on answers has no gradient for a parameter: it would only wait for one.
 
-    Vision blocks after the last selected one are never computed, and the way to an object's centre is learnt from
+    Vision blocks after the last selected one are never computed, and the way to an object's centre is trained by
     places alone (see `WindowPositions`).
     """
     if name == "connector.positions.way":
@@ -58,7 +62,7 @@ def out_of_reach(model: PointingModel, name: str) -> bool:
     return name.startswith(blocks) and int(name[len(blocks) :].split(".")[0]) > max(model.config.vision.selected)
 
 
-def choose(model: PointingModel, learn: Learn) -> None:
+def set_trainable(model: PointingModel, learn: Learn) -> None:
     """Add adapters where they are asked for, and let only the chosen parts learn.
 
     Args:
@@ -71,7 +75,7 @@ def choose(model: PointingModel, learn: Learn) -> None:
     if "lora" in learn.names:
         _inject(model, learn)
     for name, parameter in model.named_parameters():
-        chosen = part_of(name) in learn.names and not out_of_reach(model, name)
+        chosen = part_of(name) in learn.names and not has_no_gradient(model, name)
         if parameter.is_floating_point():
             parameter.requires_grad_(chosen)
     there = {part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -104,22 +108,22 @@ def start_adapters(name: str, like: Tensor, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def merge(model: PointingModel, learnt: Mapping[str, Tensor], learn: Learn) -> None:
-    """Put what was learnt into a plain model: parts as they are, adapters as weight + alpha / rank · B·A.
+def merge(model: PointingModel, trained: Mapping[str, Tensor], learn: Learn) -> None:
+    """Put trained weights into a plain model: parts as they are, adapters as weight + alpha / rank · B·A.
 
     Args:
         model: without adapters; changed in place.
-        learnt: whole tensors under the names of the model with adapters.
+        trained: whole tensors under the names of the model with adapters.
         learn: size of the adapters.
 
     Raises:
-        BadInput: a learnt tensor that is not finite.
+        BadInput: a trained tensor that is not finite.
     """
     plain = dict(model.named_parameters())
-    for name, value in learnt.items():
+    for name, value in trained.items():
         check_finite(name, value)
         if ".lora_A." in name:
-            out = learnt[name.replace(".lora_A.", ".lora_B.")]
+            out = trained[name.replace(".lora_A.", ".lora_B.")]
             delta = out.float() @ value.float() * (learn.alpha / learn.rank)
             plain[name.split(".lora_A.")[0] + ".weight"].add_(delta)
         elif ".lora_" not in name:
@@ -138,7 +142,15 @@ def groups(model: nn.Module, optimiser: Optimiser) -> list[dict]:
     ]
 
 
-class Objective(nn.Module):
+def cosine(step: int, total: int, peak: float, warmup: int, floor: float = 0.02) -> float:
+    """Learning rate at `step`: linear up for `warmup` steps, then a cosine down to `floor` of `peak`."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    share = (step - warmup) / max(1, total - warmup)
+    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+
+
+class LossModule(nn.Module):
     """What is minimised, as one module, so that engines see only tensors going in and one number coming out."""
 
     def __init__(self, model: PointingModel) -> None:
@@ -156,14 +168,94 @@ def weight_of(batch: dict[str, Tensor]) -> Tensor:
     return (batch["loss_masks"].clamp(min=0) * (batch["targets"] >= 0)).sum()
 
 
+class FlopCount:
+    """Floating-point operations of one forward and backward pass over one frame and its past.
+
+    Counted are products, convolutions and attention as PyTorch runs them, in the backward pass only where something
+    learns; recomputation under gradient checkpointing does not count, so that the TFLOP/s logged are of useful work.
+
+    Args:
+        config: of the model.
+        learn: what is trained.
+    """
+
+    def __init__(self, config: PointingConfig, learn: Learn) -> None:
+        self.config, self.learn = config, learn
+        self._curves: dict[int, np.ndarray] = {}
+
+    @cached_property
+    def _model(self) -> PointingModel:
+        model = PointingModel.empty(self.config)
+        set_trainable(model, self.learn)
+        return model.train()
+
+    def operations(self, crops: int, tokens: int) -> float:
+        """Of a frame of so many crops in a sequence of so many tokens: exactly a + b·tokens + c·tokens²."""
+        if crops not in self._curves:
+            places = (16, 32, 48)
+            self._curves[crops] = np.polyfit(places, [self._count(crops, place) for place in places], 2)
+        return float(np.polyval(self._curves[crops], tokens))
+
+    def _count(self, crops: int, tokens: int) -> int:
+        with FlopCounterMode(display=False) as counter:
+            one_pass(self._model, 1, crops, tokens, "meta").backward()
+        return counter.get_total_flops()
+
+
+def one_pass(model: PointingModel, batch: int, crops: int, tokens: int, device: str) -> Tensor:
+    """The loss of a batch of nothing in particular, by the same layers and sizes as in training.
+
+    Args:
+        model: with weights of any kind, also without memory.
+        batch, crops, tokens: samples, crops of a frame, and tokens of a sequence.
+        device: of the weights.
+    """
+    config, image = model.config, model.config.image
+    pixels = torch.zeros(batch, 1 + config.context, crops, image.patches, image.patch_values, device=device)
+    features = model.encode_frames(pixels[:, 0])
+    past = model.encode_past(pixels[:, 1:]) if config.needs_past else None
+    masks = torch.ones(batch, crops, image.patches, device=device)
+    seen = model.image_tokens(features, past, masks).flatten(1, 2)[:, :tokens]
+    embeds = model.language.embed_tokens(torch.zeros(batch, tokens, dtype=torch.long, device=device))
+    embeds = embeds + torch.nn.functional.pad(seen, (0, 0, 0, tokens - seen.shape[1])).to(embeds)
+    allowed = visible(torch.ones(batch, tokens, dtype=torch.bool, device=device))
+    targets = torch.zeros(batch, tokens, dtype=torch.long, device=device)
+    out = model.language(
+        inputs_embeds=embeds, attention_mask={"full_attention": attention_mask_of(allowed, "sdpa", embeds.dtype)},
+        position_ids=targets, use_cache=False,
+    )  # fmt: skip
+    return answer_loss(model.logits(out.last_hidden_state), targets, torch.ones(batch, tokens, device=device))
+
+
+def speed(row: Mapping[str, float], seconds: float, peak: float | None, accelerator: Accelerator) -> dict[str, float]:
+    """What a step's sums come to for each second; `share_of_peak` is of all devices together.
+
+    Args:
+        row: samples, tokens and operations of a step on all processes.
+        seconds: that it took.
+        peak: TFLOP/s of one device, None where unknown.
+        accelerator: how many processes, and on which device.
+    """
+    found = {
+        "seconds": seconds, "samples_per_s": row["samples"] / seconds, "tokens_per_s": row["tokens"] / seconds,
+        "data_wait_share": row["data_wait_s"] / seconds,
+    }  # fmt: skip
+    if row["operations"]:
+        found["tflops"] = row["operations"] / seconds / 1e12
+        found |= {"share_of_peak": found["tflops"] / peak / accelerator.num_processes} if peak else {}
+    if accelerator.device.type == "cuda":
+        found["memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    return found
+
+
 @dataclass
-class Learner:
+class TrainState:
     """Everything that a step needs.
 
     Attributes:
         accelerator: processes, device and precision.
         model: the pointing model itself, whole or this process's share of it.
-        objective: what is called, wrapped by the engine.
+        loss_module: what is called, wrapped by the engine.
         optimiser: with a group for each part.
         sharded: whether each process holds a share only.
         folder: where the first weights came from.
@@ -171,7 +263,7 @@ class Learner:
 
     accelerator: Accelerator
     model: PointingModel
-    objective: nn.Module
+    loss_module: nn.Module
     optimiser: torch.optim.Optimizer
     sharded: bool
     folder: Path
@@ -193,7 +285,7 @@ def configuration(recipe: Recipe, folder: Path) -> PointingConfig:
     return config if recipe.model.context is None else replace(config, context=recipe.model.context)
 
 
-def assemble(recipe: Recipe, accelerator: Accelerator) -> Learner:
+def assemble(recipe: Recipe, accelerator: Accelerator) -> TrainState:
     """Load a model for training and hand it to the engine: DDP, FSDP2, or neither for one process.
 
     Differs: accelerate offers FSDP2 on GPUs only; PyTorch's own call, used here, works on CPU processes too.
@@ -206,17 +298,17 @@ def assemble(recipe: Recipe, accelerator: Accelerator) -> Learner:
     asked = recipe.run.shard or accelerator.distributed_type == DistributedType.FSDP  # accelerate launch --use_fsdp
     sharded = asked and accelerator.num_processes > 1
     model = _load(recipe, folder, config, accelerator, sharded)
-    objective: nn.Module = Objective(model)
+    loss_module: nn.Module = LossModule(model)
     if sharded:
-        fully_shard(objective, **_sharding(accelerator, recipe, root=True))
+        fully_shard(loss_module, **_sharding(accelerator, recipe, root=True))
     settings = recipe.optimiser
     optimiser = torch.optim.AdamW(
         groups(model, settings), betas=(settings.beta1, settings.beta2), eps=settings.epsilon,
         weight_decay=settings.weight_decay, fused=accelerator.device.type == "cuda",
     )  # fmt: skip
     if not sharded and accelerator.num_processes > 1:
-        objective = accelerator.prepare_model(objective)
-    return Learner(accelerator, model, objective, optimiser, sharded, folder)
+        loss_module = accelerator.prepare_model(loss_module)
+    return TrainState(accelerator, model, loss_module, optimiser, sharded, folder)
 
 
 def _load(
@@ -227,7 +319,7 @@ def _load(
         model = _read(folder, config, lambda empty: quantised(recipe.model.quantize)(empty.language))
         model.is_loaded_in_4bit = True  # peft asks
         model.to(accelerator.device)
-        choose(model, recipe.learn)
+        set_trainable(model, recipe.learn)
         _halve_frozen(model, recipe)
     else:
         model = _read(folder, config, partial(_place, recipe=recipe, accelerator=accelerator, sharded=sharded))
@@ -248,7 +340,7 @@ def _read(folder: Path, config: PointingConfig, prepare: Callable[[PointingModel
 
 def _place(model: PointingModel, recipe: Recipe, accelerator: Accelerator, sharded: bool) -> Put:
     """Choose what learns, divide the empty model, and give it memory; the weights are copied into their places."""
-    choose(model, recipe.learn)
+    set_trainable(model, recipe.learn)
     _halve_frozen(model, recipe)
     if recipe.run.gradient_checkpointing:
         recompute(model)

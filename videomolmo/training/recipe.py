@@ -7,39 +7,82 @@ read or written.
 from __future__ import annotations
 
 import json
-import math
 import tomllib
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, field, replace
+from functools import wraps
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 from videomolmo.errors import BadInput
 
 PARTS = ("vision", "temporal", "connector", "language")  # of a model; "lora" stands for adapters on the last
 PRECISIONS = ("float32", "mixed")
 QUANTIZE = (None, "4bit")
-_ANY = math.inf
+_EARLIER = {"data": {"early": "start_prob", "broken": "on_error"}, "run": {"drifted": "drift_limit"}}  # keys in files
+_EXPECTED = {
+    "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number",
+    "finite_number": "a finite number", "bool_type": "true or false", "string_type": "a text",
+    "dataclass_type": "a table", "mapping_type": "a table", "dict_type": "a table", "tuple_type": "a list",
+    "greater_than_equal": "at least {ge}", "less_than_equal": "at most {le}", "greater_than": "more than {gt}",
+    "less_than": "less than {lt}", "literal_error": "one of {expected}",
+}  # fmt: skip
+
+Flag = Annotated[bool, Field(strict=True)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+Index = Annotated[int, Field(strict=True, ge=0)]
+Number = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+SomeShare = Annotated[float, Field(strict=True, ge=0, le=0.9)]
+Factor = Annotated[float, Field(strict=True, ge=1.5, allow_inf_nan=False)]
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
 
-def _within(owner: object, least: float, most: float, *names: str) -> None:
-    """BadInput where a field of `owner` lies outside a range."""
-    for name in names:
-        value = getattr(owner, name)
-        if value is not None and not (least <= value <= most and math.isfinite(value)):
-            bound = f"at least {least}" if most == _ANY else f"from {least} to {most}"
-            bound += " and finite" if value == _ANY else ""
-            raise BadInput(f"{type(owner).__name__.lower()}.{name} is {value}, expected {bound}")
+def _part(cls: type) -> type:
+    """`cls` as a frozen dataclass that checks its values when it is made.
+
+    Raises:
+        BadInput: a value is of the wrong type or out of range; the line names it and what was expected.
+    """
+    made = dataclass(frozen=True, config=ConfigDict(extra="forbid"))(cls)
+    made.__init__ = _in_one_line(made.__init__, "" if cls.__name__ == "Recipe" else cls.__name__.lower())
+    return made
 
 
-def _one_of(owner: object, name: str, allowed: tuple) -> None:
-    if getattr(owner, name) not in allowed:
-        raise BadInput(
-            f"{type(owner).__name__.lower()}.{name} is {getattr(owner, name)!r}, expected one of {list(allowed)}"
-        )
+def _in_one_line(init: Callable[..., None], place: str) -> Callable[..., None]:
+    @wraps(init)
+    def checked(self: Any, *args: Any, **values: Any) -> None:
+        try:
+            init(self, *args, **values)
+        except ValidationError as error:
+            raise BadInput(_reason(error, place)) from None
+
+    return checked
 
 
-@dataclass(frozen=True)
+def _reason(error: ValidationError, place: str) -> str:
+    """The first thing that is wrong, as "optimiser.batch is 2.5, expected a whole number"."""
+    first = error.errors()[0]
+    context, names = first.get("ctx", {}), [name for name in (place, *map(str, first["loc"])) if name]
+    table = ".".join(names[:-1])
+    if first["type"] == "value_error":  # of several values together
+        return str(context["error"])
+    if first["type"] == "missing":
+        return f"[[{table}]] lacks {names[-1]!r}"
+    if first["type"] == "unexpected_keyword_argument":
+        parts = {"": Recipe, "model": Model, "learn": Learn, "optimiser": Optimiser, "data": Data, "run": Run}
+        unknown = sorted(str(one["loc"][-1]) for one in error.errors() if one["type"] == first["type"])
+        known = sorted(parts.get(table, Source).__dataclass_fields__)
+        return f"{f'[{table}]' if table else 'the recipe'} has unknown keys {unknown}, expected only {known}"
+    expected = _EXPECTED.get(first["type"], first["msg"]).format(**context)
+    return f"{'.'.join(names)} is {first['input']!r:.80}, expected {expected}"
+
+
+@_part
 class Model:
     """Which weights training starts from.
 
@@ -51,16 +94,12 @@ class Model:
     """
 
     source: str = "nano"
-    context: int | None = None
-    quantize: str | None = None
-    offline: bool = False
-
-    def __post_init__(self) -> None:
-        _within(self, 1, _ANY, "context")
-        _one_of(self, "quantize", QUANTIZE)
+    context: Count | None = None
+    quantize: Literal["4bit"] | None = None
+    offline: Flag = False
 
 
-@dataclass(frozen=True)
+@_part
 class Learn:
     """What is trained, by name; everything else stays as it is.
 
@@ -69,15 +108,12 @@ class Learn:
         rank, alpha, dropout: of the LoRA adapters on all linear layers of the language model.
     """
 
-    parts: tuple[str, ...] = ("everything",)
-    rank: int = 16
-    alpha: float = 32.0
-    dropout: float = 0.0
+    parts: Names = ("everything",)
+    rank: Count = 16
+    alpha: Number = 32.0
+    dropout: SomeShare = 0.0
 
     def __post_init__(self) -> None:
-        _within(self, 1, _ANY, "rank")
-        _within(self, 0, _ANY, "alpha")
-        _within(self, 0, 0.9, "dropout")
         known = ("everything", *PARTS, "lora")
         strange = [name for name in self.parts if name not in known]
         if strange or not self.parts:
@@ -92,7 +128,7 @@ class Learn:
         return tuple(name for name in (*PARTS, "lora") if name in chosen)
 
 
-@dataclass(frozen=True)
+@_part
 class Optimiser:
     """AdamW and its schedule. Source: paper, training details.
 
@@ -107,33 +143,29 @@ class Optimiser:
         epochs: how often the data is gone through; `steps` counts instead where given.
     """
 
-    language: float = 1e-5
-    vision: float = 5e-6
-    temporal: float = 5e-6
-    connector: float = 5e-6
-    lora: float = 1e-4
-    beta1: float = 0.9
-    beta2: float = 0.95
-    epsilon: float = 1e-6
-    weight_decay: float = 0.0
-    warmup: int = 10
-    floor: float = 0.0
-    clip: float = 1.0
-    batch: int = 256
-    micro_batch: int = 1
-    epochs: float = 4.0
-    steps: int | None = None
+    language: Share = 1e-5
+    vision: Share = 5e-6
+    temporal: Share = 5e-6
+    connector: Share = 5e-6
+    lora: Share = 1e-4
+    beta1: Share = 0.9
+    beta2: Share = 0.95
+    epsilon: Positive = 1e-6
+    weight_decay: Share = 0.0
+    warmup: Index = 10
+    floor: Share = 0.0
+    clip: Positive = 1.0
+    batch: Count = 256
+    micro_batch: Count = 1
+    epochs: Positive = 4.0
+    steps: Count | None = None
 
     def __post_init__(self) -> None:
-        _within(self, 0, 1, *PARTS, "lora", "beta1", "beta2", "weight_decay", "floor")
-        _within(self, 1e-20, _ANY, "epsilon", "clip", "epochs")
-        _within(self, 0, _ANY, "warmup")
-        _within(self, 1, _ANY, "batch", "micro_batch", "steps")
         if self.batch % self.micro_batch:
             raise BadInput(f"optimiser.batch is {self.batch}, expected a multiple of micro_batch = {self.micro_batch}")
 
 
-@dataclass(frozen=True)
+@_part
 class Source:
     """One data set to train on; see `videomolmo.datasets.read_dataset`.
 
@@ -146,13 +178,10 @@ class Source:
     path: str | None = None
     split: str | None = "train"
     options: Mapping[str, Any] = field(default_factory=dict)
-    repeat: int = 1
-
-    def __post_init__(self) -> None:
-        _within(self, 1, _ANY, "repeat")
+    repeat: Count = 1
 
 
-@dataclass(frozen=True)
+@_part
 class Data:
     """How a sample is made: one random annotated frame, its past, and questions about it. Source: paper, section 4.
 
@@ -165,32 +194,27 @@ class Data:
             never leaves it.
         mirror: share of samples that are mirrored; never one whose words name a side.
         brightness, contrast: largest relative change, drawn per sample, the same for its past.
-        early: share of samples that look like a clip's start: with fewer past frames than there are.
-        broken: "stop" at a clip that cannot be read, or "replace" it by the next one and write that down.
+        start_prob: share of samples that look like a clip's start: with fewer past frames than there are.
+        on_error: "stop" at a clip that cannot be read, or "replace" it by the next one and write that down.
     """
 
     sets: tuple[Source, ...] = (Source("generated"),)
-    questions: int = 4
-    stride: int = 1
-    templates: bool = True
-    jitter_pct: float = 0.0
-    mirror: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    early: float = 0.0
-    broken: str = "stop"
+    questions: Count = 4
+    stride: Count = 1
+    templates: Flag = True
+    jitter_pct: Annotated[float, Field(strict=True, ge=0, le=20)] = 0.0
+    mirror: Share = 0.0
+    brightness: SomeShare = 0.0
+    contrast: SomeShare = 0.0
+    start_prob: Share = 0.0
+    on_error: Literal["stop", "replace"] = "stop"
 
     def __post_init__(self) -> None:
-        _within(self, 1, _ANY, "questions", "stride")
-        _within(self, 0, 1, "mirror", "early")
-        _within(self, 0, 0.9, "brightness", "contrast")
-        _within(self, 0, 20, "jitter_pct")
-        _one_of(self, "broken", ("stop", "replace"))
         if not self.sets:
             raise BadInput("data.sets is empty, expected at least one [[data.sets]] with a name")
 
 
-@dataclass(frozen=True)
+@_part
 class Run:
     """How the machine does it. Only `seed` and `precision` decide the outcome (and order of sums the last bits).
 
@@ -203,37 +227,28 @@ class Run:
         checkpoint_every, keep: steps between checkpoints, and how many of them stay.
         log_every: steps between lines of the log.
         diverged: a loss this many times the recent mean stops the run.
-        drifted: so does a recent mean this many times the lowest that it has been.
-        peak_tflops: of one device, to tell the share used; None takes a known GPU's, or measures a product on a CPU;
-            0 leaves arithmetic uncounted.
+        drift_limit: so does a recent mean this many times the lowest that it has been.
+        peak_tflops: of one device, to log the share used; None logs TFLOP/s alone, 0 leaves operations uncounted.
         deterministic: ask torch for kernels that give the same bits each time (a GPU is slower with them).
         cpu: stay off the GPU.
     """
 
-    seed: int = 1
-    precision: str = "float32"
-    shard: bool = False
-    gradient_checkpointing: bool = False
-    workers: int = 2
-    checkpoint_every: int = 50
-    keep: int = 2
-    log_every: int = 1
-    diverged: float = 20.0
-    drifted: float = 4.0
-    peak_tflops: float | None = None
-    deterministic: bool = False
-    cpu: bool = False
-
-    def __post_init__(self) -> None:
-        _one_of(self, "precision", PRECISIONS)
-        _within(self, 0, 2**32 - 1, "seed")
-        _within(self, 0, _ANY, "workers")
-        _within(self, 1, _ANY, "checkpoint_every", "keep", "log_every")
-        _within(self, 1.5, _ANY, "diverged", "drifted")
-        _within(self, 0, _ANY, "peak_tflops")
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 1
+    precision: Literal["float32", "mixed"] = "float32"
+    shard: Flag = False
+    gradient_checkpointing: Flag = False
+    workers: Index = 2
+    checkpoint_every: Count = 50
+    keep: Count = 2
+    log_every: Count = 1
+    diverged: Factor = 20.0
+    drift_limit: Factor = 4.0
+    peak_tflops: Number | None = None
+    deterministic: Flag = False
+    cpu: Flag = False
 
 
-@dataclass(frozen=True)
+@_part
 class Recipe:
     """A whole training run; `out` is its folder.
 
@@ -255,17 +270,18 @@ class Recipe:
         if self.model.quantize and self.run.shard:
             raise BadInput("run.shard and model.quantize exclude each other: four-bit weights cannot be divided")
 
-    def decisive(self) -> dict[str, Any]:
-        """The settings that decide the weights; a run goes on only with the same ones.
+    def reproducibility_key(self) -> dict[str, Any]:
+        """The settings that decide the weights; a run resumes only with the same ones.
 
         What to do about clips that cannot be read is not among them: whoever is stopped by one may choose to go on.
         """
         values = asdict(self)
-        for part, name in (("optimiser", "micro_batch"), ("data", "broken"), ("model", "offline")):
+        for part, name in (("optimiser", "micro_batch"), ("data", "on_error"), ("model", "offline")):
             if name != "micro_batch" or not self.learn.dropout:  # what is dropped goes by micro-batch
                 values[part].pop(name)
         values["run"] = {name: values["run"][name] for name in ("seed", "precision")}
         values.pop("out")
+        values["data"]["early"] = values["data"].pop("start_prob")  # its name in the settings.json of earlier runs
         return json.loads(json.dumps(values))
 
 
@@ -285,41 +301,10 @@ def read_recipe(path: str | Path, out: str | Path | None = None) -> Recipe:
         raise BadInput(f"{path} cannot be read ({error}); give a TOML file, see data/recipes") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadInput(f"{path} is not TOML: {error}") from error
-    recipe = _build(Recipe, values, "")
+    for part, names in _EARLIER.items():
+        table = values.get(part)
+        for before, now in names.items():
+            if isinstance(table, dict) and before in table and now not in table:
+                table[now] = table.pop(before)
+    recipe = Recipe(**values)
     return recipe if out is None else replace(recipe, out=str(out))
-
-
-def _build(part: type, values: Any, place: str) -> Any:
-    """Dataclass `part` from a table; `place` is the dotted name of the table, for messages."""
-    if not isinstance(values, dict):
-        raise BadInput(f"{place} is {values!r}, expected a table")
-    hints, known = get_type_hints(part), {entry.name: entry for entry in fields(part)}
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        where = f"[{place}]" if place else "the recipe"
-        raise BadInput(f"{where} has unknown keys {unknown}, expected only {sorted(known)}")
-    lacking = [name for name, entry in known.items()
-               if entry.default is MISSING and entry.default_factory is MISSING and name not in values]  # fmt: skip
-    if lacking:
-        raise BadInput(f"[[{place}]] lacks {lacking[0]!r}")
-    return part(**{key: _value(hints[key], value, f"{place}.{key}".lstrip(".")) for key, value in values.items()})
-
-
-def _value(hint: Any, value: Any, place: str) -> Any:
-    """A TOML value as the type of its field."""
-    if hint in (Model, Learn, Optimiser, Data, Run):
-        return _build(hint, value, place)
-    if hint == tuple[Source, ...]:
-        if not isinstance(value, list):
-            raise BadInput(f"{place} is {value!r}, expected tables: [[{place}]]")
-        return tuple(_build(Source, one, place) for one in value)
-    if hint == tuple[str, ...]:
-        if not isinstance(value, (str, list)) or not all(isinstance(name, str) for name in value):
-            raise BadInput(f"{place} is {value!r}, expected a name or a list of names")
-        return (value,) if isinstance(value, str) else tuple(value)
-    plain = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-    kind = next((one for one in (bool, int, float, str) if hint in (one, one | None)), dict)
-    fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
-    if not fits:
-        raise BadInput(f"{place} is {value!r}, expected {plain.get(kind, 'a table')}")
-    return float(value) if kind is float else value

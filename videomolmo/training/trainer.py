@@ -1,4 +1,4 @@
-"""Train a pointing model on data sets with points or masks, on one process or many, and go on wherever it was stopped.
+"""Train a pointing model on data sets with points or masks, on one process or many; resumable bit for bit.
 
     from videomolmo.training.recipe import Recipe
     from videomolmo.training.trainer import train
@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +33,20 @@ from videomolmo.model import PointingProcessor
 from videomolmo.model.decoding import PADDING
 from videomolmo.model.tokenizer import load_tokenizer
 from videomolmo.training.checkpoints import Checkpoints, locked, read_state
-from videomolmo.training.data import MicroBatch, MicroBatches, Samples, Slices, deaths_told, feed
-from videomolmo.training.log import Diverged, Monitor, Watch, export, keep_offending, write_run
-from videomolmo.training.memory import Arithmetic, peak_tflops, speed
-from videomolmo.training.model import Learner, accelerator_for, assemble, weight_of
+from videomolmo.training.data import (
+    DistributedBatchSampler,
+    MicroBatch,
+    MicroBatches,
+    Samples,
+    dataloader,
+    worker_deaths_as_bad_input,
+)
+from videomolmo.training.log import Diverged, DivergenceDetector, Monitor, dump_bad_batch, export, write_run
+from videomolmo.training.model import FlopCount, TrainState, accelerator_for, assemble, cosine, speed, weight_of
 from videomolmo.training.recipe import Recipe
-from videomolmo.training.run_state import cosine
 from videomolmo.weights import hub
 
-GO_ON, ASKED_TO_STOP, NOT_FINITE = 0.0, 1.0, 2.0  # what a process tells the others after a forward pass
+CONTINUE, STOP_REQUESTED, NOT_FINITE = 0.0, 1.0, 2.0  # a process to the others, after a forward pass
 
 
 @dataclass(frozen=True)
@@ -81,10 +86,10 @@ class Totals:
 
 
 def train(recipe: Recipe, resume: str | Path | None = None, progress: bool = True) -> Outcome:
-    """Run a recipe to its end, or until a signal; run it again to go on. Under `accelerate launch`, on all processes.
+    """Run a recipe to its end, or until a signal; run it again to resume. Under `accelerate launch`, on all processes.
 
     The order of samples is a function of the seed and the step; each process takes its slice of every batch. So a run
-    that was killed goes on to the same weights bit for bit, and one that goes on with another number of processes to
+    that was killed resumes to the same weights bit for bit, and one that resumes with another number of processes to
     the same up to the order of sums. SIGINT and SIGTERM end it with a checkpoint.
 
     Args:
@@ -98,62 +103,59 @@ def train(recipe: Recipe, resume: str | Path | None = None, progress: bool = Tru
     Raises:
         BadInput: data, model, settings or folder do not fit; before anything is written. Later, a clip that cannot be
             read, where the recipe does not replace it.
-        Diverged: the loss is not finite or runs away; the samples that did it lie in {out}/offending.
+        Diverged: the loss is not finite or diverges; the samples that did it lie in {out}/offending.
     """
     check_folder(recipe.out, overwrite=True, results=False)  # before a large model is loaded
     accelerator = accelerator_for(recipe)
-    slices = Slices(
+    sampler = DistributedBatchSampler(
         recipe.optimiser.batch, recipe.optimiser.micro_batch, accelerator.num_processes, accelerator.process_index
     )
-    if recipe.optimiser.batch % (slices.micro_batch * slices.processes):
+    if recipe.optimiser.batch % (sampler.micro_batch * sampler.processes):
         raise BadInput(
-            f"optimiser.batch is {slices.batch}, expected a multiple of micro_batch × processes = "
-            f"{slices.micro_batch} × {slices.processes}"
+            f"optimiser.batch is {sampler.batch}, expected a multiple of micro_batch × processes = "
+            f"{sampler.micro_batch} × {sampler.processes}"
         )
     if recipe.run.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
     set_seed(recipe.run.seed)
-    learner = assemble(recipe, accelerator)
-    config = learner.model.config
+    train_state = assemble(recipe, accelerator)
+    config = train_state.model.config
     samples = Samples(recipe.data, config.context if config.needs_past else 0, recipe.run.seed)
-    tokenizer = load_tokenizer(learner.folder, config.language)
-    total = recipe.optimiser.steps or math.ceil(recipe.optimiser.epochs * len(samples) / slices.batch)
-    run = _Run(recipe, learner, samples, PointingProcessor(tokenizer, config), slices, total, progress)
+    tokenizer = load_tokenizer(train_state.folder, config.language)
+    total = recipe.optimiser.steps or math.ceil(recipe.optimiser.epochs * len(samples) / sampler.batch)
+    run = _Training(recipe, train_state, samples, PointingProcessor(tokenizer, config), sampler, total, progress)
     return run.go(Path(resume) if resume else None)
 
 
-class _Run:
+class _Training:
     """One call of `train`: from a checkpoint or the start to the end or a signal."""
 
     def __init__(
-        self, recipe: Recipe, learner: Learner, samples: Samples, processor: PointingProcessor, slices: Slices,
-        total: int, progress: bool,
+        self, recipe: Recipe, train_state: TrainState, samples: Samples, processor: PointingProcessor,
+        sampler: DistributedBatchSampler, total: int, progress: bool,
     ) -> None:  # fmt: skip
-        self.recipe, self.learner, self.samples, self.processor = recipe, learner, samples, processor
-        self.slices, self.total, self.progress = slices, total, progress
-        self.accelerator, self.folder = learner.accelerator, Path(recipe.out)
-        self.arithmetic = Arithmetic(learner.model.config, recipe.learn)
-        self.watch = self._watch()
+        self.recipe, self.train_state, self.samples, self.processor = recipe, train_state, samples, processor
+        self.sampler, self.total, self.progress = sampler, total, progress
+        self.accelerator, self.folder = train_state.accelerator, Path(recipe.out)
+        self.flops = FlopCount(train_state.model.config, recipe.learn)
+        self.detector = DivergenceDetector(recipe.run.diverged, recipe.run.drift_limit)
         self.resumed_from: str | None = None
         self.damaged: list[str] = []  # lines on checkpoints that were left out
         self.signal: int | None = None
 
     def go(self, resume: Path | None) -> Outcome:
         """Claim the folder, go on where it stopped, and train."""
-        settings = self.recipe.decisive()
-        settings |= {"weights": hub.hashes(self.learner.folder), "samples": self.samples.mark()}
+        settings = self.recipe.reproducibility_key()
+        settings |= {"weights": hub.hashes(self.train_state.folder), "samples": self.samples.mark()}
         checkpoints = Checkpoints(self.folder / "checkpoints", key_of(settings), self.recipe.run.keep)
         if resume is not None:
             self._check_resume(checkpoints, resume)
         with ExitStack() as until_done:
             if self.accelerator.is_main_process:
-                provenance.claim(self.folder, settings, "a training run")
+                provenance.write_or_verify_manifest(self.folder, settings, "a training run")
                 until_done.enter_context(locked(self.folder))
             self.accelerator.wait_for_everyone()
             return self._go_on(checkpoints, resume)
-
-    def _watch(self, **state: Any) -> Watch:
-        return Watch(self.recipe.run.diverged, self.recipe.run.drifted, **state)
 
     def _check_resume(self, checkpoints: Checkpoints, resume: Path) -> None:
         """Whether the run can go on from a checkpoint that was named.
@@ -180,7 +182,7 @@ class _Run:
             self.folder, self.accelerator.is_main_process, start, self.total, self.recipe.run.log_every, self.progress
         )
         for line in self.damaged:
-            monitor.note(f"videomolmo: {line}; going on after step {start}")
+            monitor.note(f"videomolmo: {line}; resuming after step {start}")
         try:
             with self._signals():
                 return self._steps(start, checkpoints, monitor)
@@ -189,25 +191,24 @@ class _Run:
 
     def _restore(self, checkpoints: Checkpoints, resume: Path | None) -> int:
         """Fill everything from a checkpoint; returns the step to go on with, 0 without one."""
-        state, self.damaged = checkpoints.restore(self.learner, resume)
+        state, self.damaged = checkpoints.restore(self.train_state, resume)
         if state is None:
             return 0
         if resume is not None and self.accelerator.is_main_process:
             checkpoints.drop_after(state["step"])
         self.resumed_from = state.get("resumed_from") if resume is None else str(resume.resolve())
-        self.watch = self._watch(**state["watch"])
+        self.detector = replace(self.detector, **state["watch"])
         return state["step"]
 
     def _steps(self, start: int, checkpoints: Checkpoints, monitor: Monitor) -> Outcome:
-        batches = MicroBatches(self.samples, self.processor, self.slices, start, self.total)
+        batches = MicroBatches(self.samples, self.processor, self.sampler, start, self.total)
         workers = self.recipe.run.workers
-        with deaths_told(workers), closing(feed(batches, workers)) as source:
+        with worker_deaths_as_bad_input(workers), closing(dataloader(batches, workers)) as source:
             return self._until_done(start, source, checkpoints, monitor)
 
     def _until_done(
         self, start: int, source: Iterator[MicroBatch], checkpoints: Checkpoints, monitor: Monitor
     ) -> Outcome:
-        peak = peak_tflops(self.accelerator.device, self.recipe.run.precision, self.recipe.run.peak_tflops)
         step, saved = start, None
         monitor.lap()
         while step < self.total:
@@ -216,35 +217,35 @@ class _Run:
                 break
             row = self._update(step, totals)
             step += 1
-            monitor.tell(step, row | speed(row, monitor.lap(), peak, self.accelerator))
+            monitor.log(step, row | speed(row, monitor.lap(), self.recipe.run.peak_tflops, self.accelerator))
             saved = None
             if step % self.recipe.run.checkpoint_every == 0 or step == self.total:
-                saved = checkpoints.save(self.learner, self._state(step))
+                saved = checkpoints.save(self.train_state, self._state(step))
         if step == self.total:
-            model = export(self.learner, self.recipe, self.folder / "model")
+            model = export(self.train_state, self.recipe, self.folder / "model")
             return Outcome(step, self.total, model, saved or checkpoints.latest())
-        self.learner.optimiser.zero_grad(set_to_none=True)  # of the step that was broken off
+        self.train_state.optimiser.zero_grad(set_to_none=True)  # of the step that was broken off
         if saved is None and step > start:  # an optimiser that has not stepped yet has no state to keep
-            saved = checkpoints.save(self.learner, self._state(step))
+            saved = checkpoints.save(self.train_state, self._state(step))
         return Outcome(step, self.total, None, saved or checkpoints.latest(), self.signal)
 
     def _passes(self, step: int, source: Iterator[MicroBatch]) -> Totals | None:
         """All forward and backward passes of a step; None when a signal asks to stop: nothing has changed then."""
-        totals, turns = Totals(), self.slices.passes
+        totals, turns = Totals(), self.sampler.passes
         for turn in range(turns):
             waiting = time.perf_counter()
             micro = next(source)
-            set_seed(_seed(self.recipe.run.seed, self.slices.positions(step, turn)[0]))  # whichever process has it
+            set_seed(_seed(self.recipe.run.seed, self.sampler.positions(step, turn)[0]))  # whichever process has it
             totals.waited_s += time.perf_counter() - waiting
             totals.last = batch = {name: value.to(self.accelerator.device) for name, value in micro.tensors.items()}
             with self._gathering(last=turn == turns - 1):
                 with self._precision():
-                    loss = self.learner.objective(batch)
+                    loss = self.train_state.loss_module(batch)
                 self._count(totals, batch, loss, micro)
                 told = self._agree(math.isfinite(totals.loss))
                 if told == NOT_FINITE:
                     self._give_up(step, "the loss is not finite", totals)
-                if told == ASKED_TO_STOP:
+                if told == STOP_REQUESTED:
                     return None
                 loss.backward()
         return totals
@@ -258,7 +259,7 @@ class _Run:
         totals.tokens += (batch["input_ids"] != PADDING).sum().item()
         totals.samples += rows
         if self.recipe.run.peak_tflops != 0:
-            totals.operations += rows * self.arithmetic.operations(batch["pixels"].shape[1], tokens)
+            totals.operations += rows * self.flops.operations(batch["pixels"].shape[1], tokens)
         totals.passes.append({"loss": value / max(weight, 1.0), "samples": micro.about})
 
     def _update(self, step: int, totals: Totals) -> dict[str, Any]:
@@ -267,15 +268,17 @@ class _Run:
         if self.accelerator.num_processes > 1:
             torch.distributed.all_reduce(sums)
         loss, weight, answers, tokens, samples, operations, waited_s = sums.tolist()
-        settings, optimiser = self.recipe.optimiser, self.learner.optimiser
+        settings, optimiser = self.recipe.optimiser, self.train_state.optimiser
         learning = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         gradients = [parameter.grad for parameter in learning if parameter.grad is not None]
         torch._foreach_mul_(gradients, self.accelerator.num_processes / weight)  # engines give means over processes
         norm = torch.nn.utils.clip_grad_norm_(learning, settings.clip)
         norm = (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
         loss /= weight
-        if not math.isfinite(norm) or self.watch.runs_away(loss):
-            self._give_up(step, f"the loss is {loss:.4g} after {self.watch.mean:.4g}, the gradient {norm:.4g}", totals)
+        if not math.isfinite(norm) or self.detector.is_diverging(loss):
+            self._give_up(
+                step, f"the loss is {loss:.4g} after {self.detector.mean:.4g}, the gradient {norm:.4g}", totals
+            )
         for group in optimiser.param_groups:
             group["lr"] = cosine(step, self.total, group["peak"], settings.warmup, settings.floor)
         optimiser.step()
@@ -291,18 +294,18 @@ class _Run:
 
     def _state(self, step: int) -> dict[str, Any]:
         """What a checkpoint says beside the tensors."""
-        rates = {group["part"]: group["lr"] for group in self.learner.optimiser.param_groups}
+        rates = {group["part"]: group["lr"] for group in self.train_state.optimiser.param_groups}
         return {
-            "step": step, "total": self.total, "position": step * self.slices.batch, "rates": rates,
+            "step": step, "total": self.total, "position": step * self.sampler.batch, "rates": rates,
             "seed": self.recipe.run.seed, "random": "made anew for each pass from the seed and its first sample",
-            "watch": self.watch.state(), "resumed_from": self.resumed_from,
-            "processes": self.accelerator.num_processes, "sharded": self.learner.sharded,
+            "watch": self.detector.state(), "resumed_from": self.resumed_from,
+            "processes": self.accelerator.num_processes, "sharded": self.train_state.sharded,
             "versions": provenance.versions(),
         }  # fmt: skip
 
     def _agree(self, finite: bool) -> float:
         """The worst that any process has to say, so that all stop at the same place."""
-        own = NOT_FINITE if not finite else ASKED_TO_STOP if self.signal is not None else GO_ON
+        own = NOT_FINITE if not finite else STOP_REQUESTED if self.signal is not None else CONTINUE
         if self.accelerator.num_processes == 1:
             return own
         told = torch.tensor(own, device=self.accelerator.device)
@@ -310,19 +313,19 @@ class _Run:
         return told.item()
 
     def _give_up(self, step: int, reason: str, totals: Totals) -> None:
-        path = keep_offending(self.folder, step, self.accelerator.process_index, reason, totals.passes, totals.last)
+        path = dump_bad_batch(self.folder, step, self.accelerator.process_index, reason, totals.passes, totals.last)
         raise Diverged(
             f"step {step + 1} of {self.total}: {reason}; its samples are in {path}. Look at them, or start "
-            "another run with lower rates; this one goes on from its last checkpoint and meets the same samples"
+            "another run with lower rates; this one resumes from its last checkpoint and meets the same samples"
         )
 
     def _gathering(self, last: bool) -> AbstractContextManager:
         """DDP adds up gradients over processes in the last pass only; FSDP2 always, which keeps them divided."""
-        quiet = not last and hasattr(self.learner.objective, "no_sync")
-        return self.learner.objective.no_sync() if quiet else nullcontext()
+        quiet = not last and hasattr(self.train_state.loss_module, "no_sync")
+        return self.train_state.loss_module.no_sync() if quiet else nullcontext()
 
     def _precision(self) -> AbstractContextManager:
-        return nullcontext() if self.learner.sharded else self.accelerator.autocast()
+        return nullcontext() if self.train_state.sharded else self.accelerator.autocast()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from videomolmo.errors import BadInput
-from videomolmo.io.untrusted import checked, model_file, read_json, shortened
+from videomolmo.io.untrusted import checked, model_file, read_model_json, shortened
 from videomolmo.weights.devices import Devices, device_of
 from videomolmo.weights.tensors import check_finite, shapes_of
 
@@ -206,7 +206,7 @@ class Stored:
 
 def _weight_map(index: Path) -> dict[str, str]:
     """Weight name to file name; only files right beside the index."""
-    values = read_json(index)
+    values = read_model_json(index)
     if not isinstance(promised := values.get("weight_map"), dict):
         raise BadInput(f"{index} is no index of shards (it has no weight_map); download it again")
     promised = checked(dict[str, str], promised, f"{index} is no index of shards")

@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers.utils import is_flash_attn_2_available
 
 from videomolmo.errors import BadInput
-from videomolmo.io.files import files_of
-from videomolmo.io.untrusted import MOST_TEXT, model_file
+from videomolmo.io.files import atomic_files
+from videomolmo.io.untrusted import MAX_TEXT_BYTES, model_file
 from videomolmo.model.config import VideoMolmoConfig
 from videomolmo.model.pointing import VideoMolmoForConditionalGeneration
 from videomolmo.weights.assign import CONFIG_FILE, Shards, safetensors_told
@@ -98,7 +98,7 @@ def convert(source: str | Path, target: Path, dtype: torch.dtype | None = None) 
         dtype: of the weights; None keeps theirs.
     """
     model = load_model(source, dtype=dtype or stored_dtype(source))
-    with files_of(target, CONFIG_FILE) as place:
+    with atomic_files(target, CONFIG_FILE) as place:
         model.save_pretrained(place)
         _copy_tokenizer(source, place)
     return model
@@ -121,7 +121,7 @@ def export(source: str | Path, target: Path, shard_size: str = "5GB") -> None:
         raise BadInput(f"shard size is {shard_size!r}, expected a number with KB, MB, GB or TB, such as 5GB")
     model = load_model(source, dtype=stored_dtype(source))
     state = to_published(model)
-    with files_of(target, CONFIG_FILE) as place, safetensors_told():
+    with atomic_files(target, CONFIG_FILE) as place, safetensors_told():
         save_torch_state_dict(state, place, max_shard_size=shard_size)
         text = json.dumps(config_for_hub(model.config), indent=2) + "\n"
         (place / CONFIG_FILE).write_text(text, encoding="utf-8")
@@ -132,7 +132,7 @@ def _copy_tokenizer(source: str | Path, target: Path) -> None:
     """What the tokenizer needs, where the source has it."""
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         if (Path(source) / name).is_file():
-            shutil.copyfile(model_file(Path(source) / name, MOST_TEXT), target / name)
+            shutil.copyfile(model_file(Path(source) / name, MAX_TEXT_BYTES), target / name)
 
 
 def stored_dtype(folder: str | Path) -> torch.dtype:

@@ -64,7 +64,7 @@ def pointing_folder(name: str, offline: bool = False) -> Path:
     name = named(name, "--model")
     own = {"nano": nano_pointing, "nano-96": nano_pointing_96}
     folder = own[name]() if name in own else _folder_or_hub(name, "--model", "config.json", offline)
-    return _checked(folder, name, "--model", "config.json")
+    return _check_files(folder, name, "--model", "config.json")
 
 
 def model_folder(name: str | os.PathLike, revision: str | None = None, offline: bool = False) -> Path:
@@ -78,7 +78,7 @@ def masks_folder(name: str, offline: bool = False) -> Path:
     """The folder of a SAM 2 in the layout of `data/nano/masks`; for published SAM 2 see `checkpoint_file`."""
     name = named(name, "--masks")
     folder = nano_masks() if name == "nano" else _folder_or_hub(name, "--masks", "config.yaml", offline)
-    return _checked(folder, name, "--masks", "config.yaml")
+    return _check_files(folder, name, "--masks", "config.yaml")
 
 
 def named(name: str | os.PathLike, option: str) -> str:
@@ -160,8 +160,8 @@ def _unreachable(name: str, option: str, error: Exception) -> BadInput:
     return BadInput(f"{option} {name!r}: no such folder, and the hub gave nothing ({reason}); check name and network")
 
 
-def _checked(folder: Path, name: str, option: str, needs: str) -> Path:
+def _check_files(folder: Path, name: str, option: str, needs: str) -> Path:
     if not (folder / needs).is_file() or not any((folder / file).is_file() for file in _WEIGHTS):
-        lacking = needs if not (folder / needs).is_file() else _WEIGHTS[0]
-        raise BadInput(f"{option} {name!r}: {folder / lacking} is missing; a model has {needs} and {_WEIGHTS[0]}")
+        missing = needs if not (folder / needs).is_file() else _WEIGHTS[0]
+        raise BadInput(f"{option} {name!r}: {folder / missing} is missing; a model has {needs} and {_WEIGHTS[0]}")
     return folder

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from videomolmo.errors import BadInput
-from videomolmo.io.untrusted import read_json, shortened
+from videomolmo.io.untrusted import read_model_json, shortened
 from videomolmo.model.config import (
     EXTRA_TOKENS,
     ImageConfig,
@@ -303,7 +303,7 @@ class PublishedConfig(VideoMolmoConfig):
 
 def read_configuration(folder: str | Path) -> VideoMolmoConfig:
     """The configuration of a model in a folder, ours or published; of its weights only names are read."""
-    values = read_json(Path(folder) / CONFIG_FILE)
+    values = read_model_json(Path(folder) / CONFIG_FILE)
     if not is_published(values):
         return VideoMolmoConfig.from_json(Path(folder) / CONFIG_FILE)
     names = set(Shards(folder).tensors)
@@ -330,7 +330,7 @@ def weights_in(folder: str | Path, model: PreTrainedModel, dtype: torch.dtype | 
         BadInput: files missing or broken, or names missing, unexpected or of another shape.
     """
     stored = Shards(folder).stored(dtype)
-    if not is_published(read_json(Path(folder) / CONFIG_FILE)):
+    if not is_published(read_model_json(Path(folder) / CONFIG_FILE)):
         check_fit(model, stored, str(folder))
         return dict(stored)
     return fitted(stored, model, str(folder))

@@ -13,19 +13,19 @@ import numpy as np
 
 from videomolmo.errors import BadInput
 from videomolmo.worlds import cells, counting, driving, ego, gui, robot
-from videomolmo.worlds.world import KINDS, Canvas, Expression, Plot, VposClip
+from videomolmo.worlds.world import KINDS, Canvas, Expression, Scene, VposClip
 
 __all__ = ["CLIPS_A_SCENE", "KINDS", "PARTS", "SCENES", "Expression", "VposClip", "benchmark", "generate"]
 
-_PLOTS: dict[str, Callable[[np.random.Generator, str, int], Plot]] = {
-    "cells": cells.plot,
-    "ego": ego.plot,
-    "driving": driving.plot,
-    "gui": gui.plot,
-    "robot": robot.plot,
-    "counting": counting.plot,
+_MAKERS: dict[str, Callable[[np.random.Generator, str, int], Scene]] = {
+    "cells": cells.make_scene,
+    "ego": ego.make_scene,
+    "driving": driving.make_scene,
+    "gui": gui.make_scene,
+    "robot": robot.make_scene,
+    "counting": counting.make_scene,
 }
-SCENES = tuple(_PLOTS)
+SCENES = tuple(_MAKERS)
 PARTS = ("train", "test")
 CLIPS_A_SCENE = 8
 
@@ -37,7 +37,7 @@ def generate(scene: str, part: str, index: int, *, frames: int = 40, height: int
         scene: one of `SCENES`.
         part: "train" or "test".
         index: number of the clip, from 0; the benchmark has the first `CLIPS_A_SCENE`, more can be had.
-        frames: length; the same story is told in fewer or more of them.
+        frames: length; the same events fill fewer or more of them.
         height, width: pixels; another shape than 3 to 4 stretches picture and masks.
 
     Raises:
@@ -55,17 +55,19 @@ def generate(scene: str, part: str, index: int, *, frames: int = 40, height: int
     if index < 0 or min(frames, height, width) < 1:
         raise BadInput(f"index={index}, frames={frames}, height={height}, width={width}: index from 0, sizes from 1")
     seed = (SCENES.index(scene), PARTS.index(part), index)
-    plot = _PLOTS[scene](np.random.default_rng(seed), part, index)
+    layout = _MAKERS[scene](np.random.default_rng(seed), part, index)
     canvas = Canvas(height, width)
-    plot.backdrop(canvas)
+    layout.backdrop(canvas)
     pictures = np.empty((frames, height, width, 3), np.uint8)
-    masks = np.empty((frames, len(plot.names), height, width), bool)
+    masks = np.empty((frames, len(layout.names), height, width), bool)
     for at in range(frames):
         sheet = canvas.copy()
-        plot.draw(sheet, at / max(frames - 1, 1))
-        pictures[at] = sheet.photograph(np.random.default_rng([*seed, at]), plot.lens)
-        masks[at] = sheet.masks(len(plot.names))
-    return VposClip(scene, part, seed, pictures, masks, plot.names, plot.expressions, plot.question, plot.answer)
+        layout.draw(sheet, at / max(frames - 1, 1))
+        pictures[at] = sheet.apply_camera(np.random.default_rng([*seed, at]), layout.lens)
+        masks[at] = sheet.masks(len(layout.names))
+    return VposClip(
+        scene, part, seed, pictures, masks, layout.names, layout.expressions, layout.question, layout.answer
+    )
 
 
 def benchmark(

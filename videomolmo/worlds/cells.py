@@ -20,7 +20,7 @@ from videomolmo.worlds.world import (  # fmt: skip
     Canvas,
     Expression,
     Lens,
-    Plot,
+    Scene,
     ease,
     mixed,
     oval,
@@ -60,7 +60,7 @@ class Look:
     nucleus: np.ndarray
 
 
-def plot(rng: np.random.Generator, part: str, index: int) -> Plot:
+def make_scene(rng: np.random.Generator, part: str, index: int) -> Scene:
     """A field of cells of which one divides, one crawls, one is stained and one is much the largest."""
     count = int(rng.integers(6, 9) if part == "train" else rng.integers(9, 13))
     look = _look(rng, part)
@@ -73,7 +73,7 @@ def plot(rng: np.random.Generator, part: str, index: int) -> Plot:
     drawn = _expressions(part, colours, "right" if cells[1].drift[0] > 0 else "left", len(names))
     seed = int(rng.integers(2**31))
     lens = Lens(vignette=0.45 if part == "train" else 0.3, blur=0.75 if part == "train" else 0.85, noise=0.012)
-    return Plot(names, drawn, field.draw, lambda canvas: _backdrop(canvas, look, seed), lens)
+    return Scene(names, drawn, field.draw, lambda canvas: _backdrop(canvas, look, seed), lens)
 
 
 def _expressions(part: str, colours: list[str], way: str, objects: int) -> tuple[Expression, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from videomolmo.synth.scene import sample_colour
 from videomolmo.worlds.flocks import KINDS_OF, Kind
-from videomolmo.worlds.world import WIDE, Canvas, Expression, Lens, Plot, ease, scatter
+from videomolmo.worlds.world import WIDE, Canvas, Expression, Lens, Scene, ease, scatter
 
 LEAST, MOST = 2, 13
 _COATS = {"black": (0.16, 0.15, 0.16), "brown": (0.47, 0.30, 0.18)}  # beside the named colours of the palette
@@ -36,7 +36,7 @@ class Member:
         return self.home + drift * (time - 0.5) + sway + self.off * away
 
 
-def plot(rng: np.random.Generator, part: str, index: int) -> Plot:
+def make_scene(rng: np.random.Generator, part: str, index: int) -> Scene:
     """The clip's number of things follows from its index, so that a part has few and many."""
     train = part == "train"
     count = LEAST + (5 * index + (0 if train else 3)) % (MOST - LEAST + 1)
@@ -69,7 +69,7 @@ def plot(rng: np.random.Generator, part: str, index: int) -> Plot:
     question = f"How many {kind.many} are there in the video?"
     lens = Lens(vignette=0.2, blur=0.4, noise=0.008)
     names = (kind.one,) * count
-    return Plot(names, expressions, draw, lambda canvas: kind.backdrop(canvas, seed), lens, question, count)
+    return Scene(names, expressions, draw, lambda canvas: kind.backdrop(canvas, seed), lens, question, count)
 
 
 def _paint(rng: np.random.Generator, word: str) -> np.ndarray:

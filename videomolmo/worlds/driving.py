@@ -14,7 +14,7 @@ import numpy as np
 from videomolmo.synth.scene import sample_colour
 from videomolmo.worlds.camera import Camera
 from videomolmo.worlds.traffic import building, light, person, tree, vehicle
-from videomolmo.worlds.world import HIGH, WIDE, Canvas, Expression, Lens, Plot, ease, mixed, oval  # fmt: skip
+from videomolmo.worlds.world import HIGH, WIDE, Canvas, Expression, Lens, Scene, ease, mixed, oval  # fmt: skip
 
 PAINTS = {"train": ("red", "blue", "white", "yellow", "green"), "test": ("white", "orange", "cyan", "purple", "red")}
 LANE = 3.4  # metres
@@ -47,7 +47,7 @@ class Street:
         return offset + self.bend * ahead**2 / 2
 
 
-def plot(rng: np.random.Generator, part: str, index: int) -> Plot:
+def make_scene(rng: np.random.Generator, part: str, index: int) -> Scene:
     """A street up to a crossing where one traffic light turns green and another stays red."""
     city = part == "test"
     paints = [str(word) for word in rng.permutation(PAINTS[part])]
@@ -70,7 +70,7 @@ def plot(rng: np.random.Generator, part: str, index: int) -> Plot:
     names = ("car in front", second, third, "traffic light that turns green", "traffic light that stays red",
              "crossing pedestrian", "waiting pedestrian")  # fmt: skip
     seed = int(rng.integers(2**31))
-    return Plot(names, _expressions(city, paints, way), lambda canvas, time: _draw(canvas, street, time),
+    return Scene(names, _expressions(city, paints, way), lambda canvas, time: _draw(canvas, street, time),
                 lambda canvas: _backdrop(canvas, street, seed), Lens(vignette=0.25, blur=0.4, noise=0.008))  # fmt: skip
 
 
@@ -173,21 +173,21 @@ def _draw(canvas: Canvas, street: Street, time: float) -> None:
             offset = (street.right if aside > 0 else street.left) + aside
             kind = building if street.city else tree
             kind(canvas, CAMERA, lambda y, offset=offset: street.aside(offset, y), ahead, size, looks)
-    things = _vehicles(street, time, gone)
+    painters = _vehicles(street, time, gone)
     green = time >= street.turns
     for number, offset, lit in ((4, street.right + 0.7, 2 if green else 0), (5, street.left - 0.7, 0)):
         ahead = STOP - gone
-        things.append((ahead, lambda y, c, o=offset, lamp=lit, n=number: light(c, CAMERA, (street.aside(o, y), y),
+        painters.append((ahead, lambda y, c, o=offset, lamp=lit, n=number: light(c, CAMERA, (street.aside(o, y), y),
                                                                                 lamp, n)))  # fmt: skip
     cross = STOP - gone - 3.6
     walked = min(time / street.turns, 1.0)
     at = mixed(*street.walk, walked)
     step = (walked * 6.0, float(np.sign(street.walk[1] - street.walk[0])))
-    things.append((cross, lambda y, c: person(c, CAMERA, (street.aside(at, y), y), street.coats[0], step, 6)))
+    painters.append((cross, lambda y, c: person(c, CAMERA, (street.aside(at, y), y), street.coats[0], step, 6)))
     wait = street.right + 1.9 if street.city else street.left - 2.2
-    things.append((cross + 1.0, lambda y, c: person(c, CAMERA, (street.aside(wait, y), y), street.coats[1],
+    painters.append((cross + 1.0, lambda y, c: person(c, CAMERA, (street.aside(wait, y), y), street.coats[1],
                                                     (0.0, -1.0 if street.city else 1.0), 7)))  # fmt: skip
-    for ahead, paint in sorted(things, key=lambda thing: -thing[0]):
+    for ahead, paint in sorted(painters, key=lambda painter: -painter[0]):
         paint(ahead, canvas)
     _bonnet(canvas, street)
 

@@ -13,8 +13,8 @@ import numpy as np
 from videomolmo.synth.scene import sample_colour
 from videomolmo.worlds.camera import Camera
 from videomolmo.worlds.hand import draw_hand
-from videomolmo.worlds.things import DRAW, FRUIT
-from videomolmo.worlds.world import Canvas, Expression, Lens, Plot, ease, follow, mixed
+from videomolmo.worlds.kitchen import DRAW, FRUIT
+from videomolmo.worlds.world import Canvas, Expression, Lens, Scene, ease, follow, mixed
 
 MUGS = {"train": ("red", "blue", "white", "green"), "test": ("yellow", "cyan", "purple", "orange")}
 EXTRAS = {"train": ("bowl", "bottle", "banana", "orange"), "test": ("bottle", "orange", "bowl", "glass", "banana")}
@@ -62,7 +62,7 @@ class Kitchen:
         return ease(time, 0.22, 0.32) - ease(time, 0.72, 0.8)
 
 
-def plot(rng: np.random.Generator, part: str, index: int) -> Plot:
+def make_scene(rng: np.random.Generator, part: str, index: int) -> Scene:
     """Two mugs, a plate with an apple on it, another apple, more things, and the hand."""
     train = part == "train"
     mugs = [str(word) for word in rng.permutation(MUGS[part])]
@@ -94,7 +94,7 @@ def plot(rng: np.random.Generator, part: str, index: int) -> Plot:
     )
     names = (*(f"{mugs[k]} mug" for k in (0, 1)), "plate", "apple on the plate", "apple on the table", *extras, "hand")
     lens = Lens(vignette=0.3, blur=0.5, noise=0.01)
-    return Plot(names, _expressions(kinds, mugs, part), lambda canvas, time: _draw(canvas, kitchen, time), lens=lens)
+    return Scene(names, _expressions(kinds, mugs, part), lambda canvas, time: _draw(canvas, kitchen, time), lens=lens)
 
 
 def _places(rng: np.random.Generator, train: bool, count: int) -> np.ndarray:
@@ -133,21 +133,21 @@ def _draw(canvas: Canvas, kitchen: Kitchen, time: float) -> None:
     order.insert(order.index(2) + 1, 3)
     behind = [number for number in order if kitchen.places[number][1] >= moved[1] or number in (2, 3)]
     for number in behind:
-        _thing(canvas, camera, kitchen, number)
+        _draw_object(canvas, camera, kitchen, number)
     held = kitchen.closed(time)
     near = [number for number in order if number not in behind]
     hand = (len(kitchen.kinds) + 1, kitchen.skin, kitchen.sleeve, kitchen.left_handed)
     if held < 0.5:
         DRAW["mug"](canvas, camera, moved, kitchen.colours[0], 1)
     for number in near:
-        _thing(canvas, camera, kitchen, number)
+        _draw_object(canvas, camera, kitchen, number)
     draw_hand(canvas, camera, reach, held, hand, fingers=False)
     if held >= 0.5:
         DRAW["mug"](canvas, camera, moved, kitchen.colours[0], 1)
     draw_hand(canvas, camera, reach, held, hand, fingers=True)
 
 
-def _thing(canvas: Canvas, camera: Camera, kitchen: Kitchen, number: int) -> None:
+def _draw_object(canvas: Canvas, camera: Camera, kitchen: Kitchen, number: int) -> None:
     at = np.append(kitchen.places[number], 1.0 if number == 3 else 0.0)
     DRAW[kitchen.kinds[number]](canvas, camera, at, kitchen.colours[number], number + 1)
 

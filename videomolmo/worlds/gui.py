@@ -14,7 +14,7 @@ import numpy as np
 
 from videomolmo.synth.scene import sample_colour
 from videomolmo.worlds.desktop import ICONS, Theme, Window, cursor, draw_icon, draw_window
-from videomolmo.worlds.world import HIGH, WIDE, Canvas, Expression, Plot, ease, follow, mixed
+from videomolmo.worlds.world import HIGH, WIDE, Canvas, Expression, Scene, ease, follow, mixed
 
 TITLES = ("mail", "notes", "photos", "music", "files", "chart")
 LABELS = ("send", "save", "open", "play", "print", "share", "copy", "next", "edit", "search")
@@ -51,7 +51,7 @@ class Desk:
         return follow(time, stops) + self.moved(time)
 
 
-def plot(rng: np.random.Generator, part: str, index: int) -> Plot:
+def make_scene(rng: np.random.Generator, part: str, index: int) -> Scene:
     """Windows with one to three labelled buttons each, three to five icons, a message, and what the cursor does."""
     train = part == "train"
     titles = [str(word) for word in rng.permutation(TITLES)]
@@ -90,7 +90,7 @@ def plot(rng: np.random.Generator, part: str, index: int) -> Plot:
     def draw(canvas: Canvas, time: float) -> None:
         _draw(canvas, desk, numbers, time)
 
-    return Plot(names, expressions, draw, lambda canvas: _backdrop(canvas, desk))
+    return Scene(names, expressions, draw, lambda canvas: _backdrop(canvas, desk))
 
 
 def _theme(rng: np.random.Generator, light: bool) -> Theme:

@@ -19,7 +19,7 @@ from videomolmo.worlds.world import (  # fmt: skip
     Colour,
     Expression,
     Lens,
-    Plot,
+    Scene,
     follow,
     hull,
     mixed,
@@ -69,7 +69,7 @@ class Workcell:
         return float(follow(time, [(0.28, [wide]), (0.34, [tight]), (0.79, [tight]), (0.84, [wide])])[0])
 
 
-def plot(rng: np.random.Generator, part: str, index: int) -> Plot:
+def make_scene(rng: np.random.Generator, part: str, index: int) -> Scene:
     """A table of blocks, each of its own colour but for one that comes twice, and an arm that moves one of them."""
     train = part == "train"
     count = int(rng.integers(4, 6) if train else rng.integers(6, 8))
@@ -98,7 +98,7 @@ def plot(rng: np.random.Generator, part: str, index: int) -> Plot:
     seed = int(rng.integers(2**31))
     expressions = _expressions(words, places, COLOURS[part], len(arms))
     lens = Lens(vignette=0.25, blur=0.45, noise=0.008)
-    return Plot(names, expressions, lambda canvas, time: _draw(canvas, cell, time),
+    return Scene(names, expressions, lambda canvas, time: _draw(canvas, cell, time),
                 lambda canvas: _backdrop(canvas, cell, seed), lens)  # fmt: skip
 
 
@@ -150,8 +150,8 @@ def _draw(canvas: Canvas, cell: Workcell, time: float) -> None:
     count, grip = len(cell.places), cell.grip(time)
     lifted = cell.block(time)
     _tray(canvas, cell, count + len(cell.bases) + 1)
-    things = [(float(place[1]), number) for number, place in enumerate(cell.places) if number != cell.lifted]
-    for depth, number in sorted(things, reverse=True):
+    parts = [(float(place[1]), number) for number, place in enumerate(cell.places) if number != cell.lifted]
+    for depth, number in sorted(parts, reverse=True):
         if depth >= grip[1]:
             _block(canvas, np.append(cell.places[number], 0.0), cell.colours[number], number + 1)
     for number in reversed(range(1, len(cell.bases))):
@@ -165,7 +165,7 @@ def _draw(canvas: Canvas, cell: Workcell, time: float) -> None:
     _finger(canvas, grip + (0, -1.5, 0), cell.opening(time), count + 1)
     if lifted[0] - 15 < cell.tray[0] < lifted[0] + 15:
         _tray_front(canvas, cell, count + len(cell.bases) + 1)
-    for depth, number in sorted(things, reverse=True):
+    for depth, number in sorted(parts, reverse=True):
         if depth < grip[1]:
             _block(canvas, np.append(cell.places[number], 0.0), cell.colours[number], number + 1)
 

@@ -78,7 +78,7 @@ class Lens(NamedTuple):
     noise: float = 0.0
 
 
-class Plot(NamedTuple):
+class Scene(NamedTuple):
     """A laid-out scene: what is in it, what can be said, and how to draw it at any time.
 
     `backdrop` paints once what never changes; `draw` adds the rest, objects under the numbers 1, 2 … of `names`.
@@ -204,7 +204,7 @@ class Canvas:
         height, width = self.owner.shape
         cv2.warpPerspective(picture, matrix, (width, height), self.picture, cv2.INTER_LINEAR, cv2.BORDER_TRANSPARENT)
 
-    def photograph(self, rng: np.random.Generator, lens: Lens) -> UInt8[np.ndarray, "height width 3"]:
+    def apply_camera(self, rng: np.random.Generator, lens: Lens) -> UInt8[np.ndarray, "height width 3"]:
         """The picture as 8-bit RGB, seen through a lens."""
         picture = self.picture
         height, width = self.owner.shape

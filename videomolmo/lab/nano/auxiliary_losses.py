@@ -1,4 +1,4 @@
-"""What training shows a small model besides the text: what each part should know, and where to look.
+"""Auxiliary losses of a small model: probe heads on what each part should know, and attention to where it should be.
 
 All of it is dropped after training. Each help is here because without it a measurement stood still; the docstrings
 say which.
@@ -17,8 +17,8 @@ WRITTEN = (2, 3)  # hidden states that must know the point being written
 SPREAD = 0.55  # of a window: how sharp that place is
 
 
-class FactHeads(nn.Module):
-    """Linear readings, used only while training, of what a window's token, a patch's feature and a text token know.
+class ProbeHeads(nn.Module):
+    """Linear probes, used only while training, of what a window's token, a patch's feature and a text token know.
 
     Of windows: colour, shape, motion and the digits of the object's centre. Of patches: colour, shape, the way to the
     centre and which pixels belong to an object: without outlines to learn first, shapes stay at chance for long. Of
@@ -118,7 +118,7 @@ class FactHeads(nn.Module):
 def _balanced(logits: Tensor, classes: Tensor) -> Tensor:
     """Cross-entropy in which places with an object and places without one count alike.
 
-    Eight places in ten are background (class 0), and in a plain mean the shapes were hardly learnt at all.
+    Eight places in ten are background (class 0), and in a plain mean the shapes were hardly learned at all.
     """
     each = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").view_as(classes)
     return each[classes > 0].mean() + 0.5 * each[classes == 0].mean()

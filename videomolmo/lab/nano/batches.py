@@ -10,7 +10,7 @@ from videomolmo.lab.nano.rendered_clips import RenderedClips
 from videomolmo.model.processor import PointingProcessor, collate
 from videomolmo.points import write_points
 from videomolmo.prompts import label_of
-from videomolmo.synth.scene import COLOURS, MOTIONS, NAMELESS, SHAPES, Thing
+from videomolmo.synth.scene import COLOURS, MOTIONS, NAMELESS, SHAPES, ObjectFacts
 from videomolmo.synth.sentences import Query, ask, list_query, sample_query
 
 COLOUR_CLASSES = ("none", *COLOURS)
@@ -24,15 +24,15 @@ class Example:
 
     frames: np.ndarray
     ids: np.ndarray
-    things: list[Thing]
+    things: list[ObjectFacts]
     queries: list[Query]
     branches: list[tuple[str, str]]
     targets: list[list[tuple[float, float]]]
 
 
 def mirrored(
-    frames: np.ndarray, ids: np.ndarray, things: list[Thing], code: int
-) -> tuple[np.ndarray, np.ndarray, list[Thing]]:
+    frames: np.ndarray, ids: np.ndarray, things: list[ObjectFacts], code: int
+) -> tuple[np.ndarray, np.ndarray, list[ObjectFacts]]:
     """One of the eight mirror images of a clip (frames and ids of all times); points and motions turn with it."""
     names = {"left": "left", "right": "right", "up": "up", "down": "down", "still": "still", None: None}
     if code & 1:
@@ -69,7 +69,7 @@ def asked(
     """The same clip with new questions, each another one; as it was where nothing that was drawn can be answered.
 
     Args:
-        rng: source of chance.
+        rng: random generator.
         example: the clip.
         questions: how many at most.
         motion_share: share of questions about motion, where something has a named motion.
@@ -136,15 +136,7 @@ def _moved(example: Example) -> np.ndarray:
     return np.where(known.any(0), places[-1] - mean, np.nan).astype(np.float32)
 
 
-def build_batch(
-    processor: PointingProcessor, examples: list[Example], *, past: bool, language: bool = True
-) -> dict[str, Tensor]:
-    """The model's inputs and targets: what `worded` and `pictured` tell; `patch_*` only where no text is trained."""
-    texts = worded(processor, examples) if language else {}
-    return texts | pictured(processor, examples, past=past, patches=not language)
-
-
-def worded(processor: PointingProcessor, examples: list[Example]) -> dict[str, Tensor]:
+def text_inputs(processor: PointingProcessor, examples: list[Example]) -> dict[str, Tensor]:
     """Questions and answers as tokens, with what guides their training.
 
     Adds to the processor's fields: `weights` (batch, tokens) for the loss, `places` (batch, tokens, 2): shares of width
@@ -158,7 +150,9 @@ def worded(processor: PointingProcessor, examples: list[Example]) -> dict[str, T
     return batch | _coordinate_places(processor, batch, examples)
 
 
-def pictured(processor: PointingProcessor, examples: list[Example], *, past: bool, patches: bool) -> dict[str, Tensor]:
+def image_inputs(
+    processor: PointingProcessor, examples: list[Example], *, past: bool, patches: bool
+) -> dict[str, Tensor]:
     """Pixels of the frames, with facts of each window, `facts_*` (batch, windows…), and patch, `patch_*` likewise."""
     image = processor.config.image
     batch: dict[str, Tensor] = {}

@@ -1,6 +1,6 @@
-"""Where short trainings begin: the nano model before its temporal module, and shipped weights with a part lost.
+"""Initial weights of trainings: a fresh model, the nano model before its temporal module, or with ablated parts.
 
-All of it at 96 pixels, before the model grew: a step costs a third.
+The last two at 96 pixels, where a step costs a third.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from videomolmo.errors import BadInput
-from videomolmo.lab.nano.auxiliary_losses import FactHeads
-from videomolmo.lab.nano.pointing_stage import begin_from
+from videomolmo.lab.nano.auxiliary_losses import ProbeHeads
 from videomolmo.model import PointingConfig, PointingModel
 from videomolmo.weights.hub import data_folder, nano_pointing_96
 
@@ -27,7 +26,7 @@ def shipped_config(**changes: object) -> PointingConfig:
 
 
 def single_frame_start() -> State:
-    """The nano model as it was before it saw a past frame (after the stage `read`), with the reading heads.
+    """The nano model as it was before it saw a past frame (after the stage `text_3`), with the probe heads.
 
     Its vision tower is the shipped one, which has not changed since; the rest is a file of 2.4 MB.
     """
@@ -37,17 +36,17 @@ def single_frame_start() -> State:
     return {name: value.float() for name, value in state.items()}
 
 
-def taught_start() -> State:
-    """The shipped model without its temporal module, with the reading heads: its language knows words of motion.
+def pretrained_without_temporal() -> State:
+    """The shipped model without its temporal module, with the probe heads: its language knows words of motion.
 
-    It learnt them from tokens that cross-attention to the mean of four frames had made, which favours that variant.
+    They come from tokens that cross-attention to the mean of four frames had made, which favours that variant.
     """
     kept = {f"model.{name}": value for name, value in _shipped().items() if not name.startswith("temporal.")}
     return kept | _heads()
 
 
-def crippled(lost: Sequence[str], seed: int) -> State:
-    """The shipped model with some parts as new, and reading heads for its training.
+def ablated(lost: Sequence[str], seed: int) -> State:
+    """The shipped model with some parts as new, and probe heads for its training.
 
     Args:
         lost: names of parts, or beginnings of names of weights, as in "language.layers.3"; none leaves it whole.
@@ -77,10 +76,23 @@ def _heads() -> State:
 
 
 def assembled(state: State, config: PointingConfig, seed: int = 0) -> nn.ModuleDict:
-    """Model and heads with the weights of `state`; what a temporal module lacks there is new, from `seed`."""
+    """Model and probe heads with the weights of `state`; without any, or where it lacks a temporal module, from `seed`.
+
+    Raises:
+        BadInput: other weights than those of the temporal module are missing, or do not fit.
+    """
     torch.manual_seed(seed)
     model = PointingModel(config, attn_implementation="eager")
-    heads = FactHeads(config.language.width, config.vision.feature_dim, config.image.patch_px)
+    heads = ProbeHeads(config.language.width, config.vision.feature_dim, config.image.patch_px)
     both = nn.ModuleDict({"model": model, "heads": heads})
-    begin_from(both, state)
+    if not state:
+        return both
+    try:
+        missing, unexpected = both.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise BadInput(f"weights of the stage before do not fit: {reason}; train from the first stage on") from error
+    strange = [name for name in (*missing, *unexpected) if not name.startswith("model.temporal.")]
+    if strange:
+        raise BadInput(f"weights of the stage before do not fit: {strange[:4]}; train from the first stage on")
     return both

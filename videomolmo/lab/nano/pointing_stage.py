@@ -13,25 +13,18 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from videomolmo.errors import BadInput
-from videomolmo.lab.nano.auxiliary_losses import FactHeads, attention_loss
-from videomolmo.lab.nano.batches import Example, asked, pictured, sample_example, worded
+from videomolmo.lab.nano.auxiliary_losses import ProbeHeads, attention_loss
+from videomolmo.lab.nano.batches import Example, asked, image_inputs, sample_example, text_inputs
+from videomolmo.lab.nano.checkpoint import MovingAverage, found, load_weights, resume, save_checkpoint, save_progress
+from videomolmo.lab.nano.initial_weights import assembled
 from videomolmo.lab.nano.rendered_clips import RenderedClips
 from videomolmo.model import PointingConfig, PointingModel, PointingProcessor
-from videomolmo.training.run_state import (
-    MovingAverage,
-    append_log,
-    cosine,
-    found,
-    load_weights,
-    resume,
-    save_checkpoint,
-    save_progress,
-)
+from videomolmo.training.log import append_log
+from videomolmo.training.model import cosine
 
 
-class Shelf:
-    """Room for `places` batches of the same names, shapes and kinds; a block takes memory as it is filled."""
+class BatchBuffer:
+    """Preallocated memory for `places` batches of the same names, shapes and kinds, taken as it is filled."""
 
     def __init__(self, places: int) -> None:
         self.places = places
@@ -46,37 +39,56 @@ class Shelf:
         return {name: self._blocks[name][place] for name in batch}
 
 
+# What stages were called when the shipped weights were trained: in their recipe.json, curves and folders.
+EARLIER_NAMES = {
+    "vision_pretrain": "see", "text": "speak", "localise": "place", "text_2": "speak on", "text_3": "read",
+    "motion_warmup": "look", "joint": "settle", "temporal_finetune": "follow", "temporal_finetune_2": "follow on",
+    "vision_pretrain_144": "see larger", "motion_warmup_144": "look larger", "joint_144": "settle larger",
+    "temporal_finetune_144": "follow larger", "temporal_finetune_144_2": "follow on larger",
+    "lists_144": "write larger", "vision_pretrain_144_2": "see on larger", "lists_144_2": "write on larger",
+    "lists_144_3": "write last larger",
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Stage:
-    """One stage: `language` says whether text is trained; the vision tower is at `vision_rate` of the rate.
+    """One stage: `language` says whether text is trained; the vision tower is at `vision_rate` of the rate `max_lr`.
 
-    `facts` and `moves` weigh what windows should know of their objects and of their motion. `cutoff`: share of clips
-    that begin in mid-air, with 1 to l black frames in front, as at a video's start. `distinct`: this many batches are
-    encoded once by the frozen vision tower, most of a step's work, and gone through again and again; 0: all are new.
-    Where text is trained, each time with new questions: the same ones were learnt by heart. `lists`: see `asked`.
-    `stills`: share of batches of single pictures that are their own past, as where nothing moves: they teach shapes at
-    two fifths of the price of clips.
+    `probe_weight` and `motion_weight` weigh what windows should know of their objects and of their motion.
+    `short_history_prob`: share of clips with truncated history, 1 to l black frames in front, as at a video's start.
+    `cached_batches`: this many batches are encoded once by the frozen vision tower, most of a step's work, and gone
+    through again and again; 0: all are new. Where text is trained, each time with new questions: the model overfitted
+    to the same ones. `lists`: see `asked`. `static_prob`: share of batches of single pictures that are their own past,
+    as where nothing moves: they teach shapes at two fifths of the price of clips.
     """
 
     name: str
     steps: int
     batch: int
     questions: int
-    peak: float
+    max_lr: float
     language: bool
     past: bool
     motion_share: float
     vision_rate: float
-    facts: float
-    moves: float = 0.0
-    cutoff: float = 0.0
-    distinct: int = 0
+    probe_weight: float
+    motion_weight: float = 0.0
+    short_history_prob: float = 0.0
+    cached_batches: int = 0
     lists: float = 0.0
-    stills: float = 0.0
+    static_prob: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.stills and (self.language or self.distinct or self.cutoff):
-            raise ValueError(f"stage {self.name!r}: stills go with neither language, distinct nor cutoff")
+        if self.static_prob and (self.language or self.cached_batches or self.short_history_prob):
+            raise ValueError(
+                f"stage {self.name!r}: static_prob goes with neither language, cached_batches nor short_history_prob"
+            )
+
+
+def stage_folder(out: Path, stage: str, temporal: str | None) -> Path:
+    """The folder of a stage, with the kind of temporal module where it looks at the past; also by its earlier name."""
+    names = [name if temporal is None else f"{name}_{temporal}" for name in (stage, EARLIER_NAMES.get(stage, stage))]
+    return next((out / name for name in names if (out / name).is_dir()), out / names[0])
 
 
 def batches(
@@ -92,32 +104,32 @@ def batches(
 
     Stills are taken from `pictures`.
     """
-    key = sum(ord(letter) for letter in stage.name)
+    key = sum(ord(letter) for letter in EARLIER_NAMES.get(stage.name, stage.name))  # the shipped weights' batches
     wanted = {"questions": stage.questions, "motion_share": stage.motion_share, "lists": stage.lists}
     kept: dict[int, tuple[list[Example], dict[str, Tensor]]] = {}
-    shelf = Shelf(stage.distinct)
+    buffer = BatchBuffer(stage.cached_batches)
     for step in range(start, stage.steps):
-        number = step % stage.distinct if stage.distinct else step
+        number = step % stage.cached_batches if stage.cached_batches else step
         rng = np.random.default_rng([seed, key, number])
         if number in kept:
             examples, seen = kept[number]
         else:
-            still = stage.stills > 0 and rng.random() < stage.stills
+            still = stage.static_prob > 0 and rng.random() < stage.static_prob
             source = pictures if still else clips
             examples = [sample_example(rng, source, **wanted) for _ in range(stage.batch)]
-            seen = pictured(processor, examples, past=stage.past and not still, patches=not stage.language)
+            seen = image_inputs(processor, examples, past=stage.past and not still, patches=not stage.language)
             if still:
                 seen["facts_motion"].zero_()  # where its object went cannot be seen
-            if stage.cutoff:
+            if stage.short_history_prob:
                 _cut_off(seen, stage, processor.config, seed, number)
             seen = encode(seen)
-            if stage.distinct:
-                seen = shelf.put(number, seen)
+            if stage.cached_batches:
+                seen = buffer.put(number, seen)
                 kept[number] = examples, seen
         if stage.language and step != number:
             again = np.random.default_rng([seed, key, step])
             examples = [asked(again, one, **wanted) for one in examples]
-        texts = worded(processor, examples) if stage.language else {}
+        texts = text_inputs(processor, examples) if stage.language else {}
         device = seen["facts_point"].device
         yield {name: value.to(device) for name, value in texts.items()} | seen
 
@@ -130,7 +142,7 @@ def encoder(model: PointingModel, stage: Stage, device: str) -> Callable[[dict[s
 
     def encode(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         batch = {name: value.to(device) for name, value in batch.items()}
-        if not stage.distinct:
+        if not stage.cached_batches:
             return batch
         dropped = ("pixels", "past_pixels", "patch_mask")
         kept = {name: value for name, value in batch.items() if name not in dropped}
@@ -150,7 +162,7 @@ def _cut_off(batch: dict[str, Tensor], stage: Stage, config: PointingConfig, see
     rng = np.random.default_rng([seed, 99, step])
     black = -torch.tensor(config.image.mean) / torch.tensor(config.image.std)
     for row in range(len(batch["past_pixels"])):
-        if rng.random() < stage.cutoff:
+        if rng.random() < stage.short_history_prob:
             count = int(rng.integers(1, config.context + 1))
             batch["past_pixels"][row, :count] = black.repeat(config.image.patch_px**2)
 
@@ -160,7 +172,7 @@ AVERAGE = 0.998  # decay of the moving average of weights
 
 
 def step_loss(
-    model: PointingModel, heads: FactHeads, batch: dict[str, Tensor], stage: Stage
+    model: PointingModel, heads: ProbeHeads, batch: dict[str, Tensor], stage: Stage
 ) -> tuple[Tensor, dict[str, float]]:
     """The stage's loss on a batch, and what to log of it."""
     if "features" in batch:
@@ -169,11 +181,11 @@ def step_loss(
         with torch.set_grad_enabled(stage.vision_rate > 0):
             features = model.encode_frames(batch["pixels"])
         past = _past_of(model, batch, features) if stage.past and model.config.needs_past else None
-    with overheard(model) as heard:
+    with capture_activations(model) as captured:
         if stage.language:
-            return _language_loss(model, heads, batch, stage, features, past, heard)
+            return _language_loss(model, heads, batch, stage, features, past, captured)
         tokens = model.image_tokens(features, past)[:, 0]
-    facts, log = _facts_loss(heads, tokens, batch, stage, heard)
+    facts, log = _facts_loss(heads, tokens, batch, stage, captured)
     if stage.vision_rate:
         facts = facts + heads.patch_loss(features[:, 0], batch)
     right = heads.shape(tokens).argmax(-1) == batch["facts_shape"]
@@ -189,44 +201,44 @@ def _past_of(model: PointingModel, batch: dict[str, Tensor], features: Tensor) -
 
 
 @contextmanager
-def overheard(model: PointingModel) -> Iterator[dict[str, Tensor]]:
-    """What the next pass shows on its way: `places` that tokens speak of, `windows` after the temporal module."""
-    heard: dict[str, Tensor] = {}
+def capture_activations(model: PointingModel) -> Iterator[dict[str, Tensor]]:
+    """Activations of the next pass: `places` that tokens speak of, `windows` after the temporal module."""
+    captured: dict[str, Tensor] = {}
     positions = model.connector.positions
     hooks = (
-        positions.register_forward_hook(lambda _, tokens, __: heard.update(places=positions.places(tokens[0]))),
-        model.temporal.register_forward_hook(lambda _, __, windows: heard.update(windows=windows[:, 0])),
+        positions.register_forward_hook(lambda _, tokens, __: captured.update(places=positions.places(tokens[0]))),
+        model.temporal.register_forward_hook(lambda _, __, windows: captured.update(windows=windows[:, 0])),
     )
     try:
-        yield heard
+        yield captured
     finally:
         for hook in hooks:
             hook.remove()
 
 
 def _facts_loss(
-    heads: FactHeads, tokens: Tensor, batch: dict[str, Tensor], stage: Stage, heard: dict[str, Tensor]
+    heads: ProbeHeads, tokens: Tensor, batch: dict[str, Tensor], stage: Stage, captured: dict[str, Tensor]
 ) -> tuple[Tensor, dict[str, float]]:
-    """What windows should know, from their tokens (batch, windows, width) and what was overheard on the way there."""
-    place = heads.place_loss(heard["places"].view_as(batch["facts_point"]), batch)
+    """What windows should know, from their tokens (batch, windows, width) and the activations captured before them."""
+    place = heads.place_loss(captured["places"].view_as(batch["facts_point"]), batch)
     facts = heads.loss(tokens, batch) + 0.3 * place
     log = {"facts": facts.item(), "place": place.item()}
-    if not stage.moves:
-        return stage.facts * facts, log
-    moves, right = heads.motion_loss(tokens, heard["windows"], batch)
-    return stage.facts * facts + stage.moves * moves, log | {"motion": right}
+    if not stage.motion_weight:
+        return stage.probe_weight * facts, log
+    moves, right = heads.motion_loss(tokens, captured["windows"], batch)
+    return stage.probe_weight * facts + stage.motion_weight * moves, log | {"motion": right}
 
 
 def _language_loss(
     model: PointingModel,
-    heads: FactHeads,
+    heads: ProbeHeads,
     batch: dict[str, Tensor],
     stage: Stage,
     features: Tensor,
     past: Tensor | None,
-    heard: dict[str, Tensor],
+    captured: dict[str, Tensor],
 ) -> tuple[Tensor, dict[str, float]]:
-    """The answers' loss with all the guidance."""
+    """The answers' loss with all auxiliary losses."""
     out = model(
         batch["input_ids"],
         image_input_idx=batch["image_input_idx"],
@@ -240,7 +252,7 @@ def _language_loss(
         output_attentions=True,
     )
     looking = attention_loss(out.attentions, batch, model.config.image.window_grid)
-    facts, log = _facts_loss(heads, out.image_tokens[:, 0], batch, stage, heard)
+    facts, log = _facts_loss(heads, out.image_tokens[:, 0], batch, stage, captured)
     asked = heads.asked_loss(out.hidden_states[1], batch)
     written = heads.written_loss(out.hidden_states, batch)
     loss = out.loss + 0.3 * looking + 0.5 * asked + 2 * written + facts
@@ -285,7 +297,7 @@ def train_stage(
         seed: of initial weights and of the order of examples.
         device: to train on.
         checkpoint_every: steps from one checkpoint to the next.
-        pictures: single frames, where the stage has stills.
+        pictures: single frames, where the stage has `static_prob`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / "weights.safetensors"
@@ -293,8 +305,8 @@ def train_stage(
         return there
     both, optimiser, average, start = _start(config, stage, folder / "checkpoint.safetensors", begin, seed, device)
     recent: list[dict[str, float]] = []
-    feed = batches(processor, clips, stage, seed, start, encoder(both["model"], stage, device), pictures)
-    bar = tqdm(feed, initial=start, total=stage.steps, desc=stage.name)
+    loader = batches(processor, clips, stage, seed, start, encoder(both["model"], stage, device), pictures)
+    bar = tqdm(loader, initial=start, total=stage.steps, desc=stage.name)
     for step, batch in enumerate(bar, start=start):
         recent.append(advance(both, optimiser, average, batch, stage, step))
         if (step + 1) % 50 == 0 or step + 1 == stage.steps:
@@ -318,7 +330,7 @@ def advance(
 ) -> dict[str, float]:
     """Step `step` of a stage on one batch, with the schedule, clipping and the moving average; returns what to log."""
     for group in optimiser.param_groups:
-        group["lr"] = cosine(step, stage.steps, stage.peak, WARMUP) * group["share"]
+        group["lr"] = cosine(step, stage.steps, stage.max_lr, WARMUP) * group["share"]
     loss, log = step_loss(both["model"], both["heads"], batch, stage)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
@@ -331,26 +343,22 @@ def advance(
 def optimiser_of(both: nn.ModuleDict, stage: Stage) -> torch.optim.Optimizer:
     """AdamW over the parts that the stage trains; the others are frozen."""
     groups = parameter_groups(both["model"], both["heads"], stage)
-    return torch.optim.AdamW(groups, lr=stage.peak, betas=(0.9, 0.95), weight_decay=0.02)
+    return torch.optim.AdamW(groups, lr=stage.max_lr, betas=(0.9, 0.95), weight_decay=0.02)
 
 
 def _start(
     config: PointingConfig, stage: Stage, checkpoint: Path, begin: tuple[Path, ...], seed: int, device: str
 ) -> tuple[nn.ModuleDict, torch.optim.Optimizer, MovingAverage, int]:
     """Model and fact heads, optimiser, average and first step: from the checkpoint, else from `begin`, else fresh."""
-    torch.manual_seed(seed)
-    model = PointingModel(config, attn_implementation="eager").train()
-    heads = FactHeads(config.language.width, config.vision.feature_dim, config.image.patch_px)
-    both = nn.ModuleDict({"model": model, "heads": heads})
-    if begin:
-        begin_from(both, {name: value for path in begin for name, value in load_weights(path).items()})
+    state = {name: value for path in begin for name, value in load_weights(path).items()}
+    both = assembled(state, config, seed).train()
     both.to(device)
     optimiser = optimiser_of(both, stage)
     average = MovingAverage(both, AVERAGE)
     return both, optimiser, average, resume(checkpoint, both, optimiser, average)
 
 
-def parameter_groups(model: PointingModel, heads: FactHeads, stage: Stage) -> list[dict]:
+def parameter_groups(model: PointingModel, heads: ProbeHeads, stage: Stage) -> list[dict]:
     """Parameter groups with their share of the learning rate; frozen parts are left out."""
     parts = {"vision": stage.vision_rate, "language": float(stage.language), "new_embedding": float(stage.language)}
     groups = [{"params": list(heads.parameters()), "share": 1.0}]
@@ -362,18 +370,6 @@ def parameter_groups(model: PointingModel, heads: FactHeads, stage: Stage) -> li
     return groups
 
 
-def begin_from(both: nn.Module, state: dict[str, Tensor]) -> None:
-    """Take over an earlier stage's weights; only a temporal module may be new."""
-    try:
-        missing, unexpected = both.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise BadInput(f"weights of the stage before do not fit: {reason}; train from the first stage on") from error
-    strange = [name for name in (*missing, *unexpected) if not name.startswith("model.temporal.")]
-    if strange:
-        raise BadInput(f"weights of the stage before do not fit: {strange[:4]}; train from the first stage on")
-
-
 def single_frame(config: PointingConfig) -> PointingConfig:
-    """The same model without a temporal module: what `see` and `speak` train."""
+    """The same model without a temporal module: what `vision_pretrain` and `text` train."""
     return replace(config, temporal="none")

@@ -16,19 +16,25 @@ import torch
 
 from videomolmo.errors import BadInput
 from videomolmo.io import provenance
-from videomolmo.io.files import files_of, write_json
+from videomolmo.io.files import atomic_files, write_json
 from videomolmo.io.provenance import sha256
 from videomolmo.io.tables import write_csv
-from videomolmo.lab.nano import pointing_stage, sam2_stage
+from videomolmo.lab.nano import sam2_stage
 from videomolmo.lab.nano.batches import answer
+from videomolmo.lab.nano.checkpoint import (
+    found,
+    load_weights,
+    resize_config,
+    resize_position_embeddings,
+    save_checkpoint,
+)
+from videomolmo.lab.nano.pointing_stage import EARLIER_NAMES, Stage, single_frame, stage_folder, train_stage
 from videomolmo.lab.nano.rendered_clips import RenderedClips, RenderSpec, render_all
-from videomolmo.lab.nano.resize import enlarged, grown
 from videomolmo.model import PointingConfig, PointingModel, PointingProcessor
 from videomolmo.model.config import TEMPORAL_KINDS
 from videomolmo.model.tokenizer import build_nano_tokenizer, load_tokenizer, save_tokenizer
 from videomolmo.synth.scene import sample_scene
 from videomolmo.synth.sentences import ask, sample_query
-from videomolmo.training.run_state import found, load_weights, save_checkpoint
 from videomolmo.weights import hub
 from videomolmo.weights.assign import safetensors_told
 
@@ -61,38 +67,44 @@ _ON = (
     sam2_stage.Stage(100, clips=6, frames=6, objects=2),
 )
 MASK_RUNS = (  # small pictures first: they take half the time
-    sam2_stage.Run("masks_small", 128, 1.5e-3, _SMALL),
-    sam2_stage.Run("masks_large", 160, 1.2e-3, _LARGE),
-    sam2_stage.Run("masks_more", 160, 1.2e-3, _MORE),
-    sam2_stage.Run("masks_on", 192, 1.2e-3, _ON),
+    sam2_stage.Schedule("masks_small", 128, 1.5e-3, _SMALL),
+    sam2_stage.Schedule("masks_large", 160, 1.2e-3, _LARGE),
+    sam2_stage.Schedule("masks_more", 160, 1.2e-3, _MORE),
+    sam2_stage.Schedule("masks_on", 192, 1.2e-3, _ON),
 )
-_LANGUAGE = {"batch": 16, "questions": 4, "language": True, "facts": 0.3}
-_FACTS = {"questions": 1, "language": False, "facts": 1.0}
-_FOLLOW = {"past": True, "vision_rate": 0.0, "moves": 0.5, "cutoff": 0.12} | _LANGUAGE
+_PROBES = {"batch": 16, "questions": 1, "language": False}
+_VISION = _PROBES | {"probe_weight": 1.0, "past": False, "motion_share": 0.0, "vision_rate": 1.0}
+_MOTION = _PROBES | {"past": True, "motion_share": 1.0, "vision_rate": 0.0, "motion_weight": 1.0}
+_LANGUAGE = {"batch": 16, "questions": 4, "language": True, "probe_weight": 0.3, "vision_rate": 0.0}
+_TEXT = _LANGUAGE | {"past": False, "motion_share": 0.0}
+_FINETUNE = _LANGUAGE | {"past": True, "motion_share": 0.4, "motion_weight": 0.5, "short_history_prob": 0.12}
 POINTING_STAGES = (
-    pointing_stage.Stage("see", 3000, 16, peak=1.5e-3, past=False, motion_share=0.0, vision_rate=1.0, **_FACTS),
-    pointing_stage.Stage("speak", 1100, peak=1.5e-3, past=False, motion_share=0.0, vision_rate=0.0, **_LANGUAGE),
-    pointing_stage.Stage("place", 200, 16, peak=1.2e-3, past=False, motion_share=0.0, vision_rate=0.5, **_FACTS),
-    pointing_stage.Stage("speak on", 350, peak=1.2e-3, past=False, motion_share=0.0, vision_rate=0.0, **_LANGUAGE),
-    pointing_stage.Stage("read", 320, peak=1.5e-3, past=False, motion_share=0.0, vision_rate=0.0, **_LANGUAGE),
-    pointing_stage.Stage("look", 1500, 16, 1, 1.5e-3, False, True, 1.0, 0.0, facts=0.03, moves=1.0, distinct=300),
-    pointing_stage.Stage("settle", 1500, 16, 1, 1e-3, False, True, 1.0, 0.0, facts=0.3, moves=1.0, distinct=300),
-    pointing_stage.Stage("follow", 4000, peak=1.2e-3, motion_share=0.5, distinct=800, **_FOLLOW),
-    pointing_stage.Stage("follow on", 1800, peak=1e-3, motion_share=0.4, distinct=400, **_FOLLOW),
+    Stage("vision_pretrain", 3000, max_lr=1.5e-3, **_VISION),
+    Stage("text", 1100, max_lr=1.5e-3, **_TEXT),
+    Stage("localise", 200, max_lr=1.2e-3, **_VISION | {"vision_rate": 0.5}),
+    Stage("text_2", 350, max_lr=1.2e-3, **_TEXT),
+    Stage("text_3", 320, max_lr=1.5e-3, **_TEXT),
+    Stage("motion_warmup", 1500, max_lr=1.5e-3, probe_weight=0.03, cached_batches=300, **_MOTION),
+    Stage("joint", 1500, max_lr=1e-3, probe_weight=0.3, cached_batches=300, **_MOTION),
+    Stage("temporal_finetune", 4000, max_lr=1.2e-3, cached_batches=800, **_FINETUNE | {"motion_share": 0.5}),
+    Stage("temporal_finetune_2", 1800, max_lr=1e-3, cached_batches=400, **_FINETUNE),
 )
-LARGER_STAGES = (  # what was learnt at 96 pixels goes on at 144: small objects have twice the pixels
-    pointing_stage.Stage("see larger", 900, 16, peak=1.2e-3, past=False, motion_share=0.0, vision_rate=1.0, **_FACTS),
-    pointing_stage.Stage("look larger", 400, 16, 1, 1.5e-3, False, True, 1.0, 0.0, facts=0.03, moves=1.0, distinct=150),
-    pointing_stage.Stage("settle larger", 700, 16, 1, 1e-3, False, True, 1.0, 0.0, facts=0.3, moves=1.0, distinct=200),
-    pointing_stage.Stage("follow larger", 1800, peak=1.2e-3, motion_share=0.45, distinct=330, **_FOLLOW),
-    pointing_stage.Stage("follow on larger", 3000, peak=1e-3, motion_share=0.4, distinct=450, lists=0.15, **_FOLLOW),
-    pointing_stage.Stage("write larger", 3600, peak=1e-3, motion_share=0.4, distinct=450, lists=0.3, **_FOLLOW),
+LARGER_STAGES = (  # the model of 96 pixels goes on at 144: small objects have twice the pixels
+    Stage("vision_pretrain_144", 900, max_lr=1.2e-3, **_VISION),
+    Stage("motion_warmup_144", 400, max_lr=1.5e-3, probe_weight=0.03, cached_batches=150, **_MOTION),
+    Stage("joint_144", 700, max_lr=1e-3, probe_weight=0.3, cached_batches=200, **_MOTION),
+    Stage("temporal_finetune_144", 1800, max_lr=1.2e-3, cached_batches=330, **_FINETUNE | {"motion_share": 0.45}),
+    Stage("temporal_finetune_144_2", 3000, max_lr=1e-3, cached_batches=450, lists=0.15, **_FINETUNE),
+    Stage("lists_144", 3600, max_lr=1e-3, cached_batches=450, lists=0.3, **_FINETUNE),
 )
-FINER_STAGES = (  # better eyes, which lists need for every object that they name or leave out; then language again
-    pointing_stage.Stage("see on larger", 2100, 16, 1, 1e-3, False, True, 0.7, 1.0, facts=1.0, moves=0.5, stills=0.75),
-    pointing_stage.Stage("write on larger", 900, peak=1e-3, motion_share=0.4, distinct=300, lists=0.3, **_FOLLOW),
-    pointing_stage.Stage("write last larger", 600, peak=1e-3, motion_share=0.4, distinct=150, lists=0.3, **_FOLLOW),
-)
+FINER_STAGES = (  # the vision tower again, on whose features lists depend most; then language again
+    Stage(
+        "vision_pretrain_144_2", 2100, max_lr=1e-3, motion_weight=0.5, static_prob=0.75,
+        **_VISION | {"past": True, "motion_share": 0.7},
+    ),
+    Stage("lists_144_2", 900, max_lr=1e-3, cached_batches=300, lists=0.3, **_FINETUNE),
+    Stage("lists_144_3", 600, max_lr=1e-3, cached_batches=150, lists=0.3, **_FINETUNE),
+)  # fmt: skip
 AVERAGED = 2  # stages at the end of each of these two whose weights are averaged: better at lists than any alone
 VOCABULARY = 512
 
@@ -154,7 +166,7 @@ def _train_masks(out: Path, recipe: dict) -> None:
 
 
 def _train_pointing(out: Path, recipe: dict) -> None:
-    """The model for 96 pixels, which is exported as `pointing_96`, then the same one grown."""
+    """The model for 96 pixels, which is exported as `pointing_96`, then the same one at 144."""
     folder = out / "tokenizer"
     if not (folder / "tokenizer.json").exists():
         save_tokenizer(nano_tokenizer(), str(folder))
@@ -163,8 +175,8 @@ def _train_pointing(out: Path, recipe: dict) -> None:
     weights = _run_stages(POINTING_STAGES, config, tokenizer, (PICTURES, CLIPS), out, recipe)
     state = load_weights(weights[-1])
     export_pointing(state, config, tokenizer, out / "pointing_96", recipe, POINTING_STAGES)
-    config = enlarged(config, LARGE_CLIPS.size)
-    state, means = grown(state, config), []
+    config = resize_config(config, LARGE_CLIPS.size)
+    state, means = resize_position_embeddings(state, config), []
     for name, stages in (("grown", LARGER_STAGES), ("mean", FINER_STAGES)):
         begin = out / f"{name}_{recipe['temporal']}.safetensors"
         if not (there := found(begin)):
@@ -186,7 +198,7 @@ def averaged(states: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tenso
 
 
 def _run_stages(
-    stages: tuple[pointing_stage.Stage, ...], config: PointingConfig, tokenizer, specs: tuple[RenderSpec, RenderSpec],
+    stages: tuple[Stage, ...], config: PointingConfig, tokenizer, specs: tuple[RenderSpec, RenderSpec],
     out: Path, recipe: dict, begin: tuple[Path, ...] = (),
 ) -> tuple[Path, ...]:  # fmt: skip
     """Stage after stage; returns the weights of all of `begin` and of every stage, in order."""
@@ -197,17 +209,17 @@ def _run_stages(
         if temporal == "none":
             if stage.past and not stage.language and not stage.vision_rate:
                 continue  # no temporal module to warm up
-            stage = replace(stage, moves=0.0)
-        own = config if stage.past else pointing_stage.single_frame(config)
+            stage = replace(stage, motion_weight=0.0)
+        own = config if stage.past else single_frame(config)
         if loaded[0] != stage.past:
             loaded = (stage.past, RenderedClips(clips) if stage.past else RenderedClips(pictures, clips, last=True))
-        if stage.stills and stills is None:
+        if stage.static_prob and stills is None:
             stills = RenderedClips(pictures, clips, last=True)
-        folder = out / (f"{stage.name}_{temporal}" if stage.past else stage.name)
+        folder = stage_folder(out, stage.name, temporal if stage.past else None)
         stage = replace(stage, steps=_scaled(stage.steps, share))
         processor = PointingProcessor(tokenizer, own)
         last = weights[len(begin) :][-1:]  # with `begin`, whose temporal module stages of single frames keep
-        done = pointing_stage.train_stage(
+        done = train_stage(
             own, stage, processor, loaded[1], folder, begin=(*begin, *last), seed=recipe["seed"], device=_device(),
             pictures=stills,
         )  # fmt: skip
@@ -216,7 +228,7 @@ def _run_stages(
 
 
 def nano_tokenizer():
-    """The tokenizer of the nano model, learnt from questions and answers about scenes that are never drawn."""
+    """The tokenizer of the nano model, trained on questions and answers about scenes that are never drawn."""
     rng = np.random.default_rng(5)
     corpus = []
     for seed in range(3000):
@@ -230,7 +242,7 @@ def nano_tokenizer():
 
 
 def export_pointing(
-    state: dict, config: PointingConfig, tokenizer, folder: Path, recipe: dict, stages: tuple[pointing_stage.Stage, ...]
+    state: dict, config: PointingConfig, tokenizer, folder: Path, recipe: dict, stages: tuple[Stage, ...]
 ) -> None:
     """Write the averaged weights of the last of `stages` as they are shipped: half precision, with the tokenizer."""
     model = PointingModel(config)
@@ -246,7 +258,7 @@ def export_masks(state: dict, config: Path, folder: Path, recipe: dict) -> None:
     from safetensors.torch import save_file
 
     half = {name: value.half().contiguous() if value.is_floating_point() else value for name, value in state.items()}
-    with files_of(folder, "config.yaml") as place, safetensors_told():
+    with atomic_files(folder, "config.yaml") as place, safetensors_told():
         save_file(half, place / "model.safetensors")
         (place / "config.yaml").write_text(Path(config).read_text(encoding="utf-8"), encoding="utf-8")
     _write_recipe(folder, recipe | {"runs": [asdict(run) for run in MASK_RUNS]})
@@ -258,7 +270,7 @@ def _write_recipe(folder: Path, recipe: dict) -> None:
 
 
 TABLE = "training_curves.csv"
-MEASURES = ("shape", "place", "motion", "text", "first", "more", "tens")  # see `training.pointing` and `.guidance`
+MEASURES = ("shape", "place", "motion", "text", "first", "more", "tens")  # see `pointing_stage` and `auxiliary_losses`
 COLUMNS = ("stage", "step", "total_step", *MEASURES)
 
 
@@ -293,7 +305,7 @@ def curves(run: Path, recipe: Mapping[str, Any]) -> pd.DataFrame:
     for stage in recipe["stages"]:
         if recipe["temporal"] == "none" and stage["past"] and not stage["language"]:
             continue  # trains nothing but the temporal module
-        log = Path(run) / (f"{stage['name']}_{recipe['temporal']}" if stage["past"] else stage["name"]) / "log.jsonl"
+        log = stage_folder(Path(run), stage["name"], recipe["temporal"] if stage["past"] else None) / "log.jsonl"
         text = log.read_text(encoding="utf-8") if log.is_file() else ""
         last = {line["step"]: line for line in map(json.loads, text.splitlines()) if "step" in line}
         if not last:
@@ -301,6 +313,12 @@ def curves(run: Path, recipe: Mapping[str, Any]) -> pd.DataFrame:
         rows += [last[step] | {"stage": stage["name"], "total_step": before + step} for step in sorted(last)]
         before += max(last)
     return pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+
+
+def read_curves(path: Path | None = None) -> pd.DataFrame:
+    """The table `path`, by default the shipped one, with the stages' names of today."""
+    table = pd.read_csv(path or hub.data_folder() / "ablations" / TABLE)
+    return table.assign(stage=table["stage"].replace({before: now for now, before in EARLIER_NAMES.items()}))
 
 
 def write(run: Path, out: Path, machine: str | None = None) -> Path:

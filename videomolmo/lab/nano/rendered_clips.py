@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from videomolmo.io.files import UNFINISHED, held, remove_dead, whole_file
+from videomolmo.io.files import UNFINISHED, atomic_file, locked_folder, remove_abandoned
 from videomolmo.io.images import in_natural_order
 from videomolmo.io.workers import run_all
 from videomolmo.synth.render import Renderer
-from videomolmo.synth.scene import Thing, sample_scene, things_of
+from videomolmo.synth.scene import ObjectFacts, describe_objects, sample_scene
 
 PART = 200  # clips in a file
 
@@ -40,7 +40,7 @@ def render_all(spec: RenderSpec, folder: Path, workers: int = 2) -> None:
     Raises:
         BadInput: another process renders there, or one of the workers died.
     """
-    with held(folder):
+    with locked_folder(folder):
         missing = [n for n in range(-(-spec.clips // PART)) if not zipfile.is_zipfile(_part(folder, n))]
         if not missing:
             return
@@ -49,7 +49,7 @@ def render_all(spec: RenderSpec, folder: Path, workers: int = 2) -> None:
                 for _ in tqdm(parts, total=len(missing), desc=f"render {spec.name}", unit=f"x{PART} clips"):
                     pass
         finally:
-            remove_dead(folder, UNFINISHED)
+            remove_abandoned(folder, UNFINISHED)
 
 
 def _part(folder: Path, number: int) -> Path:
@@ -66,11 +66,11 @@ def _render_part(given: tuple[RenderSpec, Path], number: int) -> None:
         clip_frames, clip_ids, things = render_clip(spec, number * PART + index)
         frames[index], ids[index] = clip_frames, clip_ids
         facts.append([asdict(thing) for thing in things])
-    with whole_file(_part(folder, number)) as unfinished:
+    with atomic_file(_part(folder, number)) as unfinished:
         np.savez(unfinished, frames=frames, ids=ids, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8))
 
 
-def render_clip(spec: RenderSpec, index: int) -> tuple[np.ndarray, np.ndarray, list[Thing]]:
+def render_clip(spec: RenderSpec, index: int) -> tuple[np.ndarray, np.ndarray, list[ObjectFacts]]:
     """Clip `index`: frames, object ids (0 = background), and the facts of its last frame."""
     rng = np.random.default_rng([spec.seed, index])
     motion = bool(rng.random() < spec.motion_share)
@@ -83,7 +83,7 @@ def render_clip(spec: RenderSpec, index: int) -> tuple[np.ndarray, np.ndarray, l
         frames[number], masks = renderer.frame(number * stride)
         for object_id, mask in enumerate(masks, start=1):
             ids[number][mask] = object_id
-    return frames, ids, things_of(scene, masks, renderer.full_areas((spec.frames - 1) * stride))
+    return frames, ids, describe_objects(scene, masks, renderer.full_areas((spec.frames - 1) * stride))
 
 
 class RenderedClips:
@@ -101,7 +101,7 @@ class RenderedClips:
                 frames.append(part["frames"][:, -1:] if last else part["frames"])
                 ids.append(part["ids"][:, -1:] if last else part["ids"])
                 for clip in json.loads(part["facts"].tobytes()):
-                    self.things.append([Thing(**{**thing, "point": tuple(thing["point"])}) for thing in clip])
+                    self.things.append([ObjectFacts(**{**thing, "point": tuple(thing["point"])}) for thing in clip])
         self.frames, self.ids = np.concatenate(frames), np.concatenate(ids)
 
     def __len__(self) -> int:

@@ -14,18 +14,11 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from videomolmo.lab.nano.checkpoint import MovingAverage, found, load_weights, resume, save_checkpoint, save_progress
 from videomolmo.lab.nano.rendered_clips import RenderedClips
 from videomolmo.masks.sam2 import MEAN, STD, build_nano
-from videomolmo.training.run_state import (
-    MovingAverage,
-    append_log,
-    cosine,
-    found,
-    load_weights,
-    resume,
-    save_checkpoint,
-    save_progress,
-)  # fmt: skip
+from videomolmo.training.log import append_log
+from videomolmo.training.model import cosine
 
 LOSS_SIZE = 96
 
@@ -41,12 +34,12 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Run:
-    """Stages under one cycle of the learning rate from `peak`, on pictures `size` pixels wide."""
+class Schedule:
+    """Stages under one cycle of the learning rate from `max_lr`, on pictures `size` pixels wide."""
 
     name: str
     size: int
-    peak: float
+    max_lr: float
     stages: tuple[Stage, ...]
 
 
@@ -201,7 +194,7 @@ def train_masks(
     config: Path,
     clips: RenderedClips,
     folder: Path,
-    run: Run,
+    run: Schedule,
     *,
     seed: int,
     begin: Path | None = None,
@@ -223,7 +216,7 @@ def train_masks(
     recent: list[tuple[float, float, float]] = []
     for step in (bar := tqdm(range(start, total), initial=start, total=total, desc=run.name, mininterval=5)):
         for group in optimiser.param_groups:
-            group["lr"] = cosine(step, total, run.peak, 100)
+            group["lr"] = cosine(step, total, run.max_lr, 100)
         batch = sample_batch(clips, schedule[step], seed, step, model.image_size).to(device)
         outputs = run_clip(model, batch)
         truths = batch.truth if batch.mask is None else batch.truth[1:]
@@ -247,7 +240,7 @@ def train_masks(
 
 
 def _start(
-    config: Path, run: Run, checkpoint: Path, begin: Path | None, seed: int, device: str
+    config: Path, run: Schedule, checkpoint: Path, begin: Path | None, seed: int, device: str
 ) -> tuple[nn.Module, torch.optim.Optimizer, MovingAverage, int]:
     """Model, optimiser, average and first step: from the checkpoint, else from `begin`, else fresh."""
     torch.manual_seed(seed)
@@ -257,6 +250,6 @@ def _start(
     if begin is not None:
         model.load_state_dict(load_weights(begin, "model", model.state_dict()))
     model.to(device)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=run.peak, betas=(0.9, 0.98), weight_decay=0.02)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=run.max_lr, betas=(0.9, 0.98), weight_decay=0.02)
     average = MovingAverage(model, 0.998)
     return model, optimiser, average, resume(checkpoint, model, optimiser, average)

@@ -7,22 +7,23 @@ import math
 import os
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from videomolmo.errors import BadInput
 from videomolmo.io.provenance import sha256
 
 INDEX = "index.json"
 _PART = re.compile(r"part_\d{4,}\.safetensors")
-_MOST = 64 << 20  # bytes of an index; that of a 7B model on 64 processes has 2 MB
+_MAX_BYTES = 64 << 20  # bytes of an index; that of a 7B model on 64 processes has 2 MB
 _HEADER = 4096  # bytes that a file may have for each tensor beside its numbers
 
 
@@ -115,8 +116,8 @@ class Parts:
         if strange or INDEX not in self.files:
             raise ValueError(f"files are {sorted(self.files)!r:.80}, expected {INDEX} and {part_name(0)}")
         self._opened: dict[int, Any] = {}
-        self._check(INDEX, _MOST)
-        self.tensors = Index.model_validate_json(read_whole(folder / INDEX, _MOST)).tensors
+        self._check(INDEX, _MAX_BYTES)
+        self.tensors = Index.model_validate_json(read_whole(folder / INDEX, _MAX_BYTES)).tensors
         self.shapes = {name: tuple(piece.shape) for name, piece in self.tensors.items()}
         lacking = {part_name(number) for piece in self.tensors.values() for number in piece.parts} - set(self.files)
         if lacking:
@@ -129,14 +130,14 @@ class Parts:
             ValueError: one is missing, has another size or another hash, or larger than its tensors need.
         """
         numbers = sum(math.prod(shape) for shape in self.shapes.values())
-        most = 8 * numbers + _HEADER * (len(self.shapes) + 1)
+        max_bytes = 8 * numbers + _HEADER * (len(self.shapes) + 1)
         for name in sorted(self.files)[process::processes]:
-            self._check(name, _MOST if name == INDEX else most)
+            self._check(name, _MAX_BYTES if name == INDEX else max_bytes)
 
-    def _check(self, name: str, most: int) -> None:
+    def _check(self, name: str, max_bytes: int) -> None:
         size, told = size_of(self.folder / name), self.files[name]
-        if size != told.bytes or size > most:
-            raise ValueError(f"{name} has {size} bytes, expected {min(told.bytes, most)}")
+        if size != told.bytes or size > max_bytes:
+            raise ValueError(f"{name} has {size} bytes, expected {min(told.bytes, max_bytes)}")
         if sha256(self.folder / name) != told.sha256:
             raise ValueError(f"{name} has changed since it was written")
 
@@ -226,18 +227,39 @@ def size_of(path: Path) -> int:
     return found.st_size
 
 
-def read_whole(path: Path, most: int) -> bytes:
+def read_whole(path: Path, max_bytes: int) -> bytes:
     """Content of a plain file of at most so many bytes.
 
     Raises:
         ValueError: it is missing, larger, or a link, a folder, a pipe.
     """
-    if (size := size_of(path)) > most:
-        raise ValueError(f"{path.name} has {size} bytes, expected at most {most}")
+    if (size := size_of(path)) > max_bytes:
+        raise ValueError(f"{path.name} has {size} bytes, expected at most {max_bytes}")
     return path.read_bytes()
 
 
-def told_wrong(error: ValidationError) -> str:
-    """The first thing that is wrong with what a file holds, in a line."""
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"[:160]
+def first_whole(
+    candidates: Iterable[Path], read: Callable[[Path], Any | None]
+) -> tuple[Any | None, list[tuple[Path, str]]]:
+    """What `read` makes of the first candidate that is there and whole, and what is wrong with those before it.
+
+    Args:
+        candidates: checkpoints, the one to prefer first.
+        read: None where there is no checkpoint, BadInput where it is damaged.
+    """
+    damaged: list[tuple[Path, str]] = []
+    for path in candidates:
+        try:
+            if (content := read(path)) is not None:
+                return content, damaged
+        except BadInput as error:
+            damaged.append((path, str(error)))
+    return None, damaged
+
+
+def set_aside(path: Path) -> Path:
+    """Rename what cannot be used, to the first such name that is free; returns where it is."""
+    number = 1
+    while os.path.lexists(aside := path.with_name(f"aside_{number}_{path.name}")):
+        number += 1
+    return path.rename(aside)

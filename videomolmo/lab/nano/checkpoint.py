@@ -1,28 +1,36 @@
-"""What a training run needs to go on after it was killed: an atomic checkpoint, a log, a moving average, a schedule."""
+"""Checkpoints of the nano recipe's stages: an atomic file with its own hash, a moving average, resized positions."""
+
+from __future__ import annotations
 
 import hashlib
 import io
 import json
-import math
 import os
 import sys
-import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.nn import functional
 from tqdm import tqdm
 
 from videomolmo.errors import BadInput
-from videomolmo.training.parts import read_whole
+from videomolmo.io.files import atomic_file
+from videomolmo.model import PointingConfig
+from videomolmo.training.log import append_log
+from videomolmo.training.tensor_files import check_fit, first_whole, read_whole, set_aside
 from videomolmo.weights.pickled import read_torch
 
+State = dict[str, Tensor]
 EARLIER = ".pt"  # how earlier versions named these files, which they pickled
 _NO_HASH = "0" * 64
-_MOST = 8 << 30  # bytes
+_MAX_BYTES = 8 << 30
+PLACES = "model.vision.positional_embedding"  # the class token's first, then a square of patches
+SIDES = ("model.connector.positions.row", "model.connector.positions.column")
 
 
 class MovingAverage:
@@ -61,13 +69,8 @@ def save_checkpoint(path: Path, **parts: int | Mapping[str, Tensor]) -> None:
     }  # fmt: skip
     data = save(tensors, {"parts": json.dumps(told), "sha256": _NO_HASH})
     data = data.replace(_NO_HASH.encode(), hashlib.sha256(data).hexdigest().encode(), 1)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    with open(temporary, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with atomic_file(path) as unfinished:
+        unfinished.write_bytes(data)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
@@ -79,7 +82,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     if not os.path.lexists(path):
         return None
     try:
-        data = read_whole(path, _MOST)
+        data = read_whole(path, _MAX_BYTES)
         parts = _earlier(data) if data.startswith(b"PK") else _parts(data)
         if not all(map(_is_part, parts.values())):
             raise ValueError(f"it holds {sorted(parts)!r:.80}, expected numbers and tensors")
@@ -124,7 +127,7 @@ def load_weights(path: Path, part: str = "state", own: Mapping[str, Tensor] | No
     if not isinstance(weights, dict):
         raise BadInput(f"{path} holds no {part!r}, expected weights of the stage before; train from the first stage on")
     try:
-        _check_shapes(weights, weights if own is None else own)
+        check_fit(_shapes(weights), weights if own is None else own)
     except ValueError as error:
         raise BadInput(f"{path} does not fit this model ({error}); train from the first stage on") from error
     return weights
@@ -135,23 +138,13 @@ def found(path: Path) -> Path | None:
 
     A damaged one is renamed, not deleted, and told in log.jsonl beside it.
     """
-    for one in (path, path.with_suffix(EARLIER)):
-        try:
-            if load_checkpoint(one) is not None:
-                return one
-        except BadInput as error:
-            told = f"{error}; it is now {set_aside(one).name}"
-            append_log(path.with_name("log.jsonl"), damaged=told)
-            tqdm.write(f"videomolmo: {told}", file=sys.stderr)
-    return None
-
-
-def set_aside(path: Path) -> Path:
-    """Rename what cannot be used, to the first such name that is free; returns where it is."""
-    number = 1
-    while os.path.lexists(aside := path.with_name(f"aside_{number}_{path.name}")):
-        number += 1
-    return path.rename(aside)
+    candidates = (path, path.with_suffix(EARLIER))
+    place, damaged = first_whole(candidates, lambda one: one if load_checkpoint(one) is not None else None)
+    for one, reason in damaged:
+        told = f"{reason}; it is now {set_aside(one).name}"
+        append_log(path.with_name("log.jsonl"), damaged=told)
+        tqdm.write(f"videomolmo: {told}", file=sys.stderr)
+    return place
 
 
 def save_progress(
@@ -164,7 +157,7 @@ def save_progress(
 
 
 def resume(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, average: MovingAverage) -> int:
-    """Fill all three from `save_progress`'s checkpoint and return the step to go on with; 0 when there is none.
+    """Fill all three from `save_progress`'s checkpoint and return the step to resume at; 0 when there is none.
 
     Raises:
         BadInput: the checkpoint is of another model.
@@ -175,8 +168,8 @@ def resume(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, avera
     saved = load_checkpoint(place)
     try:
         step, states = int(saved["step"]), _states(saved["optimiser"], optimiser)
-        _check_shapes(saved["average"], average.state)
-        _check_shapes(saved["model"], model.state_dict())
+        check_fit(_shapes(saved["average"]), average.state)
+        check_fit(_shapes(saved["model"]), model.state_dict())
     except (LookupError, ValueError, TypeError, AttributeError) as error:
         raise BadInput(f"{place} does not fit this model ({error!s:.160}); give a new folder") from error
     model.load_state_dict(saved["model"])
@@ -197,23 +190,32 @@ def _states(flat: Mapping[str, Tensor], optimiser: torch.optim.Optimizer) -> dic
     return states
 
 
-def _check_shapes(saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    odd = sorted(saved.keys() ^ own.keys()) or [name for name in own if saved[name].shape != own[name].shape]
-    if odd:
-        raise ValueError(f"{odd[0]} is missing or has another shape")
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in tensors.items()}
 
 
-def append_log(path: Path, **row: object) -> None:
-    """One more JSON line of a run's log, stamped with the time."""
-    if path.is_symlink():
-        raise BadInput(f"{path} is a link, expected a run's own log; remove it")
-    with open(path, "a") as file:
-        file.write(json.dumps({"time": round(time.time(), 1), **row}) + "\n")
+def resize_config(config: PointingConfig, size_px: int) -> PointingConfig:
+    """The same configuration for frames of size_px × size_px pixels, with as many more patches and windows."""
+    return replace(config, image=replace(config.image, size_px=size_px))
 
 
-def cosine(step: int, total: int, peak: float, warmup: int, floor: float = 0.02) -> float:
-    """Learning rate at `step`: linear up for `warmup` steps, then a cosine down to `floor` of `peak`."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    share = (step - warmup) / max(1, total - warmup)
-    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+def resize_position_embeddings(state: State, config: PointingConfig) -> State:
+    """Weights of a smaller model, as trained, for the frames of `config`; patches keep their size in pixels.
+
+    Position embeddings are interpolated between their neighbours: an object at the same share of the frame is found
+    at the same place, and looks as a larger one did before. All other tensors are those of `state`.
+
+    Args:
+        state: weights of model and probe heads, as a stage of training leaves them.
+        config: the larger model.
+    """
+    places = state[PLACES]
+    side = round((len(places) - 1) ** 0.5)
+    square = places[1:].unflatten(0, (side, side)).permute(2, 0, 1)[None]
+    size = (config.image.grid, config.image.grid)
+    larger = functional.interpolate(square, size=size, mode="bicubic", align_corners=False)[0]
+    new = {PLACES: torch.cat([places[:1], larger.flatten(1).T])}
+    for name in SIDES:
+        line = functional.interpolate(state[name].T[None], size=config.image.window_grid, mode="linear")
+        new[name] = line[0].T.contiguous()
+    return state | new

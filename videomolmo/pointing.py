@@ -1,0 +1,140 @@
+"""VideoMolmo as a pointer: a question about key frames, each seen with the frames before it, becomes answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.generation import BaseStreamer
+
+from videomolmo.errors import BadInput
+from videomolmo.model import PointingModel, PointingProcessor, collate
+from videomolmo.points import Answer, read_points
+from videomolmo.protocols import Frame, Question
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    at: int
+    tokens: torch.Tensor
+
+
+class _Reporter(BaseStreamer):
+    """A streamer that hands on all ids written so far, one row for each prompt, after every token."""
+
+    def __init__(self, report: Callable[[torch.Tensor], None]) -> None:
+        self.report, self.written = report, None
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.written is None:  # the prompts
+            self.written = value[:, :0]
+            return
+        self.written = torch.cat([self.written, value[:, None]], dim=1)
+        self.report(self.written)
+
+    def end(self) -> None:
+        """Nothing: every token is told already."""
+
+
+class VideoMolmoPointer:
+    """A pointing model with its processor, as a `videomolmo.protocols.Pointer`.
+
+    Args:
+        model: in evaluation mode.
+        processor: the model's.
+    """
+
+    def __init__(self, model: PointingModel, processor: PointingProcessor) -> None:
+        self.model, self.processor = model, processor
+
+    def describe(self, context: int | None) -> dict[str, Any]:
+        """Configuration and temporal module; any number of past frames will do, the model averages them."""
+        config = self.model.config
+        past = config.context if context is None else int(context)
+        return {"context": past, "temporal": config.temporal, "pointing": config.to_dict()}
+
+    def answers(self, frames: Iterator[Frame], question: Question) -> Iterator[tuple[int, Answer]]:
+        """See `Pointer.answers`. Frames that are neither key frame nor past frame of one are not encoded.
+
+        Raises:
+            BadInput: the question is longer than the model reads; at once, before any frame is decoded.
+        """
+        self._check_length(question)
+        return self._answers(frames, question)
+
+    @torch.inference_mode()
+    def _answers(self, frames: Iterator[Frame], question: Question) -> Iterator[tuple[int, Answer]]:
+        context, clock = (question.context or 0) if self.model.config.needs_past else 0, question.clock
+        waiting: list[_Waiting] = []
+        recent: dict[int, torch.Tensor] = {}
+        if context:
+            with clock.measure("vision"):  # before the first frame all is black
+                black = self._encode(np.zeros((*_size(question), 3), np.uint8))
+            recent = dict.fromkeys(range(-context, 0), black)
+        for at, frame in enumerate(frames):
+            ahead = -at % question.every
+            if ahead > context:
+                continue
+            with clock.measure("vision"):
+                recent[at] = self._encode(frame)
+            for old in [number for number in recent if number < at - context]:
+                del recent[old]
+            if ahead == 0:
+                with clock.measure("vision"):
+                    past = [recent[number] for number in range(at - context, at)]
+                    waiting.append(_Waiting(at, self._tokens(recent[at], past, _size(question))))
+            if len(waiting) == BATCH:
+                yield from self._ask(waiting, question)
+                waiting = []
+        if waiting:
+            yield from self._ask(waiting, question)
+
+    def _check_length(self, question: Question) -> None:
+        most = self.model.config.language.max_positions
+        length = len(self.processor.tokens(_size(question), [[question.text]])["input_ids"])
+        if length > most:
+            raise BadInput(
+                f"the sentence and a frame make {length} tokens, and this model reads at most {most}; "
+                f"use fewer words than '{question.text[:40]}…'"
+            )
+
+    def _encode(self, frame: Frame) -> torch.Tensor:
+        weight = next(self.model.parameters())
+        return self.model.encode_frames(self.processor.image.pixels_only(frame[None]).to(weight.device, weight.dtype))
+
+    def _tokens(self, frame: torch.Tensor, past: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+        """Image tokens of a key frame with its past: all that has to be kept until it is asked about."""
+        return self.model.image_tokens(frame, torch.stack(past, dim=1) if past else None, self._masks(size))
+
+    def _ask(self, keys: list[_Waiting], question: Question) -> Iterator[tuple[int, Answer]]:
+        size, device = _size(question), next(self.model.parameters()).device
+        batch = collate([self.processor.tokens(size, [[question.text]]) for _ in keys])
+        report = None if question.on_text is None else _Reporter(lambda ids: self._report(keys, ids, question))
+        written = self.model.generate(
+            batch["input_ids"].to(device),
+            image_input_idx=batch["image_input_idx"].to(device),
+            image_tokens=torch.cat([key.tokens for key in keys]),
+            streamer=report,
+        )
+        for key, row in zip(keys, written[:, batch["input_ids"].shape[1] :], strict=True):
+            yield key.at, read_points(self.processor.decode(row), *size)
+
+    def _report(self, keys: list[_Waiting], written: torch.Tensor, question: Question) -> None:
+        for key, ids in zip(keys, written, strict=True):
+            question.on_text(key.at, self.processor.decode(ids))
+
+    def _masks(self, size: tuple[int, int]) -> torch.Tensor | None:
+        """Patch masks of a frame, which only models with a padding embedding read."""
+        if self.model.config.image_padding_embed is None:
+            return None
+        masks = self.processor.image(np.zeros((*size, 3), np.uint8)).masks[None]
+        return masks.to(next(self.model.parameters()).device)
+
+
+def _size(question: Question) -> tuple[int, int]:
+    return question.video.height, question.video.width
