@@ -28,8 +28,9 @@ from videomolmo.model.tokenizer import load_tokenizer
 from videomolmo.training.model import merge
 from videomolmo.training.recipe import Learn
 from videomolmo.weights.assign import INDEX_FILE, WEIGHTS_FILE, Shards
-from videomolmo.weights.checkpoint import ADAPTER, MOLMO_7B_D, convert, export, load_model, read_configuration
+from videomolmo.weights.checkpoint import convert, export, load_model
 from videomolmo.weights.hub import hashes, nano_masks, nano_pointing
+from videomolmo.weights.published import ADAPTER, MOLMO_7B_D, read_configuration
 
 SECONDS, MEMORY = 10, 300e6
 Change = Callable[[Path], object]

@@ -16,18 +16,16 @@ from videomolmo.errors import BadInput
 from videomolmo.model import PointingConfig, PointingModel
 from videomolmo.model.config import ImageConfig, LanguageConfig, VisionConfig
 from videomolmo.weights.assign import INDEX_FILE, WEIGHTS_FILE, Shards
-from videomolmo.weights.checkpoint import (
+from videomolmo.weights.checkpoint import convert, export, load_model
+from videomolmo.weights.devices import connect, device_of, side_by_side
+from videomolmo.weights.published import (
     ADAPTER,
     MOLMO_7B_D,
     PAD_EMBED,
     config_for_hub,
     config_from_hub,
-    convert,
-    export,
-    load_model,
     to_published,
 )
-from videomolmo.weights.devices import connect, device_of, side_by_side
 
 INPUTS = {
     "input_ids": torch.tensor([[7, 300, 301, 302, 9, 11]]),

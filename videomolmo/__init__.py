@@ -1,5 +1,6 @@
 """Point at what a sentence names in a video: points on key frames, masks on every frame, tracks."""
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,3 +36,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+if "transformers" in sys.modules:  # whoever has loaded it finds our models by its Auto classes
+    import videomolmo.model  # noqa: F401

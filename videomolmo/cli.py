@@ -170,7 +170,7 @@ def estimate(
     from videomolmo.training import memory
     from videomolmo.training.recipe import read_recipe
     from videomolmo.weights import hub
-    from videomolmo.weights.checkpoint import KNOWN, read_configuration
+    from videomolmo.weights.published import KNOWN, read_configuration
 
     if train is None:
         _reject({"devices": devices, "size": size}, "belongs to --train")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from transformers.generation import BaseStreamer
 
 from videomolmo.errors import BadInput
 from videomolmo.model import PointingModel, PointingProcessor, collate
@@ -21,6 +22,23 @@ BATCH = 8
 class _Waiting:
     at: int
     tokens: torch.Tensor
+
+
+class _Reporter(BaseStreamer):
+    """A streamer that hands on all ids written so far, one row for each prompt, after every token."""
+
+    def __init__(self, report: Callable[[torch.Tensor], None]) -> None:
+        self.report, self.written = report, None
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.written is None:  # the prompts
+            self.written = value[:, :0]
+            return
+        self.written = torch.cat([self.written, value[:, None]], dim=1)
+        self.report(self.written)
+
+    def end(self) -> None:
+        """Nothing: every token is told already."""
 
 
 class VideoMolmoPointer:
@@ -96,17 +114,17 @@ class VideoMolmoPointer:
     def _ask(self, keys: list[_Waiting], question: Question) -> Iterator[tuple[int, Answer]]:
         size, device = _size(question), next(self.model.parameters()).device
         batch = collate([self.processor.tokens(size, [[question.text]]) for _ in keys])
-        ids = self.model.generate(
+        report = None if question.on_text is None else _Reporter(lambda ids: self._report(keys, ids, question))
+        written = self.model.generate(
             batch["input_ids"].to(device),
             image_input_idx=batch["image_input_idx"].to(device),
             image_tokens=torch.cat([key.tokens for key in keys]),
-            stop_id=self.model.config.language.end_of_text,
-            on_step=None if question.on_text is None else lambda written: self._report(keys, written, question),
+            streamer=report,
         )
-        for key, row in zip(keys, ids, strict=True):
+        for key, row in zip(keys, written[:, batch["input_ids"].shape[1] :], strict=True):
             yield key.at, read_points(self.processor.decode(row), *size)
 
-    def _report(self, keys: list[_Waiting], written: list[list[int]], question: Question) -> None:
+    def _report(self, keys: list[_Waiting], written: torch.Tensor, question: Question) -> None:
         for key, ids in zip(keys, written, strict=True):
             question.on_text(key.at, self.processor.decode(ids))
 

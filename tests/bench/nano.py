@@ -76,7 +76,7 @@ def _judge(grounder: VideoGrounder, items: list[tuple[Clip, Query, str, list[int
     names = ("input_ids", "pixels", "past_pixels", "image_masks", "image_input_idx")
     chosen = {name: inputs[name] for name in names if name in inputs}
     with torch.inference_mode():
-        texts = [processor.decode(ids) for ids in model.generate(**chosen, stop_id=model.config.language.end_of_text)]
+        texts = [processor.decode(ids) for ids in model.generate(**chosen)[:, chosen["input_ids"].shape[1] :]]
     verdicts = []
     for text, (clip, _, _, targets) in zip(texts, items, strict=True):
         answer = read_points(text, SIZE, SIZE)

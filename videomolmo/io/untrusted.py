@@ -12,8 +12,9 @@ import zipfile
 from codecs import BOM_UTF8
 from collections.abc import Callable, Sequence
 from functools import cache
+from inspect import get_annotations
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, TypeVar, get_type_hints
+from typing import Annotated, Any, BinaryIO, TypeVar
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
@@ -244,7 +245,7 @@ def _adapter(kind: Any) -> TypeAdapter:
 
 @cache
 def _fields(owner: type) -> list[tuple[str, Callable[[], TypeAdapter]]]:
-    hints = get_type_hints(owner, include_extras=True)
+    hints = get_annotations(owner, eval_str=True)
     return [(name, cache(lambda hint=hint: TypeAdapter(hint))) for name, hint in hints.items()]
 
 

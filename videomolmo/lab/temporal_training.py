@@ -195,13 +195,13 @@ def generate_answers(
         past = seen["past"].float() if context and model.config.needs_past else None
         tokens = model.image_tokens(seen["features"].float(), past)
         batch = collate([processor.tokens((size, size), [[question.text]]) for question in some])
-        ids = model.generate(
+        wrote = model.generate(
             batch["input_ids"],
             image_input_idx=batch["image_input_idx"],
             image_tokens=tokens,
-            stop_id=model.config.language.end_of_text,
             max_new_tokens=LONGEST_ANSWER,
         )
+        ids = wrote[:, batch["input_ids"].shape[1] :]
         answers += [read_points(processor.decode(row), size, size) for row in ids]
     return answers
 

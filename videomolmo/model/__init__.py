@@ -1,7 +1,24 @@
-"""The pointing model: configuration, model and processor."""
+"""The pointing model: configuration, model and processor, known to transformers' Auto classes by this import."""
 
-from videomolmo.model.config import PointingConfig
-from videomolmo.model.pointing import PointingModel, PointingOutput
-from videomolmo.model.processor import PointingProcessor, collate
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-__all__ = ["PointingConfig", "PointingModel", "PointingOutput", "PointingProcessor", "collate"]
+from videomolmo.model.config import PointingConfig, VideoMolmoConfig
+from videomolmo.model.pointing import PointingModel, PointingOutput, VideoMolmoForConditionalGeneration
+from videomolmo.model.processor import PointingProcessor, VideoMolmoProcessor, collate
+from videomolmo.weights.published import PublishedConfig
+
+__all__ = [
+    "PointingConfig",
+    "PointingModel",
+    "PointingOutput",
+    "PointingProcessor",
+    "VideoMolmoConfig",
+    "VideoMolmoForConditionalGeneration",
+    "VideoMolmoProcessor",
+    "collate",
+]
+
+for _config in (VideoMolmoConfig, PublishedConfig):
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)
+AutoModelForImageTextToText.register(VideoMolmoConfig, VideoMolmoForConditionalGeneration, exist_ok=True)
+AutoProcessor.register(VideoMolmoConfig, VideoMolmoProcessor, exist_ok=True)

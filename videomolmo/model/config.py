@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from transformers import PreTrainedConfig, Qwen2Config
 
 from videomolmo.errors import BadInput
 from videomolmo.io.files import write_text
@@ -155,9 +157,8 @@ class LanguageConfig:
         return {name: self.vocab_size + row for row, name in enumerate(EXTRA_TOKENS)}
 
 
-@dataclass(frozen=True)
-class PointingConfig:
-    """Everything that fixes the shape of a pointing model.
+class VideoMolmoConfig(PreTrainedConfig):
+    """Everything that fixes the shape of a pointing model, as a configuration of transformers.
 
     Args:
         temporal: how the context of past frames enters; one of `TEMPORAL_KINDS`. Source: paper, eq. 1 and ablation.
@@ -170,6 +171,9 @@ class PointingConfig:
         image_padding_embed: None (VideoMolmo) or "pad_and_partial_pad" (Molmo).
         loss_token_weighting: None or "root_subsegments" (tokens weigh 1 / sqrt(branches)).
     """
+
+    model_type = "videomolmo"
+    is_published = False  # whether only the language model's sizes are known, see `PublishedConfig`
 
     image: ImageConfig = field(default_factory=ImageConfig)
     vision: VisionConfig = field(default_factory=VisionConfig)
@@ -185,10 +189,13 @@ class PointingConfig:
     image_padding_embed: Literal["pad_and_partial_pad"] | None = None
     loss_token_weighting: Literal["root_subsegments"] | None = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, **kwargs: Any) -> None:
+        if unknown := sorted(set(kwargs) - set(SETTINGS)):
+            raise TypeError(f"{type(self).__name__} has no {unknown[0]!r}, expected only {own_fields()}")
+        super().__post_init__(**kwargs)
         check_fields(self)
         if self.context < 1 and self.temporal != "none":
-            raise ValueError(f"PointingConfig.context is {self.context}, must be at least 1")
+            raise ValueError(f"VideoMolmoConfig.context is {self.context}, must be at least 1")
         patch_px, width = self.image.patch_px, self.vision.width
         if self.vision.stem == "conv" and (patch_px < 2 or patch_px & (patch_px - 1) or width % (patch_px // 2)):
             raise ValueError(
@@ -214,24 +221,72 @@ class PointingConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, ready for JSON."""
-        return json.loads(json.dumps(asdict(self)))
+        values = {name: getattr(self, name) for name in own_fields()}
+        plain = {name: asdict(value) if name in PARTS else value for name, value in values.items()}
+        return {"model_type": self.model_type, **json.loads(json.dumps(plain))}
+
+    to_diff_dict = to_dict
+
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """The text of config.json: every value, so that later defaults change no saved model."""
+        return json.dumps({"architectures": self.architectures, **self.to_dict()}, indent=2) + "\n"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, VideoMolmoConfig) and self.to_dict() == other.to_dict()
+
+    __hash__ = None
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> PointingConfig:
-        """The inverse of `to_dict`; raises BadInput on an unknown key and ValueError on a value out of range."""
-        parts = {"image": ImageConfig, "vision": VisionConfig, "language": LanguageConfig}
-        values = dict(values)
-        for name, part in parts.items():
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """The inverse of `to_dict`; raises BadInput on an unknown key and ValueError on a value out of range.
+
+        Args:
+            config_dict: of config.json.
+            kwargs: what transformers hands on: settings and fields to change; the rest is given back where asked for.
+        """
+        if not isinstance(config_dict, dict):
+            raise BadInput(
+                f"config is {shortened(config_dict)}, expected a JSON object; see VideoMolmoConfig.to_dict()"
+            )
+        values = {name: value for name, value in config_dict.items() if name not in WRITTEN}
+        if config_dict.get("model_type", cls.model_type) != cls.model_type:
+            raise BadInput(f"model_type is {shortened(config_dict['model_type'])}, expected {cls.model_type!r}")
+        for name, part in PARTS.items():
             if name in values:
                 values[name] = _build(part, values[name], name)
-        return _build(cls, values, "config")
+        return changed(_build(cls, values, "config"), kwargs)
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> tuple[dict, dict]:
+        """config.json of a folder as it stands, read as a file of a stranger; of a hub's id as transformers does."""
+        if Path(pretrained_model_name_or_path).is_dir():
+            return read_model_json(Path(pretrained_model_name_or_path) / "config.json"), kwargs
+        return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Qwen2Config:
+        """The language model's sizes in transformers' terms."""
+        config = self.language
+        return Qwen2Config(
+            vocab_size=config.vocab_size,
+            hidden_size=config.width,
+            intermediate_size=config.ff,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.kv_heads,
+            max_position_embeddings=config.max_positions,
+            rms_norm_eps=config.rms_eps,
+            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+            use_sliding_window=False,
+            tie_word_embeddings=False,
+            attn_implementation=self._attn_implementation,
+        )
 
     def to_json(self, path: str | Path) -> None:
         """Write the configuration as JSON."""
-        write_text(Path(path), json.dumps(self.to_dict(), indent=2) + "\n")
+        write_text(Path(path), self.to_json_string())
 
     @classmethod
-    def from_json(cls, path: str | Path) -> PointingConfig:
+    def from_json(cls, path: str | Path) -> VideoMolmoConfig:
         """Read what `to_json` wrote."""
         values = read_model_json(path)
         try:
@@ -240,16 +295,16 @@ class PointingConfig:
             raise BadInput(f"{path}: {error}") from error
 
     @classmethod
-    def molmo_7b(cls, temporal: str = "cross_attention", image_padding_embed: str | None = None) -> PointingConfig:
+    def molmo_7b(cls, temporal: str = "cross_attention", image_padding_embed: str | None = None) -> VideoMolmoConfig:
         """The full size: VideoMolmo as published; Molmo-7B-D with temporal="none" and "pad_and_partial_pad"."""
         return cls(temporal=temporal, image_padding_embed=image_padding_embed)
 
     @classmethod
-    def nano(cls, temporal: str = "cross_attention", context: int = 4, vocab_size: int = 512) -> PointingConfig:
+    def nano(cls, temporal: str = "cross_attention", context: int = 4, vocab_size: int = 512) -> VideoMolmoConfig:
         """A 2 M parameter model of the same parts that trains on a laptop.
 
         Example:
-            >>> PointingConfig.nano().image.windows
+            >>> VideoMolmoConfig.nano().image.windows
             36
         """
         return cls(
@@ -263,12 +318,38 @@ class PointingConfig:
         )  # fmt: skip
 
 
+PARTS = {"image": ImageConfig, "vision": VisionConfig, "language": LanguageConfig}
+WRITTEN = ("model_type", "architectures", "transformers_version", "dtype", "_commit_hash")  # transformers' own keys
+SETTINGS = ("attn_implementation", "experts_implementation", "output_attentions", "name_or_path")  # never saved
+
+
+def own_fields() -> list[str]:
+    """Names of the fields that fix a pointing model."""
+    inherited = {entry.name for entry in fields(PreTrainedConfig)}
+    return [entry.name for entry in fields(VideoMolmoConfig) if entry.name not in inherited]
+
+
+def changed(config: VideoMolmoConfig, kwargs: dict[str, Any]) -> Any:
+    """The configuration with what transformers' `from_dict` is given; what is for others is given back where asked."""
+    give_back = kwargs.pop("return_unused_kwargs", False)
+    config = replace(config, **{name: kwargs.pop(name) for name in own_fields() if name in kwargs})
+    for name in ("_from_auto", "_from_pipeline"):
+        kwargs.pop(name, None)
+    for name, own in (("attn_implementation", "_attn_implementation"), ("name_or_path", "name_or_path")):
+        if name in kwargs:
+            setattr(config, own, kwargs.pop(name))
+    return (config, kwargs) if give_back else config
+
+
 def _build(part: type, values: dict[str, Any], name: str) -> Any:
     """Dataclass `part` from a mapping, lists turned into tuples; unknown keys raise BadInput."""
     if not isinstance(values, dict):
-        raise BadInput(f"{name} is {shortened(values)}, expected a JSON object; see PointingConfig.to_dict()")
-    known = [entry.name for entry in fields(part)]
+        raise BadInput(f"{name} is {shortened(values)}, expected a JSON object; see VideoMolmoConfig.to_dict()")
+    known = own_fields() if part is VideoMolmoConfig else [entry.name for entry in fields(part)]
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise BadInput(f"{name} has unknown keys {shortened(unknown)}, expected only {known}; remove or rename them")
     return part(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+PointingConfig = VideoMolmoConfig

@@ -1,15 +1,11 @@
-"""What each token sees, where it stands, the loss of answers, and greedy decoding."""
+"""What each token sees, where it stands, and the loss of answers."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from inspect import signature
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
-from transformers import DynamicCache
 
 PADDING = -1  # id of a padding token
 SHARED = 10000  # subsegment of what all branches of a message tree share: BOS and image
@@ -78,66 +74,21 @@ def answer_loss(
     return (losses * weights).sum() / weights.sum().clamp(min=1)
 
 
-@torch.no_grad()
-def greedy(
-    model: torch.nn.Module,
-    embeds: Float[Tensor, "batch tokens width"],
+def left_padded(
+    input_ids: Int[Tensor, "batch tokens"],
     valid: Bool[Tensor, "batch tokens"],
-    max_new_tokens: int,
-    stop_id: int | None,
-    on_step: Callable[[list[list[int]]], None] | None = None,
-) -> list[list[int]]:
-    """The likeliest continuation of each prompt, token by token, without the stop id.
+    image_input_idx: Int[Tensor, "batch crops windows"] | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The same prompts with what pads them on the right moved to the left, so that new tokens follow their words.
 
-    Source: published inference: one beam, prompts padded on the right, new tokens appended after the padding with the
-    positions they would have without it. Each row stops at its own stop id.
-
-    Args:
-        model: anything with `language` (the transformer) and `logits(hidden)`.
-        embeds: prompts with the image tokens added.
-        valid: False on padding.
-        max_new_tokens: most tokens to write.
-        stop_id: id that ends a row; None never ends it early.
-        on_step: called after each token with all that is written so far.
+    Example:
+        >>> ids = torch.tensor([[7, 8, -1], [4, 5, 6]])
+        >>> left_padded(ids, ids >= 0, None)[0].tolist()
+        [[-1, 7, 8], [4, 5, 6]]
     """
-    batch, rows = len(embeds), torch.arange(len(embeds), device=embeds.device)
-    cache = DynamicCache(config=model.language.config)
-    allowed = visible(valid)
-    hidden = _step(model, embeds, allowed, positions(allowed), cache)
-    last = valid.long().cumsum(-1).argmax(-1)  # first maximum: the last valid token of each row
-    hidden, position = hidden[rows, last], valid.sum(-1)
-
-    written: list[list[int]] = [[] for _ in range(batch)]
-    open_rows = [True] * batch
-    for step in range(max_new_tokens):
-        token = model.logits(hidden).argmax(-1)
-        for row, value in enumerate(token.tolist()):
-            open_rows[row] = open_rows[row] and value != stop_id
-            if open_rows[row]:
-                written[row].append(value)
-        if on_step is not None:
-            on_step(written)
-        if step == max_new_tokens - 1 or not any(open_rows):
-            break
-        valid = torch.cat([valid, valid.new_ones(batch, 1)], dim=1)
-        embeds = model.language.embed_tokens(token)[:, None]
-        hidden = _step(model, embeds, valid[:, None], position[:, None], cache)[:, 0]
-        position = position + 1
-    return written
-
-
-def _step(
-    model: torch.nn.Module,
-    embeds: Float[Tensor, "batch queries width"],
-    allowed: Bool[Tensor, "batch queries keys"],
-    position_ids: Int[Tensor, "batch queries"],
-    cache: DynamicCache,
-) -> Float[Tensor, "batch queries width"]:
-    """Run the language model over new embeddings and extend the cache."""
-    mask = {"full_attention": attention_mask_of(allowed, model.language.config._attn_implementation, embeds.dtype)}
-    # transformers 5.24 renamed the argument and warns of the old name, which alone earlier releases know
-    named = "cache" if "cache" in signature(model.language.forward).parameters else "past_key_values"
-    out = model.language(
-        inputs_embeds=embeds, attention_mask=mask, position_ids=position_ids, use_cache=True, **{named: cache}
-    )
-    return out.last_hidden_state.to(embeds.device)
+    shift = valid.long().flip(1).argmax(1)  # tokens of padding behind the last word
+    index = (torch.arange(input_ids.shape[1], device=input_ids.device) - shift[:, None]) % input_ids.shape[1]
+    if image_input_idx is not None:
+        moved = image_input_idx + shift[:, None, None].to(image_input_idx)
+        image_input_idx = torch.where(image_input_idx >= 0, moved, image_input_idx)
+    return input_ids.gather(1, index), valid.gather(1, index), image_input_idx

@@ -2,67 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import copy
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import Qwen2Config, Qwen2Model
+from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedModel, Qwen2Model
+from transformers.utils import ModelOutput
 
 from videomolmo.errors import BadInput
-from videomolmo.model.config import LanguageConfig, PointingConfig
+from videomolmo.io.files import atomic_files
+from videomolmo.model.config import VideoMolmoConfig
 from videomolmo.model.connector import Connector
-from videomolmo.model.decoding import PADDING, answer_loss, attention_mask_of, greedy, positions, visible
+from videomolmo.model.decoding import PADDING, answer_loss, attention_mask_of, left_padded, positions, visible
 from videomolmo.model.temporal import TemporalModule, check_past
 from videomolmo.model.vision import VisionTower
-from videomolmo.weights.assign import Put, Shards, check_fit, fill, put_plain, read_config, save_model
+from videomolmo.weights import hub
+from videomolmo.weights.assign import CONFIG_FILE, Put, Shards, fill, put_plain, safetensors_told, without_progress_bar
 from videomolmo.weights.devices import Devices, connect, device_of
+from videomolmo.weights.published import Weight, read_configuration, weights_in
+from videomolmo.weights.quantize import unpacked
+
+MAX_NEW_TOKENS = 300
+# transformers 5.24 renamed the argument, and warns of the old name, which alone earlier releases know
+CACHE = "cache" if "cache" in signature(Qwen2Model.forward).parameters else "past_key_values"
 
 
 @dataclass
-class PointingOutput:
+class PointingOutput(ModelOutput):
     """What one forward pass computed; `None` where it was not asked for.
 
     `hidden_states` are the input embeddings, then each layer's output, the last one after the final norm.
     `attentions` are the language model's, one tensor (batch, heads, tokens, tokens) for each layer.
     """
 
-    logits: Float[Tensor, "batch tokens vocabulary"]
     loss: Float[Tensor, ""] | None = None
+    logits: Float[Tensor, "batch tokens vocabulary"] | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     image_tokens: Float[Tensor, "batch crops windows width"] | None = None
     inputs_embeds: Float[Tensor, "batch tokens width"] | None = None
 
 
-class PointingModel(nn.Module):
-    """Vision tower, temporal module, connector and a Qwen2 language model.
+class VideoMolmoForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """Vision tower, temporal module, connector and a Qwen2 language model, as a model of transformers.
 
     Source: paper, section 3; published model.
     Differs: batches of any size work (the published code fails above one).
 
     Args:
-        config: every size and option.
-        attn_implementation: of the language model, as transformers names it; "eager" can return attentions.
+        config: every size and option; the model keeps a copy.
+        attn_implementation: of the language model, as transformers names it; "eager" can return attentions. None
+            takes what the configuration says.
 
     Example:
-        >>> model = PointingModel(PointingConfig.nano())
+        >>> model = VideoMolmoForConditionalGeneration(VideoMolmoConfig.nano())
         >>> sum(p.numel() for p in model.parameters()) < 3e6
         True
     """
 
-    def __init__(self, config: PointingConfig, attn_implementation: str = "sdpa") -> None:
-        super().__init__()
-        self.config = config
+    config_class = VideoMolmoConfig
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = _supports_flash_attn = True
+    _no_split_modules = ("Qwen2DecoderLayer", "VisionBlock", "Connector", "TemporalModule")
+    _skip_keys_device_placement = ("past_key_values", "cache")
+
+    def __init__(self, config: VideoMolmoConfig, attn_implementation: str | None = None) -> None:
+        config = copy.deepcopy(config)
+        config._attn_implementation = attn_implementation or config._attn_implementation or "sdpa"
+        super().__init__(config)
         self.vision = VisionTower(config.vision, config.image)
         self.temporal = TemporalModule(config)
         self.connector = Connector(config)
-        self.language = Qwen2Model(_qwen2_config(config.language, attn_implementation))
-        width = config.language.width
+        self.language = Qwen2Model(config.get_text_config())
+        width, end = config.language.width, config.language.end_of_text
         self.new_embedding = nn.Parameter(torch.randn(config.language.extra_vocab, width) * 0.02)
         self.head: nn.Linear | None = None
         if not config.language.tie_word_embeddings:
@@ -71,6 +92,21 @@ class PointingModel(nn.Module):
         self.pad_embed: nn.Parameter | None = None
         if config.image_padding_embed is not None:
             self.pad_embed = nn.Parameter(torch.zeros(2, config.vision.feature_dim))
+        self.generation_config = GenerationConfig(
+            max_new_tokens=MAX_NEW_TOKENS, do_sample=False, eos_token_id=end, pad_token_id=end, bos_token_id=end
+        )
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Nothing: each part has drawn its weights when it was made."""
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The table of words; the image tokens' rows are `new_embedding`."""
+        return self.language.embed_tokens
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The output head; None where the table of words serves."""
+        return self.head
 
     def encode_frames(
         self, pixels: Float[Tensor, "batch crops patches pixel"]
@@ -159,8 +195,14 @@ class PointingModel(nn.Module):
         loss_masks: Float[Tensor, "batch tokens"] | None = None,
         features: Float[Tensor, "batch crops patches dim"] | None = None,
         past_features: Float[Tensor, "batch past crops patches dim"] | None = None,
-        output_hidden: bool = False,
-        output_attentions: bool = False,
+        image_tokens: Float[Tensor, "batch crops windows width"] | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        cache: Cache | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        return_dict: bool | None = None,
     ) -> PointingOutput:
         """Logits at every token, and the loss where targets are given.
 
@@ -169,35 +211,38 @@ class PointingModel(nn.Module):
             pixels, past_pixels: current and past frames (oldest first); not needed where features are given.
             image_masks: share of image in each patch, see `ImageProcessor`.
             image_input_idx: token that each window feeds; negative for none.
-            attention_mask: 0 on padding; taken from `input_ids` where None.
+            attention_mask: 0 on padding; taken from `input_ids` where None. With a cache, of all tokens so far.
             position_ids: counted from what each token sees where None.
             subsegment_ids: branches of a message tree.
             targets, loss_masks: see `answer_loss`.
             features, past_features: precomputed vision features, so that a frame is encoded once.
-            output_hidden, output_attentions: also return these (attentions need attn_implementation="eager").
+            image_tokens: from the method of that name; they stand for pixels and features.
+            output_hidden_states, output_attentions: also return these (attentions need attn_implementation="eager").
+            cache, past_key_values: keys and values of earlier tokens, extended; `use_cache` changes nothing.
+            logits_to_keep: of so many last tokens; 0 for all.
         """
         kind = self.language.config._attn_implementation
-        if output_attentions and kind != "eager":
-            raise BadInput(f"attn_implementation is {kind!r}, attentions need 'eager'; build the model with it")
-        if subsegment_ids is not None and kind.startswith("flash"):
-            raise BadInput(f"attn_implementation is {kind!r}, message trees need 'sdpa' or 'eager'; take one of these")
-        tokens = self._frame_tokens(pixels, past_pixels, image_masks, features, past_features)
-        embeds = self.embed(input_ids, tokens, image_input_idx)
-        valid = input_ids != PADDING if attention_mask is None else attention_mask.bool()
-        allowed = visible(valid, subsegment_ids)
-        bias = attention_mask_of(allowed, kind, embeds.dtype)
+        _check_attention(kind, bool(output_attentions), subsegment_ids is not None)
+        if image_tokens is None:
+            image_tokens = self._frame_tokens(pixels, past_pixels, image_masks, features, past_features)
+        cache = past_key_values if cache is None else cache
+        embeds = self.embed(input_ids, image_tokens, image_input_idx)
+        allowed = _allowed(input_ids, attention_mask, subsegment_ids, cache)
+        position_ids = positions(allowed) if position_ids is None else position_ids.clamp(min=0)
         out = self.language(
             inputs_embeds=embeds,
-            attention_mask={"full_attention": bias},
-            position_ids=positions(allowed) if position_ids is None else position_ids.clamp(min=0),
-            use_cache=False,
-            output_hidden_states=output_hidden,
-            output_attentions=output_attentions,
+            attention_mask={"full_attention": attention_mask_of(allowed, kind, embeds.dtype)},
+            position_ids=position_ids,
+            use_cache=cache is not None,
+            output_hidden_states=bool(output_hidden_states),
+            output_attentions=bool(output_attentions),
+            **({} if cache is None else {CACHE: cache}),
         )
-        logits = self.logits(out.last_hidden_state.to(embeds.device))
+        logits = self.logits(out.last_hidden_state[:, -logits_to_keep:].to(embeds.device))
         loss = None if targets is None else answer_loss(logits, targets, loss_masks)
-        return PointingOutput(logits, loss, out.hidden_states, out.attentions, tokens, embeds)
+        return PointingOutput(loss, logits, out.hidden_states, out.attentions, image_tokens, embeds)
 
+    @torch.no_grad()
     def generate(
         self,
         input_ids: Int[Tensor, "batch tokens"],
@@ -209,20 +254,31 @@ class PointingModel(nn.Module):
         features: Float[Tensor, "batch crops patches dim"] | None = None,
         past_features: Float[Tensor, "batch past crops patches dim"] | None = None,
         image_tokens: Float[Tensor, "batch crops windows width"] | None = None,
-        max_new_tokens: int = 300,
-        stop_id: int | None = None,
-        on_step: Callable[[list[list[int]]], None] | None = None,
-    ) -> list[list[int]]:
-        """Ids that greedy decoding writes for each row, without the stop id; arguments as in `forward` and `greedy`.
+        **options: Any,
+    ) -> Any:
+        """What transformers' `generate` gives: prompts (padding moved to the left) and what is written after them.
 
-        `image_tokens`, from the method of that name, stand for pixels and features.
+        Greedy, at most `MAX_NEW_TOKENS`, and each row ends at its end-of-text, unless `options` say otherwise.
+
+        Args:
+            input_ids, attention_mask: as in `forward`, padded on either side.
+            pixels, past_pixels, image_masks, image_input_idx, features, past_features, image_tokens: as in `forward`.
+            options: transformers' own: `max_new_tokens`, `streamer`, `do_sample`, `generation_config` …
         """
-        with torch.no_grad():
-            if image_tokens is None:
-                image_tokens = self._frame_tokens(pixels, past_pixels, image_masks, features, past_features)
-            embeds = self.embed(input_ids, image_tokens, image_input_idx)
+        if image_tokens is None:
+            image_tokens = self._frame_tokens(pixels, past_pixels, image_masks, features, past_features)
         valid = input_ids != PADDING if attention_mask is None else attention_mask.bool()
-        return greedy(self, embeds, valid, max_new_tokens, stop_id, on_step)
+        ids, valid, places = left_padded(input_ids, valid, image_input_idx)
+        ids = ids.masked_fill(~valid, self.config.language.end_of_text)
+        images = {} if image_tokens is None else {"image_tokens": image_tokens, "image_input_idx": places}
+        return super().generate(input_ids=ids, attention_mask=valid.long(), **images, **options)
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Inputs of the next step: the frame counts for the prompt alone, its tokens are in the cache then."""
+        cache = kwargs.get(CACHE)
+        if cache is not None and cache.get_seq_length():
+            kwargs |= {"image_tokens": None, "image_input_idx": None}
+        return super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
 
     def _frame_tokens(
         self,
@@ -241,42 +297,93 @@ class PointingModel(nn.Module):
             past_features = self.encode_past(past_pixels)
         return self.image_tokens(features, past_features, image_masks)
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write config.json and model.safetensors; `dtype` (torch.float16) makes the stored weights smaller."""
-        save_model(self, folder, dtype)
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        dtype: torch.dtype | None = None,
+        state_dict: Mapping[str, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write config.json and the weights; each file appears whole or not at all.
+
+        Args:
+            save_directory: made where missing.
+            dtype: of the stored weights, for example torch.float16 to halve the file; None keeps the model's.
+            state_dict: the weights; None takes the model's.
+            kwargs: transformers' own, for example `max_shard_size`.
+        """
+        state = self.state_dict() if state_dict is None else state_dict
+        if dtype is not None:
+            state = {name: value.detach().to("cpu", dtype) for name, value in state.items()}
+        with atomic_files(save_directory, CONFIG_FILE) as place, safetensors_told(), without_progress_bar():
+            super().save_pretrained(place, state_dict=state, **kwargs)
+            (place / "generation_config.json").unlink(missing_ok=True)  # config.json says the same
 
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | Path,
-        devices: Devices = "cpu",
-        dtype: torch.dtype = torch.float32,
-        attn_implementation: str = "sdpa",
-        prepare: Callable[[PointingModel], Put] = lambda model: put_plain,
-    ) -> PointingModel:
-        """The model that `save_pretrained` wrote, in evaluation mode; weights that do not fit raise BadInput.
+        pretrained_model_name_or_path: str | Path,
+        *model_args: Any,
+        config: VideoMolmoConfig | None = None,
+        dtype: torch.dtype | str | None = None,
+        attn_implementation: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """A model in evaluation mode, with weights of our own or of published names; what does not fit is refused.
 
-        `prepare` changes the empty model where needed and says how its weights are put; see `quantize.quantised`.
+        All names and shapes are compared before memory is taken; weights are then read one by one, straight to their
+        device and precision.
+
+        Args:
+            pretrained_model_name_or_path: a folder, "nano", or an id of the hub.
+            config: None takes the folder's.
+            dtype: of the weights in the model; None is float32, and "auto" what they are stored in.
+            attn_implementation: of the language model: "sdpa", "eager" or "flash_attention_2".
+            revision, local_files_only: of the hub.
+            kwargs: transformers' own: `device_map`, `quantization_config`, `output_loading_info` …
+
+        Raises:
+            BadInput: files missing or broken, or weights that do not fit or are not finite.
         """
-        model = cls.empty(read_config(folder), attn_implementation)
-        shards = Shards(folder)
-        check_fit(model, shards.tensors.items(), str(folder))
-        return model.filled(shards, devices, dtype, prepare(model), str(folder))
+        folder = hub.model_folder(pretrained_model_name_or_path, revision, local_files_only)
+        kept = {} if config is None else {"attn_implementation": config._attn_implementation}
+        is_given = config is not None and not config.is_published
+        config = copy.deepcopy(config) if is_given else read_configuration(folder)
+        config._attn_implementation = attn_implementation or kept.get("attn_implementation")
+        for name in FOR_THE_HUB:
+            kwargs.pop(name, None)
+        empty = cls.empty(config)
+        if dtype == "auto":
+            dtype = next(iter(Shards(folder).tensors.values())).dtype
+        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
+        made = empty.with_weights(weights_in(folder, empty, dtype), dtype=dtype, **kwargs)
+        model = made[0] if isinstance(made, tuple) else made
+        model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
+        return made
+
+    def with_weights(self, weights: Mapping[str, Weight], dtype: torch.dtype = torch.float32, **kwargs: Any) -> Any:
+        """A model like this one, which may be `empty`, with other weights, all of it placed by transformers."""
+        with without_progress_bar():
+            made = super().from_pretrained(None, config=self.config, state_dict=dict(weights), dtype=dtype, **kwargs)
+        unpacked(made[0] if isinstance(made, tuple) else made)
+        return made
 
     @classmethod
-    def empty(cls, config: PointingConfig, attn_implementation: str = "sdpa") -> PointingModel:
-        """A model without memory for its weights, on the meta device; see `filled`."""
+    def empty(cls, config: VideoMolmoConfig, attn_implementation: str | None = None) -> Any:
+        """A model without memory for its weights, on the meta device."""
         with torch.device("meta"):
             return cls(config, attn_implementation)
 
     def filled(
         self,
-        tensors: Iterable[tuple[str, Tensor]],
+        tensors: Iterable[tuple[str, Weight]],
         devices: Devices,
         dtype: torch.dtype,
         put: Put = put_plain,
         source: str = "",
-    ) -> PointingModel:
+    ) -> VideoMolmoForConditionalGeneration:
         """Give an `empty` model its weights, one at a time, and what it computes from its sizes; evaluation mode.
 
         Args:
@@ -293,19 +400,32 @@ class PointingModel(nn.Module):
         return connect(self, devices).eval()
 
 
-def _qwen2_config(config: LanguageConfig, attn_implementation: str) -> Qwen2Config:
-    """Our language sizes in transformers' terms."""
-    return Qwen2Config(
-        vocab_size=config.vocab_size,
-        hidden_size=config.width,
-        intermediate_size=config.ff,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.kv_heads,
-        max_position_embeddings=config.max_positions,
-        rms_norm_eps=config.rms_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-        use_sliding_window=False,
-        tie_word_embeddings=False,
-        attn_implementation=attn_implementation,
-    )
+FOR_THE_HUB = ("trust_remote_code", "token", "cache_dir", "force_download", "proxies", "subfolder", "_from_auto",
+               "_commit_hash", "code_revision", "adapter_kwargs", "use_safetensors", "weights_only")  # fmt: skip
+
+
+def _check_attention(kind: str, is_shown: bool, is_tree: bool) -> None:
+    if is_shown and kind != "eager":
+        raise BadInput(f"attn_implementation is {kind!r}, attentions need 'eager'; build the model with it")
+    if is_tree and kind.startswith("flash"):
+        raise BadInput(f"attn_implementation is {kind!r}, message trees need 'sdpa' or 'eager'; take one of these")
+
+
+def _allowed(
+    input_ids: Int[Tensor, "batch tokens"],
+    attention_mask: Int[Tensor, "batch all_tokens"] | None,
+    subsegment_ids: Int[Tensor, "batch tokens"] | None,
+    cache: Cache | None,
+) -> Any:
+    """Whether each new token may attend to each token, those in the cache included."""
+    past, tokens = 0 if cache is None else cache.get_seq_length(), input_ids.shape[1]
+    if attention_mask is not None:
+        valid = attention_mask.bool()
+    elif past:
+        valid = input_ids.new_ones(len(input_ids), past + tokens).bool()
+    else:
+        valid = input_ids != PADDING
+    return valid[:, None] if past and tokens == 1 else visible(valid, subsegment_ids)[:, -tokens:]
+
+
+PointingModel = VideoMolmoForConditionalGeneration

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -10,11 +11,15 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 from torch.nn import functional
+from transformers import ProcessorMixin
 
 from videomolmo.errors import BadInput
-from videomolmo.model.config import PointingConfig
+from videomolmo.model.config import VideoMolmoConfig
 from videomolmo.model.decoding import PADDING, SHARED, positions, visible
 from videomolmo.model.image import ImageProcessor, Layout, black_frames_first
+from videomolmo.model.tokenizer import load_tokenizer, save_tokenizer
+from videomolmo.weights import hub
+from videomolmo.weights.published import read_configuration
 
 Example = dict[str, Tensor]
 Branch = Sequence[str]  # messages in turn: user, assistant, user, assistant ...
@@ -34,7 +39,7 @@ class TextTokenizer(Protocol):
     def decode(self, token_ids: list[int]) -> str: ...
 
 
-class PointingProcessor:
+class VideoMolmoProcessor(ProcessorMixin):
     """Build the model's inputs from frames and text.
 
     Source: published model: `[BOS] <image tokens> " User: P Assistant:"`, messages tokenised one by one, an end-of-text
@@ -46,7 +51,7 @@ class PointingProcessor:
         config: the model's configuration.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, config: PointingConfig) -> None:
+    def __init__(self, tokenizer: TextTokenizer, config: VideoMolmoConfig) -> None:
         size = len(tokenizer) if hasattr(tokenizer, "__len__") else 0
         known = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else {}
         size -= len(known.keys() & config.language.extra_ids.keys())  # a published tokenizer lists the image tokens
@@ -55,12 +60,12 @@ class PointingProcessor:
                 f"tokenizer has {size} tokens, expected at most vocab_size = {config.language.vocab_size}; "
                 "use the tokenizer that belongs to the model"
             )
-        self.tokenizer, self.config = tokenizer, config
+        self.tokenizer, self.config = tokenizer, config  # not by transformers, which wants a tokenizer of its own kind
         self.image = ImageProcessor(config.image)
 
     @staticmethod
     def prompt(question: str) -> str:
-        """The user's turn as text. Example: `PointingProcessor.prompt("Point to the cat.")`."""
+        """The user's turn as text. Example: `VideoMolmoProcessor.prompt("Point to the cat.")`."""
         return f" User: {question.strip()} Assistant:"
 
     def __call__(
@@ -163,7 +168,35 @@ class PointingProcessor:
         example["position_ids"] = positions(allowed)[0]
         return example
 
-    def decode(self, token_ids: list[int]) -> str:
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Write the tokenizer; all else stands in the model's config.json beside it."""
+        save_tokenizer(self.tokenizer, save_directory)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        **kwargs: Any,
+    ) -> VideoMolmoProcessor:
+        """The processor of a model's folder, of "nano", or of an id on the hub; `kwargs` are for other classes.
+
+        Raises:
+            BadInput: files are missing or broken, or the tokenizer is another model's.
+        """
+        folder = hub.model_folder(pretrained_model_name_or_path, revision, local_files_only)
+        config = read_configuration(folder)
+        return cls(load_tokenizer(folder, config.language), config)
+
+    def batch_decode(self, sequences: Sequence[Sequence[int]] | Tensor, **kwargs: Any) -> list[str]:
+        """As `decode`, row by row."""
+        return [self.decode(row) for row in sequences]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(tokenizer={type(self.tokenizer).__name__})"
+
+    def decode(self, token_ids: Sequence[int] | Tensor, **kwargs: Any) -> str:
         """The text of generated ids, without special tokens and the space that precedes an answer."""
         special = {*getattr(self.tokenizer, "all_special_ids", ())}
         return self.tokenizer.decode([int(one) for one in token_ids if int(one) not in special]).strip()
@@ -214,3 +247,6 @@ def _stack(tensors: list[Tensor], fill: int | float | None) -> Tensor:
         room = (largest - size).flip(0).tolist()
         padded.append(functional.pad(tensor, [amount for side in room for amount in (0, side)], value=fill))
     return torch.stack(padded)
+
+
+PointingProcessor = VideoMolmoProcessor

@@ -20,7 +20,7 @@ from videomolmo.pointing import BATCH
 from videomolmo.training.model import one_pass, recompute, set_trainable, units_of
 from videomolmo.training.recipe import PRECISIONS, QUANTIZE, Learn, Recipe
 from videomolmo.weights import hub
-from videomolmo.weights.checkpoint import KNOWN, read_configuration
+from videomolmo.weights.published import KNOWN, read_configuration
 from videomolmo.weights.quantize import KINDS
 
 TURN = 100  # tokens of a usual question with its answer

@@ -26,8 +26,8 @@ from videomolmo.model.config import PointingConfig
 from videomolmo.model.decoding import answer_loss, attention_mask_of, visible
 from videomolmo.training.recipe import Learn, Optimiser, Recipe
 from videomolmo.weights import hub
-from videomolmo.weights.assign import Put, Shards, check_fit
-from videomolmo.weights.checkpoint import build, is_published, read_config_file, read_configuration
+from videomolmo.weights.assign import Put
+from videomolmo.weights.published import read_configuration, weights_in
 from videomolmo.weights.quantize import quantised
 from videomolmo.weights.tensors import check_finite
 
@@ -333,12 +333,9 @@ def _load(
 
 
 def _read(folder: Path, config: PointingConfig, prepare: Callable[[PointingModel], Put]) -> PointingModel:
-    shards = Shards(folder)
-    if is_published(read_config_file(folder)):
-        return build(shards.tensors.items(), shards, config, str(folder), prepare=prepare)
     model = PointingModel.empty(config)
-    check_fit(model, shards.tensors.items(), str(folder))
-    return model.filled(shards, "cpu", torch.float32, prepare(model), str(folder))
+    weights = weights_in(folder, model)
+    return model.filled(weights.items(), "cpu", torch.float32, prepare(model), str(folder))
 
 
 def _place(model: PointingModel, recipe: Recipe, accelerator: Accelerator, sharded: bool) -> Put:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
+from types import EllipsisType
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from videomolmo.errors import BadInput
-from videomolmo.io.files import atomic_files
 from videomolmo.io.untrusted import checked, model_file, read_model_json, shortened
-from videomolmo.model.config import PointingConfig
 from videomolmo.weights.devices import Devices, device_of
 from videomolmo.weights.tensors import check_finite, shapes_of
 
@@ -79,8 +78,9 @@ def fill(
     Raises:
         BadInput: a weight that is not finite.
     """
-    for name, value in tensors:
+    for name, stored in tensors:
         owner, _, own = name.rpartition(".")
+        value = stored[...]
         placed = value.to(device_of(name, devices), dtype, copy=True)
         check_finite(name, placed, value, source)
         put(model.get_submodule(owner), own, placed)
@@ -89,20 +89,6 @@ def fill(
 def _shortened(names: list[str]) -> str:
     rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + rest
-
-
-def save_model(model: nn.Module, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Write config.json and model.safetensors; each file appears whole or not at all.
-
-    Args:
-        model: a model with `config`.
-        folder: made where missing.
-        dtype: of the stored weights, for example torch.float16 to halve the file; None keeps the model's.
-    """
-    state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in model.state_dict().items()}
-    with atomic_files(folder, CONFIG_FILE) as place, safetensors_told():
-        save_file(state, place / WEIGHTS_FILE, metadata={"format": "pt"})
-        model.config.to_json(place / CONFIG_FILE)
 
 
 @contextmanager
@@ -116,9 +102,18 @@ def safetensors_told() -> Iterator[None]:
         raise OSError(str(error)) from error
 
 
-def read_config(folder: str | Path) -> PointingConfig:
-    """The configuration saved in a model folder."""
-    return PointingConfig.from_json(Path(folder) / CONFIG_FILE)
+@contextmanager
+def without_progress_bar() -> Iterator[None]:
+    """What transformers reads and writes inside it shows no bar of its own: it would end up amid those of others."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
@@ -143,10 +138,12 @@ class Shards:
         self.folder = Path(folder)
         index = self.folder / INDEX_FILE
         promised = _weight_map(index) if os.path.lexists(index) else None
-        self.files = [self.folder / name for name in (sorted(set(promised.values())) if promised else [WEIGHTS_FILE])]
+        names = sorted(set(promised.values())) if promised else [WEIGHTS_FILE]
+        self.files: dict[Path, dict[str, Tensor]] = {self.folder / name: {} for name in names}
         self.tensors: dict[str, Tensor] = {}
-        for path in self.files:
-            for name, empty in shapes_of(model_file(path)).items():
+        for path, names in self.files.items():
+            names |= shapes_of(model_file(path))
+            for name, empty in names.items():
                 if name in self.tensors:
                     raise BadInput(
                         f"{path}: weight {shortened(name)} is in an earlier shard too; download the files again"
@@ -162,11 +159,49 @@ class Shards:
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         """Names and tensors, shard by shard; each tensor is read when its turn comes."""
-        for path in self.files:
-            with safe_open(path, framework="pt") as file:
-                names = file.keys()
-                for name in names:
-                    yield name, file.get_tensor(name)
+        for name, stored in self.stored():
+            yield name, stored[...]
+
+    def stored(self, dtype: torch.dtype | None = None) -> list[tuple[str, Stored]]:
+        """Names and tensors that stay in their files until each is asked for, then in `dtype`."""
+        return [
+            (name, Stored(path, name, empty.shape, dtype))
+            for path, names in self.files.items()
+            for name, empty in names.items()
+        ]
+
+
+class Stored:
+    """A weight, or some of its rows, in a safetensors file: `stored[...]` reads it, as transformers asks for weights.
+
+    Args:
+        path, name: the file and the weight's name in it.
+        shape: of what is read.
+        dtype: to read it in, and only where it is finite then; None reads it as it stands.
+        first: the row that it begins at.
+    """
+
+    def __init__(
+        self, path: Path, name: str, shape: torch.Size, dtype: torch.dtype | None = None, first: int | None = None
+    ) -> None:
+        self.path, self.name, self.shape, self.dtype, self.first = path, name, torch.Size(shape), dtype, first
+
+    def split(self, rows: list[int]) -> list[Stored]:
+        """As of a tensor: parts of so many rows each."""
+        ends = list(accumulate(rows, initial=0))
+        return [
+            Stored(self.path, self.name, (count, *self.shape[1:]), self.dtype, first)
+            for count, first in zip(rows, ends, strict=False)
+        ]
+
+    def __getitem__(self, everything: EllipsisType) -> Tensor:
+        with safe_open(self.path, framework="pt") as file:
+            part = file.get_slice(self.name)
+            value = part[...] if self.first is None else part[self.first : self.first + self.shape[0]]
+            placed = value.to(self.dtype or value.dtype, copy=True)
+        if self.dtype is not None:
+            check_finite(self.name, placed, value, self.path.parent)
+        return placed
 
 
 def _weight_map(index: Path) -> dict[str, str]:

@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,334 +13,23 @@ from transformers.utils import is_flash_attn_2_available
 
 from videomolmo.errors import BadInput
 from videomolmo.io.files import atomic_files
-from videomolmo.io.untrusted import MAX_TEXT_BYTES, model_file, read_model_json, shortened
-from videomolmo.model.config import EXTRA_TOKENS, ImageConfig, LanguageConfig, PointingConfig, VisionConfig
-from videomolmo.model.pointing import PointingModel
-from videomolmo.model.temporal import TemporalModule
-from videomolmo.weights.assign import CONFIG_FILE, Put, Shards, check_fit, put_plain, read_config, safetensors_told
-from videomolmo.weights.devices import Devices, side_by_side
-from videomolmo.weights.quantize import quantised
-
-FIXED = {  # values of the published configuration that this package has no options for
-    "activation_type": "swiglu", "rope": True, "clip_qkv": None, "qkv_bias": True, "layer_norm_type": "rms",
-    "include_bias": False, "scale_logits": False, "norm_after": False, "attention_layer_norm": False,
-    "image_pooling_2d": "attention-meanq", "image_projector": "mlp", "image_pooling_h": 2, "image_pooling_w": 2,
-    "normalize_input_embeds": False,
-}  # fmt: skip
+from videomolmo.io.untrusted import MAX_TEXT_BYTES, model_file
+from videomolmo.model.config import VideoMolmoConfig
+from videomolmo.model.pointing import VideoMolmoForConditionalGeneration
+from videomolmo.weights.assign import CONFIG_FILE, Shards, safetensors_told
+from videomolmo.weights.devices import side_by_side
+from videomolmo.weights.published import config_for_hub, fitted, read_configuration, to_published
+from videomolmo.weights.quantize import bits
 
 
-def config_from_published(values: dict[str, Any]) -> PointingConfig:
-    """Our configuration from the resolved published one (language, vision, preprocessor and special ids).
-
-    Raises:
-        BadInput: an option that this package does not compute, or special ids in other places.
-    """
-    full, special = values["full_config"], values["special_token_ids"]
-    for name, wanted in FIXED.items():
-        if full.get(name, wanted) != wanted:
-            raise BadInput(
-                f"published option {name} is {full[name]!r}, only {wanted!r} is supported; use other weights"
-            )
-    language = LanguageConfig(
-        vocab_size=full["vocab_size"],
-        extra_vocab=full["additional_vocab_size"],
-        width=full["d_model"],
-        layers=full["n_layers"],
-        heads=full["n_heads"],
-        kv_heads=full["n_kv_heads"],
-        ff=full["mlp_hidden_size"] // 2,
-        rope_theta=float(full["rope_theta"]),
-        rms_eps=full["layer_norm_eps"],
-        max_positions=full["max_sequence_length"],
-        tie_word_embeddings=full["weight_tying"],
-        end_of_text=special["eos_used_as_bos"],
-    )
-    for name in EXTRA_TOKENS:
-        if special[name] != language.extra_ids[name]:
-            raise BadInput(f"id of {name} is {special[name]}, expected {language.extra_ids[name]}; use other weights")
-    return PointingConfig(
-        image=_published_image(values["preprocessor"]),
-        vision=_published_vision(full),
-        language=language,
-        context=values["num_prev_frames"],
-        image_padding_embed=full["image_padding_embed"],
-        loss_token_weighting=values.get("train_loss_token_weighting"),
-    )
-
-
-def _published_image(values: dict[str, Any]) -> ImageConfig:
-    return ImageConfig(
-        size_px=values["base_image_input_size"][0],
-        patch_px=values["image_patch_size"],
-        margins=tuple(values["overlap_margins"]),
-        max_crops=values["max_crops"],
-    )
-
-
-def _published_vision(full: dict[str, Any]) -> VisionConfig:
-    vision = full["vision_backbone"]
-    if vision["image_mlp_activations"] != "quick_gelu":
-        raise BadInput(
-            f"published option image_mlp_activations is {vision['image_mlp_activations']!r}, "
-            "only 'quick_gelu' is supported; use other weights"
-        )
-    return VisionConfig(
-        width=vision["image_emb_dim"],
-        heads=vision["image_num_heads"],
-        layers=vision["image_num_layers"],
-        mlp=vision["image_mlp_dim"],
-        vit_layers=tuple(full["vit_layers"]),
-        norm_eps=vision["image_norm_eps"],
-    )
-
-
-MOLMO_7B_D = {  # config.json of the published checkpoint, as far as this package reads it
-    "model_type": "molmo", "embedding_size": 152064, "hidden_size": 3584, "intermediate_size": 37888,
-    "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4, "max_position_embeddings": 4096,
-    "layer_norm_eps": 1e-6, "layer_norm_type": "rms", "rope_theta": 1e6, "qkv_bias": True, "clip_qkv": None,
-    "norm_after": False, "attention_layer_norm": False, "weight_tying": False,
-}  # fmt: skip
-KNOWN = {  # published models whose configuration need not be asked for
-    "ghazishazan/VideoMolmo": PointingConfig.molmo_7b,
-    "allenai/Molmo-7B-D-0924": lambda: PointingConfig.molmo_7b(image_padding_embed="pad_and_partial_pad"),
-}
-OURS = "videomolmo"  # key of our own configuration in a config.json that we wrote
-HUB_FIXED = ("layer_norm_type", "qkv_bias", "clip_qkv", "norm_after", "attention_layer_norm", "weight_tying")
-
-
-def config_from_hub(values: dict[str, Any], names: set[str]) -> PointingConfig:
-    """Our configuration for a folder of the hub.
-
-    Its config.json describes the language model alone: what the published class fixes for the rest is taken as fixed.
-    Which of the two models it is shows in the names of the weights: Molmo has the padding embedding, VideoMolmo
-    the temporal module instead. Molmo's temporal module starts as if it were not there.
-
-    Args:
-        values: its config.json.
-        names: of its weights.
-
-    Raises:
-        BadInput: an architecture that is not computed here. Molmo-7B-O is such a one: OLMo blocks with normed
-            queries and keys, norms after attention and MLP, and no bias on the fused projection, which
-            Qwen2 has no place for.
-    """
-    if OURS in values:
-        return PointingConfig.from_dict(values[OURS])
-    if values.get("model_type") != "molmo":
-        raise BadInput(
-            f"config.json is of model_type {shortened(values.get('model_type'))}, expected 'molmo' "
-            "(VideoMolmo, Molmo-7B-D) or a model saved by this package; for Molmo 2 see videomolmo.load_grounder"
-        )
-    values = MOLMO_7B_D | values
-    for name in HUB_FIXED:
-        if values[name] != MOLMO_7B_D[name]:
-            raise BadInput(
-                f"config.json has {name} = {shortened(values[name])}, only {MOLMO_7B_D[name]!r} is supported: "
-                "these are the blocks of another language model (Molmo-7B-O has such); use VideoMolmo or Molmo-7B-D"
-            )
-    ff = values["intermediate_size"]
-    if not isinstance(ff, int) or ff % 2:
-        raise BadInput(f"config.json has intermediate_size = {shortened(ff)}, expected an even number: gate and up")
-    language = LanguageConfig(
-        vocab_size=values["embedding_size"] or values["vocab_size"],
-        width=values["hidden_size"],
-        layers=values["num_hidden_layers"],
-        heads=values["num_attention_heads"],
-        kv_heads=values["num_key_value_heads"] or values["num_attention_heads"],
-        ff=ff // 2,
-        rope_theta=values["rope_theta"],
-        rms_eps=values["layer_norm_eps"],
-        max_positions=values["max_position_embeddings"],
-    )
-    padded = "model.vision_backbone.pad_embed" in names
-    return PointingConfig(language=language, image_padding_embed="pad_and_partial_pad" if padded else None)
-
-
-def config_for_hub(config: PointingConfig) -> dict[str, Any]:
-    """config.json of an exported model: the published keys, and ours so that any size comes back exactly."""
-    language = config.language
-    return MOLMO_7B_D | {
-        "embedding_size": language.vocab_size,
-        "vocab_size": language.vocab_size,
-        "hidden_size": language.width,
-        "intermediate_size": 2 * language.ff,
-        "num_hidden_layers": language.layers,
-        "num_attention_heads": language.heads,
-        "num_key_value_heads": language.kv_heads,
-        "max_position_embeddings": language.max_positions,
-        "layer_norm_eps": language.rms_eps,
-        "rope_theta": language.rope_theta,
-        "weight_tying": language.tie_word_embeddings,
-        OURS: config.to_dict(),
-    }
-
-
-# Published name -> our name, `{n}` a block number, where tensors stay as they are. Biases ride along with weights.
-RENAMES = {
-    "model.transformer.wte.embedding": "language.embed_tokens.weight",
-    "model.transformer.wte.new_embedding": "new_embedding",
-    "model.transformer.ln_f.weight": "language.norm.weight",
-    "model.transformer.ff_out.weight": "head.weight",
-    "model.transformer.blocks.{n}.attn_norm.weight": "language.layers.{n}.input_layernorm.weight",
-    "model.transformer.blocks.{n}.ff_norm.weight": "language.layers.{n}.post_attention_layernorm.weight",
-    "model.transformer.blocks.{n}.attn_out.weight": "language.layers.{n}.self_attn.o_proj.weight",
-    "model.transformer.blocks.{n}.ff_out.weight": "language.layers.{n}.mlp.down_proj.weight",
-    "model.vision_backbone.pad_embed": "pad_embed",
-    "model.vision_backbone.image_projector.w1.weight": "connector.projector.gate.weight",
-    "model.vision_backbone.image_projector.w2.weight": "connector.projector.down.weight",
-    "model.vision_backbone.image_projector.w3.weight": "connector.projector.up.weight",
-    "model.vision_backbone.image_vit.class_embedding": "vision.class_embedding",
-    "model.vision_backbone.image_vit.positional_embedding": "vision.positional_embedding",
-    "model.vision_backbone.image_vit.patch_embedding.weight": "vision.stem.weight",
-}
-for _part in ("weight", "bias"):
-    _vit = "model.vision_backbone.image_vit."
-    RENAMES[f"{_vit}pre_ln.{_part}"] = f"vision.pre_norm.{_part}"
-    _block = f"{_vit}transformer.resblocks.{{n}}."
-    RENAMES[f"{_block}attention_norm.{_part}"] = f"vision.blocks.{{n}}.attention_norm.{_part}"
-    RENAMES[f"{_block}ffn_norm.{_part}"] = f"vision.blocks.{{n}}.mlp_norm.{_part}"
-    RENAMES[f"{_block}feed_forward.w1.{_part}"] = f"vision.blocks.{{n}}.up.{_part}"
-    RENAMES[f"{_block}feed_forward.w2.{_part}"] = f"vision.blocks.{{n}}.down.{_part}"
-    for _w in ("wq", "wk", "wv", "wo"):
-        RENAMES[f"{_block}attention.{_w}.{_part}"] = f"vision.blocks.{{n}}.attention.{_w}.{_part}"
-        RENAMES[f"model.vision_backbone.image_pooling_2d.{_w}.{_part}"] = f"connector.pooling.{_w}.{_part}"
-        if _part == "weight":
-            RENAMES[f"model.vision_backbone.adapter.{_w}.weight"] = f"temporal.attention.{_w}.weight"
-RENAMES_BACK = {ours: published for published, ours in RENAMES.items()}
-
-FUSED_ATTENTION = "model.transformer.blocks.{n}.att_proj."  # rows: queries, keys, values
-FUSED_MLP = "model.transformer.blocks.{n}.ff_proj.weight"  # rows: up, gate
-ADAPTER = tuple(f"model.vision_backbone.adapter.{w}.weight" for w in ("wq", "wk", "wv", "wo"))
-PAD_EMBED = "model.vision_backbone.pad_embed"
-
-
-def _generic(name: str) -> tuple[str, str]:
-    """A name with its block number replaced by `{n}`, and the number."""
-    match = re.search(r"\.(\d+)\.", name)
-    return (name, "") if match is None else (name.replace(match.group(), ".{n}.", 1), match.group(1))
-
-
-def from_published(name: str, value: Tensor, config: PointingConfig) -> list[tuple[str, Tensor]]:
-    """Our names and tensors for one published tensor; fused projections come apart as views.
-
-    Pure, one tensor at a time, so that large files can be streamed.
-
-    Raises:
-        BadInput: the name or the number of rows is none of a published pointing model's.
-    """
-    generic, number = _generic(name)
-    if generic in RENAMES:
-        return [(RENAMES[generic].replace("{n}", number), value)]
-    language, layer = config.language, f"language.layers.{number}"
-    if generic.startswith(FUSED_ATTENTION):
-        part, head_dim = generic.removeprefix(FUSED_ATTENTION), language.width // language.heads
-        rows = [language.heads * head_dim, language.kv_heads * head_dim, language.kv_heads * head_dim]
-        names = [f"{layer}.self_attn.{which}_proj.{part}" for which in "qkv"]
-    elif generic == FUSED_MLP:
-        rows = [language.ff, language.ff]
-        names = [f"{layer}.mlp.{which}_proj.weight" for which in ("up", "gate")]
-    else:
-        raise BadInput(
-            f"weight {shortened(name)} is unknown, expected names of a published Molmo model; check the file"
-        )
-    if value.shape[:1] != (sum(rows),):
-        raise BadInput(
-            f"weight {name!r} has {(*value.shape, 0)[0]} rows, the configuration expects {sum(rows)}; "
-            "use the configuration that belongs to the weights"
-        )
-    return list(zip(names, value.split(rows), strict=True))
-
-
-def convert_published(state: Iterable[tuple[str, Tensor]], config: PointingConfig) -> Iterator[tuple[str, Tensor]]:
-    """Published names and tensors, renamed and taken apart one by one."""
-    for name, value in state:
-        yield from from_published(name, value, config)
-
-
-def to_published(model: PointingModel) -> dict[str, Tensor]:
-    """All weights of a model under published names; the inverse of `load_published`, bit by bit.
-
-    Raises:
-        BadInput: the model has parts that no published model has.
-    """
-    ours = model.state_dict()
-    published: dict[str, Tensor] = {}
-    for index in range(model.config.language.layers):
-        layer = f"language.layers.{index}"
-        for part in ("weight", "bias"):
-            rows = [ours.pop(f"{layer}.self_attn.{which}_proj.{part}") for which in "qkv"]
-            published[f"{FUSED_ATTENTION}{part}".replace("{n}", str(index))] = torch.cat(rows)
-        rows = [ours.pop(f"{layer}.mlp.{which}_proj.weight") for which in ("up", "gate")]
-        published[FUSED_MLP.replace("{n}", str(index))] = torch.cat(rows)
-    for name, value in ours.items():
-        generic, number = _generic(name)
-        if generic not in RENAMES_BACK:
-            raise BadInput(
-                f"weight {name!r} has no published name: only models of the published shape can be exported, and nano "
-                "is another one; `save_pretrained` keeps it"
-            )
-        published[RENAMES_BACK[generic].replace("{n}", number)] = value
-    return published
-
-
-def load_published(state: dict[str, Tensor], config: PointingConfig) -> PointingModel:
-    """A float32 model with the weights of a published state dict; folders are `loading.load_model`'s.
+def load_published(state: dict[str, Tensor], config: VideoMolmoConfig) -> VideoMolmoForConditionalGeneration:
+    """A float32 model with the weights of a published state dict; folders are `load_model`'s.
 
     Raises:
         BadInput: names missing, unexpected, doubled or of another shape.
     """
-    return build(state.items(), state.items(), config, "the published state")
-
-
-def build(
-    shapes: Iterable[tuple[str, Tensor]],
-    tensors: Iterable[tuple[str, Tensor]],
-    config: PointingConfig,
-    source: str,
-    devices: Devices = "cpu",
-    dtype: torch.dtype = torch.float32,
-    attn_implementation: str = "sdpa",
-    prepare: Callable[[PointingModel], Put] = lambda model: put_plain,
-) -> PointingModel:
-    """A model from published names and tensors, taken one by one once it is known that all of them fit.
-
-    Where a Molmo checkpoint has no temporal module at all, ours starts with Xavier weights and zero output, so that
-    the model answers like Molmo until it is trained: zero everywhere would be a point without any gradient, and what
-    the published code does, leaving the module as uninitialised memory, no start at all.
-
-    Args:
-        shapes: the names with tensors of the right shape, with or without data.
-        tensors: the names with data.
-        config: of the model.
-        source: for messages.
-        devices, dtype: see `PointingModel.filled`.
-        attn_implementation: of the language model.
-        prepare: changes the empty model where needed and says how its weights are put; see `quantize.quantised`.
-    """
-    model = PointingModel.empty(config, attn_implementation)
-    try:
-        shapes = list(convert_published(shapes, config))
-    except BadInput as error:
-        raise BadInput(f"{source}: {error}") from error
-    added: list[tuple[str, Tensor]] = []
-    if any(name.startswith("temporal.") for name, _ in shapes):
-        check_fit(model, shapes, source)
-    else:
-        check_fit(model, [*shapes, *_in(model.temporal)], source)
-        added = _fresh_temporal(config)  # only now: its memory is that of the vision tower's width
-    return model.filled(chain(convert_published(tensors, config), added), devices, dtype, prepare(model), source)
-
-
-def _fresh_temporal(config: PointingConfig) -> list[tuple[str, Tensor]]:
-    """First weights of a temporal module that changes nothing yet (seed 0)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        module = TemporalModule(replace(config, init_output_zero=True))
-    return _in(module)
-
-
-def _in(temporal: TemporalModule) -> list[tuple[str, Tensor]]:
-    return [(f"temporal.{name}", value) for name, value in temporal.state_dict().items()]
+    empty = VideoMolmoForConditionalGeneration.empty(config)
+    return empty.with_weights(fitted(state.items(), empty, "the published state"))
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -359,7 +44,7 @@ def load_model(
     attn_implementation: str = "sdpa",
     quantize: str | None = None,
     device_map: str | None = None,
-) -> PointingModel:
+) -> VideoMolmoForConditionalGeneration:
     """A pointing model in evaluation mode from a folder of ours, or of VideoMolmo or Molmo as on the hub.
 
     What does not fit is found before any weight is read; weights are then read one by one, straight to their device
@@ -369,7 +54,7 @@ def load_model(
         folder: config.json and safetensors, whole or in shards.
         device, dtype: of the weights in the model.
         attn_implementation: of the language model: one of `ATTENTION`.
-        quantize: None, "8bit" or "4bit"; see `quantize.quantised`.
+        quantize: None, "8bit" or "4bit"; see `quantize.bits`.
         device_map: None, or "auto" to spread the model over all GPUs; `device` then counts for nothing.
 
     Raises:
@@ -383,14 +68,14 @@ def load_model(
         )
     if device_map not in (None, "auto"):
         raise BadInput(f"device_map is {device_map!r}, expected None or 'auto'")
-    prepare, config = quantised(quantize), read_configuration(folder)
-    devices: Devices = device
+    config, places = read_configuration(folder), None if str(device) == "cpu" else {"": device}
     if device_map == "auto":
-        devices = side_by_side(PointingModel.empty(config), ELEMENT[quantize] or dtype.itemsize)
-    if not is_published(read_config_file(folder)):
-        return PointingModel.from_pretrained(folder, devices, dtype, attn_implementation, prepare)
-    shards = Shards(folder)
-    return build(shards.tensors.items(), shards, config, str(folder), devices, dtype, attn_implementation, prepare)
+        empty = VideoMolmoForConditionalGeneration.empty(config)
+        places = side_by_side(empty, ELEMENT[quantize] or dtype.itemsize)
+    return VideoMolmoForConditionalGeneration.from_pretrained(
+        folder, config=config, dtype=dtype, attn_implementation=attn_implementation,
+        quantization_config=bits(quantize, dtype), device_map=places,
+    )  # fmt: skip
 
 
 def dtype_of(name: str) -> torch.dtype:
@@ -404,30 +89,8 @@ def dtype_of(name: str) -> torch.dtype:
     return DTYPES.get(name, torch.float32)
 
 
-def read_configuration(folder: str | Path) -> PointingConfig:
-    """The configuration of a model in a folder, ours or published; of its weights only names are read."""
-    values = read_config_file(folder)
-    if not is_published(values):
-        return read_config(folder)
-    names = set(Shards(folder).tensors)
-    try:
-        return config_from_hub(values, names)
-    except (ValueError, TypeError, KeyError) as error:
-        raise BadInput(f"{Path(folder) / CONFIG_FILE}: {error}; copy or download it again") from error
-
-
-def is_published(values: dict[str, Any]) -> bool:
-    """Whether a config.json comes with weights under published names."""
-    return "model_type" in values
-
-
-def read_config_file(folder: str | Path) -> dict[str, Any]:
-    """config.json as it stands."""
-    return read_model_json(Path(folder) / CONFIG_FILE)
-
-
-def convert(source: str | Path, target: Path, dtype: torch.dtype | None = None) -> PointingModel:
-    """Write a published folder in our own format (`PointingModel.from_pretrained` reads it).
+def convert(source: str | Path, target: Path, dtype: torch.dtype | None = None) -> VideoMolmoForConditionalGeneration:
+    """Write a published folder in our own format (`VideoMolmoForConditionalGeneration.from_pretrained` reads it).
 
     Args:
         source: published folder.

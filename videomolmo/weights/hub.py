@@ -67,6 +67,13 @@ def pointing_folder(name: str, offline: bool = False) -> Path:
     return _check_files(folder, name, "--model", "config.json")
 
 
+def model_folder(name: str | os.PathLike, revision: str | None = None, offline: bool = False) -> Path:
+    """As `pointing_folder`, in the terms of transformers; a folder is taken as it is."""
+    if os.path.isdir(name):
+        return Path(name)
+    return pointing_folder(name if revision in (None, "main") else f"{name}@{revision}", offline)
+
+
 def masks_folder(name: str, offline: bool = False) -> Path:
     """The folder of a SAM 2 in the layout of `data/nano/masks`; for published SAM 2 see `checkpoint_file`."""
     name = named(name, "--masks")

@@ -79,6 +79,33 @@ def _put(library: Any, module: nn.Module, name: str, value: Tensor) -> None:
         )
 
 
+def bits(kind: str | None, dtype: torch.dtype) -> Any:
+    """transformers' settings for weights of `kind`, or None; what is quantised and how, see `quantised`.
+
+    Raises:
+        BadInput: another kind, or bitsandbytes is not installed.
+    """
+    if quantised(kind) and kind is None:
+        return None
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_8bit=kind == "8bit", load_in_4bit=kind == "4bit", bnb_4bit_quant_type="fp4",
+        bnb_4bit_compute_dtype=dtype, llm_int8_threshold=6.0, llm_int8_skip_modules=["head"],
+    )  # fmt: skip
+
+
+def unpacked(model: nn.Module) -> None:
+    """Make layers of 4 bits compute alike on all CPUs.
+
+    On CPUs with bfloat16 arithmetic the library packs weights anew, which fails where a row is not of whole blocks:
+    the 588 values of a patch of 14 x 14 pixels.
+    """
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+
+
 def weight_bytes(model: nn.Module) -> int:
     """Bytes of all weights as they lie in memory, with the scales of quantised ones."""
     total = 0

@@ -248,7 +248,7 @@ def _language_loss(
         loss_masks=batch["weights"],
         features=features,
         past_features=past,
-        output_hidden=True,
+        output_hidden_states=True,
         output_attentions=True,
     )
     looking = attention_loss(out.attentions, batch, model.config.image.window_grid)
