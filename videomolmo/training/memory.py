@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -113,7 +114,12 @@ def training_memory(
     divided, count = devices if sharded else 1, sum(learning)
     weights, gathered = _weights(model, mixed, quantize), _gathered(model, mixed) if sharded else 0
     activations = _activations(
-        config, learn, (micro_batch, crops, tokens), mixed, mixed and sharded, gradient_checkpointing
+        json.dumps(config.to_dict()),
+        learn,
+        (micro_batch, crops, tokens),
+        mixed,
+        mixed and sharded,
+        gradient_checkpointing,
     )
     return TrainingMemory(
         parameters=parameters, learning=count, crops=crops, tokens=tokens,
@@ -164,14 +170,13 @@ def _gathered(model: PointingModel, mixed: bool) -> int:
 
 
 @lru_cache(maxsize=8)
-def _activations(
-    config: PointingConfig, learn: Learn, sizes: tuple[int, int, int], mixed: bool, halves: bool, again: bool
-) -> int:
+def _activations(config: str, learn: Learn, sizes: tuple[int, int, int], mixed: bool, halves: bool, again: bool) -> int:
     """Most bytes that live during a pass beside weights and gradients; the gradients of an earlier one are there.
 
-    `sizes` are samples, crops and tokens; `halves`: FSDP2 gathers all weights in bfloat16, else only products are.
+    `config` is JSON, by which the cache knows it; `sizes` are samples, crops and tokens; `halves`: FSDP2 gathers all
+    weights in bfloat16, else only products are.
     """
-    model = PointingModel.empty(config).train()
+    model = PointingModel.empty(PointingConfig.from_dict(json.loads(config))).train()
     set_trainable(model, learn)
     if again:
         recompute(model)
