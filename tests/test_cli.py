@@ -303,6 +303,12 @@ def test_work_is_saved_beside_a_folder_that_came_into_use_meanwhile(ground, movi
     assert tree(tmp_path / "out") == {"notes.txt": b"mine"} and (tmp_path / "out.1" / "run.json").is_file()
 
 
+def test_without_a_folder_each_run_gets_its_own(ground, movie):
+    for folder in ("results/ground", "results/ground.1"):
+        code, printed, _ = ground(movie, "the cat")
+        assert code == 0 and f"written to {folder}:" in printed and Path(folder, "run.json").is_file()
+
+
 def test_results_do_not_replace_their_video(ground, movie, tmp_path):
     out = tmp_path / "out"
     out.mkdir()

@@ -90,7 +90,7 @@ Resumed = Annotated[Path, _path("Folder to write, or to resume in.")]
 def ground(
     video: Annotated[str | None, Argument(metavar="VIDEO", help="Video file or folder of images.")] = None,
     sentence: Annotated[str | None, Argument(metavar="SENTENCE", help="For example 'the red circle'.")] = None,
-    out: Annotated[Path, _path("Folder to write.")] = Path("results/ground"),
+    out: Annotated[Path | None, _path("Folder to write (default: results/ground, or ground.1 and on).")] = None,
     model: Model = "nano",
     masks: Masks = "nano",
     every: Every = 5,
@@ -123,6 +123,7 @@ def ground(
         raise BadInput(f"a sentence is missing; say what to look for in {video}, for example 'the red circle'")
     as_question(sentence)
     check_rule(fusion, tau)
+    out = out or (Path("results/ground") if overwrite else _unused(Path("results/ground")))
     folder = check_folder(out, overwrite=overwrite, source=video)
     with open_video(video, reader=reader, max_frames=max_frames) as frames:
         print(f"{Path(video).name}: {len(frames)} frames, {frames.width}×{frames.height}, {frames.fps:g} fps")
@@ -148,9 +149,14 @@ def _save(result: "GroundingResult", folder: Path, overwrite: bool) -> Path:
     except BadInput as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
             raise
-        number = next(n for n in range(1, 1000) if not folder.with_name(f"{folder.name}.{n}").exists())
         print(f"videomolmo: {error}", file=sys.stderr)
-        return result.save(folder.with_name(f"{folder.name}.{number}"))
+        return result.save(_unused(folder))
+
+
+def _unused(folder: Path) -> Path:
+    """A folder, or where there is something of its name: that with .1, .2 and so on behind it."""
+    names = (folder, *(folder.with_name(f"{folder.name}.{n}") for n in range(1, 1000)))
+    return next(path for path in names if not path.exists())
 
 
 @_command("Videos")
