@@ -18,31 +18,18 @@ from videomolmo.io.cache import key_of
 
 COLUMNS = ("cell", "seconds", "commit", "versions", "machine", "notebook", "table_error")  # the sweep's own
 TABLES = {"fixed", "grid", "cells", "repeats", "cluster"}
-JSON_TYPES = (bool, int, float, str, list, dict)
 LONGEST_LABEL, MOST_BYTES = 80, 120  # characters, and bytes of them; some file systems end at 143
 RESULTS, CACHE = "results_folder", "cache_folder"  # parameters that the sweep itself sets
 SECONDS = "seconds_per_run"  # in a notebook's metadata, and in a grid
 KINDS = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    list: "a list",
-    dict: "a table",
-}
-PLAIN = {"bool": bool, "int": int, "str": str, "list": list, "dict": dict}
+    bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list", dict: "a table",
+}  # fmt: skip
+PLAIN = {kind.__name__: kind for kind in KINDS if kind is not float}
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One line of the parameters cell.
-
-    Attributes:
-        name: of the variable.
-        source: the line as it is written, for messages.
-        annotation: its type as syntax; None where the line has none.
-        default: its value; `...` where it is no literal.
-    """
+    """One line of the parameters cell: its text, annotation as syntax if any, and default, `...` if no literal."""
 
     name: str
     source: str
@@ -63,11 +50,9 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Notebook:
-    """A notebook that can be swept.
+    """A notebook that can be swept, and what stands in its file.
 
     Attributes:
-        path: where it lies.
-        text: what stands in the file.
         sha256: hash of what decides a run: the cells' kinds, sources and tags, not outputs or editor's metadata.
         parameters: of its parameters cell, by name.
         seconds: of one run with its defaults, where its metadata say so (videomolmo.seconds_per_run).
@@ -135,17 +120,13 @@ def read_notebook(path: Path) -> Notebook:
 
 def _language(metadata: Mapping[str, Any]) -> str:
     """What a notebook says it is written in; one that says nothing, as after `jupytext` or by hand, is in Python."""
-    said = [
-        (metadata.get(part) or {}).get(name) for part, name in (("language_info", "name"), ("kernelspec", "language"))
-    ]
+    places = (("language_info", "name"), ("kernelspec", "language"))
+    said = ((metadata.get(part) or {}).get(name) for part, name in places)
     return next((one for one in said if isinstance(one, str) and one), "python")
 
 
 def as_seconds(value: Any, said: str) -> float | None:
-    """What somebody says a run takes; None stays None.
-
-    Args:
-        said: where it stands, for the message.
+    """What a run takes, as `said` says, or None.
 
     Raises:
         BadInput: no number, or none above 0.
@@ -158,9 +139,7 @@ def as_seconds(value: Any, said: str) -> float | None:
 def _parameters(source: str, path: Path) -> dict[str, Parameter]:
     try:
         lines = ast.parse(source).body
-    except SyntaxError as error:
-        raise BadInput(f"{path}: the parameters cell is not Python ({error.msg}, line {error.lineno})") from None
-    except (ValueError, RecursionError, MemoryError) as error:  # characters that Python refuses, or too many brackets
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # also of characters, or many brackets
         raise BadInput(f"{path}: the parameters cell is not Python ({error})") from None
     found = {}
     for line in lines:
@@ -224,13 +203,7 @@ def _like(value: Any, default: Any) -> bool:
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of the notebook.
-
-    Attributes:
-        label: what tells it from the others, readable.
-        given: what the grid says; handed to the notebook.
-        parameters: all of the notebook's, defaults included.
-    """
+    """One run of the notebook: what tells it from others, what the grid gives it, all its parameters with defaults."""
 
     label: str
     given: Mapping[str, Any]
@@ -249,14 +222,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Grid:
-    """The trials of a sweep.
+    """The trials of a sweep, every setting once before the first repetition.
 
     Attributes:
-        trials: in the order in which they run: every setting once before the first repetition.
         varied: names of the parameters that differ between settings.
         repeats: names of those that only repeat a setting, such as a seed: results are averaged over them.
-        cluster: options for `--cluster`, from the table of this name.
-        seconds: of one run, where the file says so: with its sizes, not the notebook's own.
+        cluster: options for `--cluster`.
+        seconds: of one run with the grid's sizes, where it says so.
     """
 
     trials: tuple[Trial, ...]
@@ -335,7 +307,7 @@ def _json(name: str, value: Any) -> Any:
     inside = value if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
     for part in inside:
         _json(name, part)
-    if type(value) not in JSON_TYPES or (isinstance(value, float) and not math.isfinite(value)):
+    if type(value) not in KINDS or (isinstance(value, float) and not math.isfinite(value)):
         raise BadInput(f"{name} has the value {value}, which JSON does not know; use a text or a finite number")
     return value
 

@@ -21,6 +21,7 @@ FILE, NOTEBOOK = "sweep.json", "notebook.ipynb"
 DONE, FAILED, DAMAGED, MISSING = "done", "failed", "damaged", "missing"
 OWN = {FILE, "cells", "running", "sweep.lock"}  # the last two of earlier versions; a killed start has no sweep.json
 KEY = re.compile(r".+,([0-9a-f]{10})")
+STRICT = ConfigDict(extra="allow", strict=True)
 LARGEST = 2**28  # bytes of a state file; a sweep of a million trials has fewer
 
 
@@ -30,8 +31,10 @@ def _without_ours(parameters: dict[str, Any]) -> dict[str, Any]:
     return parameters
 
 
-class _Planned(TypedDict):
-    __pydantic_config__ = ConfigDict(extra="allow", strict=True)
+class Planned(TypedDict):
+    """A trial in sweep.json."""
+
+    __pydantic_config__ = STRICT
     name: str
     parameters: dict[str, Any]
 
@@ -39,18 +42,18 @@ class _Planned(TypedDict):
 class SweepFile(TypedDict):
     """sweep.json: what is to be run."""
 
-    __pydantic_config__ = ConfigDict(extra="allow", strict=True)
+    __pydantic_config__ = STRICT
     notebook: str
     sha256: str
     varied: list[str]
     repeats: list[str]
-    cells: dict[str, _Planned]
+    cells: dict[str, Planned]
 
 
 class DoneFile(TypedDict):
     """done.json of a trial."""
 
-    __pydantic_config__ = ConfigDict(extra="allow", strict=True)
+    __pydantic_config__ = STRICT
     parameters: Annotated[dict[str, Any], AfterValidator(_without_ours)]
     notebook_sha256: str
     commit: str | None
@@ -104,11 +107,10 @@ class Store:
         Raises:
             BadInput: the folder holds no sweep, or the file is damaged.
         """
-        path = self.out / FILE
-        if not os.path.lexists(path):
+        if not os.path.lexists(self.out / FILE):
             raise BadInput(f"{self.out} holds no sweep; give a folder that `videomolmo sweep` wrote")
         try:
-            return _read_state(path, SweepFile)
+            return _read_state(self.out / FILE, SweepFile)
         except BadInput as error:
             raise BadInput(f"{self.out}: {error}; run the sweep again, or give another folder") from None
 
@@ -127,10 +129,8 @@ class Store:
                 f"{self.out} holds runs of {name} as it was then, and {notebook.path} differs from "
                 f"it; give a new folder, so that one table speaks of one notebook"
             )
-        foreign = (
-            {path.name for path in self.out.iterdir() if not is_temporary(path)} - OWN if self.out.is_dir() else ()
-        )
-        if not hashes and foreign:
+        there = self.out.iterdir() if self.out.is_dir() else ()
+        if not hashes and {path.name for path in there if not is_temporary(path)} - OWN:
             raise BadInput(f"{self.out} is not empty and holds no sweep; give a new folder")
 
     def check_links(self) -> None:
