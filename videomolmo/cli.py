@@ -114,7 +114,7 @@ def ground(
     from videomolmo.fusion import check_rule
     from videomolmo.io.files import check_folder
     from videomolmo.io.video import open_video
-    from videomolmo.prompts import as_question
+    from videomolmo.protocols import as_question
     from videomolmo.weights import hub
 
     if video is None:

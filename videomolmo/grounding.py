@@ -18,8 +18,7 @@ from videomolmo.io.timing import Stopwatch
 from videomolmo.io.video import Frames, open_video
 from videomolmo.mask_store import MaskStore
 from videomolmo.points import Answer
-from videomolmo.prompts import as_question
-from videomolmo.protocols import Frame, OnText, Pointer, Question, Segmentation, Segmenter, Tracker
+from videomolmo.protocols import Frame, OnText, Pointer, Question, Segmentation, Segmenter, Tracker, as_question
 from videomolmo.results import GroundingResult, KeyAnswer
 from videomolmo.weights import hub
 

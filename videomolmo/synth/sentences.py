@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from videomolmo.prompts import TEMPLATES
+from videomolmo.protocols import TEMPLATES
 from videomolmo.synth.scene import COLOURS, MOTIONS, SHAPES, ObjectFacts, SceneObject
 
 DIRECTIONS = tuple(motion for motion in MOTIONS if motion != "still")
