@@ -38,7 +38,7 @@ def swept(tmp_path) -> Callable[..., dict]:
 
 def said(out: Path) -> dict:
     (record,) = Store(out).records().values()
-    return record.facts | {"status": record.status}
+    return record.metadata | {"status": record.status}
 
 
 def test_a_trial_that_kills_its_workers_fails_and_other_trouble_leaves_it_to_be_run(tmp_path):

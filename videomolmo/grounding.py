@@ -90,7 +90,7 @@ class VideoGrounder:
         Raises:
             BadInput: no such model, or weights that do not fit.
         """
-        device, model, masks = device_named(device), hub.named(model, "--model"), hub.named(masks, "--masks")
+        device, model, masks = device_named(device), hub.as_name(model, "--model"), hub.as_name(masks, "--masks")
         folder = hub.pointing_folder(model, offline)
         from videomolmo.model import PointingProcessor
         from videomolmo.model.tokenizer import load_tokenizer
@@ -349,7 +349,7 @@ def load_tracker(name: str, device: str = "auto", offline: bool = False) -> tupl
     """
     from videomolmo.masks import sam2
 
-    name, device = hub.named(name, "--masks"), device_named(device)
+    name, device = hub.as_name(name, "--masks"), device_named(device)
     published = sam2.published_name(hub.split_revision(name)[0])
     if published is not None:
         file = Path(name)

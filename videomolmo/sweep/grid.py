@@ -6,8 +6,7 @@ import itertools
 import json
 import math
 import re
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from videomolmo.errors import BadInput
 from videomolmo.io.cache import key_of
+from videomolmo.io.untrusted import read_toml
 
 COLUMNS = ("cell", "seconds", "commit", "versions", "machine", "notebook", "table_error")  # the sweep's own
 TABLES = {"fixed", "grid", "cells", "repeats", "cluster"}
@@ -40,8 +40,12 @@ class Parameter:
         """The value as the notebook should get it: a whole number for a float becomes one.
 
         Raises:
-            BadInput: the value is of another type.
+            BadInput: the value is of another type, or JSON has no form for it: TOML also has dates, and NaN.
         """
+        if not _is_json(value):
+            raise BadInput(
+                f"{self.name} has the value {value}, which JSON does not know; use a text or a finite number"
+            )
         if not (fits(value, self.annotation) if self.annotation else _like(value, self.default)):
             raise BadInput(f"{self.name} = {json.dumps(value)} is {KINDS[type(value)]}, expected {self.source!r}")
         is_float = isinstance(self.annotation, ast.Name) and self.annotation.id == "float"
@@ -195,6 +199,12 @@ def fits(value: Any, annotation: ast.expr) -> bool:
     return True
 
 
+def _is_json(value: Any) -> bool:
+    inside = value if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
+    is_one = type(value) in KINDS and (type(value) is not float or math.isfinite(value))
+    return is_one and all(map(_is_json, inside))
+
+
 def _like(value: Any, default: Any) -> bool:
     if default is None or default is ...:
         return True
@@ -260,35 +270,29 @@ def read_grid(path: Path, notebook: Notebook) -> Grid:
         BadInput: the file cannot be read, or holds a name or a type that the notebook does not have, or seconds that
             are none.
     """
-    content = _read(path)
-    try:
-        seconds = as_seconds(content.get(SECONDS), SECONDS)
-        fixed = _accept(notebook, _table(content, "fixed"))
-        settings = [*_product(notebook, fixed, content), *_listed(notebook, fixed, content)]
-        repeats = _repeats(notebook, _table(content, "repeats"))
-        for name in repeats:
-            if any(name in setting for setting in settings):
-                raise BadInput(f"{name} stands in [repeats] and elsewhere; say it once")
-    except BadInput as error:
-        raise BadInput(f"{path}: {error}; nothing was run") from None
-    given = [setting | again for again in _combinations(repeats) for setting in settings]
-    varied, cluster = _varied(settings, notebook), _table(content, "cluster")
-    return Grid(_named(notebook, given), varied, tuple(repeats), cluster, seconds)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror}); --grid wants a TOML file") from None
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 (byte {error.start}), which TOML is written in; save it as UTF-8") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise BadInput(f"{path}: not TOML ({error})") from None
+    content = read_toml(path, "--grid wants a TOML file")
     if unknown := sorted(set(content) - TABLES - {SECONDS}):
         expected = f"[{'], ['.join(sorted(TABLES))}] or {SECONDS}"
         raise BadInput(f"{path}: {unknown[0]!r} is no part of a grid; expected {expected}")
-    return content
+    try:
+        seconds, cells = as_seconds(content.get(SECONDS), SECONDS), content.get("cells", [])
+        fixed = {name: notebook.parameter(name).accept(value) for name, value in _table(content, "fixed").items()}
+        axes = {name: _axis(notebook, name, values) for name, values in _table(content, "grid").items()}
+        if both := sorted(fixed.keys() & axes):
+            raise BadInput(f"{both[0]} stands in [fixed] and in [grid]; say it once")
+        if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
+            raise BadInput("cells is no list of tables; write [[cells]] above each of them")
+        settings = [fixed | chosen for chosen in _combinations(axes)] if axes or not cells else []
+        for cell in cells:
+            settings.append(fixed | {name: notebook.parameter(name).accept(value) for name, value in cell.items()})
+        repeats = {name: _repeats(notebook, name, values) for name, values in _table(content, "repeats").items()}
+        if both := [name for name in repeats if any(name in setting for setting in settings)]:
+            raise BadInput(f"{both[0]} stands in [repeats] and elsewhere; say it once")
+        cluster = _table(content, "cluster")
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}; nothing was run") from None
+    given = [setting | again for again in _combinations(repeats) for setting in settings]
+    return Grid(_named(notebook, given), _varied(settings, notebook), tuple(repeats), cluster, seconds)
 
 
 def _table(content: dict[str, Any], name: str) -> dict[str, Any]:
@@ -298,54 +302,20 @@ def _table(content: dict[str, Any], name: str) -> dict[str, Any]:
     return table
 
 
-def _accept(notebook: Notebook, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: notebook.parameter(name).accept(_json(name, value)) for name, value in values.items()}
-
-
-def _json(name: str, value: Any) -> Any:
-    """The value, if JSON has a form for it: TOML also has dates, and numbers that are none."""
-    inside = value if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
-    for part in inside:
-        _json(name, part)
-    if type(value) not in KINDS or (isinstance(value, float) and not math.isfinite(value)):
-        raise BadInput(f"{name} has the value {value}, which JSON does not know; use a text or a finite number")
-    return value
-
-
-def _product(notebook: Notebook, fixed: dict[str, Any], content: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    axes = {}
-    for name, values in _table(content, "grid").items():
-        axes[name] = _axis(notebook, name, values)
-        if name in fixed:
-            raise BadInput(f"{name} stands in [fixed] and in [grid]; say it once")
-    if axes or not content.get("cells"):
-        yield from ({**fixed, **chosen} for chosen in _combinations(axes))
-
-
 def _axis(notebook: Notebook, name: str, values: Any) -> list[Any]:
     parameter = notebook.parameter(name)
     if not isinstance(values, list) or not values:
         raise BadInput(f"{name} = {values!r} is no list of values; write {name} = [{values!r}], or move it to [fixed]")
-    accepted = [parameter.accept(_json(name, value)) for value in values]
+    accepted = [parameter.accept(value) for value in values]
     if any(value in accepted[:at] for at, value in enumerate(accepted)):
         raise BadInput(f"{name} names a value twice: {values}")
     return accepted
 
 
-def _listed(notebook: Notebook, fixed: dict[str, Any], content: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    cells = content.get("cells", [])
-    if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
-        raise BadInput("cells is no list of tables; write [[cells]] above each of them")
-    yield from ({**fixed, **_accept(notebook, cell)} for cell in cells)
-
-
-def _repeats(notebook: Notebook, table: dict[str, Any]) -> dict[str, list[Any]]:
-    found = {}
-    for name, values in table.items():
-        if type(values) is int and values < 1:
-            raise BadInput(f"{name} = {values} in [repeats] is below 1")
-        found[name] = _axis(notebook, name, list(range(values)) if type(values) is int else values)
-    return found
+def _repeats(notebook: Notebook, name: str, values: Any) -> list[Any]:
+    if type(values) is int and values < 1:
+        raise BadInput(f"{name} = {values} in [repeats] is below 1")
+    return _axis(notebook, name, [*range(values)] if type(values) is int else values)
 
 
 def _combinations(axes: Mapping[str, list[Any]]) -> list[dict[str, Any]]:

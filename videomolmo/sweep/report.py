@@ -75,12 +75,12 @@ def report(
         BadInput: no sweep there, no cell done, columns that `choose_view` refuses, or a path that cannot be written.
     """
     store = Store(out)
-    facts, path = store.facts(), Path(path or Path(out) / "report.html")
+    metadata, path = store.manifest(), Path(path or Path(out) / "report.html")
     if (path.exists() and not path.is_file()) or not path.parent.is_dir():
         raise BadInput(f"{path} cannot be written; give a file in a folder that is there")
     if path.exists() and TITLE not in path.read_text(encoding="utf-8", errors="replace")[:HEAD]:
         raise BadInput(f"{path} is there and no report of a sweep; give another file")
-    cells, records = facts["cells"], store.records()  # a folder keeps cells of earlier grids as well
+    cells, records = metadata["cells"], store.records()  # a folder keeps cells of earlier grids as well
     parameters = {name for cell in cells.values() for name in cell["parameters"]}
     table = collect(store)
     names = {name: f"cell_{name}" if f"cell_{name}" in table else name for name in ("cell", *PROVENANCE)}
@@ -91,41 +91,41 @@ def report(
     ours = {f"cell_{name}" if f"cell_{name}" in table else name for name in ("cell", *parameters, *PROVENANCE, UNREAD)}
     own = [name for name in table.columns if name not in ours]
     without, table = unread(table), select(table, where or {})
-    repeats = [over] if over else [name for name in facts["repeats"] if name in table]
-    varied = [name for name in facts["varied"] if name in table]
+    repeats = [over] if over else [name for name in metadata["repeats"] if name in table]
+    varied = [name for name in metadata["varied"] if name in table]
     view = choose_view(table, varied, own, repeats, y=y, **places)
     # a column "tau" is one of the parameter "taus", no outcome
     outcomes = [name for name in own if name not in {parameter.removesuffix("s") for parameter in parameters}]
     drawn = [(name, means(table, view, name)) for name in measures(table, outcomes or own, view, y)]
     reading = " ".join((view.reading(), *(f"Only {name} = {value}." for name, value in (where or {}).items())))
     made_by = {name: table[names[name]].map(str).unique() for name in ("commit", "machine", "versions")}
-    page = _page(facts, records, reading, [_figure_parts(view, *one, not at) for at, one in enumerate(drawn)],
-                 without, {"notebook (hash)": [facts["sha256"]], **made_by})  # fmt: skip
+    page = _page(metadata, records, reading, [_figure_parts(view, *one, not at) for at, one in enumerate(drawn)],
+                 without, {"notebook (hash)": [metadata["sha256"]], **made_by})  # fmt: skip
     write_text(path, page)
     return path
 
 
 def _page(
-    facts: Mapping[str, Any], records: Mapping[str, Record], reading: str, figures: list[tuple],
+    metadata: Mapping[str, Any], records: Mapping[str, Record], reading: str, figures: list[tuple],
     without: Mapping[str, str], made_by: Mapping[str, Sequence[str]],
 ) -> str:  # fmt: skip
     """The page; whatever a notebook or file says is escaped."""
     from jinja2 import Environment, FileSystemLoader
 
-    states = {key: records[key].status if key in records else MISSING for key in facts["cells"]}
+    states = {key: records[key].status if key in records else MISSING for key in metadata["cells"]}
     chosen = {state: [key for key in states if states[key] == state] for state in (DONE, FAILED, MISSING, DAMAGED)}
     counts = f"{len(states)} cells: {len(chosen[DONE])} done, {len(chosen[FAILED])} failed, "
     damaged = (records[key] for key in chosen[DAMAGED])
     lists = {
-        "Missing cells": [facts["cells"][key]["name"] for key in chosen[MISSING]],
-        "Cells whose record is damaged, to be run again": [f"{r.folder.name}: {r.facts['error']}" for r in damaged],
+        "Missing cells": [metadata["cells"][key]["name"] for key in chosen[MISSING]],
+        "Cells whose record is damaged, to be run again": [f"{r.folder.name}: {r.metadata['error']}" for r in damaged],
         "Done, but their tables cannot be read": [f"{name}: {why}" for name, why in without.items()],
     }
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     return environment.get_template("report.html").render(
-        title=f"{TITLE} {facts['notebook']}", figures=figures, lists=lists, made_by=made_by,
+        title=f"{TITLE} {metadata['notebook']}", figures=figures, lists=lists, made_by=made_by,
         reading=f"{counts}{len(chosen[MISSING]) + len(chosen[DAMAGED])} missing. {reading}",
-        failed=[(records[key].folder.name, records[key].facts) for key in chosen[FAILED]],
+        failed=[(records[key].folder.name, records[key].metadata) for key in chosen[FAILED]],
     )  # fmt: skip
 
 

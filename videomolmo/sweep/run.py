@@ -164,7 +164,7 @@ class Plan:
         keys, lines = {trial.key for trial in self.to_run}, []
         for trial in self.trials:
             status = self.status(trial)
-            took = f"{self.records[trial.key].facts['seconds']:.1f} s" if status in (DONE, FAILED) else ""
+            took = f"{self.records[trial.key].metadata['seconds']:.1f} s" if status in (DONE, FAILED) else ""
             lines.append(f"  {'run' if trial.key in keys else 'skip':4}  {status:7} {took:>10}  {trial.name}")
         return "\n".join(lines)
 
@@ -189,7 +189,7 @@ def estimate(
     count = len(plan.to_run)
     if not count:
         return "nothing to run"
-    took = [record.facts["seconds"] for record in plan.records.values() if record.status == DONE]
+    took = [record.metadata["seconds"] for record in plan.records.values() if record.status == DONE]
     known = (
         (user_s, "as you say"),
         (statistics.fmean(took) if took else None, f"mean of {len(took)} finished"),
@@ -291,13 +291,13 @@ def sweep(
         jobs = [Job(str(store.out), one, folders, content.sha256, executor.threads) for one in plan.to_run]
         summary = _run_all(jobs, store, client) if client else Summary()
         remove_abandoned(store.out, UNFINISHED)  # of killed workers
-        summary.damaged = {record.folder.name: record.facts["error"] for record in plan.with_status(DAMAGED)}
+        summary.damaged = {record.folder.name: record.metadata["error"] for record in plan.with_status(DAMAGED)}
         summary.unread = unread(collect(store))
     after = make_plan(trials, store.records())
     done = after.with_status(DONE)
     summary.done, summary.failed = len(done), len(after.with_status(FAILED))
     summary.missing = len(after.trials) - summary.done - summary.failed
-    summary.bare = sum(record.facts.get("table") is None for record in done)
+    summary.bare = sum(record.metadata.get("table") is None for record in done)
     return summary
 
 
@@ -333,8 +333,8 @@ def _status(future: "Future", job: Job, store: Store, summary: Summary) -> str:
             summary.lost[job.trial.name] = f"{type(error).__name__}: {error}"
             return STOPPED
         text = "its worker died again and again: killed from outside, often for want of memory"
-        facts = job.facts() | {"started": now(), "seconds": 0.0, "error": text, "traceback": str(error)}
+        metadata = job.metadata() | {"started": now(), "seconds": 0.0, "error": text, "traceback": str(error)}
     with temporary_folder(store.out) as place:
         (place / job.trial.name).mkdir()
-        store.commit(place / job.trial.name, FAILED, facts)
+        store.commit(place / job.trial.name, FAILED, metadata)
     return FAILED

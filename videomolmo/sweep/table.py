@@ -39,7 +39,7 @@ def collect(store: Store) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    order = {key: at for at, key in enumerate(store.facts()["cells"])}  # cells of earlier grids come last
+    order = {key: at for at, key in enumerate(store.manifest()["cells"])}  # cells of earlier grids come last
     records = sorted(store.records().items(), key=lambda pair: order.get(pair[0], len(order)))
     parts = [_part(record) for _, record in records if record.status == DONE]
     renamed = {
@@ -103,15 +103,15 @@ def _part(record: Record) -> tuple["pd.DataFrame", dict[str, Any], dict[str, Any
     """A cell's own rows, one where it has none, and the values of the columns before and behind them."""
     import pandas as pd
 
-    facts, own, bad = record.facts, pd.DataFrame(), {}
-    if path := facts.get("table"):
+    metadata, own, bad = record.metadata, pd.DataFrame(), {}
+    if path := metadata.get("table"):
         try:
             own = read_rows(record.folder, path)
         except BadInput as error:
             bad = {UNREAD: str(error)}
-    versions = " ".join(f"{name}={number}" for name, number in facts["versions"].items())
-    values = (facts["seconds"], facts["commit"], versions, facts["machine"], facts["notebook_sha256"])
-    before = {"cell": record.folder.name} | {name: _flat(value) for name, value in facts["parameters"].items()}
+    versions = " ".join(f"{name}={number}" for name, number in metadata["versions"].items())
+    values = (metadata["seconds"], metadata["commit"], versions, metadata["machine"], metadata["notebook_sha256"])
+    before = {"cell": record.folder.name} | {name: _flat(value) for name, value in metadata["parameters"].items()}
     return own if len(own) else pd.DataFrame(index=[0]), before, dict(zip(PROVENANCE, values, strict=True)) | bad
 
 

@@ -43,7 +43,7 @@ class Job:
     sha256: str
     threads: int | None = None
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What is said of a trial, however it ended: its settings, and what ran it."""
         return {
             "parameters": dict(self.trial.parameters), "given": dict(self.trial.given), "notebook_sha256": self.sha256,
@@ -76,8 +76,8 @@ def run_trial(job: Job, task: str) -> str:
                 if tried < TRIES:
                     continue
                 status, why["error"] = FAILED, f"the kernel died {TRIES} times, {why['error']}"
-            facts = job.facts() | {"started": started, "seconds": round(time.monotonic() - since, 3), "tries": tried}
-            return _keep(store, folder, status, facts | why)
+            how = {"started": started, "seconds": round(time.monotonic() - since, 3), "tries": tried}
+            return _keep(store, folder, status, job.metadata() | how | why)
     raise AssertionError("the last try ends above")
 
 
@@ -96,22 +96,22 @@ def _is_wanted(task: str) -> Callable[[], bool]:
     return ask
 
 
-def _keep(store: Store, folder: Path, status: str, facts: dict[str, Any]) -> str:
+def _keep(store: Store, folder: Path, status: str, metadata: dict[str, Any]) -> str:
     if status == DONE:
         try:
-            facts["table"] = _table(folder)
-            if facts["table"]:
-                read_rows(folder, facts["table"])
+            metadata["table"] = _table(folder)
+            if metadata["table"]:
+                read_rows(folder, metadata["table"])
         except BadInput as error:  # nobody could collect it
-            status, facts["traceback"] = FAILED, traceback.format_exc()
-            facts["error"] = f"the notebook ran to its end, but {error}"
+            status, metadata["traceback"] = FAILED, traceback.format_exc()
+            metadata["error"] = f"the notebook ran to its end, but {error}"
     log = folder / LOG
     if status == DONE:
         log.unlink(missing_ok=True)
     else:
         text = log.read_bytes()[-LAST:].decode(errors="replace")
-        facts |= {"log": COLOURS.sub("", text).strip(), "host": socket.gethostname()}
-    store.commit(folder, status, facts)
+        metadata |= {"log": COLOURS.sub("", text).strip(), "host": socket.gethostname()}
+    store.commit(folder, status, metadata)
     return status
 
 
