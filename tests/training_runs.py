@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from videomolmo.model import PointingConfig, PointingModel
 from videomolmo.model.config import ImageConfig, LanguageConfig, VisionConfig
 from videomolmo.model.tokenizer import build_nano_tokenizer, save_tokenizer
-from videomolmo.prompts import TEMPLATES
+from videomolmo.protocols import TEMPLATES
 from videomolmo.training.recipe import Data, Learn, Model, Optimiser, Recipe, Run, Source
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230), "white": (240, 240, 240)}

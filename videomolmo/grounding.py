@@ -18,8 +18,7 @@ from videomolmo.io.timing import Stopwatch
 from videomolmo.io.video import Frames, open_video
 from videomolmo.mask_store import MaskStore
 from videomolmo.points import Answer
-from videomolmo.prompts import as_question
-from videomolmo.protocols import Frame, OnText, Pointer, Question, Segmentation, Segmenter, Tracker
+from videomolmo.protocols import Frame, OnText, Pointer, Question, Segmentation, Segmenter, Tracker, as_question
 from videomolmo.results import GroundingResult, KeyAnswer
 from videomolmo.weights import hub
 
@@ -91,7 +90,7 @@ class VideoGrounder:
         Raises:
             BadInput: no such model, or weights that do not fit.
         """
-        device, model, masks = device_named(device), hub.named(model, "--model"), hub.named(masks, "--masks")
+        device, model, masks = device_named(device), hub.as_name(model, "--model"), hub.as_name(masks, "--masks")
         folder = hub.pointing_folder(model, offline)
         from videomolmo.model import PointingProcessor
         from videomolmo.model.tokenizer import load_tokenizer
@@ -350,7 +349,7 @@ def load_tracker(name: str, device: str = "auto", offline: bool = False) -> tupl
     """
     from videomolmo.masks import sam2
 
-    name, device = hub.named(name, "--masks"), device_named(device)
+    name, device = hub.as_name(name, "--masks"), device_named(device)
     published = sam2.published_name(hub.split_revision(name)[0])
     if published is not None:
         file = Path(name)

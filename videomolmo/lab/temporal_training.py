@@ -164,7 +164,7 @@ def refusal_threshold(readout: LinearReadout, asked: Sequence[Question]) -> floa
 def directions(readout: LinearReadout, clips: EncodedClips) -> np.ndarray:
     """For each object of the last frames that fills a window and has a nameable motion: whether it is read right."""
     right = []
-    classes, shown = clips.facts["motion"], clips.facts["point"]
+    classes, shown = clips.labels["motion"], clips.labels["point"]
     for clip in range(len(clips)):
         named = classes[clip] > 0
         objects = np.unique(shown[clip][named], axis=0)

@@ -27,7 +27,7 @@ from videomolmo.io.workers import no_more_processes
 from videomolmo.model import PointingProcessor
 from videomolmo.model.processor import collate
 from videomolmo.points import write_points
-from videomolmo.prompts import TEMPLATES, as_question, label_of
+from videomolmo.protocols import TEMPLATES, as_question, label_of
 from videomolmo.training.recipe import Data
 
 SIDES = re.compile(r"\b(left|right|left(most|wards?)|right(most|wards?)|(anti-?|counter)?clockwise)\b", re.I)

@@ -61,7 +61,7 @@ def pointing_folder(name: str, offline: bool = False) -> Path:
     Raises:
         BadInput: no such folder, an id the hub does not know or cannot be asked for, or files missing.
     """
-    name = named(name, "--model")
+    name = as_name(name, "--model")
     own = {"nano": nano_pointing, "nano-96": nano_pointing_96}
     folder = own[name]() if name in own else _folder_or_hub(name, "--model", "config.json", offline)
     return _check_files(folder, name, "--model", "config.json")
@@ -76,12 +76,12 @@ def model_folder(name: str | os.PathLike, revision: str | None = None, offline: 
 
 def masks_folder(name: str, offline: bool = False) -> Path:
     """The folder of a SAM 2 in the layout of `data/nano/masks`; for published SAM 2 see `checkpoint_file`."""
-    name = named(name, "--masks")
+    name = as_name(name, "--masks")
     folder = nano_masks() if name == "nano" else _folder_or_hub(name, "--masks", "config.yaml", offline)
     return _check_files(folder, name, "--masks", "config.yaml")
 
 
-def named(name: str | os.PathLike, option: str) -> str:
+def as_name(name: str | os.PathLike, option: str) -> str:
     """The name of a model as a text, from a text or a path.
 
     Raises:

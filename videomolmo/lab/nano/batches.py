@@ -9,7 +9,7 @@ from torch import Tensor
 from videomolmo.lab.nano.rendered_clips import RenderedClips
 from videomolmo.model.processor import PointingProcessor, collate
 from videomolmo.points import write_points
-from videomolmo.prompts import label_of
+from videomolmo.protocols import label_of
 from videomolmo.synth.scene import COLOURS, MOTIONS, NAMELESS, SHAPES, ObjectFacts
 from videomolmo.synth.sentences import Query, ask, list_query, sample_query
 

@@ -315,9 +315,9 @@ def curves(run: Path, recipe: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows).reindex(columns=list(COLUMNS))
 
 
-def read_curves(path: Path | None = None) -> pd.DataFrame:
-    """The table `path`, by default the shipped one, with the stages' names of today."""
-    table = pd.read_csv(path or hub.data_folder() / "ablations" / TABLE)
+def read_curves() -> pd.DataFrame:
+    """The shipped curves, with the stages' names of today."""
+    table = pd.read_csv(hub.data_folder() / "ablations" / TABLE)
     return table.assign(stage=table["stage"].replace({before: now for now, before in EARLIER_NAMES.items()}))
 
 
@@ -332,8 +332,8 @@ def write(run: Path, out: Path, machine: str | None = None) -> Path:
     recipe = read_recipe(run)
     path = write_csv(curves(run, recipe), out / TABLE)
     told = {"machine": machine} if machine else {}
-    made_by = {name: value for name, value in recipe.items() if name != "stages"}
-    write_json(path.with_suffix(".json"), {"machine": "not recorded"} | made_by | told | {"sha256": sha256(path)})
+    metadata = {name: value for name, value in recipe.items() if name != "stages"}
+    write_json(path.with_suffix(".json"), {"machine": "not recorded"} | metadata | told | {"sha256": sha256(path)})
     return path
 
 
