@@ -20,11 +20,11 @@ from videomolmo.io import provenance
 from videomolmo.io.files import write_json
 from videomolmo.io.video import open_video
 from videomolmo.masks.sam2 import MaskTracker, build_published
-from videomolmo.model import PointingConfig, PointingModel, PointingProcessor, collate
+from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneration, VideoMolmoProcessor, collate
 from videomolmo.weights.checkpoint import dtype_of
 from videomolmo.weights.quantize import quantised, weight_bytes
 
-SIZES = {"molmo_7b": PointingConfig.molmo_7b, "nano": PointingConfig.nano}
+SIZES = {"molmo_7b": VideoMolmoConfig.molmo_7b, "nano": VideoMolmoConfig.nano}
 NEW_TOKENS = 48
 
 
@@ -40,9 +40,11 @@ class Letters:
         return ""
 
 
-def random_model(config: PointingConfig, device: str, dtype: torch.dtype, quantize: str | None) -> PointingModel:
+def random_model(
+    config: VideoMolmoConfig, device: str, dtype: torch.dtype, quantize: str | None
+) -> VideoMolmoForConditionalGeneration:
     """A model of this size with random weights, made where it will live (seed 0)."""
-    model = PointingModel.empty(config)
+    model = VideoMolmoForConditionalGeneration.empty(config)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     put = quantised(quantize)(model)
     torch.manual_seed(0)
@@ -76,10 +78,12 @@ def machine_rates(device: str, dtype: torch.dtype) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def pointing_times(model: PointingModel, frames: np.ndarray, device: str, dtype: torch.dtype) -> dict[str, float]:
+def pointing_times(
+    model: VideoMolmoForConditionalGeneration, frames: np.ndarray, device: str, dtype: torch.dtype
+) -> dict[str, float]:
     """Seconds of one key frame: vision of one frame, connector with its past, prefill, and each new token."""
     config = model.config
-    processor = PointingProcessor(Letters(), config)
+    processor = VideoMolmoProcessor(Letters(), config)
     begun = time.perf_counter()
     pixels = processor.image.pixels_only(frames).to(device, dtype)
     preprocess = (time.perf_counter() - begun) / len(frames)

@@ -2,16 +2,13 @@
 
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from videomolmo.model.config import PointingConfig, VideoMolmoConfig
-from videomolmo.model.pointing import PointingModel, PointingOutput, VideoMolmoForConditionalGeneration
-from videomolmo.model.processor import PointingProcessor, VideoMolmoProcessor, collate
+from videomolmo.model.config import VideoMolmoConfig
+from videomolmo.model.pointing import PointingOutput, VideoMolmoForConditionalGeneration
+from videomolmo.model.processor import VideoMolmoProcessor, collate
 from videomolmo.weights.published import PublishedConfig
 
 __all__ = [
-    "PointingConfig",
-    "PointingModel",
     "PointingOutput",
-    "PointingProcessor",
     "VideoMolmoConfig",
     "VideoMolmoForConditionalGeneration",
     "VideoMolmoProcessor",

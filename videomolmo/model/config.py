@@ -350,6 +350,3 @@ def _build(part: type, values: dict[str, Any], name: str) -> Any:
     if unknown:
         raise BadInput(f"{name} has unknown keys {shortened(unknown)}, expected only {known}; remove or rename them")
     return part(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-
-
-PointingConfig = VideoMolmoConfig

@@ -426,6 +426,3 @@ def _allowed(
     else:
         valid = input_ids != PADDING
     return valid[:, None] if past and tokens == 1 else visible(valid, subsegment_ids)[:, -tokens:]
-
-
-PointingModel = VideoMolmoForConditionalGeneration

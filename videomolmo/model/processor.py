@@ -247,6 +247,3 @@ def _stack(tensors: list[Tensor], fill: int | float | None) -> Tensor:
         room = (largest - size).flip(0).tolist()
         padded.append(functional.pad(tensor, [amount for side in room for amount in (0, side)], value=fill))
     return torch.stack(padded)
-
-
-PointingProcessor = VideoMolmoProcessor

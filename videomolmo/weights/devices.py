@@ -29,7 +29,7 @@ def side_by_side(model: nn.Module, element: int, free: Sequence[int] | None = No
     Only the hidden states of a few tokens travel from one GPU to the next, once for each step.
 
     Args:
-        model: a `PointingModel`, filled or empty.
+        model: a `VideoMolmoForConditionalGeneration`, filled or empty.
         element: bytes of one weight.
         free: free bytes of each GPU; None asks the GPUs.
 
