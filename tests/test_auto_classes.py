@@ -125,9 +125,17 @@ def test_transformers_trainer_trains_it(tmp_path):
     assert torch.equal(saved.connector.projector.down.weight, model.connector.projector.down.weight)
 
 
-@pytest.mark.parametrize("first", ["from transformers import AutoConfig\nimport videomolmo", "import videomolmo.model"])
-def test_one_import_makes_it_known(first):
-    asked = f"print(AutoConfig.from_pretrained({str(nano_pointing())!r}).context)"
-    code = f"{first}\nfrom transformers import AutoConfig\n{asked}"
+OURS = "import videomolmo"
+LOADED = """
+model, processor = (auto.from_pretrained(FOLDER) for auto in (AutoModelForImageTextToText, AutoProcessor))
+print(AutoConfig.for_model("videomolmo", context=3).context, type(model).__name__, type(processor).__name__)
+"""
+
+
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_importing_the_package_makes_it_known(ours_first):
+    theirs = "from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor"
+    code = f"FOLDER = {str(nano_pointing())!r}\n" + "\n".join([OURS, theirs] if ours_first else [theirs, OURS])
+    code += "\nimport sys\nassert 'videomolmo.model' not in sys.modules" + LOADED
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert done.stdout == "4\n" and not done.stderr, done.stderr
+    assert done.stdout == "3 VideoMolmoForConditionalGeneration VideoMolmoProcessor\n" and not done.stderr, done.stderr

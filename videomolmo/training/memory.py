@@ -307,8 +307,7 @@ def estimate(
     model = VideoMolmoForConditionalGeneration.empty(config)
     layout = ImageProcessor(config.image).layout(height, width)
     crops, image_tokens = len(layout.input_idx), len(layout.token_kinds)
-    tokens = 1 + image_tokens + PROMPT
-    keys = min(BATCH, -(-frames // every))
+    tokens, keys = 1 + image_tokens + PROMPT, min(BATCH, -(-frames // every))
     patches = crops * (config.image.patches + 1)
     feature = crops * config.image.patches * config.vision.feature_dim * size
     kept = config.context + 2 if config.needs_past else 1  # the frame, its past and a black one
