@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import dispatch_model, infer_auto_device_map
 from safetensors.torch import load_file, save_file
 
 from videomolmo.cli import main
@@ -16,8 +17,7 @@ from videomolmo.errors import BadInput
 from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneration
 from videomolmo.model.config import ImageConfig, LanguageConfig, VisionConfig
 from videomolmo.weights.assign import INDEX_FILE, WEIGHTS_FILE, Shards
-from videomolmo.weights.checkpoint import convert, export, load_model
-from videomolmo.weights.devices import connect, device_of, side_by_side
+from videomolmo.weights.checkpoint import check_memory, convert, export, load_model
 from videomolmo.weights.published import (
     ADAPTER,
     MOLMO_7B_D,
@@ -320,33 +320,33 @@ def test_other_attention_is_refused(published):
 
 
 def test_layers_lie_side_by_side_and_in_order():
-    model = VideoMolmoForConditionalGeneration.empty(VideoMolmoConfig.molmo_7b())
-    devices = side_by_side(model, 2, [12 * 10**9] * 3)
+    model = VideoMolmoForConditionalGeneration.empty(VideoMolmoConfig.molmo_7b()).to(torch.bfloat16)
+    devices = infer_auto_device_map(model, dict.fromkeys(range(3), 6 * 10**9), model._no_split_modules)
     layers = [devices[f"language.layers.{number}"] for number in range(28)]
-    assert layers == sorted(layers) and set(layers) == {0, 1, 2}
-    assert devices["head"] == devices["language.norm"] == layers[-1] == 2
-    placed = {name: device_of(name, devices) for name, _ in model.named_parameters()}  # each has a place
-    held = [0, 0, 0]
-    for name, parameter in model.named_parameters():
-        held[placed[name].index] += 2 * parameter.numel()
-    assert max(held) < 1.25 * min(held)
-    assert device_of("vision.stem.weight", devices) == torch.device(0)
+    assert layers == sorted(layers) and set(layers) == {0, 1, 2} == set(devices.values())
+    assert devices["head"] == devices["language.norm"] == layers[-1]
+    whole = ("vision", "temporal", "connector", "new_embedding", "language.embed_tokens")
+    assert {devices[name] for name in whole} == {0}
 
 
-def test_one_device_takes_all_and_too_little_memory_is_refused():
-    model = VideoMolmoForConditionalGeneration.empty(VideoMolmoConfig.molmo_7b())
-    assert set(side_by_side(model, 2, [24 * 10**9]).values()) == {0}
+def test_too_little_memory_is_refused(published):
+    full = VideoMolmoConfig.molmo_7b()
+    check_memory(full, 2, [24 * 10**9])
     with pytest.raises(BadInput, match=r"take 16\.1 GB and the GPUs have 16\.0 GB free"):
-        side_by_side(model, 2, [8 * 10**9, 8 * 10**9])
+        check_memory(full, 2, [8 * 10**9, 8 * 10**9])
     with pytest.raises(BadInput, match="there is none"):
-        side_by_side(model, 2, [])
-
-
-def test_a_model_in_pieces_answers_alike(published):
-    """All pieces on the CPU: what is proved is the map and the hooks, not the way between two GPUs."""
-    whole = load_model(published)
-    devices = {key: "cpu" for key in side_by_side(whole, 4, [10**9])}
-    pieces = connect(load_model(published), devices)
-    assert torch.equal(logits(pieces), logits(whole))
+        check_memory(full, 2, [])
     with pytest.raises(BadInput, match="expected None or 'auto'"):
         load_model(published, device_map="balanced")
+
+
+@pytest.mark.parametrize("away", ["language.layers.1", "language.embed_tokens", "vision", "connector"])
+def test_a_model_in_pieces_answers_alike(published, tmp_path, away):
+    """A piece lies on the disk, the others on the CPU: what is proved is the map and the hooks, not the way of GPUs."""
+    whole, pieces = load_model(published), load_model(published)
+    devices = dict.fromkeys(["new_embedding", "head", *(f"language.{name}" for name in ("norm", "rotary_emb"))], "cpu")
+    devices |= dict.fromkeys(["vision", "temporal", "connector", "language.embed_tokens"], "cpu")
+    devices |= {f"language.layers.{number}": "cpu" for number in range(3)} | {away: "disk"}
+    dispatch_model(pieces, devices, offload_dir=tmp_path / "away", skip_keys=pieces._skip_keys_device_placement)
+    assert any(parameter.is_meta for parameter in pieces.parameters())
+    assert torch.equal(logits(pieces), logits(whole))

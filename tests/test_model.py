@@ -253,7 +253,8 @@ def test_save_and_load_round_trip(tmp_path: Path) -> None:
     again = VideoMolmoForConditionalGeneration.from_pretrained(tmp_path)
     assert again.config == model.config
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    written = ["config.json", "generation_config.json", "model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == written
     model.save_pretrained(tmp_path, dtype=torch.float16)
     assert all(value.dtype == torch.float16 for value in load_file(tmp_path / "model.safetensors").values())
     half = VideoMolmoForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16)

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import EllipsisType
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from videomolmo.io.video import open_video
 from videomolmo.masks.sam2 import MaskTracker, build_published
 from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneration, VideoMolmoProcessor, collate
 from videomolmo.weights.checkpoint import dtype_of
-from videomolmo.weights.quantize import quantised, weight_bytes
+from videomolmo.weights.quantize import bits, weight_bytes
 
 SIZES = {"molmo_7b": VideoMolmoConfig.molmo_7b, "nano": VideoMolmoConfig.nano}
 NEW_TOKENS = 48
@@ -40,16 +41,25 @@ class Letters:
         return ""
 
 
+class Noise:
+    """A weight that is drawn when it is asked for, as transformers asks for those of a file."""
+
+    def __init__(self, shape: torch.Size, device: str, dtype: torch.dtype) -> None:
+        self.shape, self.device, self.dtype = shape, device, dtype
+
+    def __getitem__(self, everything: EllipsisType) -> torch.Tensor:
+        return torch.randn(self.shape, device=self.device, dtype=self.dtype) * 0.02
+
+
 def random_model(
     config: VideoMolmoConfig, device: str, dtype: torch.dtype, quantize: str | None
 ) -> VideoMolmoForConditionalGeneration:
     """A model of this size with random weights, made where it will live (seed 0)."""
     model = VideoMolmoForConditionalGeneration.empty(config)
-    shapes = {name: value.shape for name, value in model.state_dict().items()}
-    put = quantised(quantize)(model)
     torch.manual_seed(0)
-    weights = ((name, torch.randn(shape, device=device, dtype=dtype) * 0.02) for name, shape in shapes.items())
-    return model.filled(weights, device, dtype, put)
+    weights = {name: Noise(value.shape, device, dtype) for name, value in model.state_dict().items()}
+    places, settings = None if device == "cpu" else {"": device}, bits(quantize, dtype)
+    return model.with_weights(weights, dtype, device_map=places, quantization_config=settings)
 
 
 def seconds(work: Callable[[], object], device: str, runs: int = 5) -> float:

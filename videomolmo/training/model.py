@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,12 +26,12 @@ from videomolmo.model.config import VideoMolmoConfig
 from videomolmo.model.decoding import answer_loss, attention_mask_of, visible
 from videomolmo.training.recipe import Learn, Optimiser, Recipe
 from videomolmo.weights import hub
-from videomolmo.weights.assign import Put
 from videomolmo.weights.published import read_configuration, weights_in
-from videomolmo.weights.quantize import quantised
+from videomolmo.weights.quantize import bits
 from videomolmo.weights.tensors import check_finite
 
 ADAPTER = "default"  # peft's name of the one adapter
+PLAIN = ("head", "vision", "temporal", "connector")  # what no quantisation touches: it may learn
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -316,45 +316,46 @@ def _load(
 ) -> VideoMolmoForConditionalGeneration:
     """The model with its weights where they belong, each read once; frozen ones in half precision where allowed."""
     if recipe.model.quantize:
-        model = _read(folder, config, lambda empty: quantised(recipe.model.quantize)(empty.language))
-        model.is_loaded_in_4bit = True  # peft asks
-        model.to(accelerator.device)
-        set_trainable(model, recipe.learn)
-        _halve_frozen(model, recipe)
+        dtype = torch.bfloat16 if recipe.run.precision == "mixed" else torch.float32
+        model = VideoMolmoForConditionalGeneration.from_pretrained(
+            folder, config=config, device_map={"": accelerator.device},
+            quantization_config=bits(recipe.model.quantize, dtype, plain=PLAIN),
+        )  # fmt: skip
+        _prepare(model, recipe)
     else:
-        model = _read(folder, config, partial(_place, recipe=recipe, accelerator=accelerator, sharded=sharded))
+        model = _read(recipe, folder, config, accelerator, sharded)
     for name, parameter in model.named_parameters():
         if ".lora_" in name:
             _copy(parameter, start_adapters(name, parameter, recipe.run.seed))
-    model.language.rotary_emb.to(accelerator.device)
-    if recipe.model.quantize and recipe.run.gradient_checkpointing:
-        recompute(model)
     return model.train()
 
 
 def _read(
-    folder: Path, config: VideoMolmoConfig, prepare: Callable[[VideoMolmoForConditionalGeneration], Put]
+    recipe: Recipe, folder: Path, config: VideoMolmoConfig, accelerator: Accelerator, sharded: bool
 ) -> VideoMolmoForConditionalGeneration:
+    """The model, divided while it is empty, so that each process has memory for its share alone; then its weights."""
     model = VideoMolmoForConditionalGeneration.empty(config)
-    weights = weights_in(folder, model)
-    return model.filled(weights.items(), "cpu", torch.float32, prepare(model), str(folder))
-
-
-def _place(model: VideoMolmoForConditionalGeneration, recipe: Recipe, accelerator: Accelerator, sharded: bool) -> Put:
-    """Choose what learns, divide the empty model, and give it memory; the weights are copied into their places."""
-    set_trainable(model, recipe.learn)
-    _halve_frozen(model, recipe)
-    if recipe.run.gradient_checkpointing:
-        recompute(model)
+    weights = weights_in(folder, model, torch.float32)
+    _prepare(model, recipe)
     if sharded:
         for unit in units_of(model):
             fully_shard(unit, **_sharding(accelerator, recipe))
     model.to_empty(device=accelerator.device)
+    for name, stored in weights.items():
+        owner, _, own = name.rpartition(".")
+        module = model.get_submodule(owner)
+        _copy(getattr(getattr(module, "base_layer", module), own), stored[...])
+    rotary = type(model.language.rotary_emb)(config=model.language.config)
+    model.language.rotary_emb = rotary.to(accelerator.device)
+    return model
 
-    def put(module: nn.Module, name: str, value: Tensor) -> None:
-        _copy(getattr(getattr(module, "base_layer", module), name), value)
 
-    return put
+def _prepare(model: VideoMolmoForConditionalGeneration, recipe: Recipe) -> None:
+    """Choose what learns; what is frozen takes half the room, and what can be computed again takes none."""
+    set_trainable(model, recipe.learn)
+    _halve_frozen(model, recipe)
+    if recipe.run.gradient_checkpointing:
+        recompute(model)
 
 
 def layers_of(model: VideoMolmoForConditionalGeneration) -> list[nn.Module]:

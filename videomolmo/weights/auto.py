@@ -28,7 +28,8 @@ class _Later:
     def _class(cls) -> Any:
         from transformers import CONFIG_MAPPING
 
-        import videomolmo.model  # noqa: F401
+        import videomolmo.model
+        import videomolmo.weights.published  # noqa: F401
 
         return CONFIG_MAPPING[cls.model_type]
 
