@@ -114,12 +114,14 @@ def tiny_folder(tmp_path_factory) -> Path:
     from videomolmo.lab.nano.recipe import export_masks
     from videomolmo.lab.nano.sam2_stage import initialise
     from videomolmo.masks.sam2 import build_nano
-    from videomolmo.model import PointingConfig, PointingModel
+    from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneration
     from videomolmo.model.tokenizer import build_nano_tokenizer, save_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
-    PointingModel(PointingConfig.nano()).save_pretrained(folder / "pointing", dtype=torch.float16)
+    VideoMolmoForConditionalGeneration(VideoMolmoConfig.nano()).save_pretrained(
+        folder / "pointing", dtype=torch.float16
+    )
     save_tokenizer(build_nano_tokenizer(CORPUS), str(folder / "pointing"))
     model = build_nano(nano_masks())
     initialise(model)

@@ -21,7 +21,7 @@ from videomolmo.lab.nano.checkpoint import load_checkpoint
 from videomolmo.lab.nano.rendered_clips import render_clip
 from videomolmo.lab.temporal_data import LONGEST, TEST, EncodedClips
 from videomolmo.lab.temporal_training import LinearReadout
-from videomolmo.model import PointingModel
+from videomolmo.model import VideoMolmoForConditionalGeneration
 from videomolmo.model.config import TEMPORAL_KINDS
 from videomolmo.model.decoding import answer_loss
 from videomolmo.model.temporal import to_windows
@@ -68,13 +68,13 @@ def test_the_grid_names_what_it_does_not_know(wrong):
 
 
 def test_clips_are_seen_once_and_then_read(clips, cache, monkeypatch):
-    monkeypatch.setattr(PointingModel, "from_pretrained", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(VideoMolmoForConditionalGeneration, "from_pretrained", lambda *_: pytest.fail("encoded again"))
     again = temporal_data.encode_clips(SMALL, cache)
     assert (again.features == clips.features).all() and again.things == clips.things
 
 
 def test_features_are_those_of_the_shipped_tower(clips):
-    model = PointingModel.from_pretrained(nano_pointing_96())
+    model = VideoMolmoForConditionalGeneration.from_pretrained(nano_pointing_96())
     frames, ids, things = render_clip(SMALL, 3)
     pixels = temporal_training.processor_of(model).image.pixels_only(frames)
     with torch.inference_mode():

@@ -205,6 +205,13 @@ def test_rows_without_torch_load_without_torch():
     assert not loaded_after(code) & {"torch", "transformers", "sam2"}
 
 
+def test_each_file_of_weights_loads_alone():
+    """Whichever comes first: two folders that import from each other must not meet half loaded."""
+    names = [name_of(path) for path in FILES if is_part(name_of(path), "weights")]
+    forget = "for known in [k for k in sys.modules if k.split('.')[0] == 'videomolmo']: del sys.modules[known]"
+    loaded_after("\n".join(f"{forget}\nimport videomolmo.{name}" for name in names))
+
+
 def test_public_names_are_there():
     code = "import videomolmo\nfor name in videomolmo.__all__: assert getattr(videomolmo, name).__name__ == name"
     loaded_after(code)

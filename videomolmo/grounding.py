@@ -92,7 +92,7 @@ class VideoGrounder:
         """
         device, model, masks = device_named(device), hub.as_name(model, "--model"), hub.as_name(masks, "--masks")
         folder = hub.pointing_folder(model, offline)
-        from videomolmo.model import PointingProcessor
+        from videomolmo.model import VideoMolmoProcessor
         from videomolmo.model.tokenizer import load_tokenizer
         from videomolmo.pointing import VideoMolmoPointer
         from videomolmo.weights.checkpoint import dtype_of, load_model
@@ -101,7 +101,7 @@ class VideoGrounder:
         precision = dtype_of("bfloat16" if dtype == "auto" and is_large else dtype)
         tracker, weights = load_tracker(masks, device, offline)
         pointing = load_model(folder, device, precision, attention, quantize, device_map)
-        processor = PointingProcessor(load_tokenizer(folder, pointing.config.language), pointing.config)
+        processor = VideoMolmoProcessor(load_tokenizer(folder, pointing.config.language), pointing.config)
         kind = str(precision).removeprefix("torch.")
         loaded = {"model": model, "masks": masks, "dtype": kind, "quantize": quantize,
                   "attention": attention, "device_map": device_map}  # fmt: skip

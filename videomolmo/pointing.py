@@ -11,7 +11,7 @@ import torch
 from transformers.generation import BaseStreamer
 
 from videomolmo.errors import BadInput
-from videomolmo.model import PointingModel, PointingProcessor, collate
+from videomolmo.model import VideoMolmoForConditionalGeneration, VideoMolmoProcessor, collate
 from videomolmo.points import Answer, read_points
 from videomolmo.protocols import Frame, Question
 
@@ -49,7 +49,7 @@ class VideoMolmoPointer:
         processor: the model's.
     """
 
-    def __init__(self, model: PointingModel, processor: PointingProcessor) -> None:
+    def __init__(self, model: VideoMolmoForConditionalGeneration, processor: VideoMolmoProcessor) -> None:
         self.model, self.processor = model, processor
 
     def describe(self, context: int | None) -> dict[str, Any]:

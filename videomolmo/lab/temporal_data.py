@@ -16,7 +16,7 @@ from videomolmo.io.cache import cached
 from videomolmo.io.provenance import sha256
 from videomolmo.lab.nano.batches import Example, window_facts
 from videomolmo.lab.nano.rendered_clips import RenderSpec, render_clip
-from videomolmo.model import PointingModel, PointingProcessor
+from videomolmo.model import VideoMolmoForConditionalGeneration, VideoMolmoProcessor
 from videomolmo.model.tokenizer import load_tokenizer
 from videomolmo.synth.scene import ObjectFacts
 from videomolmo.synth.sentences import Query, ask, sample_query
@@ -76,12 +76,12 @@ class EncodedClips:
 def encode_clips(spec: RenderSpec, cache: Path) -> EncodedClips:
     """All clips of `spec`, rendered and encoded by the shipped vision tower, or read from the folder `cache`."""
     weights = sha256(nano_pointing_96() / "model.safetensors")
-    tower: list[tuple[PointingModel, PointingProcessor]] = []  # loaded only where something has to be encoded
+    tower: list[tuple] = []  # model and processor, loaded only where something has to be encoded
 
     def make(first: int) -> dict[str, np.ndarray]:
         if not tower:
-            model = PointingModel.from_pretrained(nano_pointing_96())
-            tower.append((model, PointingProcessor(load_tokenizer(str(nano_pointing_96())), model.config)))
+            model = VideoMolmoForConditionalGeneration.from_pretrained(nano_pointing_96())
+            tower.append((model, VideoMolmoProcessor(load_tokenizer(str(nano_pointing_96())), model.config)))
         return _part(spec, first, *tower[0])
 
     parts = []
@@ -92,7 +92,9 @@ def encode_clips(spec: RenderSpec, cache: Path) -> EncodedClips:
     return _joined(parts)
 
 
-def _part(spec: RenderSpec, first: int, model: PointingModel, processor: PointingProcessor) -> dict[str, np.ndarray]:
+def _part(
+    spec: RenderSpec, first: int, model: VideoMolmoForConditionalGeneration, processor: VideoMolmoProcessor
+) -> dict[str, np.ndarray]:
     """The arrays of up to `PART` clips."""
     arrays: dict[str, list] = {name: [] for name in ("features", "ids", "moved")}
     labels: dict[str, list] = {name: [] for name in ("colour", "shape", "motion", "point")}

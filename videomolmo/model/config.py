@@ -260,7 +260,8 @@ class VideoMolmoConfig(PreTrainedConfig):
     def get_config_dict(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> tuple[dict, dict]:
         """config.json of a folder as it stands, read as a file of a stranger; of a hub's id as transformers does."""
         if Path(pretrained_model_name_or_path).is_dir():
-            return read_model_json(Path(pretrained_model_name_or_path) / "config.json"), kwargs
+            folder = Path(pretrained_model_name_or_path, kwargs.pop("subfolder", None) or "")
+            return read_model_json(folder / "config.json"), kwargs
         return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Qwen2Config:
@@ -350,6 +351,3 @@ def _build(part: type, values: dict[str, Any], name: str) -> Any:
     if unknown:
         raise BadInput(f"{name} has unknown keys {shortened(unknown)}, expected only {known}; remove or rename them")
     return part(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-
-
-PointingConfig = VideoMolmoConfig
