@@ -128,7 +128,7 @@ class VideoGrounder:
             video: a video file, a folder of images, uint8 (frames, height, width, 3), or what `open_video` gives.
             sentence: a noun phrase ("the red circle") or a question.
             every: key frames lie this many frames apart (k).
-            fusion: a name in `videomolmo.fusion.RULES`.
+            fusion: a name in `videomolmo.fusion.RULES`; `forward` and `backward` have nothing followed the other way.
             tau: IoU from which the two directions count as agreeing (τ).
             context: past frames the model looks at (l); None takes the model's own.
             max_frames: read only so many frames; said to `open_video` where that was called before.

@@ -155,11 +155,29 @@ class Track(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class PropagationPath:
+    """Frames along which clicked objects are followed.
+
+    Attributes:
+        at: number of the frame with the clicks.
+        frames: features of that frame, then of those after it, or before it, in the order in which they are gone to.
+        points_px: clicks of each object.
+        reverse: whether the path runs backwards in time.
+    """
+
+    at: int
+    frames: Sequence[Features]
+    points_px: Sequence[Float[np.ndarray, "points 2"]]
+    reverse: bool
+
+
 class Tracker(Protocol):
     """Follows clicked objects frame by frame.
 
     Order of calls: `encode` once for each frame; for each key frame and direction `start`, then `step` of the track for
-    the frames up to the next key frame. A track knows nothing of any other.
+    the frames up to the next key frame. A track knows nothing of any other. A tracker that is faster with many at once
+    has `encode_all`, `follow`, `rows` and `held` besides, see `videomolmo.masks.sam2.MaskTracker`.
     """
 
     def encode(self, frame: Frame) -> Features:

@@ -95,18 +95,21 @@ def _reach(at: int, every: Collection[int]) -> tuple[int, int]:
 def _propagate_all(seed: int, points: str, reaches: dict[int, tuple[int, int]], masks: str) -> dict[str, np.ndarray]:
     """Packed masks of all propagations, by direction and key frame, and the truth."""
     from videomolmo.masks.windows import propagate
+    from videomolmo.protocols import PropagationPath
 
     tracker = _tracker(masks)
     clip, features = encoded(seed, masks)
     found = {"truth": _pack(clip.masks)}
+    names, paths, objects = [], [], []
     for at, (ahead, back) in reaches.items():
         shown, clicks = _clicks(clip, at, points)
         for name, steps in (("forward", range(at, at + ahead)), ("backward", range(at, at - back, -1))):
             if steps:
-                whole = np.zeros((len(steps), *clip.masks.shape[1:]), bool)
-                numbered = [(n, features[n]) for n in steps]
-                whole[:, shown] = propagate(tracker, numbered, clicks, FRAMES, reverse=name == "backward")
-                found[f"{name}_{at}"] = _pack(whole)
+                path = PropagationPath(at, [features[n] for n in steps], clicks, name == "backward")
+                names, paths, objects = [*names, f"{name}_{at}"], [*paths, path], [*objects, shown]
+    for name, shown, bits in zip(names, objects, propagate(tracker, paths, FRAMES), strict=True):
+        found[name] = np.zeros((len(bits), clip.masks.shape[1], *bits.shape[2:]), np.uint8)
+        found[name][:, shown] = bits
     return found
 
 
