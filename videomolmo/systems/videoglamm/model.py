@@ -22,17 +22,18 @@ from transformers.utils import ModelOutput
 from videomolmo.errors import BadInput
 from videomolmo.io.files import atomic_files
 from videomolmo.masks.configuration import Unfilled
-from videomolmo.model.pointing import CACHE, FOR_THE_HUB
+from videomolmo.model.pointing import CACHE
 from videomolmo.systems.videoglamm.config import VideoGLaMMConfig
 from videomolmo.systems.videoglamm.internvideo2 import VideoTower
 from videomolmo.systems.videoglamm.losses import mask_losses, word_loss
 from videomolmo.systems.videoglamm.masks import build_sam2, decode_all, to_size
 from videomolmo.systems.videoglamm.splice import Spliced, splice
-from videomolmo.systems.videoglamm.weights import published_name, read_configuration, weights_in
-from videomolmo.weights import hub
-from videomolmo.weights.assign import CONFIG_FILE, Shards, fill, put_plain, safetensors_told
+from videomolmo.systems.videoglamm.weights import fill, folder_of, published_name, read_configuration, weights_in
+from videomolmo.weights.assign import CONFIG_FILE, Shards, safetensors_told
 
 MAX_NEW_TOKENS = 512
+IDLE = ("trust_remote_code", "use_safetensors", "weights_only", "_from_auto", "_commit_hash", "adapter_kwargs",
+        "code_revision")  # fmt: skip
 
 
 @dataclass
@@ -397,21 +398,21 @@ class VideoGLaMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             attn_implementation: of the language model: "sdpa", "eager" or "flash_attention_2".
             clip: see `weights.weights_in`.
             revision, local_files_only: of the hub.
-            kwargs: transformers' options about the hub; no others.
+            kwargs: those that transformers' Auto classes add, which change nothing; no others.
 
         Raises:
             BadInput: files missing or broken, weights that do not fit or are not finite, or another option.
         """
-        if strange := sorted(set(kwargs) - set(FOR_THE_HUB)):
+        if strange := sorted(set(kwargs) - set(IDLE)):
             raise BadInput(f"{strange[0]} is no option of {cls.__name__}.from_pretrained; leave it out")
-        folder = hub.model_folder(pretrained_model_name_or_path, revision, local_files_only)
+        folder = folder_of(pretrained_model_name_or_path, revision, local_files_only)
         own = read_configuration(folder)
         model = cls.empty(own if config is None else config, attn_implementation)
         weights = weights_in(folder, model, clip)
         if dtype == "auto":
             dtype = next(iter(Shards(folder).tensors.values())).dtype
         dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
-        fill(model, weights.items(), device, dtype, put, str(folder))
+        fill(model, weights, device, dtype, str(folder))
         model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
         return model.to(device).eval()
 
@@ -430,14 +431,6 @@ class VideoGLaMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             yield states
         finally:
             hook.remove()
-
-
-def put(module: nn.Module, name: str, value: Tensor) -> None:
-    """Make `value` the parameter or buffer `name` of `module`."""
-    if name in module._buffers:
-        module._buffers[name] = value
-    else:
-        put_plain(module, name, value)
 
 
 def samples_of(rows: int, samples: int | None, offset: Sequence[int] | None) -> list[int]:

@@ -19,8 +19,7 @@ from videomolmo.errors import BadInput
 from videomolmo.model.tokenizer import load_tokenizer, save_tokenizer
 from videomolmo.systems.videoglamm.config import VideoGLaMMConfig
 from videomolmo.systems.videoglamm.splice import IGNORED, PLACEHOLDER
-from videomolmo.systems.videoglamm.weights import read_configuration
-from videomolmo.weights import hub
+from videomolmo.systems.videoglamm.weights import folder_of, read_configuration
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of RGB
 OF_CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -132,7 +131,7 @@ class VideoGLaMMProcessor(ProcessorMixin):
         Raises:
             BadInput: files are missing or broken, or the tokenizer is another model's.
         """
-        folder = hub.model_folder(pretrained_model_name_or_path, revision, local_files_only)
+        folder = folder_of(pretrained_model_name_or_path, revision, local_files_only)
         tokenizer = load_tokenizer(folder)
         tokenizer.split_special_tokens = False  # the chat's signs are ids of their own; questions may not hold any
         return cls(tokenizer, read_configuration(folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,7 +13,9 @@ from transformers import CLIPVisionModel
 from videomolmo.errors import BadInput
 from videomolmo.io.untrusted import first_line, read_model_json, shortened
 from videomolmo.systems.videoglamm.config import VideoGLaMMConfig, config_from_published
+from videomolmo.weights import hub
 from videomolmo.weights.assign import CONFIG_FILE, Shards, Stored, check_fit
+from videomolmo.weights.tensors import check_finite
 
 _GAMMA = re.compile(r"^(model\.visual_model\.memory_encoder\.fuser\.layers\.\d+\.)(weight|gamma)$")
 EMBEDDING, CLIP = "model.embed_tokens.weight", "model.image_vision_tower.vision_tower.vision_model."
@@ -52,6 +55,13 @@ def read_configuration(folder: str | Path) -> VideoGLaMMConfig:
         raise BadInput(f"{path}: {error}; copy or download it again") from error
 
 
+def folder_of(name: str | Path, revision: str | None = None, offline: bool = False) -> Path:
+    """The folder of a model: itself, or that of an id of the hub. Raises BadInput where there is none."""
+    return (
+        Path(name) if Path(name).is_dir() else hub.pointing_folder(f"{name}@{revision}" if revision else name, offline)
+    )
+
+
 def weights_in(folder: str | Path, model: nn.Module, clip: str | Path | None) -> dict[str, Stored | Tensor]:
     """Our names and the weights of a folder, which stay there until each is asked for.
 
@@ -73,6 +83,29 @@ def weights_in(folder: str | Path, model: nn.Module, clip: str | Path | None) ->
         hint = "; the export leaves CLIP out, give clip='openai/clip-vit-large-patch14-336' or its folder"
         raise BadInput(f"{error}{hint if lacking else ''}") from error
     return dict(found)
+
+
+def fill(
+    model: nn.Module,
+    weights: Mapping[str, Stored | Tensor],
+    device: torch.device | str,
+    dtype: torch.dtype,
+    source: str,
+) -> None:
+    """Give a model without memory its weights, checked with `weights_in`, one by one: no second copy is ever held.
+
+    Raises:
+        BadInput: a weight that is not finite.
+    """
+    for name, stored in weights.items():
+        owner, _, own = name.rpartition(".")
+        module, value = model.get_submodule(owner), stored[...]
+        placed = value.to(device, dtype, copy=True)
+        check_finite(name, placed, value, source)
+        if own in module._buffers:
+            module._buffers[own] = placed
+        else:
+            setattr(module, own, nn.Parameter(placed))
 
 
 def _clip(name: str | Path) -> dict[str, Tensor]:
