@@ -1,0 +1,315 @@
+"""VideoGLaMM with random weights: batches, [SEG] or none, files, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerFast
+
+from videomolmo.errors import BadInput
+from videomolmo.model.tokenizer import build_nano_tokenizer
+from videomolmo.systems.videoglamm import (
+    VideoGLaMMConfig,
+    VideoGLaMMForConditionalGeneration,
+    VideoGLaMMProcessor,
+    collate,
+)
+from videomolmo.systems.videoglamm.config import ImageConfig, LanguageConfig, MaskConfig, VideoConfig
+from videomolmo.systems.videoglamm.losses import mask_losses
+from videomolmo.systems.videoglamm.masks import follow
+from videomolmo.systems.videoglamm.processor import chosen
+from videomolmo.systems.videoglamm.splice import IGNORED, PLACEHOLDER
+from videomolmo.systems.videoglamm.weights import read_configuration
+
+CLIP = "model.image_vision_tower.vision_tower.vision_model."
+WORDS = "A red circle moves left behind the bar. What is there? <p> a red circle </p>"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    made = build_nano_tokenizer([WORDS], 360)
+    made.add_tokens([AddedToken("<|end|>", special=True), AddedToken("[SEG]", special=False)])
+    made.split_special_tokens = False
+    return made
+
+
+@pytest.fixture(scope="module")
+def config(tokenizer: PreTrainedTokenizerFast) -> VideoGLaMMConfig:
+    end, segment = (tokenizer.get_vocab()[sign] for sign in ("<|end|>", "[SEG]"))
+    return VideoGLaMMConfig(
+        language=LanguageConfig(
+            vocab_size=len(tokenizer), width=32, ff=48, layers=2, heads=4, kv_heads=2, window=None, segment=segment,
+            end=(end,), begin=0, padding=0,
+        ),
+        image=ImageConfig(size_px=32, patch_px=8, width=16, ff=24, layers=2, heads=2, pool=2),
+        video=VideoConfig(
+            size_px=32, patch_px=8, frames=2, width=16, ff=24, layers=2, heads=2, pool=2, pretraining=None
+        ),
+        masks=MaskConfig(
+            size_px=64, width=32, memory_width=16, trunk_width=8, trunk_heads=1, stages=(1, 1, 2, 1),
+            windows=(8, 4, 16, 8), global_blocks=(3,), layers=1, ff=32, memories=3,
+        ),
+        frames=4,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(config: VideoGLaMMConfig) -> VideoGLaMMForConditionalGeneration:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = VideoGLaMMForConditionalGeneration(config).eval()
+        made.lm_head.weight.data[config.language.segment] = torch.randn(config.language.width)  # is often written
+    return made
+
+
+@pytest.fixture(scope="module")
+def processor(tokenizer: PreTrainedTokenizerFast, config: VideoGLaMMConfig) -> VideoGLaMMProcessor:
+    return VideoGLaMMProcessor(tokenizer, config)
+
+
+def clip(frames: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (frames, 24, 40, 3), dtype=np.uint8)
+
+
+ANSWERS = ("<p> a red circle </p> [SEG] moves behind <p> the bar </p> [SEG].", "There is none.", "It is [SEG].")
+
+
+@pytest.fixture(scope="module")
+def examples(processor: VideoGLaMMProcessor) -> list[dict[str, torch.Tensor]]:
+    """Three answered questions with two, no and one [SEG]; the last about a picture."""
+    made = []
+    for number, answer in enumerate(ANSWERS):
+        frames = clip(1 if number == 2 else 3 + 3 * number, number)
+        example = processor(frames, "What is there?" + " Where?" * number, answer)
+        supervised = frames[:1] if number == 2 else frames[:2]
+        masks = torch.full((4, len(supervised), 24, 40), -1.0)
+        masks[: answer.count("[SEG]")] = (torch.rand(answer.count("[SEG]"), *masks.shape[1:]) > 0.5).float()
+        made.append(example | {"sam_images": processor.sam_images(supervised), "masks": masks})
+    return made
+
+
+@torch.no_grad()
+def test_batch_equals_rows_alone(model, examples) -> None:
+    batch = collate(examples)
+    out = model(**batch | {"masks": None})
+    assert [len(found) for found in out.segments] == [2, 0, 1]
+    assert [tuple(found.shape) for found in out.mask_logits] == [(2, 2, 16, 16), (0, 2, 16, 16), (1, 1, 16, 16)]
+    for row, example in enumerate(examples):
+        alone = model(**collate([example]) | {"masks": None})
+        kept = out.attention_mask[row]
+        assert torch.allclose(out.logits[row][kept], alone.logits[0], atol=1e-4)
+        assert torch.equal(out.labels[row][kept], alone.labels[0])
+        assert torch.allclose(out.mask_logits[row], alone.mask_logits[0], atol=1e-3)
+
+
+def test_training_step_reaches_what_it_should(config, examples) -> None:
+    model = VideoGLaMMForConditionalGeneration(config).train()
+    out = model(**collate(examples))
+    out.loss.backward()
+    assert all(torch.isfinite(part) for part in (out.loss, out.ce_loss, out.bce_loss, out.dice_loss))
+    reached = {name for name, value in model.named_parameters() if value.grad is not None and value.grad.any()}
+    for part in (
+        "model.text_hidden_fcs",
+        "model.mm_projector",
+        "model.image_mm_projector",
+        "lm_head",
+        "model.layers.0",
+    ):
+        assert any(name.startswith(part) for name in reached), part
+    frozen = ("model.vision_tower", "model.image_vision_tower", "model.visual_model.image_encoder")
+    assert not [name for name in reached if name.startswith(frozen)]
+
+
+def test_nothing_to_learn_costs_nothing(model, examples) -> None:
+    batch = collate([examples[1]])
+    batch["labels"][:] = IGNORED
+    with torch.no_grad():
+        out = model(**batch)
+    assert out.loss == out.ce_loss == out.bce_loss == 0 and abs(out.dice_loss) < 1e-6
+
+
+def test_missing_objects_dilute_the_losses() -> None:
+    logits = [torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(0))]
+    true = torch.full((4, 2, 8, 8), -1.0)
+    true[0] = (logits[0][0] > 0.3).float()
+    one, four = mask_losses(logits, [true[:1]]), mask_losses(logits, [true])
+    assert all(whole > 0 and torch.isclose(whole, 4 * quarter) for whole, quarter in zip(one, four, strict=True))
+
+
+def test_conversations_share_their_sample(model, examples) -> None:
+    batch = collate([examples[0], examples[1]])
+    shared = {name: [batch[name][0]] for name in ("images", "context_images", "sam_images")}
+    ids = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        together = model(**ids, **shared, offset=[0, 2])
+        alone = model(**{name: value[:1] for name, value in ids.items()}, **shared)
+    assert len(together.segments) == 1
+    assert torch.allclose(together.segments[0], alone.segments[0], atol=1e-5)
+
+
+def test_writing_in_a_batch(model, processor) -> None:
+    questions = ("What is there?", "Which one is hidden behind the bar?", "Where?")
+    prompts = [processor(clip(1 if at == 2 else 4, at), text) for at, text in enumerate(questions)]
+    together = model.write(**collate(prompts), max_new_tokens=12, eos_token_id=None)
+    assert sum(map(len, together.segments)) > 3
+    for row, prompt in enumerate(prompts):
+        batch = collate([prompt])
+        alone = model.write(**batch, max_new_tokens=12, eos_token_id=None)
+        new = alone.ids[0, batch["input_ids"].shape[1] :]
+        assert torch.equal(together.ids[row, -12:], new)
+        assert len(together.segments[row]) == int((new == model.config.language.segment).sum())
+        with torch.no_grad():
+            batch["input_ids"], batch["attention_mask"] = alone.ids, None
+            again = model(**batch)
+        assert torch.allclose(alone.segments[0], again.segments[0], atol=1e-5)
+        assert torch.allclose(together.segments[row], alone.segments[0], atol=1e-5)
+    assert torch.equal(model.generate(**collate(prompts), max_new_tokens=12, eos_token_id=None), together.ids)
+
+
+def test_following_takes_frames_one_by_one(model, processor) -> None:
+    taken: list[int] = []
+
+    def pictures() -> Iterator[torch.Tensor]:
+        for at, frame in enumerate(clip(5)):
+            taken.append(at)
+            yield processor.sam_images(frame[None])
+
+    vectors = torch.randn(2, 32, generator=torch.Generator().manual_seed(1))
+    for at, masks in enumerate(follow(model.sam2, vectors, pictures(), 5, (24, 40))):
+        assert masks.shape == (2, 24, 40) and masks.dtype == bool and taken == list(range(at + 1))
+    assert not model.sam2.sam_prompt_encoder._forward_hooks
+    assert [one.shape for one in follow(model.sam2, vectors[:0], pictures(), 5, (24, 40))] == [(0, 24, 40)] * 5
+
+
+def test_what_is_learnt_is_the_answer(processor, examples, tokenizer) -> None:
+    for example, answer in zip(examples, ANSWERS, strict=True):
+        ids, labels = example["input_ids"], example["labels"]
+        learnt = labels != IGNORED
+        assert torch.equal(ids[learnt], labels[learnt])
+        assert tokenizer.decode(ids[learnt]) == f"{answer}<|end|>"
+        assert tokenizer.decode(ids[~learnt].clamp(min=0)).endswith("<|end|>\n<|assistant|>\n")
+        assert processor.decode(ids[learnt]) == answer
+    assert [int((one["input_ids"] == PLACEHOLDER).sum()) for one in examples] == [4, 4, 1]
+    assert chosen(6, 4) == [0, 1, 3, 5]
+
+
+def test_folder_round_trip(model, processor, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path) == model.config
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    assert isinstance(again, VideoGLaMMForConditionalGeneration) and not again.training
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in again.state_dict().items())
+    inputs = collate([AutoProcessor.from_pretrained(tmp_path)(clip(4), "What is there?")])
+    same = collate([processor(clip(4), "What is there?")])
+    assert torch.equal(inputs["input_ids"], same["input_ids"])
+    with torch.no_grad():
+        assert torch.equal(again(**inputs).logits, model(**same).logits)
+    half = VideoGLaMMForConditionalGeneration.from_pretrained(tmp_path, dtype="bfloat16")
+    assert {value.dtype for value in half.parameters()} == {torch.bfloat16}
+    with torch.no_grad():
+        assert torch.isfinite(half(**inputs).logits).all()
+
+
+@pytest.mark.parametrize("fault", ["missing", "unexpected", "misshaped", "not finite"])
+def test_weights_that_do_not_fit_are_refused(model, tmp_path: Path, fault: str) -> None:
+    model.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    if fault == "missing":
+        del state["lm_head.weight"]
+    elif fault == "unexpected":
+        state["model.stranger"] = torch.zeros(1)
+    elif fault == "misshaped":
+        state["lm_head.weight"] = torch.zeros(3, 32)
+    else:
+        state["lm_head.weight"][0, 0] = torch.nan
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(BadInput, match=fault):
+        VideoGLaMMForConditionalGeneration.from_pretrained(tmp_path)
+
+
+def test_export_without_clip(model, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    assert "model.visual_model.memory_encoder.fuser.layers.0.weight" in state
+    clip_model = model.model.image_vision_tower.vision_tower.vision_model
+    clip_model.save_pretrained(tmp_path / "clip")
+    save_file({name: value for name, value in state.items() if CLIP not in name}, tmp_path / "model.safetensors")
+    with pytest.raises(BadInput, match="give clip="):
+        VideoGLaMMForConditionalGeneration.from_pretrained(tmp_path)
+    whole = VideoGLaMMForConditionalGeneration.from_pretrained(tmp_path, clip=tmp_path / "clip")
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"frames": 3}, "multiple of video.frames"),
+        ({"strange": 1}, "strange"),
+        ({"model_type": "molmo"}, "model_type"),
+        ({"language": {"width": 10**9}}, "LanguageConfig.width"),
+        ({"video": {"width": 24, "heads": 2}}, "multiple of 16"),
+        ({"masks": {"stages": [1, 2]}}, "four numbers"),
+    ],
+)
+def test_configurations_that_make_no_sense(config, change: dict, message: str) -> None:
+    values = config.to_dict()
+    assert VideoGLaMMConfig.from_dict(values) == config
+    for name, value in change.items():
+        values[name] = values.get(name, {}) | value if isinstance(value, dict) else value
+    with pytest.raises((BadInput, ValueError), match=message):
+        VideoGLaMMConfig.from_dict(values)
+
+
+PUBLISHED = {
+    "model_type": "phi3", "vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 32, "rms_norm_eps": 1e-5, "rope_theta": 1e4,
+    "sliding_window": 2047, "max_position_embeddings": 4096, "bos_token_id": 1, "mm_projector_type": "mlp2x_gelu",
+    "mm_vision_tower": "a path", "image_mm_vision_tower": "openai/clip-vit-large-patch14-336", "out_dim": 256,
+}  # fmt: skip
+
+
+def test_published_configuration(tmp_path: Path) -> None:
+    save_file({"model.embed_tokens.weight": torch.zeros(32012, 1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED))
+    assert read_configuration(tmp_path) == VideoGLaMMConfig()  # rows of the table, not vocab_size, tell [SEG]
+    for change, message in (({"out_dim": 128}, "out_dim"), ({"mm_vision_tower": None}, "two vision towers")):
+        values = {name: value for name, value in (PUBLISHED | change).items() if value is not None}
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        with pytest.raises(BadInput, match=message):
+            read_configuration(tmp_path)
+
+
+def test_inputs_that_make_no_sense(model, processor, examples) -> None:
+    batch = collate([examples[0]])
+    for change, message in (
+        ({"images": None, "context_images": None}, "placeholders but no frames"),
+        ({"input_ids": batch["input_ids"].clamp(min=0)}, "frames but no placeholder"),
+        ({"images": [batch["images"][0][:3]]}, "multiple of 2"),
+        ({"offset": [0, 2]}, "offset"),
+        ({"masks": [batch["masks"][0][:, :1]]}, "true masks"),
+        ({"sam_images": None}, "without sam_images"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            model(**batch | change)
+    apart = batch["input_ids"].clone()
+    apart[0, 0] = PLACEHOLDER
+    with pytest.raises(BadInput, match="several runs"):
+        model(**batch | {"input_ids": apart})
+    with pytest.raises(BadInput, match="num_beams"):
+        model.generate(batch["input_ids"], num_beams=2)
+    with pytest.raises(BadInput, match="uint8"):
+        processor(clip(2).astype(float), "What is there?")
+    with pytest.raises(BadInput, match="sign of the model's own"):
+        processor(clip(2), "Where is [SEG]?")
+    with pytest.raises(BadInput, match="labels"):
+        collate([examples[0], processor(clip(4), "What is there?")])
+    with pytest.raises(BadInput, match="belongs to the model"):
+        VideoGLaMMProcessor(build_nano_tokenizer([WORDS], 360), model.config)

@@ -1,0 +1,317 @@
+"""All sizes of VideoGLaMM in one place: two encoders of frames, a Phi-3 that reads them, and the SAM 2 it prompts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import CLIPVisionConfig, Phi3Config, PreTrainedConfig
+
+from videomolmo.errors import BadInput
+from videomolmo.io.untrusted import check_fields, number, read_model_json, shortened, whole
+
+Width, Layers, Heads, Side = whole(1, 2**17), whole(1, 256), whole(1, 1024), whole(1, 4096)
+Token = whole(0, 2**22)
+
+
+def _divides(owner: object, small: str, large: str) -> None:
+    """Raise ValueError where field `small` does not divide field `large`."""
+    if getattr(owner, large) % getattr(owner, small):
+        raise ValueError(
+            f"{type(owner).__name__}.{large} is {getattr(owner, large)}, "
+            f"must be a multiple of {small} = {getattr(owner, small)}"
+        )
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """Phi-3. `window` counts the keys that a token sees, itself included; None is all.
+
+    Differs: the published configuration gives one less, since the transformers of its time counted without the token.
+    """
+
+    vocab_size: whole(2, 2**22) = 32012
+    width: Width = 3072
+    ff: Width = 8192
+    layers: Layers = 32
+    heads: Heads = 32
+    kv_heads: Heads = 32
+    rms_eps: number(0, 1) = 1e-5
+    rope_theta: number(1, 1e12) = 1e4
+    window: whole(1, 2**24) | None = 2048
+    max_positions: whole(1, 2**24) = 4096
+    segment: Token = 32011  # [SEG]: the id that stands for a mask
+    end: tuple[Token, ...] = (32000, 32001, 32007)
+    begin: Token = 1
+    padding: Token = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        _divides(self, "heads", "width")
+        _divides(self, "kv_heads", "heads")
+        for name, ids in {"segment": [self.segment], "end": self.end, "padding": [self.padding]}.items():
+            if any(one >= self.vocab_size for one in ids):
+                raise ValueError(
+                    f"LanguageConfig.{name} is {getattr(self, name)}, must be below vocab_size = {self.vocab_size}"
+                )
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """CLIP, which sees every frame alone; its patches are pooled to a square of `pool` by `pool` tokens."""
+
+    size_px: Side = 336
+    patch_px: whole(1, 256) = 14
+    width: Width = 1024
+    ff: Width = 4096
+    layers: whole(2, 256) = 24
+    heads: Heads = 16
+    norm_eps: number(0, 1) = 1e-5
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    pool: whole(1, 256) = 12
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        _divides(self, "heads", "width")
+        if self.size_px < self.patch_px:
+            raise ValueError(f"ImageConfig.size_px is {self.size_px}, must be at least patch_px = {self.patch_px}")
+
+
+@dataclass(frozen=True)
+class PretrainingConfig:
+    """Heads that InternVideo2 was pretrained with; published weights hold them, and nothing here runs them."""
+
+    layers: Layers = 6
+    clip_width: Width = 768
+    teacher_width: Width = 3200
+    final_width: Width = 768
+    text_width: Width = 512
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """InternVideo2, which sees chunks of `frames` frames; their patches are pooled to `pool` by `pool` per frame.
+
+    `layers` are those of the file; the last one is not run. `pretraining` is None where a file holds what is run alone.
+    """
+
+    size_px: Side = 224
+    patch_px: whole(1, 256) = 14
+    frames: whole(1, 64) = 4
+    width: Width = 1408
+    ff: Width = 6144
+    layers: whole(2, 256) = 40
+    heads: Heads = 16
+    pool: whole(1, 256) = 8
+    pretraining: PretrainingConfig | None = field(default_factory=PretrainingConfig)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        _divides(self, "heads", "width")
+        _divides(self, "patch_px", "size_px")
+        if self.width % 16:
+            raise ValueError(f"VideoConfig.width is {self.width}, must be a multiple of 16 for the position table")
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of a frame."""
+        return self.size_px // self.patch_px
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """SAM 2.0 (Hiera-L): what differs between its published sizes; the rest is as in `masks.sam2.build_published`."""
+
+    size_px: whole(32, 1024) = 1024
+    width: whole(2, 4096) = 256
+    memory_width: whole(2, 4096) = 64
+    trunk_width: whole(2, 512) = 144
+    trunk_heads: whole(1, 16) = 2
+    stages: tuple[whole(1, 64), ...] = (2, 6, 36, 4)
+    windows: tuple[whole(1, 64), ...] = (8, 4, 16, 8)
+    global_blocks: tuple[whole(0, 383), ...] = (23, 33, 43)
+    background: tuple[whole(1, 128), ...] = (7, 7)
+    layers: whole(1, 32) = 4
+    ff: whole(1, 2**15) = 2048
+    memories: whole(1, 64) = 7
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("stages", "windows"):
+            if len(getattr(self, name)) != 4:
+                raise ValueError(f"MaskConfig.{name} is {getattr(self, name)}, expected four numbers, one for a stage")
+        firsts = set(accumulate(self.stages[:-1]))
+        if not firsts.isdisjoint(self.global_blocks) or max(self.global_blocks, default=0) >= sum(self.stages):
+            raise ValueError(
+                f"MaskConfig.global_blocks is {self.global_blocks}, must be below {sum(self.stages)} and none of the "
+                f"first blocks of a stage, {sorted(firsts)}"
+            )
+
+    @property
+    def grid(self) -> int:
+        """Side of the coarsest feature map."""
+        return self.size_px // 16
+
+
+class VideoGLaMMConfig(PreTrainedConfig):
+    """Everything that fixes the shape of a VideoGLaMM, as a configuration of transformers.
+
+    Args:
+        language, image, video, masks: the parts.
+        frames: shown to the encoders; longer videos are sampled, shorter ones repeat their last frame.
+        most_objects: masks of a sample that a training step counts, missing ones as zero.
+        ce_weight, bce_weight, dice_weight: of the three losses.
+    """
+
+    model_type = "videoglamm"
+
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)
+    video: VideoConfig = field(default_factory=VideoConfig)
+    masks: MaskConfig = field(default_factory=MaskConfig)
+    frames: whole(1, 1024) = 16
+    most_objects: whole(1, 256) = 4
+    ce_weight: number(0, 1e3) = 1.0
+    bce_weight: number(0, 1e3) = 2.0
+    dice_weight: number(0, 1e3) = 0.5
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if unknown := sorted(set(kwargs) - set(SETTINGS)):
+            raise TypeError(f"{type(self).__name__} has no {unknown[0]!r}, expected only {own_fields()}")
+        super().__post_init__(**kwargs)
+        check_fields(self)
+        if self.frames % self.video.frames:
+            raise ValueError(
+                f"VideoGLaMMConfig.frames is {self.frames}, must be a multiple of video.frames = {self.video.frames}"
+            )
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Phi3Config:
+        """The language model in transformers' terms."""
+        part = self.language
+        return Phi3Config(
+            vocab_size=part.vocab_size, hidden_size=part.width, intermediate_size=part.ff,
+            num_hidden_layers=part.layers, num_attention_heads=part.heads, num_key_value_heads=part.kv_heads,
+            rms_norm_eps=part.rms_eps, max_position_embeddings=part.max_positions,
+            original_max_position_embeddings=part.max_positions, sliding_window=part.window,
+            rope_parameters={"rope_type": "default", "rope_theta": part.rope_theta, "partial_rotary_factor": 1.0},
+            bos_token_id=part.begin, eos_token_id=list(part.end), pad_token_id=part.padding,
+            attn_implementation=self._attn_implementation,
+        )  # fmt: skip
+
+    def get_image_config(self) -> CLIPVisionConfig:
+        """The image encoder in transformers' terms."""
+        part = self.image
+        return CLIPVisionConfig(
+            hidden_size=part.width, intermediate_size=part.ff, num_hidden_layers=part.layers,
+            num_attention_heads=part.heads, image_size=part.size_px, patch_size=part.patch_px,
+            layer_norm_eps=part.norm_eps, hidden_act=part.activation, attn_implementation="sdpa",
+        )  # fmt: skip
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, ready for JSON."""
+        values = {name: getattr(self, name) for name in own_fields()}
+        plain = {name: asdict(value) if name in PARTS else value for name, value in values.items()}
+        return {"model_type": self.model_type, **json.loads(json.dumps(plain))}
+
+    to_diff_dict = to_dict
+
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """The text of config.json: every value, so that later defaults change no saved model."""
+        return json.dumps({"architectures": self.architectures, **self.to_dict()}, indent=2) + "\n"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, VideoGLaMMConfig) and self.to_dict() == other.to_dict()
+
+    __hash__ = None
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """The inverse of `to_dict`; raises BadInput on an unknown key and ValueError on a value out of range.
+
+        Args:
+            config_dict: of config.json.
+            kwargs: what transformers hands on: settings and fields to change; the rest is given back where asked for.
+        """
+        if (kind := config_dict.get("model_type", cls.model_type)) != cls.model_type:
+            raise BadInput(
+                f"model_type is {shortened(kind)}, expected {cls.model_type!r}; use load_grounder for others"
+            )
+        values = {name: value for name, value in config_dict.items() if name not in WRITTEN}
+        for name, part in PARTS.items():
+            if name in values:
+                values[name] = _build(part, values[name], name)
+        give_back = kwargs.pop("return_unused_kwargs", False)
+        changes = {name: kwargs.pop(name) for name in own_fields() if name in kwargs}
+        config = replace(_build(cls, values, "config"), **changes)
+        for name, own in (("attn_implementation", "_attn_implementation"), ("name_or_path", "name_or_path")):
+            if name in kwargs:
+                setattr(config, own, kwargs.pop(name))
+        return (config, kwargs) if give_back else config
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> tuple[dict, dict]:
+        """config.json of a folder as it stands, read as a file of a stranger; of a hub's id as transformers does."""
+        if Path(pretrained_model_name_or_path).is_dir():
+            return read_model_json(Path(pretrained_model_name_or_path) / "config.json"), kwargs
+        return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+
+
+PARTS = {"language": LanguageConfig, "image": ImageConfig, "video": VideoConfig, "masks": MaskConfig}
+WRITTEN = ("model_type", "architectures", "transformers_version", "dtype", "_commit_hash")  # transformers' own keys
+SETTINGS = ("attn_implementation", "experts_implementation", "output_attentions", "name_or_path")  # never saved
+
+
+def own_fields() -> list[str]:
+    """Names of the fields that fix a VideoGLaMM."""
+    inherited = {entry.name for entry in fields(PreTrainedConfig)}
+    return [entry.name for entry in fields(VideoGLaMMConfig) if entry.name not in inherited]
+
+
+def _build(part: type, values: Any, name: str) -> Any:
+    """Dataclass `part` from a mapping, lists turned into tuples; unknown keys raise BadInput."""
+    if not isinstance(values, dict):
+        raise BadInput(f"{name} is {shortened(values)}, expected a JSON object; see VideoGLaMMConfig.to_dict()")
+    known = own_fields() if part is VideoGLaMMConfig else [entry.name for entry in fields(part)]
+    if unknown := sorted(set(values) - set(known)):
+        raise BadInput(f"{name} has unknown keys {shortened(unknown)}, expected only {known}; remove or rename them")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    if isinstance(values.get("pretraining"), dict):
+        values["pretraining"] = _build(PretrainingConfig, values["pretraining"], "pretraining")
+    return part(**values)
+
+
+PHI3 = {  # keys of a published config.json, and ours
+    "vocab_size": "vocab_size", "hidden_size": "width", "intermediate_size": "ff", "num_hidden_layers": "layers",
+    "num_attention_heads": "heads", "num_key_value_heads": "kv_heads", "rms_norm_eps": "rms_eps",
+    "rope_theta": "rope_theta", "max_position_embeddings": "max_positions", "bos_token_id": "begin",
+}  # fmt: skip
+FIXED = {  # values of a published config.json that this package has no options for
+    "mm_projector_type": "mlp2x_gelu", "image_mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2,
+    "out_dim": 256, "hidden_act": "silu", "rope_scaling": None, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+def config_from_published(values: dict[str, Any], rows: int) -> VideoGLaMMConfig:
+    """Our configuration from a published config.json, which describes Phi-3 alone; encoders and SAM 2 are fixed.
+
+    Args:
+        values: of config.json.
+        rows: of the embedding in the file; the last one is [SEG], whatever ids the configuration holds.
+
+    Raises:
+        BadInput: an option that this package does not compute.
+        ValueError: a value out of range.
+    """
+    for name, wanted in FIXED.items():
+        if values.get(name, wanted) != wanted:
+            raise BadInput(f"config.json has {name} = {shortened(values[name])}, only {wanted!r} is supported")
+    known = {ours: values[name] for name, ours in PHI3.items() if values.get(name) is not None}
+    window = values.get("sliding_window", LanguageConfig.window - 1)
+    known["window"] = window + 1 if isinstance(window, int) else window
+    return VideoGLaMMConfig(language=LanguageConfig(**known | {"vocab_size": rows, "segment": rows - 1}))
