@@ -37,11 +37,11 @@ from videomolmo.io import provenance, timing
 from videomolmo.io.files import write_json
 from videomolmo.io.video import open_video
 from videomolmo.masks.sam2 import MaskTracker, build_published, published_names
-from videomolmo.model import PointingProcessor, collate
+from videomolmo.model import VideoMolmoProcessor, collate
 from videomolmo.model.config import ImageConfig, LanguageConfig, VideoMolmoConfig, VisionConfig
 from videomolmo.pointing import VideoMolmoPointer
 from videomolmo.points import Answer, read_points
-from videomolmo.prompts import as_question
+from videomolmo.protocols import as_question
 from videomolmo.synth.clips import generate_clip
 from videomolmo.synth.scene import NAMELESS, sample_scene
 from videomolmo.weights.hub import nano_masks
@@ -167,7 +167,7 @@ def middle(size: tuple[int, int]) -> tuple[VideoGrounder, torch.nn.Module]:
     torch.manual_seed(0)
     masks = build_published(name).eval()
     points = np.array([[0.4, 0.5], [0.7, 0.6]]) * (size[1], size[0])
-    pointer = Told(VideoMolmoPointer(model, PointingProcessor(Letters(), config)), points)
+    pointer = Told(VideoMolmoPointer(model, VideoMolmoProcessor(Letters(), config)), points)
     import sam2
 
     decoder = {"dynamic_multimask_via_stability": True, "dynamic_multimask_stability_delta": 0.05,
