@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,13 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerFast
 
+from videomolmo.cli import main
 from videomolmo.errors import BadInput
+from videomolmo.grounding import VideoGrounder, as_question
+from videomolmo.io.video import VideoWriter, open_video
 from videomolmo.model.tokenizer import build_nano_tokenizer
+from videomolmo.protocols import Question
+from videomolmo.results import Caption, CaptionPhrase, GroundingResult
 from videomolmo.systems.videoglamm import (
     VideoGLaMMConfig,
     VideoGLaMMForConditionalGeneration,
@@ -23,8 +28,10 @@ from videomolmo.systems.videoglamm import (
 )
 from videomolmo.systems.videoglamm.config import ImageConfig, LanguageConfig, MaskConfig, VideoConfig
 from videomolmo.systems.videoglamm.losses import mask_losses
-from videomolmo.systems.videoglamm.masks import follow
+from videomolmo.systems.videoglamm.masks import decode_all, follow, to_size
+from videomolmo.systems.videoglamm.model import Written
 from videomolmo.systems.videoglamm.processor import chosen
+from videomolmo.systems.videoglamm.segmenter import VideoGLaMMSegmenter, as_asked, read_words
 from videomolmo.systems.videoglamm.splice import IGNORED, PLACEHOLDER
 from videomolmo.systems.videoglamm.weights import read_configuration
 
@@ -186,6 +193,135 @@ def test_following_takes_frames_one_by_one(model, processor) -> None:
         assert masks.shape == (2, 24, 40) and masks.dtype == bool and taken == list(range(at + 1))
     assert not model.sam2.sam_prompt_encoder._forward_hooks
     assert [one.shape for one in follow(model.sam2, vectors[:0], pictures(), 5, (24, 40))] == [(0, 24, 40)] * 5
+
+
+SAID = "<p> A red circle </p> [SEG] moves behind <p> the bar </p> [SEG]."
+WORDS_SAID = "A red circle moves behind the bar."
+
+
+@pytest.fixture
+def writes(monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerFast) -> Callable[[str], None]:
+    """Has every model write these words, whatever it sees, with a fixed vector for each [SEG]."""
+
+    def say(text: str) -> None:
+        new = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])
+
+        def write(self, ids: torch.Tensor, *_: object, streamer: object = None, **__: object) -> Written:
+            for token in new[0] if streamer else ():
+                streamer.put(token[None])
+            vectors = torch.randn(text.count("[SEG]"), 32, generator=torch.Generator().manual_seed(3))
+            return Written(torch.cat([ids, new], dim=1), [vectors])
+
+        monkeypatch.setattr(VideoGLaMMForConditionalGeneration, "write", write)
+
+    return say
+
+
+def test_caption_with_masks_on_every_frame(model, processor, writes, tmp_path: Path) -> None:
+    writes(SAID)
+    heard: list[str] = []
+    frames = clip(21)
+    grounder = VideoGrounder(segmenter=VideoGLaMMSegmenter(model, processor))
+    result = grounder(frames, "the red circle", on_text=lambda at, text: heard.append(text))
+    assert heard[-1] == result.caption.text == WORDS_SAID and result.objects == 2
+    assert str(result.caption) == "[A red circle]1 moves behind [the bar]2." and str(result.caption) in result.summary()
+    assert [(one.text, one.object) for one in result.caption.phrases] == [("A red circle", 1), ("the bar", 2)]
+    assert result.key_frames == [0, 16] and [one.text for one in result.answers] == [WORDS_SAID, ""]
+    vectors = model.write(torch.zeros(1, 1, dtype=torch.long)).segments[0]
+    for at in (0, 15, 16, 20):
+        alone = decode_all(model.sam2, processor.sam_images(frames[at : at + 1]), vectors)
+        apart = result.masks[at] != (to_size(alone, (24, 40))[:, 0] > 0).numpy()
+        assert apart.mean() < 1e-3  # frames go through together, which moves logits by rounding
+    again = GroundingResult.load(result.save(tmp_path / "out", overlay=False))
+    assert again.caption == result.caption and np.array_equal(again.masks[20], result.masks[20])
+
+
+def test_first_frame_branch(model, processor, writes) -> None:
+    writes(SAID)
+    frames = clip(18)
+    result = VideoGrounder(segmenter=VideoGLaMMSegmenter(model, processor, "first-frame"))(frames, "What is there?")
+    pictures = (processor.sam_images(frame[None]) for frame in frames)
+    wanted = list(follow(model.sam2, model.write(torch.zeros(1, 1).long()).segments[0], pictures, 18, (24, 40)))
+    assert all(np.array_equal(result.masks[at], wanted[at]) for at in range(18))
+    assert result.config["model"]["branch"] == "first-frame"
+
+
+def test_words_without_objects(model, processor, writes) -> None:
+    writes("There is nothing.")
+    result = VideoGrounder(segmenter=VideoGLaMMSegmenter(model, processor))(clip(3), "What is there?")
+    assert result.objects == 0 and result.caption.text == "There is nothing." and not result.caption.phrases
+
+
+@pytest.mark.parametrize(
+    "written, shown",
+    [
+        (SAID, "[A red circle]1 moves behind [the bar]2."),
+        ("Sure, it is [SEG].", "[Sure, it is.]1"),
+        ("<p> two stars </p> [SEG] [SEG] meet", "[[two stars]1]2 meet"),
+        ("a <p> </p> [SEG] </p> b <p> c", "[a b c]1"),
+        ("[SEG]", ""),
+        ("", ""),
+    ],
+)
+def test_reading_of_words(written: str, shown: str) -> None:
+    words = read_words(written)
+    phrases = tuple(CaptionPhrase(words.text[start:stop], start, stop, number) for start, stop, number in words.phrases)
+    assert str(Caption(words.text, phrases)) == shown
+
+
+def test_what_the_model_is_asked() -> None:
+    with open_video(clip(2)) as video:
+        for sentence, asked in (
+            ("the red  circle.", "Please segment the red circle in the video."),
+            ("What moves left?", "What moves left?"),
+            ("Describe the clip", "Describe the clip"),
+        ):
+            assert as_asked(Question(as_question(sentence), video, 5, sentence=sentence)) == asked
+
+
+def test_describing_on_the_command_line(model, processor, writes, tmp_path: Path, capsys) -> None:
+    writes(SAID)
+    model.save_pretrained(tmp_path / "glamm")
+    processor.save_pretrained(tmp_path / "glamm")
+    with VideoWriter(tmp_path / "clip.mp4", 10, 24, 40) as file:
+        for frame in clip(4):
+            file.write(frame)
+    arguments = ["describe", str(tmp_path / "clip.mp4"), "--device", "cpu", "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--model", str(tmp_path / "glamm")]) == 0
+    assert "[A red circle]1 moves behind [the bar]2." in capsys.readouterr().out
+    assert GroundingResult.load(tmp_path / "out").caption.text == WORDS_SAID
+    before = (tmp_path / "out" / "run.json").read_bytes()
+    for refused, named in (
+        ([], "--model is missing"),
+        (["--model", str(tmp_path / "glamm")], "out"),
+        (["--model", "nano", "--overwrite"], "expected a VideoGLaMM"),
+        (["--model", "nano", "--overwrite", "--branch", "first-frame"], "branch is no option"),
+        (["--model", str(tmp_path / "glamm"), "--overwrite", "--branch", "last-frame"], "branch is 'last-frame'"),
+    ):
+        assert main([*arguments, *refused]) == 2
+        errors = capsys.readouterr().err
+        assert named in errors and errors.count("\n") == 1
+    assert (tmp_path / "out" / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"text": 1}, "caption.text"),
+        ({"phrases": [{"start": 0, "stop": 99, "object": 1}]}, "not in the caption"),
+        ({"phrases": [{"start": 2, "stop": 1, "object": 1}]}, "not in the caption"),
+        ({"phrases": [{"start": 0, "stop": 1, "object": 3}]}, "names object 3 of 2"),
+    ],
+)
+def test_damaged_captions_are_refused(model, processor, writes, tmp_path: Path, change: dict, said: str) -> None:
+    writes(SAID)
+    result = VideoGrounder(segmenter=VideoGLaMMSegmenter(model, processor))(clip(2), "What is there?")
+    run = result.save(tmp_path / "out", overlay=False) / "run.json"
+    facts = json.loads(run.read_text())
+    facts["caption"] |= change
+    run.write_text(json.dumps(facts))
+    with pytest.raises(BadInput, match=said):
+        GroundingResult.load(tmp_path / "out")
 
 
 def test_what_is_learnt_is_the_answer(processor, examples, tokenizer) -> None:

@@ -146,17 +146,17 @@ class VideoGrounder:
         about = self.describe(settings["context"])
         settings["context"] = about.pop("context", None)
         video, clock = _opened(video, reader, max_frames), Stopwatch()
-        question = Question(text, video, settings["every"], settings["context"], on_text, clock)
-        frames, answers = _Decoded(question), []
+        question = Question(text, video, settings["every"], settings["context"], on_text, clock, sentence)
+        frames, answers, caption = _Decoded(question), [], {}
         if self.segmenter is None:
             windows = self._point_and_track(frames, question, answers, settings, progress)
         else:
-            windows = self._segment(frames, question, answers)
+            windows = self._segment(frames, question, answers, caption)
         spool, objects = _stored(windows, clock, frames.count or len(video), progress)
         config = {
             "model": {**settings, "question": text, "reader": reader,
                       "max_frames": None if max_frames is None else int(max_frames), **about},
-            "loaded": self.loaded,
+            "loaded": self.loaded, **caption,
             "seed": None,  # greedy decoding and SAM 2 draw nothing at random
             "weights_sha256": self.weights, "versions": provenance.versions(), "commit": provenance.commit(),
             "seconds": dict.fromkeys(("io", "vision", "text", "masks"), 0.0) | clock.rounded(),
@@ -200,7 +200,9 @@ class VideoGrounder:
         rule, tau = settings["fusion"], settings["tau"]
         return track_windows(self.tracker, video, count, clicks, rule=rule, tau=tau, clock=question.clock)
 
-    def _segment(self, frames: _Decoded, question: Question, answers: list[KeyAnswer]) -> Iterator[Window]:
+    def _segment(
+        self, frames: _Decoded, question: Question, answers: list[KeyAnswer], caption: dict[str, Any]
+    ) -> Iterator[Window]:
         """A window and an answer for each part of a segmentation.
 
         Its masks are kept as those behind a last key frame are: they came forwards, and nothing came backwards.
@@ -211,6 +213,8 @@ class VideoGrounder:
         for part in self.segmenter.segment(frames, question):
             _check_part(part, reached, question.video)
             masks, ids = part.masks, tuple(int(name) for name in part.ids)
+            if part.text and not reached:
+                caption["caption"] = {"text": part.text, "phrases": [phrase._asdict() for phrase in part.phrases]}
             first, reaches = (np.arange(len(masks)) == 0)[:, None], np.ones(masks.shape[:2], bool)
             outcome, when = "found" if masks.any() else "absent", round(float(question.video.times_s[reached]), 4)
             answers.append(KeyAnswer(reached, when, part.text, outcome, [], []))
@@ -269,6 +273,9 @@ def _check_part(part: Segmentation, reached: int, video: Frames) -> None:
             f"the segmenter gave {masks.dtype} masks {tuple(masks.shape)} from frame {reached} of {len(video)}, "
             f"expected bool (frames, {', '.join(map(str, shape))})"
         )
+    strange = [phrase for phrase in part.phrases if not 0 <= phrase.start < phrase.stop <= len(part.text)]
+    if strange or not {phrase.object for phrase in part.phrases} <= {*part.ids}:
+        raise BadInput(f"the segmenter names objects {part.ids} by {part.phrases}, expected places in its text")
     if len({*part.ids}) != len(part.ids) or min(part.ids, default=1) < 1:
         raise BadInput(f"the segmenter names objects {part.ids}, expected different numbers from 1")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -98,6 +98,7 @@ class Question:
         context: past frames to look at, as `describe` gave it; None for models that have no such choice.
         on_text: where given, called while an answer is written, with its key frame and the text so far.
         clock: for models that want to tell parts of their work apart; all of it is counted anyway.
+        sentence: what the user typed, for models that are asked in words of their own.
     """
 
     text: str
@@ -106,6 +107,7 @@ class Question:
     context: int | None = None
     on_text: OnText | None = None
     clock: Stopwatch = field(default_factory=Stopwatch)
+    sentence: str = ""
 
 
 class Pointer(Protocol):
@@ -206,6 +208,14 @@ class Tracker(Protocol):
         ...
 
 
+class Phrase(NamedTuple):
+    """Where in a text an object is named: from character `start` to before `stop`; `object` is its identity."""
+
+    start: int
+    stop: int
+    object: int
+
+
 @dataclass(frozen=True)
 class Segmentation:
     """Masks on some frames in a row, and what was written about them.
@@ -214,11 +224,13 @@ class Segmentation:
         ids: identity of each object, from 1; the same all through the video.
         masks: (frames, objects, height, width), objects in the order of `ids`.
         text: the model's words.
+        phrases: what in them names which object. Those of the first part are the result's caption.
     """
 
     ids: tuple[int, ...]
     masks: Bool[np.ndarray, "frames objects height width"]
     text: str = ""
+    phrases: tuple[Phrase, ...] = ()
 
 
 class Segmenter(Protocol):

@@ -49,6 +49,39 @@ class KeyAnswer:
     problem: str | None = None
 
 
+@dataclass(frozen=True)
+class CaptionPhrase:
+    """Words of a caption that name an object.
+
+    Attributes:
+        text: the words.
+        start, stop: where they stand in the caption's text, characters.
+        object: their object's number, from 1.
+    """
+
+    text: str
+    start: int
+    stop: int
+    object: int
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What a model wrote about a whole video. Masks of a phrase: `result.masks[:, phrase.object - 1]`."""
+
+    text: str
+    phrases: tuple[CaptionPhrase, ...]
+
+    def __str__(self) -> str:
+        """The text with each phrase in brackets, followed by its object: `[a red circle]1 moves left`."""
+        marks = [(one.start, 1, "[") for one in self.phrases]
+        marks += [(one.stop, 0, f"]{one.object}") for one in self.phrases]
+        text = self.text
+        for place, _, mark in sorted(marks, reverse=True):
+            text = f"{text[:place]}{mark}{text[place:]}"
+        return text
+
+
 @dataclass(eq=False)  # masks have no truth value to compare by; a result is itself
 class GroundingResult:
     """Answers on key frames, and masks of every object on every frame.
@@ -94,6 +127,15 @@ class GroundingResult:
     def backward(self) -> LazyMasks:
         """What came from the key frame after; on a key frame its own masks; empty after the last key frame."""
         return self._layer("backward")
+
+    @property
+    def caption(self) -> Caption | None:
+        """What a segmenter wrote about the video, with the objects that its phrases name; None of other models."""
+        if (stored := self.config.get("caption")) is None:
+            return None
+        text = stored["text"]
+        phrases = (CaptionPhrase(text[one["start"] : one["stop"]], **one) for one in stored["phrases"])
+        return Caption(text, tuple(phrases))
 
     def _layer(self, name: str) -> LazyMasks:
         return LazyMasks(self.spool, name, (self.frames, self.objects, self.height, self.width))
@@ -192,6 +234,8 @@ class GroundingResult:
         outside = sum(answer.inside.count(False) for answer in self.answers)
         if outside:
             lines[0] += f", {outside} points outside the frame"
+        if self.caption is not None:
+            lines.append(str(self.caption))
         tracks = self.tracks
         if len(tracks):
             lines.append(f"{'object':>6} {'frames':>7} {'first':>6} {'last':>6} {'mean area px':>13} {'agreement':>10}")

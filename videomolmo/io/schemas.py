@@ -23,6 +23,23 @@ Text = Annotated[str, Field(max_length=1 << 20)]
 Points = Annotated[list[tuple[Number, Number]], Field(max_length=10_000)]
 
 
+class StoredPhrase(TypedDict):
+    """A phrase of `StoredCaption`; see `videomolmo.results.CaptionPhrase`."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+    start: Annotated[int, Field(ge=0)]
+    stop: Annotated[int, Field(ge=0)]
+    object: Annotated[int, Field(ge=1, le=MAX_OBJECTS)]
+
+
+class StoredCaption(TypedDict):
+    """What a model wrote about a whole video, and which objects its phrases name."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+    text: Text
+    phrases: Annotated[list[StoredPhrase], Field(max_length=MAX_OBJECTS)]
+
+
 class Metadata(TypedDict):
     """run.json of a result; what else stands in it is kept as it is."""
 
@@ -37,6 +54,7 @@ class Metadata(TypedDict):
     times_s: Annotated[list[Seconds], Field(max_length=MAX_FRAMES)]
     warning: Text | None
     model: NotRequired[dict[str, Any]]
+    caption: NotRequired[StoredCaption]
 
 
 class Answer(TypedDict):
@@ -101,7 +119,20 @@ def contradiction(metadata: Mapping[str, Any]) -> str:
     if pixels > MAX_PIXELS or pixels * metadata["objects"] > MAX_MASK_PIXELS:
         size = f"{metadata['height']}×{metadata['width']} pixels"
         return f"{metadata['objects']} objects of {size} are more than can be held"
+    if reason := caption_problem(metadata):
+        return reason
     return "" if metadata["frames"] == frames else f"frames is {metadata['frames']}, but times_s has {frames}"
+
+
+def caption_problem(metadata: Mapping[str, Any]) -> str:
+    """What in the caption of `Metadata` contradicts itself or the objects; "" where nothing does, or there is none."""
+    caption = metadata.get("caption", {"text": "", "phrases": []})
+    for phrase in caption["phrases"]:
+        if not phrase["start"] < phrase["stop"] <= len(caption["text"]):
+            return f"a phrase from {phrase['start']} to {phrase['stop']} is not in the caption"
+        if phrase["object"] > metadata["objects"]:
+            return f"a phrase names object {phrase['object']} of {metadata['objects']}"
+    return ""
 
 
 def answer_problem(answer: Mapping[str, Any], frames: int, size: tuple[int, int]) -> str:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from videomolmo.grounding import VideoGrounder
 
 Loader = Callable[..., "VideoGrounder"]
-SYSTEMS: dict[str, str | Loader] = {"molmo2": "videomolmo.systems.molmo2:load"}
+SYSTEMS: dict[str, str | Loader] = {
+    "molmo2": "videomolmo.systems.molmo2:load",
+    "videoglamm": "videomolmo.systems.videoglamm.segmenter:load",
+}
 """What a loader is, or where it lies ("module:function"), by a name for `model` or the `model_type` of a config.json.
 
 Installed packages add theirs as entry points of the group "videomolmo.systems".
@@ -45,6 +48,8 @@ def load_grounder(
         folder = hub.pointing_folder(name, offline)
         loader, name = _loader(_model_type(folder)), str(folder)
     if loader is None:
+        if strange := sorted(set(options) - {"dtype", "quantize", "attention", "device_map"}):
+            raise BadInput(f"{strange[0]} is no option of VideoMolmo ({model}); leave it out")
         return VideoGrounder.from_pretrained(model, masks, device, offline=offline, **options)
     return loader(name, masks, device, offline=offline, **options)
 

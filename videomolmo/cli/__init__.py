@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer import Argument, Option
 
+from videomolmo.cli.describe import describe, save, unused
 from videomolmo.errors import BadInput
 from videomolmo.io.command_line import FULL, Command, Group, as_float, as_int, at_least_one, run, show_version
 
 if TYPE_CHECKING:
-    from videomolmo.results import GroundingResult
     from videomolmo.sweep.run import Executor
 
 
@@ -123,7 +123,7 @@ def ground(
         raise BadInput(f"a sentence is missing; say what to look for in {video}, for example 'the red circle'")
     as_question(sentence)
     check_rule(fusion, tau)
-    out = out or (Path("results/ground") if overwrite else _unused(Path("results/ground")))
+    out = out or (Path("results/ground") if overwrite else unused(Path("results/ground")))
     folder = check_folder(out, overwrite=overwrite, source=video)
     with open_video(video, reader=reader, max_frames=max_frames) as frames:
         print(f"{Path(video).name}: {len(frames)} frames, {frames.width}×{frames.height}, {frames.fps:g} fps")
@@ -137,26 +137,12 @@ def ground(
         video, sentence, every=every, fusion=fusion, tau=tau, context=context, max_frames=max_frames, reader=reader,
         progress=True,
     )  # fmt: skip
-    folder = _save(result, folder, overwrite)
+    folder = save(result, folder, overwrite)
     print(result.summary())
     print(f"written to {folder}: answers.jsonl, tracks.csv, masks/, overlay.mp4, run.json")
 
 
-def _save(result: "GroundingResult", folder: Path, overwrite: bool) -> Path:
-    """Save where it was asked for, or beside it if somebody else wrote there meanwhile: the work is not thrown away."""
-    try:
-        return result.save(folder, overwrite=overwrite)
-    except BadInput as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
-            raise
-        print(f"videomolmo: {error}", file=sys.stderr)
-        return result.save(_unused(folder))
-
-
-def _unused(folder: Path) -> Path:
-    """A folder, or where there is something of its name: that with .1, .2 and so on behind it."""
-    names = (folder, *(folder.with_name(f"{folder.name}.{n}") for n in range(1, 1000)))
-    return next(path for path in names if not path.exists())
+_command("Videos")(describe)
 
 
 @_command("Videos")
@@ -493,7 +479,3 @@ def _sweep(places: tuple, executor: "Executor", retry_failed: bool, _: float | N
     if summary.failed:
         print("tracebacks: failed.json in each cell's folder; --retry-failed runs them again", file=sys.stderr)
     return 1 if summary.failed or summary.missing or summary.unread else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
