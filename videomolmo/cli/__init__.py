@@ -14,7 +14,7 @@ from typer import Argument, Option
 
 from videomolmo.cli.describe import describe, save, unused
 from videomolmo.errors import BadInput
-from videomolmo.io.command_line import FULL, Command, Group, as_float, as_int, at_least_one, run, show_version
+from videomolmo.io.command_line import Command, Group, as_float, as_int, at_least_one, run, show_version
 
 if TYPE_CHECKING:
     from videomolmo.sweep.run import Executor
