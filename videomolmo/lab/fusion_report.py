@@ -154,7 +154,7 @@ def markdown(table: pd.DataFrame) -> str:
         f"J&F in percent over the frames between key frames, {first['n']} held-out generated clips"
         f" (seeds {first['seeds']}), nano SAM 2; in brackets the 95 % interval of the difference to the paper's rule on"
         " the same clips, bold where it lies above zero. *Quoted* figures are the paper's, from real videos and the"
-        " full model.",
+        " full model."
     ]
     for part in (_rules, _rivals, _taus, _everies):
         lines += ["", *part(table)]
