@@ -29,6 +29,7 @@ from videomolmo.model import (
     VideoMolmoProcessor,
     collate,
 )
+from videomolmo.model.config import LanguageConfig
 from videomolmo.weights.checkpoint import export, load_model
 from videomolmo.weights.hub import nano_pointing
 from videomolmo.weights.published import ADAPTER
@@ -176,15 +177,30 @@ def test_transformers_trainer_trains_it(tmp_path):
 
 OURS = "import videomolmo"
 LOADED = """
-model, processor = (auto.from_pretrained(FOLDER) for auto in (AutoModelForImageTextToText, AutoProcessor))
+processor, model = (auto.from_pretrained(FOLDER) for auto in (AutoProcessor, AutoModelForImageTextToText))
 print(AutoConfig.for_model("videomolmo", context=3).context, type(model).__name__, type(processor).__name__)
 """
+THEIRS = {"processor_class": "MolmoProcessor", "auto_map": {"AutoProcessor": "preprocessing_molmo.MolmoProcessor"}}
+
+
+@pytest.fixture
+def with_code(tmp_path) -> Path:
+    """A folder as published: it names classes of its own, and code for them that is never run."""
+    language = LanguageConfig(width=64, layers=1, heads=4, kv_heads=2, ff=96, vocab_size=512, end_of_text=0)
+    VideoMolmoForConditionalGeneration(small(language=language)).save_pretrained(tmp_path / "ours")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(nano_pointing() / name, tmp_path / "ours")
+    export(tmp_path / "ours", tmp_path / "published")
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        (tmp_path / "published" / name).write_text(json.dumps(THEIRS))
+    return tmp_path / "published"
 
 
 @pytest.mark.parametrize("ours_first", [True, False])
-def test_importing_the_package_makes_it_known(ours_first):
+def test_importing_the_package_makes_it_known(ours_first, with_code):
     theirs = "from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor"
-    code = f"FOLDER = {str(nano_pointing())!r}\n" + "\n".join([OURS, theirs] if ours_first else [theirs, OURS])
+    folder = str(nano_pointing() if ours_first else with_code)
+    code = f"FOLDER = {folder!r}\n" + "\n".join([OURS, theirs] if ours_first else [theirs, OURS])
     code += "\nimport sys\nassert 'videomolmo.model' not in sys.modules" + LOADED
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.stdout == "3 VideoMolmoForConditionalGeneration VideoMolmoProcessor\n" and not done.stderr, done.stderr

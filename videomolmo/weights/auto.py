@@ -7,13 +7,11 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-LIST = "transformers.models.auto.configuration_auto"  # transformers' file with its list of configurations
-
 
 class _Later:
-    """Stands for a configuration class in that list; the first one made loads our model, which takes its place."""
+    """Stands for a configuration class in transformers' list; the first one made loads ours, which takes its place."""
 
-    model_type = ""
+    model_type = "videomolmo"
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """The configuration itself."""
@@ -34,22 +32,44 @@ class _Later:
         return CONFIG_MAPPING[cls.model_type]
 
 
-def register(listed: ModuleType) -> None:
-    """Put our two kinds of config.json into transformers' list, without loading anything."""
-    for name in ("videomolmo", "molmo"):
-        listed.AutoConfig.register(name, type(f"Later_{name}", (_Later,), {"model_type": name}), exist_ok=True)
+class _LaterPublished(_Later):
+    model_type = "molmo"
+
+
+class MolmoProcessor:
+    """Stands for our processor under the name that published folders give theirs."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """Our processor of that folder."""
+        from videomolmo.model import VideoMolmoProcessor
+
+        return VideoMolmoProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+
+def _configurations(auto: ModuleType) -> None:
+    for kind in (_Later, _LaterPublished):
+        auto.AutoConfig.register(kind.model_type, kind, exist_ok=True)
+
+
+def _processors(auto: ModuleType) -> None:
+    auto.AutoProcessor.register(_LaterPublished, MolmoProcessor, exist_ok=True)
+
+
+WAITING = {  # what is to be done with transformers' own files as soon as they are loaded
+    "transformers.models.auto.configuration_auto": _configurations,
+    "transformers.models.auto.processing_auto": _processors,
+}
 
 
 class _Finder:
-    """Finds transformers' list as Python itself does, and has ours put into it as soon as it is loaded."""
+    """Finds these files as Python itself does."""
 
     @classmethod
     def find_spec(cls, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """See `importlib.abc.MetaPathFinder.find_spec`."""
-        if name != LIST:
-            return None
-        sys.meta_path.remove(cls)
-        spec = PathFinder.find_spec(name, path, target)
+        register = WAITING.pop(name, None)
+        spec = PathFinder.find_spec(name, path, target) if register else None
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module
             spec.loader.exec_module = lambda module: (load(module), register(module))
@@ -57,8 +77,8 @@ class _Finder:
 
 
 def register_when_loaded() -> None:
-    """`register`, now where transformers' list is loaded already, else when it is."""
-    if LIST in sys.modules:
-        register(sys.modules[LIST])
-    elif _Finder not in sys.meta_path:
+    """Put ours into transformers' lists, now where they are loaded already, else when they are."""
+    for name in WAITING.keys() & sys.modules.keys():
+        WAITING.pop(name)(sys.modules[name])
+    if WAITING and _Finder not in sys.meta_path:
         sys.meta_path.insert(0, _Finder)
