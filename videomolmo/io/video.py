@@ -220,7 +220,7 @@ class LiveFrames(Frames):
             if frame.dtype != np.uint8 or frame.shape != (self.height, self.width, 3):
                 expected = f"uint8 ({self.height}, {self.width}, 3) as the first"
                 raise BadInput(f"live frame {number} is {frame.dtype} {frame.shape}: expected {expected}")
-            yield frame
+            yield frame.copy()
 
 
 class _Ticks:
