@@ -1,8 +1,17 @@
 """What several tests share: a grounder with random weights, one with shipped ones, and a pointer that never errs."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import os
+import sys
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores; torch reads this once, when it is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Hundreds of processes import this package: compiled once, not in each of them, whatever the machine's habit is.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -21,8 +30,6 @@ from videomolmo.weights.hub import nano_masks, nano_pointing
 if TYPE_CHECKING:
     from videomolmo.grounding import VideoGrounder
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The same examples in every run; others with `--hypothesis-profile fuzz --hypothesis-seed N` (`.ci/run` ends so).
 # No limit on time in either: it would measure how busy the machine is.
 patient = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -107,12 +114,14 @@ def tiny_folder(tmp_path_factory) -> Path:
     from videomolmo.lab.nano.recipe import export_masks
     from videomolmo.lab.nano.sam2_stage import initialise
     from videomolmo.masks.sam2 import build_nano
-    from videomolmo.model import PointingConfig, PointingModel
+    from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneration
     from videomolmo.model.tokenizer import build_nano_tokenizer, save_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
-    PointingModel(PointingConfig.nano()).save_pretrained(folder / "pointing", dtype=torch.float16)
+    VideoMolmoForConditionalGeneration(VideoMolmoConfig.nano()).save_pretrained(
+        folder / "pointing", dtype=torch.float16
+    )
     save_tokenizer(build_nano_tokenizer(CORPUS), str(folder / "pointing"))
     model = build_nano(nano_masks())
     initialise(model)

@@ -21,7 +21,7 @@ from videomolmo.lab.nano.checkpoint import load_checkpoint
 from videomolmo.lab.nano.rendered_clips import render_clip
 from videomolmo.lab.temporal_data import LONGEST, TEST, EncodedClips
 from videomolmo.lab.temporal_training import LinearReadout
-from videomolmo.model import PointingModel
+from videomolmo.model import VideoMolmoForConditionalGeneration
 from videomolmo.model.config import TEMPORAL_KINDS
 from videomolmo.model.decoding import answer_loss
 from videomolmo.model.temporal import to_windows
@@ -29,7 +29,7 @@ from videomolmo.weights.hub import nano_pointing_96
 
 SMALL = replace(TEST, clips=14)
 TINY = cells.stages(warmup=2, joint=1)
-SIZE = temporal_ablation.Size(look=2, settle=1, train_clips=14, test_clips=14)
+SIZE = temporal_ablation.Size(warmup=2, joint=1, train_clips=14, test_clips=14)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -68,13 +68,13 @@ def test_the_grid_names_what_it_does_not_know(wrong):
 
 
 def test_clips_are_seen_once_and_then_read(clips, cache, monkeypatch):
-    monkeypatch.setattr(PointingModel, "from_pretrained", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(VideoMolmoForConditionalGeneration, "from_pretrained", lambda *_: pytest.fail("encoded again"))
     again = temporal_data.encode_clips(SMALL, cache)
     assert (again.features == clips.features).all() and again.things == clips.things
 
 
 def test_features_are_those_of_the_shipped_tower(clips):
-    model = PointingModel.from_pretrained(nano_pointing_96())
+    model = VideoMolmoForConditionalGeneration.from_pretrained(nano_pointing_96())
     frames, ids, things = render_clip(SMALL, 3)
     pixels = temporal_training.processor_of(model).image.pixels_only(frames)
     with torch.inference_mode():
@@ -101,7 +101,7 @@ def test_a_mixed_frame_takes_each_window_whole_from_its_clip(clips):
         clip = int(chosen[row, at])
         assert torch.equal(to_windows(batch["features"], grid)[row, 0, at], frames[0][clip, at])
         assert torch.equal(to_windows(batch["past"][:, 0], grid)[row, 0, at], frames[1][clip, at])
-        assert batch["facts_shape"][row, at] == clips.facts["shape"][clip, at]
+        assert batch["facts_shape"][row, at] == clips.labels["shape"][clip, at]
 
 
 def test_mixed_batches_are_the_same_for_a_seed_and_show_more_objects_than_frames_do(clips):
@@ -109,7 +109,7 @@ def test_mixed_batches_are_the_same_for_a_seed_and_show_more_objects_than_frames
         return [chosen.tolist() for chosen in temporal_data.mixed_batches(clips, 4, 5, seed)]
 
     assert take(1) == take(1) != take(2)
-    shown = clips.facts["colour"] > 0
+    shown = clips.labels["colour"] > 0
     able = shown.any(0) & ~shown.all(0)
     there = np.concatenate(
         [shown[chosen, np.arange(36)][:, able] for chosen in temporal_data.mixed_batches(clips, 40, 5, 3)]
@@ -171,7 +171,7 @@ def perfect(clips: EncodedClips) -> LinearReadout:
     def sure(classes: np.ndarray, count: int) -> np.ndarray:
         return np.log(np.eye(count)[classes.clip(0)] * 0.98 + 0.02 / count)
 
-    facts = clips.facts
+    facts = clips.labels
     counts = {"colour": len(COLOUR_CLASSES), "shape": len(SHAPE_CLASSES), "motion": len(MOTION_CLASSES)}
     read = {name: sure(facts[name], count) for name, count in counts.items()}
     return LinearReadout(**read, place=np.nan_to_num(facts["point"]))
@@ -188,7 +188,7 @@ def test_a_perfect_reading_answers_everything_that_fills_a_window(clips):
 
 def _fills(clips: EncodedClips, clip: int, target: int) -> bool:
     point = np.float32(clips.things[clip][target].point)
-    return bool((clips.facts["point"][clip] == point).all(-1).any())
+    return bool((clips.labels["point"][clip] == point).all(-1).any())
 
 
 def test_a_point_beside_the_object_is_wrong_and_a_low_threshold_refuses_nothing(clips):
@@ -252,11 +252,11 @@ def test_a_cell_goes_on_to_language(cache):
 def test_a_size_out_of_range_is_refused():
     with pytest.raises(BadInput, match="train_clips is 0, expected at least 1"):
         temporal_ablation.Size(train_clips=0)
-    with pytest.raises(BadInput, match="settle is -1, expected at least 0"):
-        temporal_ablation.Size(settle=-1)
-    with pytest.raises(BadInput, match="look and settle are both 0"):
-        temporal_ablation.Size(look=0, settle=0)
-    assert temporal_ablation.Size(look=0).settle and temporal_ablation.Size(settle=0).look
+    with pytest.raises(BadInput, match="joint is -1, expected at least 0"):
+        temporal_ablation.Size(joint=-1)
+    with pytest.raises(BadInput, match="warmup and joint are both 0"):
+        temporal_ablation.Size(warmup=0, joint=0)
+    assert temporal_ablation.Size(warmup=0).joint and temporal_ablation.Size(joint=0).warmup
 
 
 # Where short trainings begin, and language

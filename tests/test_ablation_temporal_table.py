@@ -156,7 +156,7 @@ def test_the_sweep_covers_the_grid_and_trains_nothing_to_look_at(name):
     size, found = shipped.iloc[0], set()
     for one in (trial.parameters for trial in read_grid(data_folder() / "sweeps" / f"{name}.toml", notebook).trials):
         found |= set(temporal_ablation.grid(one["variants"], one["contexts"], one["seeds"]))
-        asked = [one[f"{stage}_steps"] for stage in ("look", "settle", "language")]
+        asked = [one[f"{stage}_steps"] for stage in ("warmup", "joint", "language")]
         assert asked == size[["look", "settle", "language"]].tolist()
         assert [one["train_clips"], one["test_clips"]] == size[["train_clips", "test_clips"]].tolist()
         assert one["show_attention"] is False

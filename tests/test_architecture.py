@@ -16,11 +16,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A file imports only from its own row or a lower number, lazy imports included. The longest matching name counts.
 ROWS = {
-    "errors": 0, "prompts": 0,
+    "errors": 0,
     # 1 numpy: files in and out, points as text, rules of fusion
     "io": 1, "points": 1, "fusion": 1, "metrics": 1, "weights.hub": 1,
     # 2 what a result is; data sets and generated clips
-    "mask_store": 2, "results": 2, "protocols": 2, "synth": 2, "worlds": 2, "datasets": 3, "lab.exercises": 3,
+    "mask_store": 2, "results": 2, "protocols": 2, "synth": 2, "datasets": 3, "lab.exercises": 3,
     # 3 torch: the two models and their weights
     "weights": 3, "model": 3, "masks": 3,
     # 4 the main job, and 5 what is built on it
@@ -29,12 +29,12 @@ ROWS = {
     "inspector": 6, "lab": 7, "cli": 8, "describe": 8, "": 9,
 }  # fmt: skip
 TORCH_FREE = (
-    "errors", "prompts", "io", "points", "fusion", "metrics", "weights.hub", "mask_store", "results", "protocols",
-    "synth", "worlds", "datasets", "lab.exercises",
+    "errors", "io", "points", "fusion", "metrics", "weights.hub", "mask_store", "results", "protocols",
+    "synth", "datasets", "lab.exercises",
 )  # fmt: skip
 # What a newcomer reads in an afternoon; it stands on files and weights alone.
 CORE = (
-    "errors", "prompts", "points", "fusion", "model", "masks", "mask_store", "results", "protocols", "pointing",
+    "errors", "points", "fusion", "model", "masks", "mask_store", "results", "protocols", "pointing",
     "grounding",
 )  # fmt: skip
 STRANGERS = (("model", "masks"), ("masks", "model"), ("synth", "training"))
@@ -203,6 +203,13 @@ def test_rows_without_torch_load_without_torch():
     names = [name_of(path) for path in FILES if is_part(name_of(path), *TORCH_FREE)]
     code = "\n".join(f"import videomolmo.{name}" for name in names)
     assert not loaded_after(code) & {"torch", "transformers", "sam2"}
+
+
+def test_each_file_of_weights_loads_alone():
+    """Whichever comes first: two folders that import from each other must not meet half loaded."""
+    names = [name_of(path) for path in FILES if is_part(name_of(path), "weights")]
+    forget = "for known in [k for k in sys.modules if k.split('.')[0] == 'videomolmo']: del sys.modules[known]"
+    loaded_after("\n".join(f"{forget}\nimport videomolmo.{name}" for name in names))
 
 
 def test_public_names_are_there():

@@ -15,7 +15,7 @@ from videomolmo.cli import main
 from videomolmo.errors import BadInput
 from videomolmo.io.video import open_video
 from videomolmo.points import TrackPoint, read_points
-from videomolmo.prompts import as_question
+from videomolmo.protocols import as_question
 from videomolmo.results import GroundingResult
 from videomolmo.systems import load_grounder
 from videomolmo.systems.molmo2 import PROMPT, as_tracking, by_time, check_times, inputs_of, shown, shrunk

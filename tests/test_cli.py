@@ -23,7 +23,7 @@ from videomolmo.cli import main
 from videomolmo.errors import BadInput
 from videomolmo.grounding import rounded
 from videomolmo.io.video import VideoWriter, open_video
-from videomolmo.model import PointingModel
+from videomolmo.model import VideoMolmoForConditionalGeneration
 from videomolmo.points import read_points
 from videomolmo.results import GroundingResult
 from videomolmo.synth.clips import Clip
@@ -34,7 +34,8 @@ NAMES = {"answers.jsonl", "tracks.csv", "overlay.mp4", "run.json", "masks", "pro
 @pytest.fixture(autouse=True)
 def few_words(monkeypatch):
     """Models with random weights would go on writing for long."""
-    monkeypatch.setattr(PointingModel, "generate", partialmethod(PointingModel.generate, max_new_tokens=6))
+    short = partialmethod(VideoMolmoForConditionalGeneration.generate, max_new_tokens=6)
+    monkeypatch.setattr(VideoMolmoForConditionalGeneration, "generate", short)
 
 
 @pytest.fixture(scope="module")

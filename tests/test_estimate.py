@@ -12,11 +12,11 @@ import pytest
 
 from videomolmo.cli import main
 from videomolmo.errors import BadInput
-from videomolmo.model import PointingConfig
+from videomolmo.model import VideoMolmoConfig
 from videomolmo.model.config import ImageConfig, LanguageConfig, VisionConfig
 from videomolmo.training.memory import estimate
 
-MEDIUM = PointingConfig(
+MEDIUM = VideoMolmoConfig(
     image=ImageConfig(max_crops=0),
     vision=VisionConfig(width=256, heads=4, layers=2, mlp=1024, vit_layers=(-1, -2)),
     language=LanguageConfig(vocab_size=600, width=1024, layers=6, heads=8, kv_heads=2, ff=4096, end_of_text=0),
@@ -27,7 +27,7 @@ MEDIUM = PointingConfig(
 RUN = """
 import json, re, sys
 import numpy as np, torch
-from videomolmo.model import PointingConfig, PointingModel, PointingProcessor
+from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneration, VideoMolmoProcessor
 from videomolmo.pointing import VideoMolmoPointer
 from videomolmo.protocols import Question
 from videomolmo.io.video import open_video
@@ -38,17 +38,17 @@ class Letters:
 
 def answer(config, count):
     frames = open_video(np.zeros((count, 360, 640, 3), np.uint8))
-    model = PointingModel(config).eval()
+    model = VideoMolmoForConditionalGeneration(config).eval()
     model.logits = lambda hidden: torch.zeros(len(hidden), 600)  # all write nothing: the peak lies before
-    pointer = VideoMolmoPointer(model, PointingProcessor(Letters(), config))
+    pointer = VideoMolmoPointer(model, VideoMolmoProcessor(Letters(), config))
     question = Question("Point to the red circle in the picture.", frames, 2, config.context)
     return list(pointer.answers(frames.iterate(), question))
 
 torch.set_num_threads(1)
-answer(PointingConfig.nano(), 3)
+answer(VideoMolmoConfig.nano(), 3)
 peak = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 before = peak()
-assert len(answer(PointingConfig.from_dict(json.loads(sys.argv[1])), 16)) == 8
+assert len(answer(VideoMolmoConfig.from_dict(json.loads(sys.argv[1])), 16)) == 8
 print(peak() - before)
 """
 
@@ -65,10 +65,10 @@ def test_the_estimate_is_close_to_a_measured_peak():
 
 
 def test_full_size_without_loading_it(capsys):
-    full = estimate(PointingConfig.molmo_7b(), 720, 1280, 100)
+    full = estimate(VideoMolmoConfig.molmo_7b(), 720, 1280, 100)
     assert full.parameters == 8_029_409_792 and full.weights == 2 * full.parameters
     assert (full.crops, full.tokens) == (13, 1196 + 41)
-    small = estimate(PointingConfig.molmo_7b(), 720, 1280, 100, quantize="4bit")
+    small = estimate(VideoMolmoConfig.molmo_7b(), 720, 1280, 100, quantize="4bit")
     assert 5.5e9 < small.weights < 7e9 and small.peak - small.weights == full.peak - full.weights
     assert main(["estimate", "--model", "ghazishazan/VideoMolmo", "--quantize", "8bit"]) == 0
     assert "8,029,409,792 parameters" in capsys.readouterr().out
@@ -78,4 +78,4 @@ def test_nano_and_what_does_not_exist(capsys):
     assert main(["estimate"]) == 0
     assert "peak" in capsys.readouterr().out
     with pytest.raises(BadInput, match="'int3'"):
-        estimate(PointingConfig.nano(), 96, 96, 5, dtype="int3")
+        estimate(VideoMolmoConfig.nano(), 96, 96, 5, dtype="int3")

@@ -23,7 +23,7 @@ from videomolmo.evaluation.evaluate import ALL, comparison, evaluate
 from videomolmo.evaluation.predictions import Predictions, write_submission
 from videomolmo.evaluation.score import score_count, score_masks, score_points
 from videomolmo.io.files import locked_folder
-from videomolmo.prompts import as_question
+from videomolmo.protocols import as_question
 
 
 @pytest.fixture(scope="module")

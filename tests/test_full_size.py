@@ -13,7 +13,7 @@ from test_loading import small
 from videomolmo.errors import BadInput
 from videomolmo.grounding import VideoGrounder
 from videomolmo.masks.sam2 import build_published, published_name
-from videomolmo.model import PointingModel
+from videomolmo.model import VideoMolmoForConditionalGeneration
 from videomolmo.model.config import LanguageConfig
 from videomolmo.model.tokenizer import build_nano_tokenizer, load_tokenizer, save_tokenizer
 from videomolmo.weights.checkpoint import export
@@ -29,7 +29,7 @@ LANGUAGE = LanguageConfig(
 def published(tmp_path: Path) -> Path:
     """A pointing model with random weights as it would lie on the hub, with its tokenizer."""
     torch.manual_seed(0)
-    PointingModel(small(language=LANGUAGE)).save_pretrained(tmp_path / "ours")
+    VideoMolmoForConditionalGeneration(small(language=LANGUAGE)).save_pretrained(tmp_path / "ours")
     save_tokenizer(build_nano_tokenizer(CORPUS), str(tmp_path / "ours"))
     export(tmp_path / "ours", tmp_path / "published", shard_size="100KB")
     return tmp_path / "published"

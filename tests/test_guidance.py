@@ -11,7 +11,7 @@ from videomolmo.lab.nano import pointing_stage
 from videomolmo.lab.nano.auxiliary_losses import ProbeHeads
 from videomolmo.lab.nano.batches import Example, answer, mirrored, text_inputs, window_facts
 from videomolmo.lab.nano.rendered_clips import RenderedClips, render_all
-from videomolmo.model import PointingModel
+from videomolmo.model import VideoMolmoForConditionalGeneration
 from videomolmo.synth.scene import ObjectFacts
 from videomolmo.synth.sentences import Query
 
@@ -69,7 +69,7 @@ def test_kept_batches_are_encoded_once_and_lose_nothing(clips: RenderedClips) ->
     own = processor()
     stage = pointing_stage.replace(STAGE, steps=6, cached_batches=2, vision_rate=0.0)
     torch.manual_seed(0)
-    model = PointingModel(own.config, attn_implementation="eager")
+    model = VideoMolmoForConditionalGeneration(own.config, attn_implementation="eager")
     calls = []
     encode = pointing_stage.encoder(model, stage, "cpu")
     kept = list(pointing_stage.batches(own, clips, stage, 0, 0, lambda batch: calls.append(1) or encode(batch)))
@@ -112,7 +112,7 @@ def test_stills_are_their_own_past_and_say_nothing_of_motion(clips: RenderedClip
     assert all((batch["facts_motion"] == 0).all() and batch["facts_moved"].isnan().all() for batch in stills)
     assert all(bool((batch["facts_motion"] > 0).any()) for batch in made if "past_pixels" in batch)
     torch.manual_seed(0)
-    model, heads = PointingModel(own.config, attn_implementation="eager"), ProbeHeads(128, 256, 8)
+    model, heads = VideoMolmoForConditionalGeneration(own.config, attn_implementation="eager"), ProbeHeads(128, 256, 8)
     past = stills[0]["pixels"][:, None].expand(-1, own.config.context, -1, -1, -1)
     with torch.no_grad():
         alone, spelt_out = (

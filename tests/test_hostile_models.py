@@ -23,7 +23,7 @@ from test_loading import small
 
 from videomolmo.errors import BadInput
 from videomolmo.masks.sam2 import load_nano
-from videomolmo.model import PointingConfig, PointingModel, PointingProcessor
+from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneration, VideoMolmoProcessor
 from videomolmo.model.tokenizer import load_tokenizer
 from videomolmo.training.model import merge
 from videomolmo.training.recipe import Learn
@@ -56,7 +56,7 @@ def refused(load: Callable[[Path], object], path: Path, *words: str) -> str:
 
 def load_pointing(folder: Path) -> None:
     model = load_model(folder)
-    PointingProcessor(load_tokenizer(folder, model.config.language), model.config)
+    VideoMolmoProcessor(load_tokenizer(folder, model.config.language), model.config)
 
 
 @pytest.fixture
@@ -197,9 +197,9 @@ def fits(old: object, new: object, name: str) -> bool:
     return isinstance(old, float) and isinstance(new, int) and 0 <= new <= 1
 
 
-@pytest.mark.parametrize("way", fields_of(PointingConfig.nano().to_dict()), ids=".".join)
+@pytest.mark.parametrize("way", fields_of(VideoMolmoConfig.nano().to_dict()), ids=".".join)
 def test_sizes_of_a_pointing_model_that_are_none(way, tmp_path):
-    values = PointingConfig.nano().to_dict()
+    values = VideoMolmoConfig.nano().to_dict()
     old = values
     for key in way:
         old = old[key]
@@ -208,7 +208,7 @@ def test_sizes_of_a_pointing_model_that_are_none(way, tmp_path):
         if fits(old, value, way[-1]) or (way[-1] in LARGE and value in LARGE[way[-1]]):
             continue
         path.write_text(json.dumps(with_value(values, way, value)))
-        assert way[-1] in refused(PointingConfig.from_json, path, str(path)), (way, value)
+        assert way[-1] in refused(VideoMolmoConfig.from_json, path, str(path)), (way, value)
 
 
 @pytest.mark.parametrize("key", [key for key, value in MOLMO_7B_D.items() if type(value) in (int, float)])
@@ -233,7 +233,7 @@ def test_sizes_in_bounds_are_compared_with_the_weights_before_memory_is_taken(po
 
 
 def test_a_molmo_without_temporal_module_gets_none_before_its_sizes_are_compared(tmp_path):
-    PointingModel(small()).save_pretrained(tmp_path / "ours")
+    VideoMolmoForConditionalGeneration(small()).save_pretrained(tmp_path / "ours")
     export(tmp_path / "ours", tmp_path / "hub")
     state = {name: value for name, value in Shards(tmp_path / "hub") if name not in ADAPTER}
     save_file(state, tmp_path / "hub" / WEIGHTS_FILE)
@@ -320,14 +320,14 @@ def test_weights_that_are_not_finite_are_named(value, pointing, masks, tmp_path)
 def test_streamed_and_quantised_weights_that_are_not_finite(quantize, tmp_path):
     if quantize:
         pytest.importorskip("bitsandbytes")
-    model = PointingModel(small())
+    model = VideoMolmoForConditionalGeneration(small())
     model.language.layers[1].mlp.down_proj.weight.data[3, 5] = float("nan")
     model.save_pretrained(tmp_path / "ours")
     refused(lambda path: load_model(path, quantize=quantize), tmp_path / "ours", "layers.1.mlp.down_proj", "finite")
 
 
 def test_weights_too_large_for_half_precision(tmp_path):
-    model = PointingModel(small())
+    model = VideoMolmoForConditionalGeneration(small())
     model.language.norm.weight.data[0] = 1e6
     model.save_pretrained(tmp_path)
     assert load_model(tmp_path).language.norm.weight[0] == 1e6
@@ -335,7 +335,7 @@ def test_weights_too_large_for_half_precision(tmp_path):
 
 
 def test_adapters_that_are_not_finite():
-    model, learn = PointingModel(small()), Learn(parts=["lora"], rank=2)
+    model, learn = VideoMolmoForConditionalGeneration(small()), Learn(parts=["lora"], rank=2)
     name = "language.layers.0.mlp.down_proj.lora_{}.default.weight"
     learnt = {name.format("A"): torch.full((2, 96), float("nan")), name.format("B"): torch.zeros(64, 2)}
     refused(lambda _: merge(model, learnt, learn), Path(), "lora_A", "not finite")
@@ -406,11 +406,11 @@ def read_or_refused(load: Callable[[Path], object], path: Path) -> None:
 
 
 @FUZZ
-@given(way=st.sampled_from(fields_of(PointingConfig.nano().to_dict())), value=VALUES, whole=st.booleans())
+@given(way=st.sampled_from(fields_of(VideoMolmoConfig.nano().to_dict())), value=VALUES, whole=st.booleans())
 def test_any_configuration_is_read_or_refused(way, value, whole, tmp_path):
-    values = PointingConfig.nano().to_dict()
+    values = VideoMolmoConfig.nano().to_dict()
     (tmp_path / "config.json").write_text(json.dumps(value if whole else with_value(values, way, value)))
-    read_or_refused(PointingConfig.from_json, tmp_path / "config.json")
+    read_or_refused(VideoMolmoConfig.from_json, tmp_path / "config.json")
 
 
 @FUZZ
@@ -426,7 +426,7 @@ def test_any_published_configuration_is_read_or_refused(values, tmp_path):
 @given(content=st.binary(max_size=100), at=st.integers(0, 1100), cut=st.booleans())
 def test_any_damage_is_read_or_refused(content, at, cut, tmp_path):
     """Of config.json, and of the header of weights."""
-    for name, load in (("config.json", PointingConfig.from_json), (WEIGHTS_FILE, lambda path: Shards(path.parent))):
+    for name, load in (("config.json", VideoMolmoConfig.from_json), (WEIGHTS_FILE, lambda path: Shards(path.parent))):
         right = (nano_pointing() / name).read_bytes()[:200_000]
         (tmp_path / name).write_bytes(right[:at] + content + (b"" if cut else right[at + len(content) :]))
         read_or_refused(load, tmp_path / name)

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import dispatch_model, infer_auto_device_map
 from safetensors.torch import load_file, save_file
 
 from videomolmo.cli import main
 from videomolmo.errors import BadInput
-from videomolmo.model import PointingConfig, PointingModel
+from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneration
 from videomolmo.model.config import ImageConfig, LanguageConfig, VisionConfig
 from videomolmo.weights.assign import INDEX_FILE, WEIGHTS_FILE, Shards
-from videomolmo.weights.checkpoint import convert, export, load_model
-from videomolmo.weights.devices import connect, device_of, side_by_side
+from videomolmo.weights.checkpoint import check_memory, convert, export, load_model
 from videomolmo.weights.published import (
     ADAPTER,
     MOLMO_7B_D,
@@ -33,7 +33,7 @@ INPUTS = {
 }
 
 
-def small(**changes: object) -> PointingConfig:
+def small(**changes: object) -> VideoMolmoConfig:
     """The published architecture, tiny."""
     values = {
         "image": ImageConfig(size_px=56, patch_px=14, max_crops=0),
@@ -42,7 +42,7 @@ def small(**changes: object) -> PointingConfig:
             vocab_size=300, extra_vocab=128, width=64, layers=3, heads=4, kv_heads=2, ff=96, end_of_text=3
         ),
     }
-    return PointingConfig(**(values | changes))
+    return VideoMolmoConfig(**(values | changes))
 
 
 def pixels(seed: int, past: bool = False) -> torch.Tensor:
@@ -50,21 +50,21 @@ def pixels(seed: int, past: bool = False) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def logits(model: PointingModel) -> torch.Tensor:
+def logits(model: VideoMolmoForConditionalGeneration) -> torch.Tensor:
     with torch.no_grad():
         return model(pixels=pixels(1), past_pixels=pixels(2, past=True), **INPUTS).logits
 
 
 @pytest.fixture
-def model() -> PointingModel:
+def model() -> VideoMolmoForConditionalGeneration:
     torch.manual_seed(4)
-    made = PointingModel(small()).eval()
+    made = VideoMolmoForConditionalGeneration(small()).eval()
     torch.nn.init.normal_(made.temporal.attention.wo.weight, std=0.1)
     return made
 
 
 @pytest.fixture
-def published(model: PointingModel, tmp_path: Path) -> Path:
+def published(model: VideoMolmoForConditionalGeneration, tmp_path: Path) -> Path:
     """The model as it would lie on the hub, in several shards."""
     model.save_pretrained(tmp_path / "ours")
     export(tmp_path / "ours", tmp_path / "published", shard_size="200KB")
@@ -117,7 +117,7 @@ def test_commands_convert_and_export(published, tmp_path, capsys):
 
 
 def test_nano_has_parts_without_a_published_name(tmp_path):
-    PointingModel(PointingConfig.nano()).save_pretrained(tmp_path / "nano")
+    VideoMolmoForConditionalGeneration(VideoMolmoConfig.nano()).save_pretrained(tmp_path / "nano")
     with pytest.raises(BadInput, match="has no published name"):
         export(tmp_path / "nano", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -129,7 +129,7 @@ def test_nano_has_parts_without_a_published_name(tmp_path):
 def test_molmo_starts_as_itself_and_can_learn(model, published):
     rewrite(published, without_adapter)
     molmo = load_model(published)
-    single = PointingModel(small(temporal="none")).eval()
+    single = VideoMolmoForConditionalGeneration(small(temporal="none")).eval()
     single.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("temporal.")})
     with torch.no_grad():
         alone = single(pixels=pixels(1), **INPUTS).logits
@@ -229,8 +229,8 @@ def test_a_spoilt_config_json_is_named(published, values):
 
 
 def test_the_hub_configuration_of_full_size():
-    assert config_from_hub({"model_type": "molmo"}, set()) == PointingConfig.molmo_7b()
-    padded = PointingConfig.molmo_7b(image_padding_embed="pad_and_partial_pad")
+    assert config_from_hub({"model_type": "molmo"}, set()) == VideoMolmoConfig.molmo_7b()
+    padded = VideoMolmoConfig.molmo_7b(image_padding_embed="pad_and_partial_pad")
     assert config_from_hub(MOLMO_7B_D, {PAD_EMBED}) == padded
     written = config_for_hub(padded)
     assert {name: written[name] for name in MOLMO_7B_D} == MOLMO_7B_D
@@ -242,7 +242,7 @@ def test_the_hub_configuration_of_full_size():
 PEAK = """
 import re, sys, torch
 from videomolmo.weights.checkpoint import load_model
-from videomolmo.model.pointing import PointingModel
+from videomolmo.model.pointing import VideoMolmoForConditionalGeneration
 from videomolmo.weights.quantize import weight_bytes
 torch.set_num_threads(1)
 high = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
@@ -261,7 +261,10 @@ def test_loading_never_holds_the_weights_twice(tmp_path):
     )
     torch.manual_seed(0)
     with torch.device("meta"):
-        shapes = {name: value.shape for name, value in to_published(PointingModel(small(language=language))).items()}
+        shapes = {
+            name: value.shape
+            for name, value in to_published(VideoMolmoForConditionalGeneration(small(language=language))).items()
+        }
     folder = tmp_path / "published"
     folder.mkdir()
     from huggingface_hub import save_torch_state_dict
@@ -317,33 +320,33 @@ def test_other_attention_is_refused(published):
 
 
 def test_layers_lie_side_by_side_and_in_order():
-    model = PointingModel.empty(PointingConfig.molmo_7b())
-    devices = side_by_side(model, 2, [12 * 10**9] * 3)
+    model = VideoMolmoForConditionalGeneration.empty(VideoMolmoConfig.molmo_7b()).to(torch.bfloat16)
+    devices = infer_auto_device_map(model, dict.fromkeys(range(3), 6 * 10**9), model._no_split_modules)
     layers = [devices[f"language.layers.{number}"] for number in range(28)]
-    assert layers == sorted(layers) and set(layers) == {0, 1, 2}
-    assert devices["head"] == devices["language.norm"] == layers[-1] == 2
-    placed = {name: device_of(name, devices) for name, _ in model.named_parameters()}  # each has a place
-    held = [0, 0, 0]
-    for name, parameter in model.named_parameters():
-        held[placed[name].index] += 2 * parameter.numel()
-    assert max(held) < 1.25 * min(held)
-    assert device_of("vision.stem.weight", devices) == torch.device(0)
+    assert layers == sorted(layers) and set(layers) == {0, 1, 2} == set(devices.values())
+    assert devices["head"] == devices["language.norm"] == layers[-1]
+    whole = ("vision", "temporal", "connector", "new_embedding", "language.embed_tokens")
+    assert {devices[name] for name in whole} == {0}
 
 
-def test_one_device_takes_all_and_too_little_memory_is_refused():
-    model = PointingModel.empty(PointingConfig.molmo_7b())
-    assert set(side_by_side(model, 2, [24 * 10**9]).values()) == {0}
+def test_too_little_memory_is_refused(published):
+    full = VideoMolmoConfig.molmo_7b()
+    check_memory(full, 2, [24 * 10**9])
     with pytest.raises(BadInput, match=r"take 16\.1 GB and the GPUs have 16\.0 GB free"):
-        side_by_side(model, 2, [8 * 10**9, 8 * 10**9])
+        check_memory(full, 2, [8 * 10**9, 8 * 10**9])
     with pytest.raises(BadInput, match="there is none"):
-        side_by_side(model, 2, [])
-
-
-def test_a_model_in_pieces_answers_alike(published):
-    """All pieces on the CPU: what is proved is the map and the hooks, not the way between two GPUs."""
-    whole = load_model(published)
-    devices = {key: "cpu" for key in side_by_side(whole, 4, [10**9])}
-    pieces = connect(load_model(published), devices)
-    assert torch.equal(logits(pieces), logits(whole))
+        check_memory(full, 2, [])
     with pytest.raises(BadInput, match="expected None or 'auto'"):
         load_model(published, device_map="balanced")
+
+
+@pytest.mark.parametrize("away", ["language.layers.1", "language.embed_tokens", "vision", "connector"])
+def test_a_model_in_pieces_answers_alike(published, tmp_path, away):
+    """A piece lies on the disk, the others on the CPU: what is proved is the map and the hooks, not the way of GPUs."""
+    whole, pieces = load_model(published), load_model(published)
+    devices = dict.fromkeys(["new_embedding", "head", *(f"language.{name}" for name in ("norm", "rotary_emb"))], "cpu")
+    devices |= dict.fromkeys(["vision", "temporal", "connector", "language.embed_tokens"], "cpu")
+    devices |= {f"language.layers.{number}": "cpu" for number in range(3)} | {away: "disk"}
+    dispatch_model(pieces, devices, offload_dir=tmp_path / "away", skip_keys=pieces._skip_keys_device_placement)
+    assert any(parameter.is_meta for parameter in pieces.parameters())
+    assert torch.equal(logits(pieces), logits(whole))

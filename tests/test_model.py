@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from videomolmo.errors import BadInput
-from videomolmo.model import PointingConfig, PointingModel, PointingProcessor, collate
+from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneration, VideoMolmoProcessor, collate
 from videomolmo.model.config import TEMPORAL_KINDS, ImageConfig, LanguageConfig, VisionConfig
 from videomolmo.model.decoding import answer_loss, positions, visible
 from videomolmo.model.tokenizer import build_nano_tokenizer, load_tokenizer
@@ -35,9 +35,9 @@ def tokenizer():
     return build_nano_tokenizer(CORPUS)
 
 
-def small(temporal: str = "cross_attention", **changes: object) -> PointingConfig:
+def small(temporal: str = "cross_attention", **changes: object) -> VideoMolmoConfig:
     """The nano parts at a size that runs in milliseconds."""
-    config = PointingConfig.nano(temporal=temporal, context=3)
+    config = VideoMolmoConfig.nano(temporal=temporal, context=3)
     return dataclasses.replace(
         config,
         image=dataclasses.replace(config.image, size_px=32),
@@ -47,17 +47,17 @@ def small(temporal: str = "cross_attention", **changes: object) -> PointingConfi
     )
 
 
-def build(config: PointingConfig, attn_implementation: str = "sdpa") -> PointingModel:
+def build(config: VideoMolmoConfig, attn_implementation: str = "sdpa") -> VideoMolmoForConditionalGeneration:
     torch.manual_seed(0)
-    return PointingModel(config, attn_implementation).eval()
+    return VideoMolmoForConditionalGeneration(config, attn_implementation).eval()
 
 
 def video(frames: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (frames, 40, 56, 3), dtype=np.uint8)
 
 
-def batch_for(tokenizer, config: PointingConfig, questions: list[str]) -> dict[str, Tensor]:
-    processor = PointingProcessor(tokenizer, config)
+def batch_for(tokenizer, config: VideoMolmoConfig, questions: list[str]) -> dict[str, Tensor]:
+    processor = VideoMolmoProcessor(tokenizer, config)
     examples = []
     for seed, question in enumerate(questions):
         frames = video(4, seed)
@@ -73,7 +73,9 @@ def inference_arguments(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: batch[name] for name in names if name in batch}
 
 
-def written(model: PointingModel, most: int, stop: int | None = None, **inputs: Tensor) -> list[list[int]]:
+def written(
+    model: VideoMolmoForConditionalGeneration, most: int, stop: int | None = None, **inputs: Tensor
+) -> list[list[int]]:
     """What greedy decoding writes for each row, without the id that ends it."""
     options = {"eos_token_id": stop, "max_new_tokens": most}
     rows = model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :].tolist()
@@ -83,7 +85,7 @@ def written(model: PointingModel, most: int, stop: int | None = None, **inputs: 
 @pytest.mark.parametrize("temporal", TEMPORAL_KINDS)
 def test_every_variant_learns_in_every_part(temporal: str, tokenizer) -> None:
     config = small(temporal)
-    model, processor = build(config), PointingProcessor(tokenizer, config)
+    model, processor = build(config), VideoMolmoProcessor(tokenizer, config)
     frames = video(4)
     tree = [["Where?", CORPUS[0]], ["How many?", "two"]]
     batch = collate([processor.training_example(frames[-1], tree, frames[:-1])])
@@ -204,7 +206,7 @@ def test_cached_generation_equals_full_forward(tokenizer) -> None:
 
 def test_attentions_follow_the_message_tree(tokenizer) -> None:
     config = small()
-    processor, frames = PointingProcessor(tokenizer, config), video(4)
+    processor, frames = VideoMolmoProcessor(tokenizer, config), video(4)
     tree = processor.training_example(frames[-1], [["Where?", "a"], ["What?", "b"]], frames[:-1])
     single = processor.training_example(frames[-1], [["What?", "b"]], frames[:-1])
     batch = collate([tree, single])
@@ -248,13 +250,14 @@ def test_positions_restart_at_each_branch() -> None:
 def test_save_and_load_round_trip(tmp_path: Path) -> None:
     model = build(small())
     model.save_pretrained(tmp_path)
-    again = PointingModel.from_pretrained(tmp_path)
+    again = VideoMolmoForConditionalGeneration.from_pretrained(tmp_path)
     assert again.config == model.config
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    written = ["config.json", "generation_config.json", "model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == written
     model.save_pretrained(tmp_path, dtype=torch.float16)
     assert all(value.dtype == torch.float16 for value in load_file(tmp_path / "model.safetensors").values())
-    half = PointingModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    half = VideoMolmoForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert next(half.parameters()).dtype == torch.bfloat16
 
 
@@ -275,37 +278,37 @@ def test_weights_that_do_not_fit_are_listed(tmp_path: Path) -> None:
     state["vision.class_embedding"] = torch.zeros(3)
     save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(BadInput) as caught:
-        PointingModel.from_pretrained(tmp_path)
+        VideoMolmoForConditionalGeneration.from_pretrained(tmp_path)
     for part in ("1 missing: new_embedding", "1 unexpected: stranger", "class_embedding (3,) instead of (32,)"):
         assert part in str(caught.value)
 
 
 def test_broken_or_absent_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="does not exist"):
-        PointingModel.from_pretrained(tmp_path)
+        VideoMolmoForConditionalGeneration.from_pretrained(tmp_path)
     build(small()).save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(BadInput, match="safetensors"):
-        PointingModel.from_pretrained(tmp_path)
+        VideoMolmoForConditionalGeneration.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(BadInput, match="is not JSON"):
-        PointingModel.from_pretrained(tmp_path)
+        VideoMolmoForConditionalGeneration.from_pretrained(tmp_path)
 
 
 def test_a_configuration_may_begin_with_a_byte_order_mark(tmp_path) -> None:
-    PointingConfig.nano().to_json(tmp_path / "config.json")
+    VideoMolmoConfig.nano().to_json(tmp_path / "config.json")
     (tmp_path / "config.json").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "config.json").read_bytes())
-    assert PointingConfig.from_json(tmp_path / "config.json") == PointingConfig.nano()
+    assert VideoMolmoConfig.from_json(tmp_path / "config.json") == VideoMolmoConfig.nano()
 
 
-@pytest.mark.parametrize("config", [PointingConfig.nano(), PointingConfig.molmo_7b("none", "pad_and_partial_pad")])
-def test_config_round_trip_and_unknown_keys(config: PointingConfig) -> None:
+@pytest.mark.parametrize("config", [VideoMolmoConfig.nano(), VideoMolmoConfig.molmo_7b("none", "pad_and_partial_pad")])
+def test_config_round_trip_and_unknown_keys(config: VideoMolmoConfig) -> None:
     values = config.to_dict()
-    assert PointingConfig.from_dict(json.loads(json.dumps(values))) == config
+    assert VideoMolmoConfig.from_dict(json.loads(json.dumps(values))) == config
     values["vision"]["depth"] = 3
     with pytest.raises(BadInput, match="vision has unknown keys"):
-        PointingConfig.from_dict(values)
+        VideoMolmoConfig.from_dict(values)
 
 
 @pytest.mark.parametrize(
@@ -318,9 +321,9 @@ def test_config_round_trip_and_unknown_keys(config: PointingConfig) -> None:
         (lambda: LanguageConfig(end_of_text=152064), "end_of_text is 152064"),
         (lambda: ImageConfig(size_px=335), "size_px is 335"),
         (lambda: ImageConfig(margins=(12, 12)), "margins"),
-        (lambda: PointingConfig(temporal="mean"), "temporal is 'mean'"),
-        (lambda: PointingConfig(context=0), "context is 0"),
-        (lambda: PointingConfig(vision=VisionConfig(stem="conv")), "patch_px is 14"),
+        (lambda: VideoMolmoConfig(temporal="mean"), "temporal is 'mean'"),
+        (lambda: VideoMolmoConfig(context=0), "context is 0"),
+        (lambda: VideoMolmoConfig(vision=VisionConfig(stem="conv")), "patch_px is 14"),
     ],
 )
 def test_config_names_the_field_out_of_range(make, field: str) -> None:
@@ -328,7 +331,7 @@ def test_config_names_the_field_out_of_range(make, field: str) -> None:
         make()
 
 
-def published_like(**changes: object) -> PointingConfig:
+def published_like(**changes: object) -> VideoMolmoConfig:
     config = small(**changes)
     return dataclasses.replace(
         config,
@@ -406,7 +409,7 @@ class WordTokenizer:
 
 
 def test_processor_layout_of_one_question() -> None:
-    processor = PointingProcessor(WordTokenizer(), PointingConfig.molmo_7b())
+    processor = VideoMolmoProcessor(WordTokenizer(), VideoMolmoConfig.molmo_7b())
     example = processor.tokens((336, 336), [["point to the cat"]])
     assert processor.prompt("point to the cat") == " User: point to the cat Assistant:"
     assert example["input_ids"][[0, 1, -1]].tolist() == [151643, 152064, 1005]
@@ -420,8 +423,8 @@ def test_processor_layout_of_one_question() -> None:
 
 
 def test_processor_layout_of_a_message_tree() -> None:
-    config = dataclasses.replace(PointingConfig.molmo_7b(), loss_token_weighting="root_subsegments")
-    processor = PointingProcessor(WordTokenizer(), config)
+    config = dataclasses.replace(VideoMolmoConfig.molmo_7b(), loss_token_weighting="root_subsegments")
+    processor = VideoMolmoProcessor(WordTokenizer(), config)
     example = processor.tokens((336, 336), [["a", "b c"], ["d", "e", "f", "g"]])
     text = slice(317, None)
     assert example["subsegment_ids"][text].tolist() == [1] * 6 + [2] * 9
@@ -431,13 +434,13 @@ def test_processor_layout_of_a_message_tree() -> None:
 
 
 def test_processor_fills_the_past_with_black(tokenizer) -> None:
-    processor = PointingProcessor(tokenizer, small())
+    processor = VideoMolmoProcessor(tokenizer, small())
     frames = video(2)
     example = processor(frames[1], "Where?", frames[:1])
     assert example["past_pixels"].shape == (3, 1, 16, 192)
     assert torch.equal(example["past_pixels"][0], example["past_pixels"][1])
     assert torch.equal(example["past_pixels"][2], processor.image.pixels_only(frames[:1])[0])
-    assert "past_pixels" not in PointingProcessor(tokenizer, small("none"))(frames[1], "Where?")
+    assert "past_pixels" not in VideoMolmoProcessor(tokenizer, small("none"))(frames[1], "Where?")
     with pytest.raises(BadInput, match="past frames have shape"):
         processor(frames[1], "Where?", frames[:1, :20])
     assert not torch.equal(processor(frames[1], "Where?", [])["past_pixels"][2], example["past_pixels"][2])
@@ -445,14 +448,14 @@ def test_processor_fills_the_past_with_black(tokenizer) -> None:
 
 def test_special_tokens_are_no_part_of_an_answer(tokenizer) -> None:
     ids = tokenizer.encode(" There are none.", add_special_tokens=False)
-    assert PointingProcessor(tokenizer, small()).decode([*ids, 0, 0]) == "There are none."
-    assert PointingProcessor(tokenizer, small()).decode(torch.tensor(ids)) == "There are none."
+    assert VideoMolmoProcessor(tokenizer, small()).decode([*ids, 0, 0]) == "There are none."
+    assert VideoMolmoProcessor(tokenizer, small()).decode(torch.tensor(ids)) == "There are none."
 
 
 def test_collate_pads_on_the_right(tokenizer) -> None:
     image = ImageConfig(size_px=32, patch_px=8, margins=(0, 0), max_crops=4)
     config = dataclasses.replace(small(), image=image)
-    processor = PointingProcessor(tokenizer, config)
+    processor = VideoMolmoProcessor(tokenizer, config)
     examples = [processor(np.zeros(size, np.uint8), "Where?") for size in ((64, 64, 3), (30, 60, 3))]
     batch = collate(examples)
     crops = [len(example["pixels"]) for example in examples]
@@ -468,7 +471,7 @@ def test_collate_pads_on_the_right(tokenizer) -> None:
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
     with pytest.raises(BadInput, match="no examples"):
         collate([])
-    longer = PointingProcessor(tokenizer, dataclasses.replace(config, context=5))(video(1)[0], "Where?")
+    longer = VideoMolmoProcessor(tokenizer, dataclasses.replace(config, context=5))(video(1)[0], "Where?")
     with pytest.raises(BadInput, match=r"\[3, 5\] past frames"):  # black ones would count in the mean
         collate([examples[0], longer])
 
@@ -476,4 +479,4 @@ def test_collate_pads_on_the_right(tokenizer) -> None:
 def test_tokenizer_larger_than_the_model_is_refused(tokenizer) -> None:
     config = dataclasses.replace(small(), language=dataclasses.replace(small().language, vocab_size=100))
     with pytest.raises(BadInput, match="expected at most vocab_size = 100"):
-        PointingProcessor(tokenizer, config)
+        VideoMolmoProcessor(tokenizer, config)

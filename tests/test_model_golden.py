@@ -26,7 +26,7 @@ from golden import (
 from torch import Tensor
 
 from videomolmo.errors import BadInput
-from videomolmo.model import PointingConfig, PointingModel
+from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneration
 from videomolmo.model.config import ImageConfig
 from videomolmo.model.image import ImageProcessor, canvas_size, fitted_size, select_tiling
 from videomolmo.model.temporal import mean_context, to_windows
@@ -45,12 +45,12 @@ def folder(request) -> Path:
     return request.param
 
 
-def config_of(folder: Path, **changes: object) -> PointingConfig:
+def config_of(folder: Path, **changes: object) -> VideoMolmoConfig:
     config = config_from_published(read_json(folder / "config.json"))
     return dataclasses.replace(config, **changes)
 
 
-def model_of(folder: Path, pad_embed: bool = False, adapter: str = "trained") -> PointingModel:
+def model_of(folder: Path, pad_embed: bool = False, adapter: str = "trained") -> VideoMolmoForConditionalGeneration:
     """The golden model: with or without padding embedding; adapter trained, absent, or with zero output."""
     state = tensors(folder / "weights.safetensors")
     if pad_embed:
@@ -82,7 +82,7 @@ def past_of(golden: dict[str, Tensor]) -> Tensor:
     )
 
 
-def hidden_outputs(model: PointingModel, inputs: dict[str, Tensor]) -> tuple[list[Tensor], object]:
+def hidden_outputs(model: VideoMolmoForConditionalGeneration, inputs: dict[str, Tensor]) -> tuple[list[Tensor], object]:
     """The raw output of each language layer (before any final norm), and the forward output."""
     seen: list[Tensor] = []
     hooks = [
@@ -98,7 +98,7 @@ def hidden_outputs(model: PointingModel, inputs: dict[str, Tensor]) -> tuple[lis
 
 def test_config_round_trip(folder: Path) -> None:
     config = config_of(folder)
-    assert PointingConfig.from_dict(config.to_dict()) == config
+    assert VideoMolmoConfig.from_dict(config.to_dict()) == config
 
 
 def test_published_weights_round_trip_bit_exact(folder: Path) -> None:
@@ -255,7 +255,9 @@ def test_training_step(folder: Path) -> None:
     gradients_near("gradients", model, golden, norms)
 
 
-def gradients_near(stage: str, model: PointingModel, golden: dict[str, Tensor], norms: dict[str, Any]) -> None:
+def gradients_near(
+    stage: str, model: VideoMolmoForConditionalGeneration, golden: dict[str, Tensor], norms: dict[str, Any]
+) -> None:
     """Assert that a model's gradients are the golden ones: some of them whole, all by their norm."""
     gradients = published_gradients(model)
     for name, value in golden.items():
@@ -266,7 +268,7 @@ def gradients_near(stage: str, model: PointingModel, golden: dict[str, Tensor], 
             assert gradients[name].double().norm().item() == pytest.approx(norm, rel=2e-4), name
 
 
-def published_gradients(model: PointingModel) -> dict[str, Tensor]:
+def published_gradients(model: VideoMolmoForConditionalGeneration) -> dict[str, Tensor]:
     """Gradients under published names; zero where a parameter has none."""
     with torch.no_grad():
         for parameter in model.parameters():

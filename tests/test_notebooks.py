@@ -205,7 +205,7 @@ def test_temporal_ablation_runs_and_its_lesson_holds(run):
 def my_windows(patches, grid):
     half = grid // 2
     return patches.reshape(half, 2, half, 2, -1).swapaxes(1, 2).reshape(half * half, 4, -1)"""
-    small = {"train_clips": 12, "test_clips": 12, "look_steps": 2, "settle_steps": 2, "cache_folder": "results/cache"}
+    small = {"train_clips": 12, "test_clips": 12, "warmup_steps": 2, "joint_steps": 2, "cache_folder": "results/cache"}
     results, out = run("04_ablation_temporal", solution, variants=["none", "cross_attention"], **small)
     table = pd.read_csv(results / "results.csv", dtype={"right": str})
     assert set(zip(table["variant"], table["context"], strict=True)) == {("none", 0), ("cross_attention", 4)}
@@ -220,7 +220,7 @@ def my_windows(patches, grid):
     run("04_ablation_temporal", contexts=[0, 1, 6], **few)
     table = pd.read_csv(results / "results.csv")
     assert set(zip(table["variant"], table["context"], strict=True)) == {("none", 0), ("addition", 1), ("addition", 6)}
-    run("04_ablation_temporal", contexts=[0, 1], **few | {"look_steps": 0, "settle_steps": 3})
+    run("04_ablation_temporal", contexts=[0, 1], **few | {"warmup_steps": 0, "joint_steps": 3})
     table = pd.read_csv(results / "results.csv")
     assert table[["look", "settle"]].drop_duplicates().values.tolist() == [[0, 3]] and len(table) == 2 * 4
     assert (results / "attention.csv").read_bytes() == before  # nothing was trained to be looked at

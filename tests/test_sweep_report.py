@@ -164,7 +164,7 @@ BAD_TABLES = {
 @pytest.mark.parametrize("content, told", BAD_TABLES.values(), ids=BAD_TABLES)
 def test_a_table_that_went_bad_is_named_and_keeps_nothing_else_away(swept, capsys, content, told):
     store = swept('[grid]\nrule = ["a", "b", "c"]', lambda p: rows({"rule": "a"} | {n: p[n] for n in ("tau", "seed")}))
-    (_, lost), (_, kept) = sorted(store.records().items(), key=lambda pair: pair[1].facts["parameters"]["rule"])
+    (_, lost), (_, kept) = sorted(store.records().items(), key=lambda pair: pair[1].metadata["parameters"]["rule"])
     path = lost.folder / "results" / "results.csv"
     path.unlink() if content is None else path.write_bytes(content if isinstance(content, bytes) else content.encode())
     table = collect(store)
@@ -195,7 +195,7 @@ def test_a_cell_is_published_once_and_a_failed_one_replaced(swept):
         with temporary_folder(store.out) as place:
             (place / record.folder.name).mkdir()
             store.commit(place / record.folder.name, "done", facts | {"seconds": seconds})
-    assert store.records()[key].status == "done" and store.records()[key].facts["seconds"] == 1.0
+    assert store.records()[key].status == "done" and store.records()[key].metadata["seconds"] == 1.0
     assert len(list(store.cells.iterdir())) == 1
 
 

@@ -15,6 +15,7 @@ from small_notebooks import BODY, write_notebook
 
 from videomolmo.cli import main
 from videomolmo.io.files import UNFINISHED
+from videomolmo.sweep.grid import Trial
 from videomolmo.sweep.run import Summary, _status
 from videomolmo.sweep.store import Store
 from videomolmo.sweep.trial import TRIES, Job
@@ -37,20 +38,20 @@ def swept(tmp_path) -> Callable[..., dict]:
 
 def said(out: Path) -> dict:
     (record,) = Store(out).records().values()
-    return record.facts | {"status": record.status}
+    return record.metadata | {"status": record.status}
 
 
 def test_a_trial_that_kills_its_workers_fails_and_other_trouble_leaves_it_to_be_run(tmp_path):
     store, summary = Store(tmp_path), Summary()
     store.cells.mkdir()
-    job = Job(str(tmp_path), "a,0123456789", {}, {}, {"rule": "good"}, "0" * 64)
+    job = Job(str(tmp_path), Trial("a", {}, {"rule": "good"}), {}, "0" * 64)
     future: Future = Future()
     future.set_exception(OSError("the cluster went away"))
     assert _status(future, job, store, summary) == "stopped" and not store.records()
     cancelled: Future = Future()
     cancelled.cancel()
     assert _status(cancelled, job, store, Summary()) == "stopped"
-    assert summary.lost == {job.name: "OSError: the cluster went away"}
+    assert summary.lost == {job.trial.name: "OSError: the cluster went away"}
     killed: Future = Future()
     killed.set_exception(KilledWorker("a trial", SimpleNamespace(address="tcp://node:1"), 3))
     assert _status(killed, job, store, summary) == "failed"

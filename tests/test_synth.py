@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from videomolmo.prompts import as_question, label_of
+from videomolmo.protocols import as_question, label_of
 from videomolmo.synth.clips import clip_query, generate_clip
 from videomolmo.synth.render import Renderer
 from videomolmo.synth.scene import (

@@ -13,7 +13,7 @@ from videomolmo.cli import main
 from videomolmo.lab.nano import pointing_stage
 from videomolmo.lab.nano import recipe as nano
 from videomolmo.lab.nano.checkpoint import load_weights
-from videomolmo.model import PointingModel
+from videomolmo.model import VideoMolmoForConditionalGeneration
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,7 +42,7 @@ def test_the_recipe_leads_from_nothing_to_both_models_and_is_not_done_twice(smal
     names = [stage.name for stage in nano.POINTING_STAGES + nano.LARGER_STAGES + nano.FINER_STAGES]
     assert [name.removesuffix("_cross_attention") for name in small] == names
     for folder, size in (("pointing_96", 96), ("pointing", 144)):
-        assert PointingModel.from_pretrained(tmp_path / folder).config.image.size_px == size
+        assert VideoMolmoForConditionalGeneration.from_pretrained(tmp_path / folder).config.image.size_px == size
     recipe = json.loads((tmp_path / "pointing" / "recipe.json").read_text(encoding="utf-8"))
     assert [stage["name"] for stage in recipe["stages"]] == names and recipe["share"] == 0.0001
     chosen = ["temporal_finetune_144_2", "lists_144", "lists_144_2", "lists_144_3"]

@@ -22,7 +22,7 @@ from videomolmo.cli import main
 from videomolmo.datasets.annotations import Points
 from videomolmo.errors import BadInput
 from videomolmo.io.cache import key_of
-from videomolmo.model import PointingModel, PointingProcessor
+from videomolmo.model import VideoMolmoForConditionalGeneration, VideoMolmoProcessor
 from videomolmo.model.tokenizer import load_tokenizer
 from videomolmo.training import log as monitors
 from videomolmo.training import trainer
@@ -172,7 +172,7 @@ def test_a_sample_is_a_function_of_its_position(rows):
 
 
 def test_worker_processes_change_nothing(model, rows):
-    processor = PointingProcessor(load_tokenizer(model), TINY)
+    processor = VideoMolmoProcessor(load_tokenizer(model), TINY)
     batches = MicroBatches(
         samples_of(rows, jitter_pct=1.0, start_prob=0.5), processor, DistributedBatchSampler(4, 2, 1, 0), 1, 3
     )
@@ -237,7 +237,7 @@ def test_all_that_learns_gets_a_gradient_and_nothing_else(model, rows):
         train_state = assemble(
             recipe_of(model, rows, Path(), parts=parts), accelerator_for(recipe_of(model, rows, Path()))
         )
-        processor = PointingProcessor(load_tokenizer(model), TINY)
+        processor = VideoMolmoProcessor(load_tokenizer(model), TINY)
         batch = next(
             iter(dataloader(MicroBatches(samples_of(rows), processor, DistributedBatchSampler(2, 2, 1, 0), 0, 1), 0))
         ).tensors
@@ -249,7 +249,7 @@ def test_all_that_learns_gets_a_gradient_and_nothing_else(model, rows):
 
 def test_only_the_temporal_module_changes(model, rows, tmp_path):
     train(recipe_of(model, rows, tmp_path / "run", parts=("temporal",), steps=2), progress=False)
-    before, after = PointingModel.from_pretrained(model).state_dict(), weights(tmp_path / "run")
+    before, after = VideoMolmoForConditionalGeneration.from_pretrained(model).state_dict(), weights(tmp_path / "run")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if name.startswith("temporal.")}
     held = sum(path.stat().st_size for path in (tmp_path / "run/checkpoints/step_00000002").glob("*.safetensors"))
@@ -265,7 +265,7 @@ def test_lora_merges_into_a_plain_model(model, rows, tmp_path, monkeypatch, quan
     monkeypatch.setattr(trainer, "export", lambda *given: held.append(given[0]) or EXPORT(*given))
     outcome = train(recipe, progress=False)
     plain = load_model(outcome.model)
-    processor = PointingProcessor(load_tokenizer(model), TINY)
+    processor = VideoMolmoProcessor(load_tokenizer(model), TINY)
     batch = next(
         iter(dataloader(MicroBatches(samples_of(rows), processor, DistributedBatchSampler(2, 2, 1, 0), 0, 1), 0))
     ).tensors
@@ -332,7 +332,7 @@ def test_it_overfits_eight_samples(model, tmp_path):
     )  # fmt: skip
     outcome = train(recipe, progress=False)
     trained = load_model(outcome.model)
-    processor = PointingProcessor(load_tokenizer(outcome.model), trained.config)
+    processor = VideoMolmoProcessor(load_tokenizer(outcome.model), trained.config)
     samples = Samples(recipe.data, context=2, seed=recipe.run.seed)
     texts, wanted = [], []
     for position in range(8):
@@ -422,7 +422,7 @@ def test_a_loss_that_is_not_a_number_stops_with_its_sample(model, rows, tmp_path
     assert culprit["position"] == 9 and culprit["branches"]
     again = Samples(recipe.data, context=2, seed=recipe.run.seed)[9]
     batch = load_file(tmp_path / "run/offending/step_00000002_process_0.safetensors")
-    processor = PointingProcessor(load_tokenizer(model), TINY)
+    processor = VideoMolmoProcessor(load_tokenizer(model), TINY)
     example = processor.training_example(again.frame, [list(pair) for pair in again.branches], again.past)
     assert again.about == culprit and torch.equal(batch["pixels"][0], example["pixels"])
 
@@ -449,11 +449,11 @@ def test_what_a_run_tells(model, rows, tmp_path):
 
 
 def test_arithmetic_is_counted_as_torch_counts_it(model, rows):
-    processor = PointingProcessor(load_tokenizer(model), TINY)
+    processor = VideoMolmoProcessor(load_tokenizer(model), TINY)
     batch = next(
         iter(dataloader(MicroBatches(samples_of(rows), processor, DistributedBatchSampler(1, 1, 1, 0), 0, 1), 0))
     ).tensors
-    tiny = PointingModel.from_pretrained(model).train()
+    tiny = VideoMolmoForConditionalGeneration.from_pretrained(model).train()
     set_trainable(tiny, Learn())
     # as plain products: which fused attention kernels of a CPU are counted differs between releases of torch
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:

@@ -18,7 +18,7 @@ from videomolmo.lab.nano.auxiliary_losses import ProbeHeads
 from videomolmo.lab.nano.batches import image_inputs, sample_example, text_inputs
 from videomolmo.lab.nano.checkpoint import MovingAverage, load_checkpoint, save_checkpoint
 from videomolmo.lab.nano.rendered_clips import RenderedClips, RenderSpec, render_all
-from videomolmo.model import PointingConfig, PointingModel, PointingProcessor
+from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneration, VideoMolmoProcessor
 from videomolmo.model.tokenizer import build_nano_tokenizer
 from videomolmo.training.model import cosine
 from videomolmo.weights.hub import nano_masks
@@ -75,9 +75,9 @@ def clips(clips_folder) -> RenderedClips:
     return RenderedClips(clips_folder)
 
 
-def processor() -> PointingProcessor:
+def processor() -> VideoMolmoProcessor:
     words = ["Point to the red circle.", '<point x="12.5" y="40.6" alt="red circle">red circle</point> There are none.']
-    return PointingProcessor(build_nano_tokenizer(words), PointingConfig.nano())
+    return VideoMolmoProcessor(build_nano_tokenizer(words), VideoMolmoConfig.nano())
 
 
 def train_masks(clips: Path, folder: Path) -> Path:
@@ -209,7 +209,7 @@ def test_mask_loss_goes_down(clips):
 def test_pointing_loss_goes_down(clips):
     torch.manual_seed(0)
     own = processor()
-    model = PointingModel(own.config, attn_implementation="eager").train()
+    model = VideoMolmoForConditionalGeneration(own.config, attn_implementation="eager").train()
     heads = ProbeHeads(own.config.language.width, own.config.vision.feature_dim, own.config.image.patch_px)
     rng = np.random.default_rng(0)
     examples = [sample_example(rng, clips, questions=2, motion_share=0.5) for _ in range(2)]
@@ -304,14 +304,14 @@ def test_exported_masks_load(clips_folder, tmp_path):
 def test_a_grown_model_begins_where_the_smaller_one_was():
     from videomolmo.lab.nano.checkpoint import PLACES, SIDES, resize_config, resize_position_embeddings
 
-    small = PointingConfig.nano()
+    small = VideoMolmoConfig.nano()
     torch.manual_seed(0)
-    state = {f"model.{name}": value for name, value in PointingModel(small).state_dict().items()}
+    state = {f"model.{name}": value for name, value in VideoMolmoForConditionalGeneration(small).state_dict().items()}
     same = resize_position_embeddings(state, small)
     assert all(torch.allclose(same[name], value, atol=1e-6) for name, value in state.items())
     large = resize_config(small, 144)
     larger = resize_position_embeddings(state, large)
-    model = PointingModel(large)
+    model = VideoMolmoForConditionalGeneration(large)
     model.load_state_dict({name.removeprefix("model."): value for name, value in larger.items()})
     assert larger[PLACES].shape == (1 + 18 * 18, 128) and all(larger[name].shape == (9, 128) for name in SIDES)
     changed = {name for name, value in state.items() if not torch.equal(larger[name], value)}
@@ -331,7 +331,9 @@ def test_of_several_beginnings_the_last_that_has_a_tensor_counts(clips, tmp_path
     heads = {f"heads.{name}": value for name, value in ProbeHeads(128, 256, 8).state_dict().items()}
     paths = []
     for name, config in (("first", own.config), ("second", single)):
-        state = {f"model.{key}": value for key, value in PointingModel(config).state_dict().items()}
+        state = {
+            f"model.{key}": value for key, value in VideoMolmoForConditionalGeneration(config).state_dict().items()
+        }
         save_checkpoint(tmp_path / f"{name}.safetensors", state=state | heads)
         paths.append(tmp_path / f"{name}.safetensors")
     both, _, _, _ = pointing_stage._start(own.config, STAGE, tmp_path / "none.safetensors", tuple(paths), 1, "cpu")
@@ -343,9 +345,11 @@ def test_of_several_beginnings_the_last_that_has_a_tensor_counts(clips, tmp_path
 def test_exported_pointing_loads(tmp_path):
     torch.manual_seed(0)
     own = processor()
-    both = torch.nn.ModuleDict({"model": PointingModel(own.config), "heads": ProbeHeads(128, 256, 8)})
+    both = torch.nn.ModuleDict(
+        {"model": VideoMolmoForConditionalGeneration(own.config), "heads": ProbeHeads(128, 256, 8)}
+    )
     recipe.export_pointing(both.state_dict(), own.config, own.tokenizer, tmp_path, {"seed": 1}, (STAGE,))
-    loaded = PointingModel.from_pretrained(tmp_path)
+    loaded = VideoMolmoForConditionalGeneration.from_pretrained(tmp_path)
     assert loaded.config == own.config
     assert all(
         torch.allclose(value, both["model"].state_dict()[name], atol=5e-3)

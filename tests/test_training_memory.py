@@ -13,14 +13,14 @@ from training_runs import TINY, rows_of_blocks, tiny_model
 
 from videomolmo.cli import main
 from videomolmo.errors import BadInput
-from videomolmo.model import PointingConfig
+from videomolmo.model import VideoMolmoConfig
 from videomolmo.model.config import ImageConfig, LanguageConfig, VisionConfig
 from videomolmo.training.memory import training_memory
 from videomolmo.training.recipe import Learn
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = re.findall(r"```\n\$ videomolmo (estimate [^\n]*)\n(.*?)```", (ROOT / "data/training.md").read_text(), re.S)
-MEDIUM = PointingConfig(
+MEDIUM = VideoMolmoConfig(
     image=ImageConfig(size_px=112, max_crops=0, resize="stretch"),
     vision=VisionConfig(width=256, heads=4, layers=4, mlp=1024, vit_layers=(-1, -2)),
     language=LanguageConfig(vocab_size=360, width=512, layers=6, heads=8, kv_heads=2, ff=2048, end_of_text=0),
@@ -93,7 +93,7 @@ def test_what_makes_it_small_makes_it_small():
 def test_settings_that_no_recipe_has(capsys):
     for wrong in ({"precision": "float16"}, {"devices": 0}, {"quantize": "4bit"}):
         with pytest.raises(BadInput, match=r"expected|needs lora"):
-            training_memory(PointingConfig.nano(), 96, 96, Learn(), **wrong)
+            training_memory(VideoMolmoConfig.nano(), 96, 96, Learn(), **wrong)
     assert main(["estimate", "--train", str(ROOT / "data/recipes/nano.toml"), "--size", "wide"]) == 2
     assert "--size is 'wide'" in capsys.readouterr().err
 

@@ -12,7 +12,7 @@ from numbered_frames import encode, needs, number_of
 
 from videomolmo.errors import BadInput
 from videomolmo.io.video import open_video
-from videomolmo.io.video_containers import whole_bytes
+from videomolmo.io.video_containers import find_end
 
 FIELD = Path(__file__).parents[2] / "shared" / "field"
 B_PICTURES = {"x264-params": "keyint=12:min-keyint=12:scenecut=0:bframes=3:b-adapt=0:ref=4", "crf": "18"}
@@ -119,9 +119,9 @@ def test_any_bytes_are_walked_through_to_an_end(kind, whole, tmp_path):
         for place in chance.choices(range(min(len(data), 600)), k=chance.choice([1, 8, 60])):
             data[place] = chance.randrange(256)
         damaged.write_bytes(data)
-        assert 0 <= whole_bytes(damaged, name).until <= len(data)
+        assert 0 <= find_end(damaged, name).until <= len(data)
     damaged.write_bytes(path.read_bytes()[:200] + bytes(3_000_000))
-    assert whole_bytes(damaged, name).until <= 3_000_200
+    assert find_end(damaged, name).until <= 3_000_200
 
 
 def test_a_number_that_the_header_tells_is_told(whole, tmp_path):

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from videomolmo.errors import BadInput
-from videomolmo.worlds import CLIPS_A_SCENE, KINDS, PARTS, SCENES, VposClip, benchmark, generate
-from videomolmo.worlds.camera import Camera
-from videomolmo.worlds.world import KEEP, NOBODY, Canvas, follow
+from videomolmo.synth.worlds import CLIPS_A_SCENE, KINDS, PARTS, SCENES, VposClip, benchmark, generate
+from videomolmo.synth.worlds.camera import Camera
+from videomolmo.synth.worlds.world import KEEP, NOBODY, Canvas, follow
 
 SMALL = {"frames": 10, "height": 120, "width": 160}
 EVERY = [(scene, part) for scene in SCENES for part in PARTS]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from videomolmo.fusion import RULES, fuse
+from videomolmo.fusion import RULES, fuse, iou
 from videomolmo.io.video import open_video
 from videomolmo.masks.sam2 import MEAN, STD, MaskTracker
 from videomolmo.masks.windows import Window, track_windows
@@ -234,6 +234,46 @@ def test_points_on_the_last_key_frame_go_back_to_the_first(tracker, frames):
     assert first.ids == last.ids == (1,)
     assert first.has_backward[:, 0].tolist() == [False, True, True, True, True] and not first.has_forward.any()
     assert first.backward[1:].any() and np.array_equal(first.fused[1:], first.backward[1:])
+
+
+class OneByOne:
+    """A tracker that is asked for one frame, and one direction of one window, at a time."""
+
+    def __init__(self, tracker: MaskTracker) -> None:
+        self.encode, self.start = tracker.encode, tracker.start
+
+
+MIXED = {0: [0, 1], 4: [1], 5: [], 7: [1, 0], 11: [0]}  # objects asked for: windows and batches of all sizes
+
+
+@pytest.mark.parametrize("rule", ["iou", "forward", "backward"])
+@pytest.mark.parametrize("rows", [1, 3, 16])
+def test_windows_in_batches_are_those_one_by_one(shipped_grounder, clip, rows, rule):
+    keys = {}
+    for at, named in MIXED.items():
+        places = [np.array([clip.object_facts[at][n].point], np.float32) * (80, 64) for n in named]
+        keys[at] = [np.repeat(place, 1 + (at == 7 and n == 0), axis=0) for n, place in enumerate(places)]
+    model = shipped_grounder.tracker.model
+    found = windows(MaskTracker(model, rows), clip.frames, keys, rule=rule)
+    wanted = windows(OneByOne(shipped_grounder.tracker), clip.frames, keys, rule=rule)
+    assert [one.ids for one in found] == [one.ids for one in wanted] and len(found) == len(MIXED)
+    for one, other in zip(found, wanted, strict=True):
+        for layer in ("forward", "backward", "fused"):
+            assert iou(getattr(one, layer), getattr(other, layer)).min() >= 0.999
+        assert (one.has_forward == other.has_forward).all() and (one.has_backward == other.has_backward).all()
+    seen = {name: np.concatenate([getattr(one, name)[1:].any(axis=(1, 2, 3)) for one in found]).any()
+            for name in ("forward", "backward")}  # fmt: skip
+    assert seen == {"forward": rule != "backward", "backward": rule != "forward"}
+
+
+def test_only_frames_that_an_object_is_followed_on_are_encoded(shipped_grounder, clip, monkeypatch):
+    seen, tracker = [], MaskTracker(shipped_grounder.tracker.model)
+    encode = tracker.encode_all
+    monkeypatch.setattr(tracker, "encode_all", lambda frames: seen.extend(frames) or encode(frames))
+    keys = {0: [], 3: [], 6: clicks((40, 30)), 9: []}
+    windows(tracker, clip.frames, keys)
+    assert len(seen) == 7  # from 3, where the way back ends, to 9
+    assert len(windows(tracker, clip.frames, keys, rule="forward")) == 4 and len(seen) == 7 + 4
 
 
 def test_frames_are_decoded_once_and_in_order(tracker, frames):

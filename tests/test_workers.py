@@ -157,3 +157,10 @@ def test_nothing_else_makes_a_pool():
         if "Pool(" in (text := path.read_text(encoding="utf-8")) or "ProcessPoolExecutor(" in text
     }
     assert found == {"io/workers.py"}
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="one process has all cores")
+def test_parallel_tests_do_not_compete_for_the_cores():
+    import torch
+
+    assert torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"])

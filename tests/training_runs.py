@@ -17,14 +17,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from videomolmo.model import PointingConfig, PointingModel
+from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneration
 from videomolmo.model.config import ImageConfig, LanguageConfig, VisionConfig
 from videomolmo.model.tokenizer import build_nano_tokenizer, save_tokenizer
-from videomolmo.prompts import TEMPLATES
+from videomolmo.protocols import TEMPLATES
 from videomolmo.training.recipe import Data, Learn, Model, Optimiser, Recipe, Run, Source
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230), "white": (240, 240, 240)}
-TINY = PointingConfig(
+TINY = VideoMolmoConfig(
     image=ImageConfig(size_px=32, patch_px=8, max_crops=0, resize="stretch"),
     vision=VisionConfig(width=32, heads=2, layers=3, mlp=64, vit_layers=(-2, -3)),
     language=LanguageConfig(
@@ -40,10 +40,10 @@ SMALLEST = replace(
 FAST = Optimiser(language=2e-3, vision=2e-3, temporal=2e-3, connector=2e-3, lora=5e-3, batch=4, warmup=2, steps=6)
 
 
-def tiny_model(folder: Path, config: PointingConfig = TINY) -> Path:
+def tiny_model(folder: Path, config: VideoMolmoConfig = TINY) -> Path:
     """A model with random weights that knows the words of the prompts."""
     torch.manual_seed(0)
-    PointingModel(config).save_pretrained(folder)
+    VideoMolmoForConditionalGeneration(config).save_pretrained(folder)
     corpus = [template.format(p=f"the {colour} block") for template in TEMPLATES for colour in COLOURS]
     save_tokenizer(build_nano_tokenizer(corpus, 360), str(folder))
     return folder

@@ -1,7 +1,8 @@
 """Point at what a sentence names in a video: points on key frames, masks on every frame, tracks."""
 
-import sys
 from typing import TYPE_CHECKING, Any
+
+from videomolmo.weights.auto import register_when_loaded
 
 if TYPE_CHECKING:
     from videomolmo.errors import BadInput
@@ -38,5 +39,4 @@ def __dir__() -> list[str]:
     return __all__
 
 
-if "transformers" in sys.modules:  # whoever has loaded it finds our models by its Auto classes
-    import videomolmo.model  # noqa: F401
+register_when_loaded()

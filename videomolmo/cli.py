@@ -14,7 +14,7 @@ from typer import Argument, Option
 
 from videomolmo.describe import describe, save, unused
 from videomolmo.errors import BadInput
-from videomolmo.io.command_line import Command, Group, at_least_one, number, run, show_version, whole
+from videomolmo.io.command_line import Command, Group, as_float, as_int, at_least_one, run, show_version
 
 if TYPE_CHECKING:
     from videomolmo.sweep.run import Executor
@@ -50,7 +50,7 @@ def _opt(help: str, metavar: str, values: str = "", **more: Any) -> Any:
     return Option(metavar=metavar, help=help, **more)
 
 
-_whole, _number = partial(_opt, parser=whole), partial(_opt, parser=number)
+_int, _float = partial(_opt, parser=as_int), partial(_opt, parser=as_float)
 
 
 def _path(help: str, metavar: str = "DIR", **more: Any) -> Any:
@@ -73,16 +73,16 @@ MODELS, RUNNING, REPORT = ({"rich_help_panel": panel} for panel in ("Models", "R
 TYPES = "float32 bfloat16 float16"
 Model = Annotated[str, _opt("nano, nano-96, a folder, hub id[@revision], Molmo 2.", "MODEL", "nano nano-96", **MODELS)]
 Masks = Annotated[str, _opt("SAM 2: nano, a folder, .pt file, or hub id.", "MODEL", "nano", **MODELS)]
-Every = Annotated[int, _whole("Frames between key frames.", "K", callback=at_least_one)]
+Every = Annotated[int, _int("Frames between key frames.", "K", callback=at_least_one)]
 Fusion = Annotated[str, Option(metavar="RULE", help="How both directions are fused.", autocompletion=_rules)]
-Tau = Annotated[float, _number("IoU from which both directions agree.", "IOU")]
-Past = Annotated[int | None, _whole("Past frames used (default: the model's).", "L", callback=at_least_one, **MODELS)]
+Tau = Annotated[float, _float("IoU from which both directions agree.", "IOU")]
+Past = Annotated[int | None, _int("Past frames used (default: the model's).", "L", callback=at_least_one, **MODELS)]
 Device = Annotated[str, _opt("auto, cpu or cuda.", "DEVICE", "auto cpu cuda", **MODELS)]
 Quantize = Annotated[str | None, _opt("8bit or 4bit weights (needs bitsandbytes).", "KIND", "8bit 4bit", **MODELS)]
 Benchmark = Annotated[str, Option(metavar="NAME", help="A name of `videomolmo data list`.", autocompletion=_datasets)]
 DataPath = Annotated[Path | None, _path("Its folder (default: $VIDEOMOLMO_DATA/NAME).")]
 Split = Annotated[str | None, _opt("Which part of it.", "SPLIT")]
-Limit = Annotated[int | None, _whole("Only the first N clips.", "N")]
+Limit = Annotated[int | None, _int("Only the first N clips.", "N")]
 Resumed = Annotated[Path, _path("Folder to write, or to resume in.")]
 
 
@@ -103,7 +103,7 @@ def ground(
     attention: Annotated[str, _opt("sdpa, eager or flash_attention_2.", "KIND", **MODELS)] = "sdpa",
     device_map: Annotated[str | None, _opt("auto: spread the model over all GPUs.", "MAP", "auto", **MODELS)] = None,
     offline: Annotated[bool, Option("--offline", help="Use only what was downloaded before.", **MODELS)] = False,
-    max_frames: Annotated[int | None, _whole("Only the first N frames.", "N", callback=at_least_one)] = None,
+    max_frames: Annotated[int | None, _int("Only the first N frames.", "N", callback=at_least_one)] = None,
     reader: Annotated[str, _opt("pyav or decord.", "READER", "pyav decord")] = "pyav",
     overwrite: Annotated[bool, Option("--overwrite", help="Replace earlier results in DIR.")] = False,
 ) -> None:
@@ -114,7 +114,7 @@ def ground(
     from videomolmo.fusion import check_rule
     from videomolmo.io.files import check_folder
     from videomolmo.io.video import open_video
-    from videomolmo.prompts import as_question
+    from videomolmo.protocols import as_question
     from videomolmo.weights import hub
 
     if video is None:
@@ -149,12 +149,12 @@ _command("Videos")(describe)
 def estimate(
     model: Annotated[str | None, _opt("As in `ground` (default: nano).", "MODEL")] = None,
     video: Annotated[str | None, _opt("The clip (default: the shipped sample).", "VIDEO")] = None,
-    every: Annotated[int | None, _whole("Frames between key frames (default: 5).", "K", callback=at_least_one)] = None,
+    every: Annotated[int | None, _int("Frames between key frames (default: 5).", "K", callback=at_least_one)] = None,
     dtype: Annotated[str | None, _opt("Precision of the weights (default: bfloat16).", "TYPE", TYPES)] = None,
-    context: Annotated[int | None, _whole("Past frames used (default: the model's).", "L")] = None,
+    context: Annotated[int | None, _int("Past frames used (default: the model's).", "L")] = None,
     quantize: Quantize = None,
     train: Annotated[Path | None, _path("Memory of training by this recipe.", "CONFIG")] = None,
-    devices: Annotated[int | None, _whole("With --train: number of devices.", "N")] = None,
+    devices: Annotated[int | None, _int("With --train: number of devices.", "N")] = None,
     size: Annotated[str | None, _opt("With --train: frame size, such as 1280x720.", "WxH")] = None,
 ) -> None:
     """Estimate the memory of a model on a clip, or of training."""
@@ -237,13 +237,13 @@ def annotate(
     limit: Limit = None,
     masks: Masks = "nano",
     every: Every = 5,
-    candidates: Annotated[int, _whole("Points tried for each object.", "N")] = 10,
-    max_points: Annotated[int, _whole("Points for one object; 1 as in the paper.", "N")] = 1,
-    iou_threshold: Annotated[float, _number("IoU from which no further point is added.", "IOU")] = 0.7,
+    candidates: Annotated[int, _int("Points tried for each object.", "N")] = 10,
+    max_points: Annotated[int, _int("Points for one object; 1 as in the paper.", "N")] = 1,
+    iou_threshold: Annotated[float, _float("IoU from which no further point is added.", "IOU")] = 0.7,
     negative: Annotated[bool, Option("--negative", help="Add negative points too.")] = False,
-    min_iou: Annotated[float, _number("Objects with a lower IoU are left out.", "IOU")] = 0.3,
-    seed: Annotated[int, _whole("Random seed.", "N")] = 0,
-    workers: Annotated[int, _whole("Processes.", "N")] = 1,
+    min_iou: Annotated[float, _float("Objects with a lower IoU are left out.", "IOU")] = 0.3,
+    seed: Annotated[int, _int("Random seed.", "N")] = 0,
+    workers: Annotated[int, _int("Processes.", "N")] = 1,
 ) -> None:
     """Make training points from the masks of a data set; resumable."""
     from videomolmo.annotation.annotate import Settings, annotate_dataset
@@ -347,9 +347,9 @@ def train_nano(
     out: Annotated[Path, _path("Working folder.")] = Path("runs/nano"),
     only: Annotated[Literal["pointing", "masks"] | None, _opt("pointing or masks; both without it.", "MODEL")] = None,
     temporal: Annotated[str, _opt("Temporal module of the pointing model.", "KIND")] = "cross_attention",
-    threads: Annotated[int, _whole("CPU threads.", "N")] = 2,
-    seed: Annotated[int, _whole("Random seed.", "N")] = 1,
-    share: Annotated[float, _number("Share of all steps, for a quick trial.", "SHARE")] = 1.0,
+    threads: Annotated[int, _int("CPU threads.", "N")] = 2,
+    seed: Annotated[int, _int("Random seed.", "N")] = 1,
+    share: Annotated[float, _float("Share of all steps, for a quick trial.", "SHARE")] = 1.0,
 ) -> None:
     """Train the shipped weights from scratch; resumable."""
     from videomolmo.lab.nano import recipe
@@ -393,13 +393,13 @@ def sweep(
     folder: Annotated[Path | None, Argument(metavar="DIR", help="The sweep to report on.", parser=Path)] = None,
     grid: Annotated[Path | None, _path("TOML: fixed, grid, cells, repeats, cluster.", "FILE", **RUNNING)] = None,
     out: Annotated[Path | None, _path("Folder to write, or to resume in.", **RUNNING)] = None,
-    workers: Annotated[int | None, _whole("Cells at once (default: one for each core).", "N", **RUNNING)] = None,
+    workers: Annotated[int | None, _int("Cells at once (default: one for each core).", "N", **RUNNING)] = None,
     scheduler: Annotated[str | None, _opt("Dask scheduler, such as tcp://node1:8786.", "ADDRESS", **RUNNING)] = None,
     cluster: Annotated[str | None, _opt("Dask workers by slurm, pbs, sge, lsf …", "NAME", **RUNNING)] = None,
     cache: Annotated[Path | None, _path("Intermediate results (default: DIR/cache).", **RUNNING)] = None,
     retry_failed: Annotated[bool, Option("--retry-failed", help="Run failed cells again.", **RUNNING)] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Only list the cells and their time.", **RUNNING)] = False,
-    seconds_per_cell: Annotated[float | None, _number("Expected, for the estimate.", "S", **RUNNING)] = None,
+    seconds_per_cell: Annotated[float | None, _float("Expected, for the estimate.", "S", **RUNNING)] = None,
     x: Annotated[str | None, _opt("Column on the x axis.", "COLUMN", **REPORT)] = None,
     y: Annotated[str | None, _opt("Measure on the y axis (default: all).", "COLUMN", **REPORT)] = None,
     colour: Annotated[str | None, _opt("Column told apart by colour.", "COLUMN", **REPORT)] = None,

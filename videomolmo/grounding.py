@@ -18,8 +18,7 @@ from videomolmo.io.timing import Stopwatch
 from videomolmo.io.video import Frames, open_video
 from videomolmo.mask_store import MaskStore
 from videomolmo.points import Answer
-from videomolmo.prompts import as_question
-from videomolmo.protocols import Frame, OnText, Pointer, Question, Segmentation, Segmenter, Tracker
+from videomolmo.protocols import Frame, OnText, Pointer, Question, Segmentation, Segmenter, Tracker, as_question
 from videomolmo.results import GroundingResult, KeyAnswer
 from videomolmo.weights import hub
 
@@ -91,9 +90,9 @@ class VideoGrounder:
         Raises:
             BadInput: no such model, or weights that do not fit.
         """
-        device, model, masks = device_named(device), hub.named(model, "--model"), hub.named(masks, "--masks")
+        device, model, masks = device_named(device), hub.as_name(model, "--model"), hub.as_name(masks, "--masks")
         folder = hub.pointing_folder(model, offline)
-        from videomolmo.model import PointingProcessor
+        from videomolmo.model import VideoMolmoProcessor
         from videomolmo.model.tokenizer import load_tokenizer
         from videomolmo.pointing import VideoMolmoPointer
         from videomolmo.weights.checkpoint import dtype_of, load_model
@@ -102,7 +101,7 @@ class VideoGrounder:
         precision = dtype_of("bfloat16" if dtype == "auto" and is_large else dtype)
         tracker, weights = load_tracker(masks, device, offline)
         pointing = load_model(folder, device, precision, attention, quantize, device_map)
-        processor = PointingProcessor(load_tokenizer(folder, pointing.config.language), pointing.config)
+        processor = VideoMolmoProcessor(load_tokenizer(folder, pointing.config.language), pointing.config)
         kind = str(precision).removeprefix("torch.")
         loaded = {"model": model, "masks": masks, "dtype": kind, "quantize": quantize,
                   "attention": attention, "device_map": device_map}  # fmt: skip
@@ -129,7 +128,7 @@ class VideoGrounder:
             video: a video file, a folder of images, uint8 (frames, height, width, 3), or what `open_video` gives.
             sentence: a noun phrase ("the red circle") or a question.
             every: key frames lie this many frames apart (k).
-            fusion: a name in `videomolmo.fusion.RULES`.
+            fusion: a name in `videomolmo.fusion.RULES`; `forward` and `backward` have nothing followed the other way.
             tau: IoU from which the two directions count as agreeing (τ).
             context: past frames the model looks at (l); None takes the model's own.
             max_frames: read only so many frames; said to `open_video` where that was called before.
@@ -357,7 +356,7 @@ def load_tracker(name: str, device: str = "auto", offline: bool = False) -> tupl
     """
     from videomolmo.masks import sam2
 
-    name, device = hub.named(name, "--masks"), device_named(device)
+    name, device = hub.as_name(name, "--masks"), device_named(device)
     published = sam2.published_name(hub.split_revision(name)[0])
     if published is not None:
         file = Path(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from transformers.generation import BaseStreamer
 
 from videomolmo.errors import BadInput
-from videomolmo.model import PointingModel, PointingProcessor, collate
+from videomolmo.model import VideoMolmoForConditionalGeneration, VideoMolmoProcessor, collate
 from videomolmo.points import Answer, read_points
 from videomolmo.protocols import Frame, Question
 
@@ -49,7 +50,7 @@ class VideoMolmoPointer:
         processor: the model's.
     """
 
-    def __init__(self, model: PointingModel, processor: PointingProcessor) -> None:
+    def __init__(self, model: VideoMolmoForConditionalGeneration, processor: VideoMolmoProcessor) -> None:
         self.model, self.processor = model, processor
 
     def describe(self, context: int | None) -> dict[str, Any]:
@@ -74,25 +75,30 @@ class VideoMolmoPointer:
         recent: dict[int, torch.Tensor] = {}
         if context:
             with clock.measure("vision"):  # before the first frame all is black
-                black = self._encode(np.zeros((*_size(question), 3), np.uint8))
+                black = self._encode([np.zeros((*_size(question), 3), np.uint8)])
             recent = dict.fromkeys(range(-context, 0), black)
-        for at, frame in enumerate(frames):
-            ahead = -at % question.every
-            if ahead > context:
-                continue
-            with clock.measure("vision"):
-                recent[at] = self._encode(frame)
+        for at, features in self._encoded(frames, question, context):
+            recent[at] = features
             for old in [number for number in recent if number < at - context]:
                 del recent[old]
-            if ahead == 0:
+            if at % question.every == 0:
                 with clock.measure("vision"):
                     past = [recent[number] for number in range(at - context, at)]
-                    waiting.append(_Waiting(at, self._tokens(recent[at], past, _size(question))))
+                    waiting.append(_Waiting(at, self._tokens(features, past, _size(question))))
             if len(waiting) == BATCH:
                 yield from self._ask(waiting, question)
                 waiting = []
         if waiting:
             yield from self._ask(waiting, question)
+
+    def _encoded(self, frames: Iterator[Frame], question: Question, context: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """Key frames and their past frames, several encoded at a time."""
+        at_once = max(1, BATCH // len(self.processor.image.layout(*_size(question)).input_idx))
+        looked_at = ((at, frame) for at, frame in enumerate(frames) if -at % question.every <= context)
+        while group := list(islice(looked_at, at_once)):
+            with question.clock.measure("vision"):
+                encoded = self._encode([frame for _, frame in group]).split(1)
+            yield from zip([at for at, _ in group], encoded, strict=True)
 
     def _check_length(self, question: Question) -> None:
         most = self.model.config.language.max_positions
@@ -103,9 +109,10 @@ class VideoMolmoPointer:
                 f"use fewer words than '{question.text[:40]}…'"
             )
 
-    def _encode(self, frame: Frame) -> torch.Tensor:
+    def _encode(self, frames: list[Frame]) -> torch.Tensor:
         weight = next(self.model.parameters())
-        return self.model.encode_frames(self.processor.image.pixels_only(frame[None]).to(weight.device, weight.dtype))
+        pixels = self.processor.image.pixels_only(np.stack(frames))
+        return self.model.encode_frames(pixels.to(weight.device, weight.dtype))
 
     def _tokens(self, frame: torch.Tensor, past: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
         """Image tokens of a key frame with its past: all that has to be kept until it is asked about."""

@@ -1,4 +1,4 @@
-"""What a system must do to be used: point and follow (`Pointer` and `Tracker`), or segment at once (`Segmenter`).
+"""A sentence as a question, and what a system must do to be used: `Pointer` and `Tracker`, or `Segmenter` for both.
 
 `videomolmo.grounding.VideoGrounder` puts them together and makes the same `GroundingResult` of either, so that
 evaluation, sweeps, inspector and exports need not know who answered. Any object with these methods will do; there is
@@ -7,6 +7,7 @@ nothing to inherit from. How to add a system: `videomolmo/systems/README.md`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -14,12 +15,76 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from videomolmo.errors import BadInput
 from videomolmo.io.timing import Stopwatch
 from videomolmo.io.video import Frames
 from videomolmo.points import Answer
 
 Frame = UInt8[np.ndarray, "height width 3"]
 OnText = Callable[[int, str], None]
+
+# Ways to ask for {p}, a noun phrase; the role of the paper's roughly forty prompt templates, in our words.
+TEMPLATES = (
+    "Point to {p}.", "Point at {p}.", "Point to {p} in this frame.", "Point to {p} in the video.",
+    "Please point to {p}.", "Can you point to {p}?", "Could you point at {p}?", "Point out {p}.", "Find {p}.",
+    "Find {p} in the video.", "Locate {p}.", "Locate {p} in this frame.", "Show {p}.", "Show me {p}.",
+    "Show me where {p} is.", "Where is {p}?", "Where is {p} in the video?", "Where can I see {p}?",
+    "Where do you see {p}?", "Mark {p}.", "Mark {p} with a point.", "Put a point on {p}.", "Place a point on {p}.",
+    "Give the position of {p}.", "Give me the location of {p}.", "Tell me where {p} is.", "Which point lies on {p}?",
+    "Identify {p}.", "Indicate {p}.", "Pinpoint {p}.", "Look for {p}.", "Search for {p}.", "Detect {p}.",
+    "Spot {p}.", "Help me find {p}.", "I am looking for {p}.", "I want to see {p}.", "Do you see {p}? Point to it.",
+    "If you see {p}, point to it.", "{p}",
+)  # fmt: skip
+
+_ASKING = re.compile(  # how requests begin; "can of beans" and "a point guard" are noun phrases
+    r"^(point (to|at|out)|(where|when|why|which|what|who|whose|how)\b|please\b"
+    r"|(locate|identify|indicate|pinpoint|detect)\b"
+    r"|(can|could|would|do|does|did|is|are|was|were|has|have)"
+    r" (you|i|we|they|there|it|the|this|that|these|those|any)\b"
+    r"|(find|show|mark|spot|track|segment|count)"
+    r" (me|the|a|an|all|every|each|any|both|this|that|these|those|two|three)\b"
+    r"|(put|place) a point|give (me|the)|tell me|(look|search) for|help me|if you|i (am|want|need)\b)",
+    re.I,
+)
+_ARTICLE = re.compile(r"^(all (of )?(the )?|every |each |the |an? |any )", re.I)
+
+
+def as_question(sentence: str) -> str:
+    """A question for the model: noun phrases are asked for, questions and requests stay as they are.
+
+    Raises:
+        BadInput: the sentence is empty, or holds half a character (a lone surrogate).
+
+    Example:
+        >>> as_question("the red circle")
+        'Point to the red circle.'
+        >>> as_question("Where is the cat?")
+        'Where is the cat?'
+    """
+    if not isinstance(sentence, str):
+        raise BadInput(f"the sentence is {sentence!r:.80}, expected a text, for example 'the red circle'")
+    text = " ".join(sentence.split())
+    if not text.strip(".,;:!? "):
+        raise BadInput("the sentence is empty; name what to look for, for example 'the red circle'")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadInput(
+            f"the sentence holds half a character at place {error.start} ({text!a:.80}); type it anew"
+        ) from None
+    if _ASKING.match(text):
+        return text
+    return f"Point to {text.rstrip('.!?')}."
+
+
+def label_of(phrase: str) -> str:
+    """What a point of this phrase is called in the answer: lower case, without article.
+
+    Example:
+        >>> label_of("all the Red circles")
+        'red circles'
+    """
+    return _ARTICLE.sub("", phrase.strip()).rstrip(".!?").lower()
 
 
 @dataclass(frozen=True)
@@ -92,11 +157,29 @@ class Track(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class PropagationPath:
+    """Frames along which clicked objects are followed.
+
+    Attributes:
+        at: number of the frame with the clicks.
+        frames: features of that frame, then of those after it, or before it, in the order in which they are gone to.
+        points_px: clicks of each object.
+        reverse: whether the path runs backwards in time.
+    """
+
+    at: int
+    frames: Sequence[Features]
+    points_px: Sequence[Float[np.ndarray, "points 2"]]
+    reverse: bool
+
+
 class Tracker(Protocol):
     """Follows clicked objects frame by frame.
 
     Order of calls: `encode` once for each frame; for each key frame and direction `start`, then `step` of the track for
-    the frames up to the next key frame. A track knows nothing of any other.
+    the frames up to the next key frame. A track knows nothing of any other. A tracker that is faster with many at once
+    has `encode_all`, `follow`, `rows` and `held` besides, see `videomolmo.masks.sam2.MaskTracker`.
     """
 
     def encode(self, frame: Frame) -> Features:

@@ -16,7 +16,7 @@ from videomolmo.errors import BadInput
 from videomolmo.fusion import iou
 from videomolmo.io.files import new_results
 from videomolmo.io.plain_values import as_json, as_path
-from videomolmo.io.schemas import Answer, answer_problem, read_facts
+from videomolmo.io.schemas import Answer, answer_problem, read_metadata
 from videomolmo.io.tables import write_csv
 from videomolmo.io.untrusted import StoredArrays, parse, read_bytes
 from videomolmo.io.video import Frames, open_video
@@ -276,12 +276,12 @@ class GroundingResult:
             write_index_png(place / "masks" / f"{at:05d}.png", self.masks[at], (self.height, self.width))
         for path in self.spool.files():
             shutil.copyfile(path, place / "propagation" / path.name)
-        facts = {
+        metadata = {
             "sentence": self.sentence, "video": _plain_source(self.source), "frames": self.frames,
             "objects": self.objects, "height": self.height, "width": self.width, "fps": self.fps,
             "times_s": self.times_s.round(6).tolist(), "warning": self.warning, **self.config,
         }  # fmt: skip
-        text = json.dumps(facts, indent=1, ensure_ascii=False, default=as_json)
+        text = json.dumps(metadata, indent=1, ensure_ascii=False, default=as_json)
         (place / "run.json").write_text(text + "\n", encoding="utf-8")
 
     @classmethod
@@ -293,10 +293,10 @@ class GroundingResult:
         """
         folder = Path(folder).absolute()  # masks are read later, wherever the program is then
         try:
-            facts = read_facts(folder / "run.json")
-            known = {name: facts.pop(name) for name in ("sentence", "objects", "height", "width", "fps", "warning")}
-            times, source = np.array(facts.pop("times_s"), float), facts.pop("video")
-            facts.pop("frames")
+            metadata = read_metadata(folder / "run.json")
+            known = {name: metadata.pop(name) for name in ("sentence", "objects", "height", "width", "fps", "warning")}
+            times, source = np.array(metadata.pop("times_s"), float), metadata.pop("video")
+            metadata.pop("frames")
             told = ClipShape(len(times), *(known[name] for name in ClipShape._fields[1:]))
             answers = _read_answers(folder / "answers.jsonl", told)
             spool = MaskStore(folder / "propagation")
@@ -311,7 +311,7 @@ class GroundingResult:
         video = as_path(video) or video
         given = source if video is None else video if opened is None else opened.source
         return cls(
-            answers=answers, times_s=times, spool=spool, config=facts, folder=folder, source=given, _video=opened,
+            answers=answers, times_s=times, spool=spool, config=metadata, folder=folder, source=given, _video=opened,
             **known,
         )  # fmt: skip
 

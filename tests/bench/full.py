@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import EllipsisType
 
 import numpy as np
 import torch
@@ -20,11 +21,11 @@ from videomolmo.io import provenance
 from videomolmo.io.files import write_json
 from videomolmo.io.video import open_video
 from videomolmo.masks.sam2 import MaskTracker, build_published
-from videomolmo.model import PointingConfig, PointingModel, PointingProcessor, collate
+from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneration, VideoMolmoProcessor, collate
 from videomolmo.weights.checkpoint import dtype_of
-from videomolmo.weights.quantize import quantised, weight_bytes
+from videomolmo.weights.quantize import bits, weight_bytes
 
-SIZES = {"molmo_7b": PointingConfig.molmo_7b, "nano": PointingConfig.nano}
+SIZES = {"molmo_7b": VideoMolmoConfig.molmo_7b, "nano": VideoMolmoConfig.nano}
 NEW_TOKENS = 48
 
 
@@ -40,14 +41,25 @@ class Letters:
         return ""
 
 
-def random_model(config: PointingConfig, device: str, dtype: torch.dtype, quantize: str | None) -> PointingModel:
+class Noise:
+    """A weight that is drawn when it is asked for, as transformers asks for those of a file."""
+
+    def __init__(self, shape: torch.Size, device: str, dtype: torch.dtype) -> None:
+        self.shape, self.device, self.dtype = shape, device, dtype
+
+    def __getitem__(self, everything: EllipsisType) -> torch.Tensor:
+        return torch.randn(self.shape, device=self.device, dtype=self.dtype) * 0.02
+
+
+def random_model(
+    config: VideoMolmoConfig, device: str, dtype: torch.dtype, quantize: str | None
+) -> VideoMolmoForConditionalGeneration:
     """A model of this size with random weights, made where it will live (seed 0)."""
-    model = PointingModel.empty(config)
-    shapes = {name: value.shape for name, value in model.state_dict().items()}
-    put = quantised(quantize)(model)
+    model = VideoMolmoForConditionalGeneration.empty(config)
     torch.manual_seed(0)
-    weights = ((name, torch.randn(shape, device=device, dtype=dtype) * 0.02) for name, shape in shapes.items())
-    return model.filled(weights, device, dtype, put)
+    weights = {name: Noise(value.shape, device, dtype) for name, value in model.state_dict().items()}
+    places, settings = None if device == "cpu" else {"": device}, bits(quantize, dtype)
+    return model.with_weights(weights, dtype, device_map=places, quantization_config=settings)
 
 
 def seconds(work: Callable[[], object], device: str, runs: int = 5) -> float:
@@ -76,10 +88,12 @@ def machine_rates(device: str, dtype: torch.dtype) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def pointing_times(model: PointingModel, frames: np.ndarray, device: str, dtype: torch.dtype) -> dict[str, float]:
+def pointing_times(
+    model: VideoMolmoForConditionalGeneration, frames: np.ndarray, device: str, dtype: torch.dtype
+) -> dict[str, float]:
     """Seconds of one key frame: vision of one frame, connector with its past, prefill, and each new token."""
     config = model.config
-    processor = PointingProcessor(Letters(), config)
+    processor = VideoMolmoProcessor(Letters(), config)
     begun = time.perf_counter()
     pixels = processor.image.pixels_only(frames).to(device, dtype)
     preprocess = (time.perf_counter() - begun) / len(frames)

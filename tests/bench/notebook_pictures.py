@@ -21,8 +21,8 @@ PICTURES = {  # notebook: some code of the cell whose picture is kept, parameter
     "03": ("titles = [f\"{when} {place + 1}\"", {}),
     "04": (
         "display(Image(str(file)",
-        {"variants": ["none"], "contexts": [0], "train_clips": 12, "test_clips": 12, "look_steps": 1, "settle_steps": 1,
-         "show_attention": False},
+        {"variants": ["none"], "contexts": [0], "train_clips": 12, "test_clips": 12, "warmup_steps": 1,
+         "joint_steps": 1, "show_attention": False},
     ),
     "05": ("tiles = {", {"clips": 1}),
     "06": ("pictures = [image_tag(on_grey(truth, guess), 90)", {"clips": 1}),

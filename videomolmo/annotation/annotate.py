@@ -315,7 +315,7 @@ def annotate_dataset(
 
     Source: paper, section 4.
     """
-    out, masks, path = require_path(out, "out"), hub.named(masks, "--masks"), as_path(path)
+    out, masks, path = require_path(out, "out"), hub.as_name(masks, "--masks"), as_path(path)
     if as_int(workers) is None:
         raise BadInput(f"workers is {workers!r}, expected at least 1")
     records = first_records(read_dataset(name, path, split), limit)
@@ -324,21 +324,21 @@ def annotate_dataset(
     from videomolmo.grounding import load_tracker
 
     weights = load_tracker(masks, "cpu")[1]  # a wrong name is found here, before any process starts
-    made_by = {
+    manifest = {
         "frame_numbers": "of images", "dataset": name, "split": split, "masks": masks, "clips": count, "names": clips,
         "weights": weights, **settings.as_stored(),
     }  # fmt: skip
-    with provenance.locked_manifest(out, made_by, "annotations", OURS):
+    with provenance.locked_manifest(out, manifest, "annotations", OURS):
         (out / "parts").mkdir(exist_ok=True)
         parts = {number: _part(out / "parts", number) for number in range(count)}
-        key = key_of(made_by)
+        key = key_of(manifest)
         todo = [number for number, part in parts.items() if _read_part(part, key) is None]
         begin = (name, path, split, masks, settings, out / "parts", key)
         refused = _run(todo, min(workers, len(todo)), begin, count)
         if refused and len(refused) == count:
             raise BadInput(f"no clip could be annotated; the first: {refused[0]}")
         there = (_read_part(part, key) for number, part in parts.items() if number not in refused)
-        return _gather(out, there, made_by, {names[number]: reason for number, reason in sorted(refused.items())})
+        return _gather(out, there, manifest, {names[number]: reason for number, reason in sorted(refused.items())})
 
 
 def _part(parts: Path, number: int) -> Path:
@@ -393,7 +393,7 @@ def _annotate(begun: tuple, number: int) -> tuple[int, str]:
     return number, ""
 
 
-def _gather(out: Path, parts: Iterable[dict | None], made_by: dict, refused: dict[str, str]) -> dict:
+def _gather(out: Path, parts: Iterable[dict | None], manifest: dict, refused: dict[str, str]) -> dict:
     """Join all parts in the order of the clips; returns the report."""
     verdicts, histogram, several, rows_count = Counter(), [0] * BINS, 0, 0
     with _lines(out / ROWS) as rows, _lines(out / QUALITY) as quality:
@@ -414,7 +414,7 @@ def _gather(out: Path, parts: Iterable[dict | None], made_by: dict, refused: dic
         "objects": dict(sorted(verdicts.items())),
         "in_several_parts": several,
         "iou_histogram": {f"{n / BINS:.1f}": count for n, count in enumerate(histogram)},
-        **made_by,
+        **manifest,
         "versions": provenance.versions(),
         "commit": provenance.commit(),
     }

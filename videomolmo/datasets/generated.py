@@ -12,7 +12,7 @@ from videomolmo.datasets.record import Expression, GeneratedFrames, Record, Reco
 from videomolmo.errors import BadInput
 from videomolmo.synth.clips import Clip, clip_query, generate_clip
 from videomolmo.synth.scene import sample_scene
-from videomolmo.worlds import CLIPS_A_SCENE, PARTS, SCENES, VposClip, generate
+from videomolmo.synth.worlds import CLIPS_A_SCENE, PARTS, SCENES, VposClip, generate
 
 GENERATED = "generated"
 GENERATED_SPLITS = ("train", "test")

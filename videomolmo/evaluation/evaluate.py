@@ -81,7 +81,7 @@ def answer_path(out: Path, record: Record, expression: Expression) -> Path:
     return Predictions(out / "answers").path(record, expression, 0).parent.with_suffix(".json")
 
 
-def read_answer(out: Path, record: Record, expression: Expression, made_by: str | None) -> dict | None:
+def read_answer(out: Path, record: Record, expression: Expression, run_key: str | None) -> dict | None:
     """What was kept of one expression: key frames with points and texts, number of objects, seconds.
 
     None where nothing was, where it is damaged, other settings made it, or the sentence is another one by now.
@@ -92,7 +92,7 @@ def read_answer(out: Path, record: Record, expression: Expression, made_by: str 
         return None
     most = len(record.frame_names) or MAX_FRAMES
     fits = all(key["frame"] < most for key in answer["key_frames"])
-    known = (answer["text"], answer.get("made_by", made_by)) == (expression.text, made_by)
+    known = (answer["text"], answer.get("made_by", run_key)) == (expression.text, run_key)
     return answer if fits and known else None
 
 
@@ -103,7 +103,7 @@ def predict(
     out: Path,
     predictions: Predictions,
     settings: dict,
-    made_by: str,
+    key: str,
 ) -> None:
     """Ground one expression and write a mask for every frame, the answers last.
 
@@ -113,7 +113,7 @@ def predict(
         out: of the evaluation.
         predictions: where masks go.
         settings: `every`, `fusion`, `tau`, `context` of `VideoGrounder.__call__`.
-        made_by: a mark of all settings of the evaluation, kept with the answers.
+        key: a mark of all settings of the evaluation, kept with the answers.
     """
     begun = time.perf_counter()
     with record.frames() as video:
@@ -124,7 +124,7 @@ def predict(
         answer_path(out, record, expression),
         {
             "text": expression.text,
-            "made_by": made_by,
+            "made_by": key,
             "commit": provenance.commit(),
             "objects": int(result.objects),
             "seconds": round(time.perf_counter() - begun, 3),
@@ -187,26 +187,26 @@ def evaluate(
     """
     benchmark, _ = known(benchmark)
     settings = check_settings(every, fusion, tau, context)
-    model, masks = hub.named(model, "--model"), hub.named(masks, "--masks")
+    model, masks = hub.as_name(model, "--model"), hub.as_name(masks, "--masks")
     out = require_path(out, "out")
     external = None if external_predictions is None else require_path(external_predictions, "external_predictions")
     if external is None and layout != LAYOUT:
         raise BadInput(f"layout {layout!r} is for masks of others; give their folder, or no layout")
     records = first_records(read_dataset(benchmark, path, split), limit)
     by = {"foreign": str(external), "layout": layout} if external else {"model": model, "masks": masks, **settings}
-    made_by = _identity(benchmark, records, limit) | by | {"expressions": _digest(records)}
+    manifest = _identity(benchmark, records, limit) | by | {"expressions": _digest(records)}
     predictions = Predictions(external or out / "predictions", layout)
-    facts = made_by | {"commit": provenance.commit(), "weights": ""}  # those of others are not known
+    metadata = manifest | {"commit": provenance.commit(), "weights": ""}  # those of others are not known
     if external is not None:
         _check_external(records, predictions)
-        with provenance.locked_manifest(out, made_by, "an evaluation", OURS):
-            return _score(records, predictions, out, {}, None, facts)
+        with provenance.locked_manifest(out, manifest, "an evaluation", OURS):
+            return _score(records, predictions, out, {}, None, metadata)
     grounder = _grounder(model, masks, device, settings)
-    whole = made_by | {"weights": grounder.weights}
-    with provenance.locked_manifest(out, whole, "an evaluation", OURS):
-        refused = _predict(grounder, records, predictions, out, settings, key_of(whole))
-        facts["weights"] = " ".join(sorted(grounder.weights.values()))
-        return _score(records, predictions, out, refused, key_of(whole), facts)
+    manifest |= {"weights": grounder.weights}
+    with provenance.locked_manifest(out, manifest, "an evaluation", OURS):
+        refused = _predict(grounder, records, predictions, out, settings, key_of(manifest))
+        metadata["weights"] = " ".join(sorted(grounder.weights.values()))
+        return _score(records, predictions, out, refused, key_of(manifest), metadata)
 
 
 def _identity(benchmark: str, records: Records, limit: int | None) -> dict:
@@ -221,16 +221,16 @@ def _write_missing(out: Path, lost: dict, notes: list[str]) -> None:
 
 
 def _score(
-    records: Records, predictions: Predictions, out: Path, refused: dict[str, str], key: str | None, facts: dict
+    records: Records, predictions: Predictions, out: Path, refused: dict[str, str], key: str | None, metadata: dict
 ) -> "pd.DataFrame":
     """Write what is missing, and the table."""
     rows, missing, missing_frames = _scores(records, predictions, out, refused, key)
-    rows += _means(rows) if facts["benchmark"] != REVOS_NAME else _revos_means(rows)
-    if facts["benchmark"] == "ref_davis17":
+    rows += _means(rows) if metadata["benchmark"] != REVOS_NAME else _revos_means(rows)
+    if metadata["benchmark"] == "ref_davis17":
         rows += _ref_davis17(records, predictions)
     lost = {"missing": missing, "count": len(missing), "reasons": refused, "frames": missing_frames}
     _write_missing(out, lost, predictions.notes())
-    return _write(out, facts, rows)
+    return _write(out, metadata, rows)
 
 
 def _grounder(model: str, masks: str, device: str, settings: dict) -> "VideoGrounder":
@@ -388,11 +388,11 @@ def _row(score: Score, kind: str) -> dict:
     return {"clip": ALL, "expression": ALL, "kind": kind, "text": "", **vars(score), "seconds": None}
 
 
-def _write(out: Path, facts: dict, rows: list[dict]) -> "pd.DataFrame":
-    """The table as Parquet and CSV, the facts in every row."""
+def _write(out: Path, metadata: dict, rows: list[dict]) -> "pd.DataFrame":
+    """The table as Parquet and CSV, the metadata in every row."""
     import pandas as pd
 
-    table = pd.DataFrame([facts | row for row in rows], columns=[*facts, *COLUMNS])
+    table = pd.DataFrame([metadata | row for row in rows], columns=[*metadata, *COLUMNS])
     with atomic_file(out / "results.parquet") as unfinished:
         table.to_parquet(unfinished, index=False)
     write_csv(table, out / "results.csv")

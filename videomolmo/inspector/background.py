@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from ipywidgets import Widget
 
 
+QUIET_S, MAX_WAIT_S = 1.5, 60.0
+
+
 def _loop() -> asyncio.AbstractEventLoop | None:
     """The loop that the kernel's messages arrive in; None in a script, where everything is done at once."""
     try:
@@ -76,30 +79,22 @@ def is_interactive() -> bool:
     return bool((kernel.get_parent() or {}).get("content", {}).get("allow_stdin"))
 
 
-def on_idle(
-    work: Callable[[], None],
-    asked_at: Callable[[], float],
-    waits: Callable[[], bool] = lambda: False,
-    quiet_s: float = 1.5,
-    max_wait_s: float = 60.0,
-) -> None:
-    """Run a function once the user did nothing for a while, or never came; at once where there is no loop.
+def on_idle(work: Callable[[], None], asked_at: Callable[[], float], waits: Callable[[], bool] = lambda: False) -> None:
+    """Run a function once the user did nothing for `QUIET_S`, or after `MAX_WAIT_S`; at once where there is no loop.
 
     Args:
         work: what to do.
         asked_at: `time.monotonic()` of what the user did last; 0 before that.
         waits: whether something is under way that `work` needs.
-        quiet_s: how long nothing happened.
-        max_wait_s: after so long it is done whatever happens.
     """
     loop, begun = _loop(), time.monotonic()
 
     def look() -> None:
         now = time.monotonic()
-        if now - begun > max_wait_s or (asked_at() and now - asked_at() > quiet_s and not waits()):
+        if now - begun > MAX_WAIT_S or (asked_at() and now - asked_at() > QUIET_S and not waits()):
             work()
         else:
-            loop.call_later(quiet_s / 4, look)
+            loop.call_later(QUIET_S / 4, look)
 
     work() if loop is None else look()
 
@@ -165,18 +160,35 @@ class _Outdated(Exception):
     """The masks that are scored are no longer shown."""
 
 
-class ScoreTask:
-    """Scores when they are there, one result after the other, from a thread that reads masks and compares them.
-
-    Where the masks change meanwhile, the thread ends and its scores are dropped.
-
-    Attributes:
-        listeners: functions called when scores came, or must be asked for anew.
-    """
+class _Task:
+    """Something that a thread computes; `listeners` are called when it came, or must be asked for again."""
 
     def __init__(self) -> None:
         self.listeners: list[Callable[[], None]] = []
         self._work = BackgroundTask()
+
+    def waits(self) -> bool:
+        """Whether any is being computed."""
+        return self._work.busy
+
+    def _start(self, job: Callable[..., Any], done: Callable[[Any, BaseException | None], None]) -> None:
+        self._work.start(job, lambda *_: None, partial(self._end, done))
+
+    def _end(self, done: Callable[..., None], found: Any, error: BaseException | None) -> None:
+        done(found, error)
+        notify(self.listeners)
+        if error is not None and not isinstance(error, _Outdated):
+            raise error
+
+
+class ScoreTask(_Task):
+    """Scores when they are there, one result after the other, from a thread that reads masks and compares them.
+
+    Where the masks change meanwhile, the thread ends and its scores are dropped.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
         self._known: dict[int, tuple[Inspection, int, Scores | None]] = {}
 
     def of(self, one: Inspection) -> Scores | None:
@@ -185,8 +197,7 @@ class ScoreTask:
             return None
         if not self._has(one) and not self._work.busy:
             version = one.version
-            job = partial(self._score, one, one.objects, version)
-            self._work.start(job, lambda *_: None, partial(self._done, one, version))
+            self._start(partial(self._score, one, one.objects, version), partial(self._done, one, version))
         return self._known[id(one)][2] if self._has(one) else None
 
     def now(self, one: Inspection) -> Scores | None:
@@ -194,10 +205,6 @@ class ScoreTask:
         if one.truth is not None and not self._has(one):
             self._known[id(one)] = one, one.version, one.scores()
         return self.of(one)
-
-    def waits(self) -> bool:
-        """Whether any scores are being computed."""
-        return self._work.busy
 
     def _has(self, one: Inspection) -> bool:
         kept = self._known.get(id(one))
@@ -212,39 +219,23 @@ class ScoreTask:
         return score(one.truth, partial(self._mask, one, version), objects, one.frames)
 
     def _done(self, one: Inspection, version: int, scores: Scores | None, error: BaseException | None) -> None:
-        outdated = isinstance(error, _Outdated)
-        if not outdated:
+        if not isinstance(error, _Outdated):
             self._known[id(one)] = one, version, scores
-        notify(self.listeners)
-        if error is not None and not outdated:
-            raise error
 
 
-class CompareTask:
-    """Differences when they are there, from a thread; where the masks change meanwhile, they are dropped.
-
-    Attributes:
-        listeners: functions called when they came, or must be asked for again.
-    """
+class CompareTask(_Task):
+    """Differences when they are there, from a thread; where the masks change meanwhile, they are dropped."""
 
     def __init__(self) -> None:
-        self.listeners: list[Callable[[], None]] = []
-        self._work = BackgroundTask()
+        super().__init__()
         self._failed: tuple[Differences, tuple[int, int]] | None = None
 
     def of(self, differences: Differences) -> Differences | None:
         """The same, once they are known; None while they are computed."""
         asked = differences, differences.state
         if not differences.known and not self._work.busy and asked != self._failed:  # what failed once fails again
-            self._work.start(lambda *_: differences.compute(), lambda *_: None, partial(self._done, asked))
+            self._start(lambda *_: differences.compute(), partial(self._done, asked))
         return differences if differences.known else None
-
-    def waits(self) -> bool:
-        """Whether any are being computed."""
-        return self._work.busy
 
     def _done(self, asked: tuple[Differences, tuple[int, int]], _: None, error: BaseException | None) -> None:
         self._failed = None if error is None else asked
-        notify(self.listeners)
-        if error is not None:
-            raise error

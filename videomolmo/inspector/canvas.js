@@ -83,7 +83,11 @@ class View {
     this.model.on("change", this.onTraits);
     this.sizes = new ResizeObserver(() => this.resized());
     this.sizes.observe(this.root);
-    this.theme = new MutationObserver(() => this.tell({ kind: "theme", dark: isDark() }));
+    this.theme = new MutationObserver(() => {
+      this.tell({ kind: "theme", dark: isDark() });
+      // JupyterLab hides the page while its theme changes, and shows it without telling the observer of sizes.
+      for (const wait of [50, 250, 1000, 4000]) setTimeout(() => this.line.draw(), wait);
+    });
     this.theme.observe(document.body, { attributeFilter: ["data-jp-theme-light"] });
     this.stop = stop;
     this.describe();

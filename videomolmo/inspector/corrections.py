@@ -109,8 +109,8 @@ class Corrections:
         if not any(label for *_, label in clicks):
             anchor = self._anchor(object_id, frame, click)
             clicks = [*([anchor] if anchor else []), *clicks]
-        facts = {"x": click[0], "y": click[1], "positive": positive, "anchor": anchor}
-        record = {"action": "add_point", "frame": frame, "object": object_id, **facts, "clicks": clicks}
+        where = {"x": click[0], "y": click[1], "positive": positive, "anchor": anchor}
+        record = {"action": "add_point", "frame": frame, "object": object_id, **where, "clicks": clicks}
         return self._apply(record, progress, cancel)
 
     def remove_point(
@@ -130,8 +130,8 @@ class Corrections:
         x, y, label = clicks.pop(index)
         if not any(one[2] for one in clicks):
             clicks = []  # negative points alone name nothing
-        facts = {"x": x, "y": y, "positive": bool(label)}
-        record = {"action": "remove_point", "frame": frame, "object": object_id, **facts, "clicks": clicks}
+        where = {"x": x, "y": y, "positive": bool(label)}
+        record = {"action": "remove_point", "frame": frame, "object": object_id, **where, "clicks": clicks}
         return self._apply(record, progress, cancel)
 
     def drop_answer(self, frame: int, *, progress: Progress | None = None, cancel: Cancel | None = None) -> Change:
@@ -221,7 +221,7 @@ class Corrections:
         record = {**record, "number": len(self.records) + 1, "time": datetime.now(UTC).isoformat(timespec="seconds")}
         record["result"] = look.log.result
         if made:
-            record["made_by"] = self._made_by()
+            record["made_by"] = self._provenance()
         look.log.append(record)
         changed = _frames_changed(look.corrected_by(look.history.state), after)
         look.history.add(record)
@@ -245,7 +245,7 @@ class Corrections:
             except OSError as error:
                 look.log.give_up(error)
 
-    def _made_by(self) -> Mapping[str, Any]:
+    def _provenance(self) -> Mapping[str, Any]:
         from videomolmo.io import provenance
 
         masks = {name: value for name, value in (self.weights or {}).items() if name.startswith("masks:")}

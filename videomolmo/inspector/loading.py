@@ -18,7 +18,7 @@ from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES
 from videomolmo.io.cache import BoundedCache
 from videomolmo.io.plain_values import as_path
-from videomolmo.io.schemas import MAX_FRAMES, Answer, Facts, answer_problem, contradiction
+from videomolmo.io.schemas import MAX_FRAMES, Answer, Metadata, answer_problem, contradiction
 from videomolmo.io.untrusted import StoredArrays, parse, read_bytes, read_json, wrong_keys
 from videomolmo.io.video import Frames, open_video
 from videomolmo.mask_store import MaskStore, window_of
@@ -146,29 +146,29 @@ def open_result(source: GroundingResult | str | Path, video: Any) -> tuple[Groun
 
 def _rescued(folder: Path, video: Any) -> tuple[GroundingResult, list[str]]:
     """What can be had of a damaged folder, and what is damaged."""
-    facts, problems = _facts(folder)  # without it there is nothing to show
+    metadata, problems = _read_metadata(folder)  # without it there is nothing to show
     spool = MaskStore(folder / "propagation")
-    times = np.array(facts.pop("times_s"), float)
+    times = np.array(metadata.pop("times_s"), float)
     known = {"sentence": "", **_told_by_masks(spool), "fps": 30.0, "warning": None}
-    gone = [name for name in known if name not in facts and name != "warning"]
+    gone = [name for name in known if name not in metadata and name != "warning"]
     if gone:
         problems.append(f"run.json does not tell {', '.join(gone)}")
     for name in ("objects", "height", "width"):
-        masks, said = known[name], facts.get(name, known[name])
+        masks, said = known[name], metadata.get(name, known[name])
         if (masks and said != masks and name != "objects") or (
             name == "objects" and said > max(masks, MAX_WITHOUT_MASKS)
         ):
             problems.append(f"run.json: {name} is {said}, the masks tell {masks}, which is shown")
-            facts.pop(name)
-    known |= {name: facts.pop(name) for name in known if name in facts}
+            metadata.pop(name)
+    known |= {name: metadata.pop(name) for name in known if name in metadata}
     if reason := contradiction(known | {"frames": len(times), "times_s": times}):
         raise BadInput(f"{folder}: no result can be shown: {reason}; give a folder of `ground`")
-    recorded = facts.pop("video", None)
-    if (frames := facts.pop("frames", len(times))) != len(times):
+    recorded = metadata.pop("video", None)
+    if (frames := metadata.pop("frames", len(times))) != len(times):
         problems.append(f"run.json: frames is {frames}, but it has the times of {len(times)}, which are shown")
     answers, unread = _answers(folder / "answers.jsonl", len(times), (known["height"], known["width"]))
     result = GroundingResult(
-        answers=answers, times_s=times, spool=spool, config=facts, folder=folder,
+        answers=answers, times_s=times, spool=spool, config=metadata, folder=folder,
         source=video if video is not None else recorded, **known,
     )  # fmt: skip
     return result, unread + problems
@@ -232,16 +232,16 @@ _SETTINGS = {
 }
 
 
-def _facts(folder: Path) -> tuple[dict[str, Any], list[str]]:
+def _read_metadata(folder: Path) -> tuple[dict[str, Any], list[str]]:
     """What of run.json is as it must be, and what is not, a sentence each."""
     try:
-        facts = read_json(folder / "run.json")
-        wrong = wrong_keys(Facts, facts)
+        metadata = read_json(folder / "run.json")
+        wrong = wrong_keys(Metadata, metadata)
         if "times_s" not in wrong:
-            there = {name: reason for name, reason in wrong.items() if name in facts}
-            sound = {name: value for name, value in facts.items() if name not in wrong}
+            there = {name: reason for name, reason in wrong.items() if name in metadata}
+            sound = {name: value for name, value in metadata.items() if name not in wrong}
             return sound, [f"run.json: {reason}; it is not used" for reason in there.values()]
-        reason = "it has no times of frames" if "times_s" not in facts else wrong["times_s"]
+        reason = "it has no times of frames" if "times_s" not in metadata else wrong["times_s"]
     except (OSError, BadInput) as error:
         reason = str(error)
     raise BadInput(f"{folder}: no result can be shown without its run.json ({reason}); give a folder of `ground`")

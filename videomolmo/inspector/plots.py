@@ -316,18 +316,17 @@ def _sheets(shown: list[Inspection], looks: Sequence[Look], frames: list[int]) -
 
 
 def chosen_frames(
-    shown: list[Inspection], most: int = FRAMES, also: int | None = None, differences: Differences | None = None
+    shown: list[Inspection], also: int | None = None, differences: Differences | None = None
 ) -> list[int]:
-    """Frames that tell most: one of each stretch of the clip, where the directions, or the two results, agree least.
+    """`FRAMES` frames that tell most: of each stretch where the directions, or the two results, agree least.
 
     Args:
         shown: one result or two.
-        most: so many at most.
         also: the frame that is taken of its stretch whatever there is.
         differences: of the two, where they are known already.
     """
     first, frames = shown[0], max(one.frames for one in shown)
-    if frames <= most:
+    if frames <= FRAMES:
         return list(range(frames))
     doubt = np.zeros(frames)
     if len(shown) > 1:
@@ -336,7 +335,7 @@ def chosen_frames(
         agreement = first.agreement
         values = np.where(agreement < first.tau, 1 - agreement, 0).max(axis=1, initial=0)
     doubt[: len(values)] = values
-    edges = np.linspace(0, frames, most + 1).astype(int)
+    edges = np.linspace(0, frames, FRAMES + 1).astype(int)
     if also is not None and 0 <= also < frames:
         doubt[also] = np.inf
     return [int(start + doubt[start:stop].argmax()) for start, stop in itertools.pairwise(edges)]

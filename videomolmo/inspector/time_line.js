@@ -25,7 +25,6 @@ class TimeLine {
     const on = (name, act) => this.canvas.addEventListener(name, act);
     on("pointerdown", (event) => { this.canvas.setPointerCapture(event.pointerId); scrub(event); });
     on("pointermove", (event) => { if (event.buttons & 1) scrub(event); });
-    on("transitionend", () => this.draw()); // of its colour: another theme
   }
 
   along(frame) { // of the time line's width, pixels

@@ -18,7 +18,7 @@ KINDS = "buifcSU"  # of arrays that are kept
 MAX_BYTES = 16 << 30  # of one
 
 
-def key_of(made_by: Mapping[str, Any]) -> str:
+def key_of(inputs: Mapping[str, Any]) -> str:
     """Name of a result: SHA-256 of all that decides its content, in canonical JSON.
 
     Raises:
@@ -29,27 +29,27 @@ def key_of(made_by: Mapping[str, Any]) -> str:
         True
     """
     try:
-        text = json.dumps(made_by, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        text = json.dumps(inputs, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise BadInput(f"what made a cached result must be plain JSON: {error}") from None
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def cached(
-    folder: Path, made_by: Mapping[str, Any], make: Callable[[], Mapping[str, np.ndarray]]
+    folder: Path, inputs: Mapping[str, Any], make: Callable[[], Mapping[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
     """Arrays that `make` returns, read from `folder` when they were made before by the same.
 
     Args:
         folder: of the cache; made where missing. Several processes may share it: files are written atomically.
-        made_by: everything the arrays depend on: seeds, settings, hashes of weights, and a number that the caller
+        inputs: everything the arrays depend on: seeds, settings, hashes of weights, and a number that the caller
             raises when its own code changes them.
         make: called without arguments when nothing is there, or when what is there cannot be read.
 
     Raises:
         BadInput: see `key_of`.
     """
-    path = Path(folder) / (key_of(made_by) + SUFFIX)
+    path = Path(folder) / (key_of(inputs) + SUFFIX)
     if (found := _read(path)) is None:
         from filelock import FileLock
 

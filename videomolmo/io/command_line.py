@@ -116,7 +116,7 @@ def show_version(ctx: typer.Context, wanted: bool) -> None:
         raise typer.Exit
 
 
-def whole(text: str) -> int:
+def as_int(text: str) -> int:
     """A whole number, or the line of a usage error."""
     try:
         return int(text)
@@ -124,7 +124,7 @@ def whole(text: str) -> int:
         raise typer.BadParameter(f"{text!r} is not a whole number") from error
 
 
-def number(text: str) -> float:
+def as_float(text: str) -> float:
     """A number, or the line of a usage error."""
     try:
         return float(text)

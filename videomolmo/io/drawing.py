@@ -118,14 +118,14 @@ def write_overlay(result: Any, path: Path) -> Path:
     return path
 
 
-def contact_sheet(result: Any, most: int = 10, width_px: int = 220) -> UInt8[np.ndarray, "height width 3"]:
+def contact_sheet(result: Any, most: int = 10) -> UInt8[np.ndarray, "height width 3"]:
     """Up to `most` frames of a result in two rows, evenly spaced, each with its number; K marks key frames."""
     chosen = sorted({round(at) for at in np.linspace(0, result.frames - 1, min(most, result.frames))})
-    height_px = max(1, round(width_px * result.height / result.width))
+    size = max(1, round(220 * result.height / result.width)), 220
     tiles = []
     video = result.video()
     for at in chosen:
-        picture = result_frame(result, at, video[at], (height_px, width_px))
+        picture = result_frame(result, at, video[at], size)
         badge(picture, f"{at}{' K' if at in result.key_frames else ''}", 2, 20, (40, 40, 40), [])
         tiles.append(np.pad(picture, ((2, 2), (2, 2), (0, 0)), constant_values=255))
     columns = -(-len(tiles) // 2) if len(tiles) > 5 else len(tiles)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import re
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from videomolmo.errors import BadInput
 from videomolmo.io.plain_values import as_path
-from videomolmo.io.untrusted import parse, read_bytes, read_json
+from videomolmo.io.untrusted import parse, read_bytes
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -124,14 +125,6 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json_or_none(path: Path) -> Any:
-    """What `write_json` wrote; None where no such file is there, or one that is empty or broken: it is not done."""
-    try:
-        return read_json(path, Any)
-    except (FileNotFoundError, NotADirectoryError, BadInput):
-        return None
-
-
 @contextmanager
 def explain_os_error(trouble: str, path: Path) -> Iterator[None]:
     """Have an OSError that leaves the block say what could not be done, such as "cannot be written", and to which path.
@@ -232,6 +225,12 @@ def remove_abandoned(parent: Path, prefix: str) -> None:
             with contextlib.suppress(OSError):  # somebody else's, or gone meanwhile
                 if (lock := try_lock(path)) is not None and lock.is_locked:
                     remove_locked(path, lock)
+
+
+def unused_name(path: Path) -> Path:
+    """A name beside a file or folder that nothing has: settings.json.1.old and so on."""
+    names = (path.with_name(f"{path.name}.{number}.old") for number in itertools.count(1))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def is_temporary(path: Path) -> bool:

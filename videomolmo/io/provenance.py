@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import itertools
 import os
 import platform
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from videomolmo.errors import BadInput
-from videomolmo.io.files import is_temporary, locked_folder, os_reason, write_json
+from videomolmo.io.files import is_temporary, locked_folder, os_reason, unused_name, write_json
 from videomolmo.io.untrusted import read_bytes, read_json
 
 PACKAGES = ("videomolmo", "torch", "transformers", "sam2", "numpy", "av", "opencv-python-headless", "tokenizers")
@@ -50,24 +49,24 @@ def commit() -> str | None:
 
 
 @contextmanager
-def locked_manifest(out: Path, made_by: dict, what: str, ours: Collection[str] = ()) -> Iterator[None]:
+def locked_manifest(out: Path, settings: dict, what: str, ours: Collection[str] = ()) -> Iterator[None]:
     """`write_or_verify_manifest`, with the folder locked while the block runs, so that nobody else works there.
 
     Raises:
         BadInput: as `write_or_verify_manifest`, or another process holds it.
     """
-    write_or_verify_manifest(out, made_by, what, ours)
+    write_or_verify_manifest(out, settings, what, ours)
     with locked_folder(out):
-        write_or_verify_manifest(out, made_by, what, ours)  # again, now that nobody else can
+        write_or_verify_manifest(out, settings, what, ours)  # again, now that nobody else can
         yield
 
 
-def write_or_verify_manifest(out: Path, made_by: dict, what: str, ours: Collection[str] = ()) -> None:
+def write_or_verify_manifest(out: Path, settings: dict, what: str, ours: Collection[str] = ()) -> None:
     """Write settings.json into a new folder, or make sure that the one there says the same, so that work can go on.
 
     Args:
         out: folder of results; made where missing.
-        made_by: the settings, ready for JSON.
+        settings: the settings, ready for JSON.
         what: "annotations" or the like, for messages.
         ours: names of results that say themselves what made them: where nothing else is there, settings that a power
             cut or a full disk broke are written again. What cannot be read stays, as settings.json.1.old.
@@ -86,20 +85,20 @@ def write_or_verify_manifest(out: Path, made_by: dict, what: str, ours: Collecti
                 if others or not ours:
                     raise BadInput(f"{known} cannot be read ({error}); give a new folder") from error
                 if read_bytes(known).strip(b"\0 \r\n"):
-                    known.rename(_unused(known))
+                    known.rename(unused_name(known))
             else:
-                _compare(before, known, made_by, what)
+                _compare(before, known, settings, what)
                 return
         elif others or set(there) & set(ours) or (out.exists() and not out.is_dir()):
             raise BadInput(f"{out} is there and not empty, and what it holds is not {what}; give a new folder")
-        write_json(known, made_by)
+        write_json(known, settings)
         for name in filter(_LEFT.fullmatch, there):
             (out / name).unlink(missing_ok=True)
     except OSError as error:
         raise BadInput(f"{out} cannot be used ({os_reason(error)}); give another folder") from error
 
 
-def _compare(before: Any, known: Path, made_by: dict, what: str) -> None:
+def _compare(before: Any, known: Path, settings: dict, what: str) -> None:
     """Nothing where the settings of before are these.
 
     Raises:
@@ -107,16 +106,10 @@ def _compare(before: Any, known: Path, made_by: dict, what: str) -> None:
     """
     if not isinstance(before, dict):
         raise BadInput(f"{known} holds no settings; give a new folder")
-    different = sorted(key for key in made_by if before.get(key) != made_by[key])
+    different = sorted(key for key in settings if before.get(key) != settings[key])
     if different:
-        changes = [f"{key} ({before.get(key)!r:.60}, now {made_by[key]!r:.60})" for key in different]
+        changes = [f"{key} ({before.get(key)!r:.60}, now {settings[key]!r:.60})" for key in different]
         raise BadInput(f"{known.parent} holds {what} with other {', '.join(changes)}; give a new folder")
-
-
-def _unused(path: Path) -> Path:
-    """A name beside a file that nothing has: settings.json.1.old and so on."""
-    names = (path.with_name(f"{path.name}.{number}.old") for number in itertools.count(1))
-    return next(name for name in names if not os.path.lexists(name))
 
 
 def sha256(path: Path) -> str:

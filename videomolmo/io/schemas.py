@@ -40,7 +40,7 @@ class StoredCaption(TypedDict):
     phrases: Annotated[list[StoredPhrase], Field(max_length=MAX_OBJECTS)]
 
 
-class Facts(TypedDict):
+class Metadata(TypedDict):
     """run.json of a result; what else stands in it is kept as it is."""
 
     __pydantic_config__ = ConfigDict(extra="allow", strict=True)
@@ -99,38 +99,39 @@ class Correction(TypedDict):
     clicks: NotRequired[Annotated[list[tuple[Number, Number, Literal[0, 1]]], Field(max_length=1000)]]
 
 
-def read_facts(path: str | Path) -> dict[str, Any]:
-    """run.json of a result, `Facts` that fit together.
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """run.json of a result, `Metadata` that fit together.
 
     Raises:
         OSError, BadInput: as `read_json`; BadInput also where they contradict each other.
     """
-    facts = read_json(path, Facts)
-    if reason := contradiction(facts):
+    metadata = read_json(path, Metadata)
+    if reason := contradiction(metadata):
         raise BadInput(f"{path}: {reason}")
-    return facts
+    return metadata
 
 
-def contradiction(facts: Mapping[str, Any]) -> str:
-    """What does not fit together in `Facts`; "" where all does."""
-    pixels, frames = facts["height"] * facts["width"], len(facts["times_s"])
-    if 0 < facts["fps"] < 1e-6:
-        return f"fps is {facts['fps']}, expected frames a second"
-    if pixels > MAX_PIXELS or pixels * facts["objects"] > MAX_MASK_PIXELS:
-        return f"{facts['objects']} objects of {facts['height']}×{facts['width']} pixels are more than can be held"
-    if reason := caption_problem(facts):
+def contradiction(metadata: Mapping[str, Any]) -> str:
+    """What does not fit together in `Metadata`; "" where all does."""
+    pixels, frames = metadata["height"] * metadata["width"], len(metadata["times_s"])
+    if 0 < metadata["fps"] < 1e-6:
+        return f"fps is {metadata['fps']}, expected frames a second"
+    if pixels > MAX_PIXELS or pixels * metadata["objects"] > MAX_MASK_PIXELS:
+        size = f"{metadata['height']}×{metadata['width']} pixels"
+        return f"{metadata['objects']} objects of {size} are more than can be held"
+    if reason := caption_problem(metadata):
         return reason
-    return "" if facts["frames"] == frames else f"frames is {facts['frames']}, but times_s has {frames}"
+    return "" if metadata["frames"] == frames else f"frames is {metadata['frames']}, but times_s has {frames}"
 
 
-def caption_problem(facts: Mapping[str, Any]) -> str:
-    """What in the caption of `Facts` contradicts itself or the objects; "" where nothing does, or there is none."""
-    caption = facts.get("caption", {"text": "", "phrases": []})
+def caption_problem(metadata: Mapping[str, Any]) -> str:
+    """What in the caption of `Metadata` contradicts itself or the objects; "" where nothing does, or there is none."""
+    caption = metadata.get("caption", {"text": "", "phrases": []})
     for phrase in caption["phrases"]:
         if not phrase["start"] < phrase["stop"] <= len(caption["text"]):
             return f"a phrase from {phrase['start']} to {phrase['stop']} is not in the caption"
-        if phrase["object"] > facts["objects"]:
-            return f"a phrase names object {phrase['object']} of {facts['objects']}"
+        if phrase["object"] > metadata["objects"]:
+            return f"a phrase names object {phrase['object']} of {metadata['objects']}"
     return ""
 
 

@@ -8,6 +8,7 @@ import os
 import reprlib
 import stat
 import struct
+import tomllib
 import zipfile
 from codecs import BOM_UTF8
 from collections.abc import Callable, Sequence
@@ -34,12 +35,12 @@ _REPR.maxlevel, _REPR.maxlist, _REPR.maxtuple, _REPR.maxdict, _REPR.maxstring, _
 T = TypeVar("T")
 
 
-def whole(low: int, high: int) -> Any:
+def int_in(low: int, high: int) -> Any:
     """The type of whole numbers from `low` to `high`; what only equals one (4.0, True) is none."""
     return Annotated[int, Field(ge=low, le=high)]
 
 
-def number(low: float, high: float) -> Any:
+def float_in(low: float, high: float) -> Any:
     """The type of finite numbers from `low` to `high`."""
     return Annotated[float, Field(ge=low, le=high, allow_inf_nan=False)]
 
@@ -152,13 +153,13 @@ def read_model_text(path: str | Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
         raise BadInput(f"{path} cannot be read ({error}); copy or download all files of the model") from error
 
 
-def read_model_json(path: str | Path, max_bytes: int = MAX_TEXT_BYTES) -> dict[str, Any]:
+def read_model_json(path: str | Path) -> dict[str, Any]:
     """A JSON object of a model's folder; NaN and Infinity, which JSON does not have, are no values here.
 
     Raises:
         BadInput: no such file, no JSON, nested too deeply, or no object.
     """
-    text = read_model_text(path, max_bytes)
+    text = read_model_text(path)
     try:
         values = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
@@ -167,6 +168,22 @@ def read_model_json(path: str | Path, max_bytes: int = MAX_TEXT_BYTES) -> dict[s
     if not isinstance(values, dict):
         raise BadInput(f"{path} holds no JSON object; copy or download it again")
     return values
+
+
+def read_toml(path: str | Path, remedy: str) -> dict[str, Any]:
+    """What stands in a TOML file.
+
+    Raises:
+        BadInput: no such file, not UTF-8, or no TOML; the line for the first ends with `remedy`.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 (byte {error.start}), as TOML has to be; save it as UTF-8") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise BadInput(f"{path}: it is not TOML ({error}); {remedy}") from error
 
 
 def _refuse_constant(name: str) -> None:

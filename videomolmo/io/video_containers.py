@@ -13,7 +13,7 @@ from typing import NamedTuple
 Read = Callable[[int, int], bytes]  # so many bytes from a place in the file; fewer at its end
 
 
-class Whole(NamedTuple):
+class ContainerEnd(NamedTuple):
     """What a walk over a container found.
 
     Attributes:
@@ -29,7 +29,7 @@ class Whole(NamedTuple):
     seconds: float = 0.0
 
 
-def whole_bytes(path: Path, kind: str) -> Whole:
+def find_end(path: Path, kind: str) -> ContainerEnd:
     """How far a file is whole. Of a container that is not known here all of it is, and nothing was promised.
 
     Args:
@@ -39,7 +39,7 @@ def whole_bytes(path: Path, kind: str) -> Whole:
     size = path.stat().st_size
     walk = next((_WALKS[name] for name in kind.split(",") if name in _WALKS), None)
     if walk is None:
-        return Whole(size, None)
+        return ContainerEnd(size, None)
     with path.open("rb", buffering=0) as file:
 
         def read(place: int, count: int) -> bytes:
@@ -94,7 +94,7 @@ _EBML_ELEMENTS = re.compile(  # RFC 9559: what may stand in a file, in a segment
 )
 
 
-def _matroska(read: Read, size: int) -> Whole:
+def _matroska(read: Read, size: int) -> ContainerEnd:
     """Elements of the segment and its clusters one after the other: cut files end inside one of them."""
     place, end = 0, None
     while place < size and (end is None or place < end):
@@ -102,7 +102,7 @@ def _matroska(read: Read, size: int) -> Whole:
         width = 9 - head[0].bit_length()
         more = 9 - head[min(width, 4)].bit_length()
         if width > 4 or more > 8:
-            return Whole(place, False, place + 12 < size)
+            return ContainerEnd(place, False, place + 12 < size)
         name, most = head[:width], (1 << 7 * more) - 1
         body, length = place + width + more, int.from_bytes(head[width : width + more], "big") & most
         if name == _SEGMENT:
@@ -110,15 +110,15 @@ def _matroska(read: Read, size: int) -> Whole:
         elif name != _CLUSTER:
             numberless = name == b"\xa3" and not head[width + more]  # a picture or sound of track 0
             if not _EBML_ELEMENTS.fullmatch(name) or length == most or numberless:
-                return Whole(place, False, True)
+                return ContainerEnd(place, False, True)
             if body + length > size:
-                return Whole(place, False)
+                return ContainerEnd(place, False)
             body += length
         place = body
-    return Whole(min(place, size), None if end is None else place >= end)
+    return ContainerEnd(min(place, size), None if end is None else place >= end)
 
 
-def _avi(read: Read, size: int) -> Whole:
+def _avi(read: Read, size: int) -> ContainerEnd:
     """Chunks of the movie one after the other, whatever the lists around them say of their sizes."""
     place, end = 0, 0
     while place < size:
@@ -134,35 +134,35 @@ def _avi(read: Read, size: int) -> Whole:
         following = place + 8 + length + length % 2
         is_chunk = re.fullmatch(rb"[0-9A-Za-z ]{4}", name)
         if not is_chunk or following > size + length % 2:
-            return Whole(place, False, not is_chunk and place + 8 < size)
+            return ContainerEnd(place, False, not is_chunk and place + 8 < size)
         place = following
-    return Whole(min(place, size), place >= end if end else None)
+    return ContainerEnd(min(place, size), place >= end if end else None)
 
 
-def _asf(read: Read, size: int) -> Whole:
+def _asf(read: Read, size: int) -> ContainerEnd:
     """Data packets of one size, each of which begins as the first one does."""
     header = int.from_bytes(read(16, 8), "little")
     facts = read(0, min(header, 1 << 16)).partition(bytes.fromhex("A1DCAB8C47A9CF118EE400C00C205365"))[2]
     if len(facts) < 84:
-        return Whole(size, None)
+        return ContainerEnd(size, None)
     count, ticks, _, preroll_ms, flags, length, most = struct.unpack_from("<4Q3I", facts, 40)
     if not length or length != most or flags & 1:  # of a broadcast the header knows no number
-        return Whole(size, None)
+        return ContainerEnd(size, None)
     first, seconds = header + 50, ticks / 1e7 - preroll_ms / 1e3
     begin = read(first, 3)
     for number in range(count):
         place = first + number * length
         if place < size < place + length:
-            return Whole(size, False, True, seconds)  # small pictures that are whole lie in it
+            return ContainerEnd(size, False, True, seconds)  # small pictures that are whole lie in it
         if place >= size or read(place, 3) != begin:
-            return Whole(place, False, place < size, seconds)
-    return Whole(size, True)
+            return ContainerEnd(place, False, place < size, seconds)
+    return ContainerEnd(size, True)
 
 
 _SOUND = (b"\x01vorbis", b"OpusHead", b"Speex", b"\x7fFLAC", b"fishead")  # or, the last one, no stream of its own
 
 
-def _ogg(read: Read, size: int) -> Whole:
+def _ogg(read: Read, size: int) -> ContainerEnd:
     """Pages, which each stream numbers; the last one of a stream says that it is."""
     place, numbers, open_streams = 0, {}, set()
     while place < size:
@@ -172,16 +172,16 @@ def _ogg(read: Read, size: int) -> Whole:
         begins = bool(flags and flags[0] & 2)
         following = place + 27 + lengths + sum(head[27 : 27 + lengths])
         if following > size or _ogg_sum(read(place, following - place)) != head[22:26]:
-            return Whole(place, not open_streams)
+            return ContainerEnd(place, not open_streams)
         if not begins and numbers.get(stream, number) != number:
-            return Whole(place, not open_streams)
+            return ContainerEnd(place, not open_streams)
         numbers[stream] = number + 1
         if begins and not head[27 + lengths :].startswith(_SOUND):
             open_streams.add(stream)
         if flags[0] & 4:
             open_streams.discard(stream)
         place = following
-    return Whole(place, not open_streams)
+    return ContainerEnd(place, not open_streams)
 
 
 _TURNED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -193,13 +193,13 @@ def _ogg_sum(page: bytes) -> bytes:
     return (zlib.crc32(page.translate(_TURNED), 0xFFFFFFFF) ^ 0xFFFFFFFF).to_bytes(4, "big").translate(_TURNED)
 
 
-def _gif(read: Read, size: int) -> Whole:
+def _gif(read: Read, size: int) -> ContainerEnd:
     """Pictures, up to the sign that no more follow."""
     place = until = 13 + _colours(read(10, 1))
     while place < size:
         head = read(place, 10)
         if head[:1] == b";":
-            return Whole(size, True)
+            return ContainerEnd(size, True)
         careless = len(head) - len(head.lstrip(b"\0"))  # zeros that some programs write, and all skip
         if 0 < careless < len(head):
             place += careless
@@ -209,14 +209,14 @@ def _gif(read: Read, size: int) -> Whole:
         elif head[:1] == b"," and len(head) == 10:
             place += 11 + _colours(head[9:])
         else:
-            return Whole(until, False, True)
+            return ContainerEnd(until, False, True)
         while (length := read(place, 1)) not in (b"\0", b""):
             place += 1 + length[0]
         place += 1
         if place > size:
             break
         until = place if head[:1] == b"," else until
-    return Whole(until, False)
+    return ContainerEnd(until, False)
 
 
 def _colours(flags: bytes) -> int:
@@ -224,7 +224,7 @@ def _colours(flags: bytes) -> int:
     return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
 
 
-def _flv(read: Read, size: int) -> Whole:
+def _flv(read: Read, size: int) -> ContainerEnd:
     """Tags; nothing says how many."""
     place = int.from_bytes(read(5, 4), "big") + 4
     while place < size:
@@ -232,12 +232,12 @@ def _flv(read: Read, size: int) -> Whole:
         following = place + 15 + int.from_bytes(head[1:4], "big")
         is_tag = head[0] & 0x1F in (8, 9, 18)
         if not is_tag or following > size + 4:
-            return Whole(place, False, not is_tag)
+            return ContainerEnd(place, False, not is_tag)
         place = following
-    return Whole(size, None)
+    return ContainerEnd(size, None)
 
 
-def _fragments(read: Read, size: int) -> Whole:
+def _fragments(read: Read, size: int) -> ContainerEnd:
     """Boxes of a fragmented MP4; what is whole in the last one is left to the demuxer."""
     place, fragmented = 0, False
     while place < size:
@@ -246,30 +246,30 @@ def _fragments(read: Read, size: int) -> Whole:
         length = int.from_bytes(head[8:], "big") if length == 1 else length or size - place
         fragmented = fragmented or name == b"moof"
         if fragmented and not re.fullmatch(rb"[0-9A-Za-z ]{4}", name):
-            return Whole(place, False)
+            return ContainerEnd(place, False)
         if length < 8 or place + length > size:
-            return Whole(size, False if fragmented else None)
+            return ContainerEnd(size, False if fragmented else None)
         place += length
-    return Whole(size, None)
+    return ContainerEnd(size, None)
 
 
-def _transport(read: Read, size: int) -> Whole:
+def _transport(read: Read, size: int) -> ContainerEnd:
     """Packets of one size, each of which begins with the same sign."""
     begin = read(0, 5 * 204)
     for length, offset in ((188, 0), (192, 4), (204, 0)):
         if begin[offset::length].count(b"G") == len(begin[offset::length]) > 1:
             break
     else:
-        return Whole(size, None)
+        return ContainerEnd(size, None)
     for place in range(0, size, 4096 * length):
         signs = read(place, 4096 * length)[offset::length]
         good = len(signs) - len(signs.lstrip(b"G"))
         if good < len(signs):
-            return Whole(place + good * length, False)
-    return Whole(size, None)
+            return ContainerEnd(place + good * length, False)
+    return ContainerEnd(size, None)
 
 
-def _mxf(read: Read, size: int) -> Whole:
+def _mxf(read: Read, size: int) -> ContainerEnd:
     """Keys, lengths and values; the header tells how many frames they are."""
     place = 0
     while place < size:
@@ -278,9 +278,9 @@ def _mxf(read: Read, size: int) -> Whole:
         following = place + 17 + long + (int.from_bytes(head[17 : 17 + long], "big") if long else head[16])
         is_key = head.startswith(b"\x06\x0e\x2b\x34") and long <= 8
         if not is_key or following > size:
-            return Whole(place, False, not is_key)
+            return ContainerEnd(place, False, not is_key)
         place = following
-    return Whole(size, None)
+    return ContainerEnd(size, None)
 
 
 _WALKS = {

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from videomolmo.errors import BadInput
-from videomolmo.io.video_containers import FileStart, Whole, whole_bytes
+from videomolmo.io.video_containers import ContainerEnd, FileStart, find_end
 
 
 class Orientation(NamedTuple):
@@ -125,27 +125,27 @@ def survey(path: Path) -> tuple[Any, Any, Survey]:
     container, stream, size = *open_stream(path), path.stat().st_size
     kind = container.format.name
     packets, end_s, cut = _scan(container, stream)
-    whole, until, broken = whole_bytes(path, kind), None, False
-    if whole.promised is False and _loses_frames(stream, packets, whole):
-        behind, broken = sum(packet.pos >= whole.until for packet in packets), True
+    end, until, broken = find_end(path, kind), None, False
+    if end.promised is False and _loses_frames(stream, packets, end):
+        behind, broken = sum(packet.pos >= end.until for packet in packets), True
         cut = cut or ("the file is damaged" if behind > 1 else "the file ends early")
-        if whole.until < size:
-            until = whole.until
+        if end.until < size:
+            until = end.until
             container.close()
             container, stream = open_stream(path, until)
             packets, _, _ = _scan(container, stream)
-    promised, _ = _promise(stream, packets, whole)
-    count, counted = len(packets) - (packets[-1].is_damaged or (broken and whole.ragged)), 0
+    promised, _ = _promise(stream, packets, end)
+    count, counted = len(packets) - (packets[-1].is_damaged or (broken and end.ragged)), 0
     if "mp4" in kind:
         counted = len(stream.index_entries)
-        promised = 0 if whole.promised is False else max(promised, counted)
+        promised = 0 if end.promised is False else max(promised, counted)
     elif kind in ("mxf", "ivf"):
         counted = promised
     in_mid_packet = kind == "mpegts" and all(size % length for length in (188, 192, 204))
-    early = whole.promised is None and _ends_before_its_duration(container, stream, packets, end_s)
+    early = end.promised is None and _ends_before_its_duration(container, stream, packets, end_s)
     if cut is None and (early or in_mid_packet or count < max(len(packets), counted)):
         cut = "the file ends early"
-    reached = promised > 0 and _reaches(stream, packets[:count], whole)
+    reached = promised > 0 and _reaches(stream, packets[:count], end)
     return container, stream, Survey(packets, count, until, promised, reached, cut)
 
 
@@ -180,25 +180,25 @@ def _scan(container: Any, stream: Any) -> tuple[list[Packet], float, str | None]
     return packets, end_s, failure
 
 
-def _promise(stream: Any, packets: list[Packet], whole: Whole) -> tuple[int, float]:
+def _promise(stream: Any, packets: list[Packet], end: ContainerEnd) -> tuple[int, float]:
     """Frames that the header announces, and the second of their end where that is how; 0 for what it does not tell."""
     container, kind = stream.container, stream.container.format.name
     if kind == "avi" and stream.frames < 1 << 30:  # which stands for a number that was never filled in
         return stream.frames - max(0, (packets[-1].dts or 0) + 1 - len(packets)), 0.0  # it counts empty places too
     rate = stream.average_rate or stream.guessed_rate
     if "mp4" in kind:
-        return 0 if whole.promised is False else stream.frames, 0.0  # a fragment tells nothing of the next one
+        return 0 if end.promised is False else stream.frames, 0.0  # a fragment tells nothing of the next one
     if kind not in _TELL_DURATION or not rate:
         return 0, 0.0
-    ends_s = container.duration / 1e6 if container.duration else whole.seconds
+    ends_s = container.duration / 1e6 if container.duration else end.seconds
     if re.fullmatch(r"\d+:\d\d:\d\d\.\d+", own := stream.metadata.get("DURATION", "")):  # the sound's may be longer
         ends_s = sum(float(part) * unit for part, unit in zip(own.split(":"), (3600, 60, 1), strict=True))
     return max(0, round((ends_s - (container.start_time or 0) / 1e6) * float(rate))), ends_s
 
 
-def _reaches(stream: Any, packets: list[Packet], whole: Whole) -> bool:
+def _reaches(stream: Any, packets: list[Packet], end: ContainerEnd) -> bool:
     """Whether packets go on to the end that the header announces, if it does, and are as many."""
-    promised, ends_s = _promise(stream, packets, whole) if packets else (0, 0.0)
+    promised, ends_s = _promise(stream, packets, end) if packets else (0, 0.0)
     times = sorted(packet.pts for packet in packets if packet.pts is not None)
     if ends_s and len(times) > 1 and (times[-1] + 1.5 * _usual_step(times)) * float(stream.time_base) < ends_s:
         return False
@@ -214,18 +214,18 @@ def _ends_before_its_duration(container: Any, stream: Any, packets: list[Packet]
     return container.duration / 1e6 - end_s > 1.5 * longest_s
 
 
-def _loses_frames(stream: Any, packets: list[Packet], whole: Whole) -> bool:
+def _loses_frames(stream: Any, packets: list[Packet], end: ContainerEnd) -> bool:
     """Whether frames are missing where a container breaks, or whether it is only written carelessly."""
-    before = [packet for packet in packets if packet.pos < whole.until]
+    before = [packet for packet in packets if packet.pos < end.until]
     behind = len(packets) - len(before)
     if stream.container.format.name in ("ogg", "gif") or behind == 1:
         return True
     if behind == 0:
-        return not _reaches(stream, packets, whole)
+        return not _reaches(stream, packets, end)
     times = sorted(packet.pts for packet in packets if packet.pts is not None)
     sure = before[-1].dts if before else None
     lost = len(before_hole(times, -math.inf if sure is None else sure)) < len(times)
-    return lost or len(packets) < (stream.frames or _promise(stream, packets, whole)[0])
+    return lost or len(packets) < (stream.frames or _promise(stream, packets, end)[0])
 
 
 def before_hole(times: list[int], sure: float, max_step: float = math.inf, pauses: bool = False) -> list[int]:

@@ -65,8 +65,8 @@ class Propagations:
 
     def __init__(self, seed: int, points: str, every: Collection[int], folder: Path, masks: str = "nano") -> None:
         reaches = {at: _reach(at, every) for at in range(FRAMES)}
-        made_by = settings_of(seed, points, every, masks) | {"what": "both directions of every window"}
-        self._arrays = cached(folder, made_by, lambda: _propagate_all(seed, points, reaches, masks))
+        inputs = settings_of(seed, points, every, masks) | {"what": "both directions of every window"}
+        self._arrays = cached(folder, inputs, lambda: _propagate_all(seed, points, reaches, masks))
 
     def windows(self, every: int) -> Iterator[Sides]:
         """The windows of key frames `every` frames apart, in order."""
@@ -95,18 +95,21 @@ def _reach(at: int, every: Collection[int]) -> tuple[int, int]:
 def _propagate_all(seed: int, points: str, reaches: dict[int, tuple[int, int]], masks: str) -> dict[str, np.ndarray]:
     """Packed masks of all propagations, by direction and key frame, and the truth."""
     from videomolmo.masks.windows import propagate
+    from videomolmo.protocols import PropagationPath
 
     tracker = _tracker(masks)
     clip, features = encoded(seed, masks)
     found = {"truth": _pack(clip.masks)}
+    names, paths, objects = [], [], []
     for at, (ahead, back) in reaches.items():
         shown, clicks = _clicks(clip, at, points)
         for name, steps in (("forward", range(at, at + ahead)), ("backward", range(at, at - back, -1))):
             if steps:
-                whole = np.zeros((len(steps), *clip.masks.shape[1:]), bool)
-                numbered = [(n, features[n]) for n in steps]
-                whole[:, shown] = propagate(tracker, numbered, clicks, FRAMES, reverse=name == "backward")
-                found[f"{name}_{at}"] = _pack(whole)
+                path = PropagationPath(at, [features[n] for n in steps], clicks, name == "backward")
+                names, paths, objects = [*names, f"{name}_{at}"], [*paths, path], [*objects, shown]
+    for name, shown, bits in zip(names, objects, propagate(tracker, paths, FRAMES), strict=True):
+        found[name] = np.zeros((len(bits), clip.masks.shape[1], *bits.shape[2:]), np.uint8)
+        found[name][:, shown] = bits
     return found
 
 
@@ -212,7 +215,7 @@ def clip_scores(
         prepare: all distances between key frames that will be asked for with this cache, see `Propagations`.
         masks: name of a SAM 2.
     """
-    made_by = settings_of(seed, points, (every,), masks) | {
+    inputs = settings_of(seed, points, (every,), masks) | {
         "what": "J and F of fusion rules", "rules": provenance.sha256(Path(fusion.__file__)), "version": SCORES_VERSION,
         "settings": [list(one) for one in chosen],
     }  # fmt: skip
@@ -221,7 +224,7 @@ def clip_scores(
         sides = Propagations(seed, points, {*prepare, every}, folder, masks).windows(every)
         return {"scores": scores_of(sides, chosen)}
 
-    return cached(folder, made_by, make)["scores"]
+    return cached(folder, inputs, make)["scores"]
 
 
 def scores_of(windows: Iterable[Sides], chosen: Sequence[Setting]) -> Float[np.ndarray, "settings 2"]:
@@ -243,18 +246,18 @@ def fuse_window(window: Sides, setting: Setting) -> Bool[np.ndarray, "frames obj
     )
 
 
-def worst_frame(windows: Iterable[Sides], setting: Setting = PAPER) -> tuple[Sides, int, int]:
-    """Window, frame in it and object where a rule scores worst, of those that both directions reach."""
+def worst_frame(windows: Iterable[Sides]) -> tuple[Sides, int, int]:
+    """Window, frame in it and object where the paper's rule scores worst, of those that both directions reach."""
     found = []
     for window in windows:
-        scores = _window_scores(window, [setting])[0].mean(axis=-1)
+        scores = _window_scores(window, [PAPER])[0].mean(axis=-1)
         scores[~(window.forward.any(axis=(2, 3)) & window.backward.any(axis=(2, 3)))] = np.inf
         at, thing = np.unravel_index(int(scores.argmin()), scores.shape)
         found.append((float(scores[at, thing]), window, int(at), int(thing)))
     return min(found, key=lambda one: one[0])[1:]
 
 
-def by_agreement(windows: Iterable[Sides], edges: Sequence[float] = (0, 0.3, 0.5, 0.7, 1)) -> pd.DataFrame:
+def by_agreement(windows: Iterable[Sides]) -> pd.DataFrame:
     """Mean J&F of what a rule could take, by how much the two sides overlap; frames with an empty side left out.
 
     Why a rule should not unite sides that differ: compare the columns of a row.
@@ -262,6 +265,7 @@ def by_agreement(windows: Iterable[Sides], edges: Sequence[float] = (0, 0.3, 0.5
     Returns:
         One row for each range of the IoU: frames, and J&F of intersection, union and the nearer key frame's mask.
     """
+    edges = (0, 0.3, 0.5, 0.7, 1)
     options = [Setting("intersection"), Setting("union"), Setting("nearest")]
     overlaps, scores = [], []
     for window in windows:

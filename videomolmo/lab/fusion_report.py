@@ -15,18 +15,9 @@ from tqdm import tqdm
 from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES
 from videomolmo.io.tables import read_csv, write_csv
-from videomolmo.lab.fusion_ablation import (
-    EVERY,
-    ORACLE,
-    OURS,
-    PAPER,
-    TAUS,
-    Setting,
-    clip_scores,
-    name_of,
-)
+from videomolmo.lab.fusion_ablation import EVERY, ORACLE, OURS, PAPER, TAUS, Setting, clip_scores, name_of
 from videomolmo.lab.hard_clips import KINDS, POINTS
-from videomolmo.lab.tables import save_plots
+from videomolmo.lab.tables import markdown_table, save_plots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,9 +109,9 @@ def read_table(path: Path) -> pd.DataFrame:
     return table[list(COLUMNS)]
 
 
-def named(table: pd.DataFrame, metric: str = "J&F") -> pd.DataFrame:
-    """The rows of one metric, with a column `name`: the rule and its τ in words."""
-    rows = table[table["metric"] == metric]
+def named(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of J&F, with a column `name`: the rule and its τ in words."""
+    rows = table[table["metric"] == "J&F"]
     pairs = zip(rows["rule"], rows["tau"], strict=True)
     return rows.assign(name=[name_of(Setting(rule, None if pd.isna(tau) else tau)) for rule, tau in pairs])
 
@@ -164,15 +155,9 @@ def markdown(table: pd.DataFrame) -> str:
         f" (seeds {first['seeds']}), nano SAM 2; in brackets the 95 % interval of the difference to the paper's rule on"
         " the same clips, bold where it lies above zero. *Quoted* figures are the paper's, from real videos and the"
         " full model.",
-        "",
-        *_rules(table),
-        "",
-        *_rivals(table),
-        "",
-        *_taus(table),
-        "",
-        *_everies(table),
     ]
+    for part in (_rules, _rivals, _taus, _everies):
+        lines += ["", *part(table)]
     return "\n".join(lines) + "\n"
 
 
@@ -202,7 +187,7 @@ def _rules(table: pd.DataFrame) -> list[str]:
         quoted = f"*{QUOTED_RULES[setting]:.1f}*" if setting in QUOTED_RULES else "–"
         cells = [_value(_row(table, setting, *column), setting == PAPER) for column in SHOWN]
         rows.append([name, quoted, *cells])
-    return _lines(["rule", "*quoted*, Ref-DAVIS17", *_heads()], rows)
+    return markdown_table(["rule", "*quoted*, Ref-DAVIS17", *_heads()], rows)
 
 
 def _value(row: pd.Series, plain: bool) -> str:
@@ -226,7 +211,7 @@ def _rivals(table: pd.DataFrame) -> list[str]:
         found = [_row(table, setting, *column) for column in SHOWN]
         cells = [f"{100 * r['ours']:+.1f} ({100 * r['ours_low']:+.1f} … {100 * r['ours_high']:+.1f})" for r in found]
         rows.append([name_of(setting), *cells])
-    return _lines([f"`{OURS.rule}` minus", *_heads()], rows)
+    return markdown_table([f"`{OURS.rule}` minus", *_heads()], rows)
 
 
 def _taus(table: pd.DataFrame) -> list[str]:
@@ -235,7 +220,7 @@ def _taus(table: pd.DataFrame) -> list[str]:
     for (points, every), head in zip(SHOWN, _heads(), strict=True):
         found = [_row(table, Setting("iou", tau), points, every)["value"] for tau in TAUS]
         rows.append([head, *(f"{100 * value:.1f}" for value in found)])
-    return _lines(["`iou`, τ =", *(f"{tau:g}" for tau in TAUS)], rows)
+    return markdown_table(["`iou`, τ =", *(f"{tau:g}" for tau in TAUS)], rows)
 
 
 def _everies(table: pd.DataFrame) -> list[str]:
@@ -246,11 +231,7 @@ def _everies(table: pd.DataFrame) -> list[str]:
         for setting in (PAPER, OURS, Setting(ORACLE)):
             found = [_row(table, setting, points, every)["value"] for every in shown]
             rows.append([f"{name_of(setting)}, {points} points", *(f"{100 * value:.1f}" for value in found)])
-    return _lines(["k =", *map(str, shown)], rows)
-
-
-def _lines(heads: list[str], rows: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
+    return markdown_table(["k =", *map(str, shown)], rows)
 
 
 def draw(path: Path) -> list[Path]:

@@ -1,6 +1,6 @@
-"""How the ablations leave plots behind: every plot says which table it shows."""
+"""The ablations' tables in Markdown, and their plots: every plot says which table it shows."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,17 @@ from videomolmo.io.files import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+def markdown_table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """The lines of a table in Markdown.
+
+    Example:
+        >>> markdown_table(["a", "b"], [["1", "2"]])
+        ['| a | b |', '| --- | --- |', '| 1 | 2 |']
+    """
+    heads = list(heads)
+    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
 
 
 def note_of(path: Path) -> str:

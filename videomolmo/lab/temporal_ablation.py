@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     Questions = list[Question]
 
+EARLIER_NAMES = {"warmup": "look", "joint": "settle"}  # of the steps, in tables
 CONTEXTS = (0, 1, 2, 3, 4, 5, 6)
 SEEDS = (1, 2, 3)
 WRITTEN = "_written.csv"  # its table, beside that of the others
@@ -86,14 +87,14 @@ class Size:
     """How much each cell gets; equal for all cells of a table.
 
     Args:
-        look, settle: steps, see `temporal_training.stages`; 0 leaves a stage out, but not both.
+        warmup, joint: steps, see `temporal_training.stages`; 0 leaves a stage out, but not both.
         language: steps of language on top; 0 judges what is read from tokens, else what is written.
         train_clips, test_clips: to train on and to ask about.
         language_clips: to train language on.
     """
 
-    look: int = 280
-    settle: int = 120
+    warmup: int = 280
+    joint: int = 120
     language: int = 0
     train_clips: int = 1500
     test_clips: int = 900
@@ -104,13 +105,14 @@ class Size:
             least = 1 if field.name.endswith("clips") else 0
             if getattr(self, field.name) < least:
                 raise BadInput(f"{field.name} is {getattr(self, field.name)}, expected at least {least}")
-        if not self.look + self.settle:
-            raise BadInput("look and settle are both 0, expected at least one step of either")
+        if not self.warmup + self.joint:
+            raise BadInput("warmup and joint are both 0, expected at least one step of either")
 
     @property
     def settings(self) -> dict[str, int]:
         """As the table holds them; clips for language are 0 where no language is trained."""
-        return asdict(self) | ({} if self.language else {"language_clips": 0})
+        stored = {EARLIER_NAMES.get(name, name): value for name, value in asdict(self).items()}
+        return stored | ({} if self.language else {"language_clips": 0})
 
 
 SHIPPED = Size()
@@ -129,53 +131,38 @@ def run(cells: Sequence[Cell], cache: Path, size: Size = SHIPPED) -> Iterator[di
     train_set = encode_clips(replace(TRAIN, clips=size.train_clips), cache)
     test_set = encode_clips(replace(TEST, clips=size.test_clips), cache)
     asked = (questions(train_set), questions(test_set))
-    judge = _written if size.language else _read
     for cell in cells:
         begun = time.perf_counter()
-        right = judge(cell, size, cache, train_set, test_set, asked)
+        right = _judge(cell, size, cache, (train_set, test_set), asked)
         facts = asdict(cell) | size.settings | {"seconds": round(time.perf_counter() - begun, 1)}
         facts |= {"commit": commit() or "", "machine": machine()}
         for kind, of in right.items():
             yield facts | {"kind": kind, "value": round(float(of.mean()), 4), "n": len(of), "right": bits(of)}
 
 
-def _read(
-    cell: Cell,
-    size: Size,
-    cache: Path,
-    train_set: EncodedClips,
-    test_set: EncodedClips,
-    asked: tuple[Questions, Questions],
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """What is right of the answers that are read from tokens."""
-    from videomolmo.lab import temporal_training as training
+def _judge(
+    cell: Cell, size: Size, cache: Path, clips: tuple[EncodedClips, EncodedClips], asked: tuple[Questions, Questions]
+) -> dict[str, np.ndarray]:
+    """What is right of the answers read from tokens, or, where language is trained on top, of those written.
 
-    stages = training.stages(size.look, size.settle)
-    both = training.train(cell.variant, cell.context, cell.seed, train_set, stages)
-    threshold = training.refusal_threshold(training.read(both, train_set, cell.context), asked[0])
-    return training.judge(training.read(both, test_set, cell.context), test_set, asked[1], threshold)
-
-
-def _written(
-    cell: Cell,
-    size: Size,
-    cache: Path,
-    train_set: EncodedClips,
-    test_set: EncodedClips,
-    asked: tuple[Questions, Questions],
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """What is right of the answers that are written, after language got used to the variant."""
-    from videomolmo.lab import temporal_training as language
+    Args:
+        clips, asked: to train on, and to test.
+    """
     from videomolmo.lab import temporal_training as training
     from videomolmo.lab.nano.initial_weights import pretrained_without_temporal
 
-    stages = training.stages(size.look, size.settle)
-    both = training.train(cell.variant, cell.context, cell.seed, train_set, stages, pretrained_without_temporal())
+    (train_set, test_set), (train_asked, test_asked) = clips, asked
+    stages = training.stages(size.warmup, size.joint)
+    start = (pretrained_without_temporal(),) if size.language else ()
+    both = training.train(cell.variant, cell.context, cell.seed, train_set, stages, *start)
+    if not size.language:
+        threshold = training.refusal_threshold(training.read(both, train_set, cell.context), train_asked)
+        return training.judge(training.read(both, test_set, cell.context), test_set, test_asked, threshold)
     name = "-".join(str(part) for part in (*asdict(cell).values(), *asdict(size).values()))
-    clips, stage = language.language_clips(cache, size.language_clips), language.language_stage(size.language)
-    model = language.teach_language(both, clips, stage, cache / "language" / name, cell.seed)
-    return language.score_answers(
-        language.generate_answers(model, test_set, asked[1], cell.context), test_set, asked[1]
+    taught, stage = training.language_clips(cache, size.language_clips), training.language_stage(size.language)
+    model = training.teach_language(both, taught, stage, cache / "language" / name, cell.seed)
+    return training.score_answers(
+        training.generate_answers(model, test_set, test_asked, cell.context), test_set, test_asked
     )
 
 

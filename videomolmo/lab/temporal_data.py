@@ -16,7 +16,7 @@ from videomolmo.io.cache import cached
 from videomolmo.io.provenance import sha256
 from videomolmo.lab.nano.batches import Example, window_facts
 from videomolmo.lab.nano.rendered_clips import RenderSpec, render_clip
-from videomolmo.model import PointingModel, PointingProcessor
+from videomolmo.model import VideoMolmoForConditionalGeneration, VideoMolmoProcessor
 from videomolmo.model.tokenizer import load_tokenizer
 from videomolmo.synth.scene import ObjectFacts
 from videomolmo.synth.sentences import Query, ask, sample_query
@@ -39,14 +39,14 @@ class EncodedClips:
         features: of every frame, oldest first, half precision; `render_clip` draws the pictures again.
         ids: of the last frame: the object at each pixel, 0 for background.
         things: facts of the objects of the last frame.
-        facts: of its windows: colour, shape, motion, point (see `window_facts`).
+        labels: of its windows: colour, shape, motion, point (see `window_facts`).
         moved: the way of each window's object since the mean of the last l frames; index 0 of axis 1 is l = 1.
     """
 
     features: np.ndarray  # float16 (clips, frames, patches, dim)
     ids: np.ndarray  # uint8 (clips, height, width)
     things: list[list[ObjectFacts]]
-    facts: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
     moved: np.ndarray  # float32 (clips, LONGEST, windows, 2)
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ class EncodedClips:
             chosen: clip of each window, int (frames, windows), see `mixed_batches`; or of each frame, int (frames,).
             context: number l of past frames.
         """
-        windows = self.facts["colour"].shape[1]
+        windows = self.labels["colour"].shape[1]
         chosen = np.broadcast_to(chosen.reshape(len(chosen), -1), (len(chosen), windows))
         at, side = np.arange(windows), round(windows**0.5)
         rows, columns = np.divmod(np.arange(4 * windows), 2 * side)
@@ -67,7 +67,7 @@ class EncodedClips:
         times = np.arange(LONGEST - context, LONGEST + 1)
         found = self.features[owner[:, None], times[:, None], np.arange(4 * windows)]  # frames times patches dim
         features = torch.from_numpy(found)[:, :, None]
-        batch = {f"facts_{name}": torch.from_numpy(values[chosen, at]) for name, values in self.facts.items()}
+        batch = {f"facts_{name}": torch.from_numpy(values[chosen, at]) for name, values in self.labels.items()}
         moved = self.moved[chosen, max(context, 1) - 1, at]
         batch["facts_moved"] = torch.from_numpy(moved if context else np.full_like(moved, np.nan))
         return batch | {"features": features[:, -1]} | ({"past": features[:, :-1]} if context else {})
@@ -76,26 +76,28 @@ class EncodedClips:
 def encode_clips(spec: RenderSpec, cache: Path) -> EncodedClips:
     """All clips of `spec`, rendered and encoded by the shipped vision tower, or read from the folder `cache`."""
     weights = sha256(nano_pointing_96() / "model.safetensors")
-    tower: list[tuple[PointingModel, PointingProcessor]] = []  # loaded only where something has to be encoded
+    tower: list[tuple] = []  # model and processor, loaded only where something has to be encoded
 
     def make(first: int) -> dict[str, np.ndarray]:
         if not tower:
-            model = PointingModel.from_pretrained(nano_pointing_96())
-            tower.append((model, PointingProcessor(load_tokenizer(str(nano_pointing_96())), model.config)))
+            model = VideoMolmoForConditionalGeneration.from_pretrained(nano_pointing_96())
+            tower.append((model, VideoMolmoProcessor(load_tokenizer(str(nano_pointing_96())), model.config)))
         return _part(spec, first, *tower[0])
 
     parts = []
     for first in tqdm(range(0, spec.clips, PART), desc=f"clips {spec.name}", unit=f"x{PART}"):
         part = asdict(replace(spec, clips=min(PART, spec.clips - first)))
-        made_by = {"what": "clips of the temporal ablation", "version": VERSION, "weights": weights}
-        parts.append(cached(cache, made_by | {"spec": part, "first": first}, lambda first=first: make(first)))
+        inputs = {"what": "clips of the temporal ablation", "version": VERSION, "weights": weights}
+        parts.append(cached(cache, inputs | {"spec": part, "first": first}, lambda first=first: make(first)))
     return _joined(parts)
 
 
-def _part(spec: RenderSpec, first: int, model: PointingModel, processor: PointingProcessor) -> dict[str, np.ndarray]:
+def _part(
+    spec: RenderSpec, first: int, model: VideoMolmoForConditionalGeneration, processor: VideoMolmoProcessor
+) -> dict[str, np.ndarray]:
     """The arrays of up to `PART` clips."""
     arrays: dict[str, list] = {name: [] for name in ("features", "ids", "moved")}
-    facts: dict[str, list] = {name: [] for name in ("colour", "shape", "motion", "point")}
+    labels: dict[str, list] = {name: [] for name in ("colour", "shape", "motion", "point")}
     things = []
     for index in range(first, min(first + PART, spec.clips)):
         frames, ids, shown = render_clip(spec, index)
@@ -103,24 +105,24 @@ def _part(spec: RenderSpec, first: int, model: PointingModel, processor: Pointin
             features = model.encode_frames(processor.image.pixels_only(frames))
         grid = model.config.image.window_grid
         ways = [window_facts(Example(frames, ids[-1 - l :], shown, [], [], []), grid) for l in range(1, LONGEST + 1)]  # noqa: E741
-        for name in facts:
-            facts[name].append(ways[0][name])
+        for name in labels:
+            labels[name].append(ways[0][name])
         values = (features[:, 0].half().numpy(), ids[-1], np.stack([way["moved"] for way in ways]))
         for name, value in zip(arrays, values, strict=True):
             arrays[name].append(value)
         things.append([asdict(thing) for thing in shown])
     text = np.frombuffer(json.dumps(things).encode(), np.uint8)
-    return {name: np.stack(values) for name, values in (arrays | facts).items()} | {"things": text}
+    return {name: np.stack(values) for name, values in (arrays | labels).items()} | {"things": text}
 
 
 def _joined(parts: list[dict[str, np.ndarray]]) -> EncodedClips:
     """The parts as one, each taken out of the list as it is copied: the features are large."""
     names = [name for name in parts[0] if name != "things"]
     clips = [clip for part in parts for clip in json.loads(part.pop("things").tobytes())]
-    whole = {name: np.concatenate([part.pop(name) for part in parts]) for name in names}
+    arrays = {name: np.concatenate([part.pop(name) for part in parts]) for name in names}
     things = [[ObjectFacts(**thing | {"point": tuple(thing["point"])}) for thing in clip] for clip in clips]
-    facts = {name: whole.pop(name) for name in ("colour", "shape", "motion", "point")}
-    return EncodedClips(things=things, facts=facts, **whole)
+    labels = {name: arrays.pop(name) for name in ("colour", "shape", "motion", "point")}
+    return EncodedClips(things=things, labels=labels, **arrays)
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def mixed_batches(clips: EncodedClips, frames: int, steps: int, seed: int) -> It
     Behind the vision tower everything works window by window, so a frame need not be of one clip. Of real frames eight
     windows in ten are background and teach little; of these one in three. The same for all variants of a seed.
     """
-    rng, shown = np.random.default_rng([seed, 7]), clips.facts["colour"] > 0
+    rng, shown = np.random.default_rng([seed, 7]), clips.labels["colour"] > 0
     every = np.arange(len(clips))  # in a small set a window may show something in no clip, or in all
     sides = [[every[of == there] if (of == there).any() else every for of in shown.T] for there in (True, False)]
     for _ in range(steps):

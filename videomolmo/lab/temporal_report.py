@@ -13,7 +13,7 @@ import pandas as pd
 
 from videomolmo.errors import BadInput
 from videomolmo.io.tables import read_csv
-from videomolmo.lab.tables import save_plots
+from videomolmo.lab.tables import markdown_table, save_plots
 
 CELL = ("variant", "context", "seed")  # what names a cell
 SETTINGS = ("look", "settle", "language", "train_clips", "test_clips", "language_clips")  # equal in all of a table
@@ -196,60 +196,53 @@ def _table_cell(means: pd.DataFrame, key: tuple[str, int, str]) -> str:
 
 
 def _variants(means: pd.DataFrame) -> list[str]:
-    lines = [
-        f"| how the past enters, l = {SHOWN_CONTEXT} | " + " | ".join(KINDS.values()) + " | *quoted* J&F, Ref-DAVIS17 |"
+    heads = [f"how the past enters, l = {SHOWN_CONTEXT}", *KINDS.values(), "*quoted* J&F, Ref-DAVIS17"]
+    quoted = [f"*{PUBLISHED[variant]:.2f}*" if variant in PUBLISHED else "–" for variant in NAMES]
+    rows = [[*row, said] for row, said in zip(_rows(means, KINDS), quoted, strict=True)]
+    return markdown_table(heads, rows)
+
+
+def _rows(means: pd.DataFrame, kinds: Iterable[str]) -> list[list[str]]:
+    """A row for each variant: its name, and what it has right of each kind."""
+    contexts = {variant: 0 if variant == "none" else SHOWN_CONTEXT for variant in NAMES}
+    return [
+        [name, *(_table_cell(means, (variant, contexts[variant], kind)) for kind in kinds)]
+        for variant, name in NAMES.items()
     ]
-    lines.append("|" + "---|" * (len(KINDS) + 2))
-    for variant, name in NAMES.items():
-        context = 0 if variant == "none" else SHOWN_CONTEXT
-        cells = [_table_cell(means, (variant, context, kind)) for kind in KINDS]
-        quoted = f"*{PUBLISHED[variant]:.2f}*" if variant in PUBLISHED else "–"
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {quoted} |")
-    return lines
 
 
 def _in_language(written: pd.DataFrame) -> list[str]:
     means = summary(written).set_index(["variant", "context", "kind"])
     kinds = {kind: words for kind, words in KINDS.items() if kind != "direction"}
     steps, seeds = int(written[["look", "settle", "language"]].sum(axis=1).max()), int(means["seeds"].max())
-    lines = [
+    return [
         f"Written in language, {steps} steps, {seeds} seeds, from the shipped model without its temporal module (its "
         "language was taught with cross-attention to the mean, which favours that variant):",
         "",
-        f"| written, l = {SHOWN_CONTEXT} | " + " | ".join(kinds.values()) + " |",
-        "|" + "---|" * (len(kinds) + 1),
+        *markdown_table([f"written, l = {SHOWN_CONTEXT}", *kinds.values()], _rows(means, kinds)),
     ]
-    for variant, name in NAMES.items():
-        context = 0 if variant == "none" else SHOWN_CONTEXT
-        lines.append(f"| {name} | " + " | ".join(_table_cell(means, (variant, context, kind)) for kind in kinds) + " |")
-    return lines
 
 
 def _contexts(means: pd.DataFrame) -> list[str]:
     contexts = sorted(set(means.index.get_level_values("context")))
-    lines = [
-        "| motion: right object, l = | " + " | ".join(map(str, contexts)) + " |",
-        "|" + "---|" * (len(contexts) + 1),
-    ]
+    rows = []
     for variant in _PAST:
         shown = [("none" if context == 0 else variant, context, "motion") for context in contexts]
         values = [f"{means.loc[key, 'value']:.2f}" if key in means.index else "–" for key in shown]
-        lines.append(f"| {NAMES[variant]} | " + " | ".join(values) + " |")
-    return lines
+        rows.append([NAMES[variant], *values])
+    return markdown_table(["motion: right object, l =", *map(str, contexts)], rows)
 
 
 def findings(table: pd.DataFrame) -> list[str]:
     """Every claim with our difference, paired by seed and question, and whether it reproduces."""
-    lines = ["| claim (*quoted* J&F, Ref-DAVIS17) | ours: difference in shares | |", "|---|---|---|"]
+    rows = []
     for claim in CLAIMS:
-        found = difference(table, claim.one, claim.other, claim.kind)
-        if found is None:
-            lines.append(f"| {claim.text} | – | not run yet |")
-            continue
-        mean, low, high = found
-        shares = f"{claim.kind}: {mean:+.2f} ({low:+.2f} … {high:+.2f})"
-        lines.append(f"| {claim.text} | {shares} | {verdict(low, high, claim.expected)} |")
-    return lines
+        shares, said = "–", "not run yet"
+        if found := difference(table, claim.one, claim.other, claim.kind):
+            mean, low, high = found
+            shares, said = f"{claim.kind}: {mean:+.2f} ({low:+.2f} … {high:+.2f})", verdict(low, high, claim.expected)
+        rows.append([claim.text, shares, said])
+    return markdown_table(["claim (*quoted* J&F, Ref-DAVIS17)", "ours: difference in shares", "verdict"], rows)
 
 
 def verdict(low: float, high: float, expected: int | None) -> str:
@@ -303,16 +296,8 @@ def _draw_contexts(means: pd.DataFrame, figure_class: type) -> object:
         for variant, (colour, marker) in _COLOURS.items():
             rows = means[(means["variant"] == variant) & (means["kind"] == kind)]
             rows = pd.concat([single, rows]).drop_duplicates("context").sort_values("context")
-            over = 3 if variant == "none" else 2  # where all variants meet
-            axes.plot(
-                rows["context"],
-                rows["value"],
-                marker=marker,
-                color=colour,
-                label=NAMES[variant],
-                markersize=5,
-                zorder=over,
-            )
+            look = {"marker": marker, "color": colour, "label": NAMES[variant], "markersize": 5}
+            axes.plot(rows["context"], rows["value"], **look, zorder=3 if variant == "none" else 2)  # where all meet
             axes.fill_between(rows["context"], rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0)
         axes.set(ylim=(0, 1), xlabel="past frames l")
         axes.set_title(KINDS[kind], fontsize=10)

@@ -19,7 +19,7 @@ from videomolmo.lab.nano.pointing_stage import AVERAGE, Stage, advance, capture_
 from videomolmo.lab.nano.recipe import CLIPS
 from videomolmo.lab.nano.rendered_clips import RenderedClips, RenderSpec, render_all
 from videomolmo.lab.temporal_data import EncodedClips, Question, mixed_batches
-from videomolmo.model import PointingConfig, PointingModel, PointingProcessor, collate
+from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneration, VideoMolmoProcessor, collate
 from videomolmo.model.tokenizer import load_tokenizer
 from videomolmo.points import Answer, read_points
 from videomolmo.weights.hub import nano_pointing_96
@@ -164,7 +164,7 @@ def refusal_threshold(readout: LinearReadout, asked: Sequence[Question]) -> floa
 def directions(readout: LinearReadout, clips: EncodedClips) -> np.ndarray:
     """For each object of the last frames that fills a window and has a nameable motion: whether it is read right."""
     right = []
-    classes, shown = clips.facts["motion"], clips.facts["point"]
+    classes, shown = clips.labels["motion"], clips.labels["point"]
     for clip in range(len(clips)):
         named = classes[clip] > 0
         objects = np.unique(shown[clip][named], axis=0)
@@ -178,14 +178,14 @@ BATCH = 40  # questions answered at a time
 LONGEST_ANSWER = 100  # tokens; a point takes about half of it
 
 
-def processor_of(model: PointingModel) -> PointingProcessor:
+def processor_of(model: VideoMolmoForConditionalGeneration) -> VideoMolmoProcessor:
     """The shipped tokenizer with the model's own image sizes."""
-    return PointingProcessor(load_tokenizer(str(nano_pointing_96())), model.config)
+    return VideoMolmoProcessor(load_tokenizer(str(nano_pointing_96())), model.config)
 
 
 @torch.inference_mode()
 def generate_answers(
-    model: PointingModel, clips: EncodedClips, asked: Sequence[Question], context: int
+    model: VideoMolmoForConditionalGeneration, clips: EncodedClips, asked: Sequence[Question], context: int
 ) -> list[Answer]:
     """What the model writes in answer to each question (greedy decoding), read back as points of the last frame."""
     processor, size, answers = processor_of(model), clips.ids.shape[-1], []
@@ -235,7 +235,9 @@ def language_clips(folder: Path, clips: int) -> RenderedClips:
     return RenderedClips(folder / f"language_{clips}")
 
 
-def teach_language(both: nn.ModuleDict, clips: RenderedClips, stage: Stage, folder: Path, seed: int) -> PointingModel:
+def teach_language(
+    both: nn.ModuleDict, clips: RenderedClips, stage: Stage, folder: Path, seed: int
+) -> VideoMolmoForConditionalGeneration:
     """The cell's model after the language stage; resumable.
 
     Args:
@@ -254,6 +256,6 @@ def teach_language(both: nn.ModuleDict, clips: RenderedClips, stage: Stage, fold
     return trained(load_weights(done), config)
 
 
-def trained(state: State, config: PointingConfig) -> PointingModel:
+def trained(state: State, config: VideoMolmoConfig) -> VideoMolmoForConditionalGeneration:
     """The model of a stage's weights, ready to answer."""
     return assembled(state, config)["model"].eval()

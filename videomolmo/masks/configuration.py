@@ -17,11 +17,11 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import TypedDict
 
 from videomolmo.errors import BadInput
-from videomolmo.io.untrusted import checked, first_line, number, read_model_text, whole
+from videomolmo.io.untrusted import checked, first_line, float_in, int_in, read_model_text
 
 MOST_BYTES = 2**16  # of a configuration; those of the package have 4 kB
-Width, Few, Layers, Side = whole(2, 4096), whole(1, 16), whole(1, 32), whole(1, 128)
-Share = number(0, 1)
+Width, Few, Layers, Side = int_in(2, 4096), int_in(1, 16), int_in(1, 32), int_in(1, 128)
+Share = float_in(0, 1)
 
 
 def _several(kind: Any, most: int, least: int = 1) -> Any:
@@ -35,28 +35,28 @@ def _part(name: str, **arguments: Any) -> Any:
 
 
 _positions = _part(
-    "position_encoding.PositionEmbeddingSine", num_pos_feats=Width, normalize=bool, scale=number(1e-3, 1e3) | None,
-    temperature=number(1, 1e9),
+    "position_encoding.PositionEmbeddingSine", num_pos_feats=Width, normalize=bool, scale=float_in(1e-3, 1e3) | None,
+    temperature=float_in(1, 1e9),
 )  # fmt: skip
 _trunk = _part(
-    "backbones.hieradet.Hiera", embed_dim=whole(2, 512), num_heads=Few, q_pool=whole(0, 5),
-    stages=_several(whole(1, 64), 6), window_spec=_several(whole(1, 64), 6),
-    global_att_blocks=_several(whole(0, 383), 32, least=0), window_pos_embed_bkg_spatial_size=_several(Side, 2, 2),
+    "backbones.hieradet.Hiera", embed_dim=int_in(2, 512), num_heads=Few, q_pool=int_in(0, 5),
+    stages=_several(int_in(1, 64), 6), window_spec=_several(int_in(1, 64), 6),
+    global_att_blocks=_several(int_in(0, 383), 32, least=0), window_pos_embed_bkg_spatial_size=_several(Side, 2, 2),
 )  # fmt: skip
 _neck = _part(
     "backbones.image_encoder.FpnNeck", position_encoding=Required[_positions], d_model=Width,
-    backbone_channel_list=_several(whole(1, 2**15), 6), fpn_top_down_levels=_several(whole(0, 5), 6, least=0),
+    backbone_channel_list=_several(int_in(1, 2**15), 6), fpn_top_down_levels=_several(int_in(0, 5), 6, least=0),
     fpn_interp_model=Literal["nearest", "bilinear"],
 )  # fmt: skip
 _encoder = _part(
-    "backbones.image_encoder.ImageEncoder", scalp=whole(0, 5), trunk=Required[_trunk], neck=Required[_neck]
+    "backbones.image_encoder.ImageEncoder", scalp=int_in(0, 5), trunk=Required[_trunk], neck=Required[_neck]
 )  # fmt: skip
 _attention = _part(
-    "sam.transformer.RoPEAttention", rope_theta=number(1, 1e9), rope_k_repeat=bool, feat_sizes=_several(Side, 2, 2),
+    "sam.transformer.RoPEAttention", rope_theta=float_in(1, 1e9), rope_k_repeat=bool, feat_sizes=_several(Side, 2, 2),
     embedding_dim=Width, num_heads=Few, downsample_rate=Few, dropout=Share, kv_in_dim=Width,
 )  # fmt: skip
 _layer = _part(
-    "memory_attention.MemoryAttentionLayer", activation=Literal["relu", "gelu"], dim_feedforward=whole(1, 2**15),
+    "memory_attention.MemoryAttentionLayer", activation=Literal["relu", "gelu"], dim_feedforward=int_in(1, 2**15),
     dropout=Share, pos_enc_at_attn=bool, self_attention=Required[_attention], d_model=Width,
     pos_enc_at_cross_attn_keys=bool, pos_enc_at_cross_attn_queries=bool, cross_attention=Required[_attention],
 )  # fmt: skip
@@ -65,11 +65,11 @@ _memory = _part(
     num_layers=Layers,
 )  # fmt: skip
 _downsampler = _part(
-    "memory_encoder.MaskDownSampler", embed_dim=Width, kernel_size=whole(1, 15), stride=whole(2, 16),
-    padding=whole(0, 7), total_stride=whole(2, 16),
+    "memory_encoder.MaskDownSampler", embed_dim=Width, kernel_size=int_in(1, 15), stride=int_in(2, 16),
+    padding=int_in(0, 7), total_stride=int_in(2, 16),
 )  # fmt: skip
 _block = _part(
-    "memory_encoder.CXBlock", dim=Width, kernel_size=whole(1, 31), padding=whole(0, 15),
+    "memory_encoder.CXBlock", dim=Width, kernel_size=int_in(1, 31), padding=int_in(0, 15),
     layer_scale_init_value=Share, use_dwconv=bool,
 )  # fmt: skip
 _fuser = _part("memory_encoder.Fuser", layer=Required[_block], num_layers=Layers)
@@ -87,10 +87,10 @@ _switches = (
 )  # fmt: skip
 Sam2 = _part(
     "sam2_base.SAM2Base", image_encoder=Required[_encoder], memory_attention=Required[_memory],
-    memory_encoder=Required[_memory_encoder], image_size=whole(32, 1024), backbone_stride=whole(4, 32),
-    num_maskmem=whole(1, 64), max_obj_ptrs_in_encoder=whole(1, 64), max_cond_frames_in_attn=whole(-1, 64),
-    memory_temporal_stride_for_eval=Few, multimask_min_pt_num=whole(0, 16), multimask_max_pt_num=whole(0, 16),
-    sigmoid_scale_for_mem_enc=number(-1e3, 1e3), sigmoid_bias_for_mem_enc=number(-1e3, 1e3),
+    memory_encoder=Required[_memory_encoder], image_size=int_in(32, 1024), backbone_stride=int_in(4, 32),
+    num_maskmem=int_in(1, 64), max_obj_ptrs_in_encoder=int_in(1, 64), max_cond_frames_in_attn=int_in(-1, 64),
+    memory_temporal_stride_for_eval=Few, multimask_min_pt_num=int_in(0, 16), multimask_max_pt_num=int_in(0, 16),
+    sigmoid_scale_for_mem_enc=float_in(-1e3, 1e3), sigmoid_bias_for_mem_enc=float_in(-1e3, 1e3),
     compile_image_encoder=Literal[False], **dict.fromkeys(_switches, bool),
 )  # fmt: skip
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +18,17 @@ from torch.nn import functional as F
 from videomolmo.errors import BadInput
 from videomolmo.io.untrusted import first_line, model_file, regular_file, shortened
 from videomolmo.masks.configuration import Sam2, Unfilled, checked, instantiate, read_configuration, read_yaml
+from videomolmo.protocols import Frame, PropagationPath
 from videomolmo.weights.pickled import read_torch
 from videomolmo.weights.tensors import check_finite, shapes_of
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0…1, SAM 2's own
+# Bytes for each pixel of SAM 2's own picture: of a row's work, and of a frame's features.
+ROW_BYTES, FRAME_BYTES, CPU_BYTES, MOST_ROWS = 400, 16, 2**28, 16
+PIXELS_AT_ONCE = 2**25  # of masks that grow to the size of the frame, as floating point numbers
+
+
+Bits = UInt8[np.ndarray, "frames objects height bytes"]
 
 
 @dataclass(frozen=True)
@@ -38,24 +47,49 @@ class MaskTracker:
 
     Args:
         model: a `sam2.modeling.sam2_base.SAM2Base`, in evaluation mode.
+        rows: objects that go through it at once, each on a frame of its own, as far as a single frame does not ask for
+            more; None: as many as speed it up and memory has room for.
+
+    Attributes:
+        rows: see above.
+        held: frames whose features may be kept at a time.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, rows: int | None = None) -> None:
         self.model = model
         self.device = next(model.parameters()).device
         shape = (1, 3, 1, 1)
         self._mean = torch.tensor(MEAN, device=self.device).view(shape)
         self._std = torch.tensor(STD, device=self.device).view(shape)
+        pixels = model.image_size**2
+        room, most = CPU_BYTES, MOST_ROWS  # more do not fit into a CPU's caches, and are no faster together
+        if self.device.type == "cuda":
+            room, most = torch.cuda.get_device_properties(self.device).total_memory // 8, 4 * MOST_ROWS
+        self.rows = min(max(room // (ROW_BYTES * pixels), 1), most) if rows is None else rows
+        self.held = max(room // (FRAME_BYTES * pixels), 1)
+
+    def encode(self, frame: Frame) -> FrameFeatures:
+        """Features of a frame, to be shared by every object and both directions of time."""
+        return self.encode_all([frame])[0]
 
     @torch.inference_mode()
-    def encode(self, frame: UInt8[np.ndarray, "height width 3"]) -> FrameFeatures:
-        """Features of a frame, to be shared by every object and both directions of time."""
-        size = (self.model.image_size, self.model.image_size)
-        pixels = torch.from_numpy(np.ascontiguousarray(frame)).to(self.device).permute(2, 0, 1)[None].float() / 255
-        pixels = F.interpolate(pixels, size=size, mode="bilinear", antialias=True)
-        encoded = self.model.forward_image((pixels - self._mean) / self._std)
+    def encode_all(self, frames: Sequence[Frame]) -> list[FrameFeatures]:
+        """Features of frames of one size, which go through the encoder together."""
+        encoded = self.model.forward_image(self.pixels(frames))
         _, features, positions, sizes = self.model._prepare_backbone_features(encoded)
-        return FrameFeatures(features, positions, sizes, *frame.shape[:2])
+        positions = [level[:, :1] for level in positions]  # the same for all
+        return [
+            FrameFeatures([level[:, n : n + 1] for level in features], positions, sizes, *frame.shape[:2])
+            for n, frame in enumerate(frames)
+        ]
+
+    def pixels(self, frames: Sequence[Frame]) -> Float[Tensor, "frames 3 size size"]:
+        """What the encoder gets: frames at its own size, normalised."""
+        size = (self.model.image_size, self.model.image_size)
+        raw = [torch.from_numpy(np.ascontiguousarray(frame)).to(self.device) for frame in frames]
+        unit = [one.permute(2, 0, 1)[None].float() / 255 for one in raw]
+        scaled = [F.interpolate(one, size=size, mode="bilinear", antialias=True) for one in unit]
+        return (torch.cat(scaled) - self._mean) / self._std
 
     def start(
         self,
@@ -75,10 +109,10 @@ class MaskTracker:
             points_px: clicks of each object, x and y in pixels of the frame.
             labels: 1 for "on the object", 0 for "not on it", as `points_px`; all 1 when None.
             frames: length of the clip.
-            reverse: whether time will run backwards. The track knows nothing of any other frame.
+            reverse: whether time will run backwards; SAM 2 sees distances in time only, so nothing depends on it. The
+                track knows nothing of any other frame.
         """
-        labels = [np.ones(len(points), np.int32) for points in points_px] if labels is None else labels
-        return Track(self, at, frame, points_px, labels, frames, reverse)
+        return Track(self, [frame] * len(points_px), points_px, labels, frames)
 
     def masks_of(
         self,
@@ -87,98 +121,168 @@ class MaskTracker:
         labels: Sequence[np.ndarray] | None = None,
     ) -> Bool[np.ndarray, "prompts height width"]:
         """The mask that each entry of `points_px` alone gives on this frame; nothing is remembered."""
-        labels = [np.ones(len(points), np.int32) for points in points_px] if labels is None else labels
-        return Track(self, 0, frame, points_px, labels, 1, False, remember=False).first_masks
+        return Track(self, [frame] * len(points_px), points_px, labels, 1, remember=False).first_masks
+
+    def follow(self, paths: Sequence[PropagationPath], frames: int) -> list[Bits]:
+        """Masks along each path as bits, all paths step by step together: in one batch as far as `rows` allows.
+
+        Args:
+            paths: those that begin on the same frame have the same clicks there, which are looked at once.
+            frames: length of the clip.
+        """
+        found: dict[int, Bits] = {}
+        longest = sorted(range(len(paths)), key=lambda n: -len(paths[n].frames))  # rows drop out at the batch's end
+        while longest:
+            rows = np.cumsum([len(paths[n].points_px) if len(paths[n].frames) > 1 else 0 for n in longest])
+            count = max(1, int(np.searchsorted(rows, self.rows, side="right")))
+            if self.model.non_overlap_masks_for_mem_enc:  # then objects of a batch see each other
+                count = 1
+            together, longest = longest[:count], longest[count:]
+            found.update(zip(together, self._together([paths[n] for n in together], frames), strict=True))
+        return [found[n] for n in range(len(paths))]
+
+    def _together(self, paths: list[PropagationPath], length: int) -> list[Bits]:
+        """Masks along paths, the longest first, as one batch."""
+        counts, steps = [len(path.points_px) for path in paths], len(paths[0].frames)
+        key = paths[0].frames[0]
+        bits = [
+            np.zeros((len(path.frames), len(path.points_px), key.height, -(-key.width // 8)), np.uint8)
+            for path in paths
+        ]
+        begun = {path.at: path for path in paths if path.points_px}
+        if not begun:
+            return bits
+        clicked = [(path.frames[0], points) for path in begun.values() for points in path.points_px]
+        track = Track(self, *map(list, zip(*clicked, strict=True)), None, length)
+        numbers = iter(range(len(clicked)))
+        first = {at: [next(numbers) for _ in path.points_px] for at, path in begun.items()}
+        rows = [row for path in paths if path.points_px for row in first[path.at]]
+        masks = track.first_masks[rows]
+        track.keep(rows)
+        for distance in range(steps):
+            if distance:
+                paths = [path for path in paths if len(path.frames) > distance]
+                seen = [path.frames[distance] for path in paths for _ in path.points_px]
+                if not seen:
+                    break
+                track.keep(range(len(seen)))
+                masks = track.advance(seen, last=distance == steps - 1)
+            ends = np.cumsum(counts[: len(paths) - 1], dtype=int)
+            for own, part in zip(bits, np.split(np.packbits(masks, axis=-1), ends), strict=False):
+                own[distance] = part
+        return bits
 
 
 class Track:
-    """Objects followed from one prompted frame in one direction; `step` takes the frames in order.
+    """Objects, each a row of a batch, followed from a frame they were clicked on; `step` takes the frames in order.
 
-    Differs: the package's predictor answers object by object; this one holds all objects in a batch, with equal masks.
+    Time is counted from that frame, so rows may begin on different frames and run in different directions.
+
+    Differs: the package's predictor answers object by object; this one holds all objects in a batch, with equal masks
+        (where a configuration looks back at every n-th frame only, the n-th is counted from the clicked one).
     """
 
     def __init__(
         self,
         tracker: MaskTracker,
-        at: int,
-        frame: FrameFeatures,
+        seen: Sequence[FrameFeatures],
         points_px: Sequence[np.ndarray],
-        labels: Sequence[np.ndarray],
+        labels: Sequence[np.ndarray] | None,
         frames: int,
-        reverse: bool,
         remember: bool = True,
     ) -> None:
-        self.tracker, self.frames, self.reverse, self._remember = tracker, frames, reverse, remember
-        self.objects = len(points_px)
+        self.tracker, self.frames, self.rows, self._at = tracker, frames, len(points_px), 0
         self._memory: dict[str, dict[int, dict]] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
         model = tracker.model
         self._keep = max(model.num_maskmem, model.max_obj_ptrs_in_encoder)
+        labels = [np.ones(len(points), np.int32) for points in points_px] if labels is None else labels
         parts, order = [], []
         for count in sorted({len(points) for points in points_px}):  # SAM 2 treats one click unlike several
             group = [n for n, points in enumerate(points_px) if len(points) == count]
             order += group
             clicks = np.stack([points_px[n] for n in group]).astype(np.float32)
-            scaled = clicks / np.array([frame.width, frame.height], np.float32) * model.image_size
+            scaled = clicks / np.array([seen[0].width, seen[0].height], np.float32) * model.image_size
+            said = np.stack([labels[n] for n in group]).astype(np.int32)
             prompt = {
                 "point_coords": torch.from_numpy(scaled).to(tracker.device),
-                "point_labels": torch.from_numpy(np.stack([labels[n] for n in group]).astype(np.int32)).to(
-                    tracker.device
-                ),
+                "point_labels": torch.from_numpy(said).to(tracker.device),
             }
-            parts.append(self._run(at, frame, len(group), prompt))
-        first = _in_order(parts, order)
-        self._memory["cond_frame_outputs"][at] = first
-        self.first_masks = _to_frame(first["pred_masks"], frame)
+            parts.append(self._run([seen[n] for n in group], prompt, remember))
+        back = torch.tensor(np.argsort(order), device=tracker.device)
+        self._memory["cond_frame_outputs"][0] = _joined([kept for _, kept in parts], back)
+        self.first_masks = _to_frame(torch.cat([logits for logits, _ in parts])[back], seen[0])
 
-    @torch.inference_mode()
     def step(self, at: int, frame: FrameFeatures) -> Bool[np.ndarray, "objects height width"]:
         """Masks of all objects on the next frame."""
-        out = self._run(at, frame, self.objects, None)
-        kept = self._memory["non_cond_frame_outputs"]
-        kept[at] = out
-        for old in [number for number in kept if abs(at - number) > self._keep]:
-            del kept[old]
-        return _to_frame(out["pred_masks"], frame)
+        return self.advance([frame] * self.rows)
 
     @torch.inference_mode()
-    def _run(self, at: int, frame: FrameFeatures, objects: int, prompt: dict[str, Tensor] | None) -> dict:
+    def advance(self, seen: Sequence[FrameFeatures], last: bool = False) -> Bool[np.ndarray, "objects height width"]:
+        """Masks of all objects, each on its own next frame; nothing is remembered of the last one."""
+        self._at += 1
+        logits, kept = self._run(seen, None, not last)
+        recent = self._memory["non_cond_frame_outputs"]
+        recent[self._at] = kept
+        recent.pop(self._at - self._keep - 1, None)
+        return _to_frame(logits, seen[0])
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these objects only, in this order; one may stand there twice."""
+        if list(rows) != list(range(self.rows)):
+            chosen, self.rows = torch.tensor(rows, device=self.tracker.device), len(rows)
+            for outputs in self._memory.values():
+                outputs.update({at: _joined([kept], chosen) for at, kept in outputs.items()})
+
+    @torch.inference_mode()
+    def _run(
+        self, seen: Sequence[FrameFeatures], prompt: dict[str, Tensor] | None, remember: bool
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Logits of the masks, and what is remembered of them."""
         out = self.tracker.model.track_step(
-            frame_idx=at,
+            frame_idx=self._at,
             is_init_cond_frame=prompt is not None,
-            current_vision_feats=[level.expand(-1, objects, -1) for level in frame.features],
-            current_vision_pos_embeds=[level.expand(-1, objects, -1) for level in frame.positions],
-            feat_sizes=frame.sizes,
+            current_vision_feats=_batch(seen),
+            current_vision_pos_embeds=[level.expand(-1, len(seen), -1) for level in seen[0].positions],
+            feat_sizes=seen[0].sizes,
             point_inputs=prompt,
             mask_inputs=None,
             output_dict=self._memory,
             num_frames=self.frames,
-            track_in_reverse=self.reverse,
-            run_mem_encoder=self._remember,
+            run_mem_encoder=remember,
         )
         memory = out["maskmem_features"]
-        return {
-            "pred_masks": out["pred_masks"],
+        return out["pred_masks"], {
             "obj_ptr": out["obj_ptr"],
             "maskmem_features": None if memory is None else memory.to(torch.bfloat16),  # as the package stores it
             "maskmem_pos_enc": out["maskmem_pos_enc"],
         }
 
 
-def _in_order(parts: list[dict], order: list[int]) -> dict:
-    """Outputs of several groups of objects as one batch, back in the objects' own order."""
-    back = torch.tensor(np.argsort(order))
-    joined = {key: torch.cat([part[key] for part in parts])[back] for key in ("pred_masks", "obj_ptr")}
-    if parts[0]["maskmem_features"] is None:
-        return joined | {"maskmem_features": None, "maskmem_pos_enc": None}
-    levels = range(len(parts[0]["maskmem_pos_enc"]))
-    joined["maskmem_features"] = torch.cat([part["maskmem_features"] for part in parts])[back]
-    joined["maskmem_pos_enc"] = [torch.cat([part["maskmem_pos_enc"][n] for part in parts])[back] for n in levels]
-    return joined
+def _batch(seen: Sequence[FrameFeatures]) -> list[Tensor]:
+    """Features of each level, (tokens, rows, dim), one row for each frame."""
+    groups = [list(same) for _, same in groupby(seen, key=id)]
+    parts = [[level.expand(-1, len(group), -1) for level in group[0].features] for group in groups]
+    return parts[0] if len(parts) == 1 else [torch.cat(level, dim=1) for level in zip(*parts, strict=True)]
+
+
+def _joined(parts: list[dict[str, Any]], rows: Tensor) -> dict[str, Any]:
+    """Rows of what is remembered of several batches."""
+
+    def joined(values: list[Any]) -> Any:
+        if values[0] is None:
+            return None
+        if isinstance(values[0], list):
+            return [joined(list(level)) for level in zip(*values, strict=True)]
+        return (values[0] if len(values) == 1 else torch.cat(values))[rows]
+
+    return {key: joined([part[key] for part in parts]) for key in parts[0]}
 
 
 def _to_frame(logits: Tensor, frame: FrameFeatures) -> Bool[np.ndarray, "objects height width"]:
     size = (frame.height, frame.width)
-    return (F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)[:, 0] > 0).cpu().numpy()
+    at_once = max(1, PIXELS_AT_ONCE // (frame.height * frame.width))
+    grown = [F.interpolate(part.float(), size, mode="bilinear", align_corners=False) for part in logits.split(at_once)]
+    return torch.cat([part[:, 0] > 0 for part in grown]).cpu().numpy()
 
 
 def build_nano(folder: Path, size: int | None = None) -> nn.Module:

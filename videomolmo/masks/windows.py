@@ -1,7 +1,8 @@
 """From points on key frames to masks on every frame, window by window, with identities that last.
 
 A window is the stretch from one key frame to the next. Its left objects run forwards, its right objects backwards,
-each from a fresh state; objects that cover each other over the window are one object.
+each from a fresh state, so that many windows can be followed at once; objects that cover each other over the window are
+one object.
 
 Source: paper, section 3 (bidirectional temporal mask fusion).
 Differs: the paper fuses the union of all objects; here each object keeps its own masks and identity.
@@ -11,16 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 
 from videomolmo.fusion import fuse, match_objects, overlap_matrix
 from videomolmo.io.timing import Stopwatch
 from videomolmo.io.video import Frames
-from videomolmo.protocols import Features, Tracker
+from videomolmo.protocols import Features, Frame, PropagationPath, Tracker
 
 MIN_OVERLAP = 0.1
+AT_ONCE = 8  # frames that are encoded together at most
+Clicks = list[Float[np.ndarray, "points 2"]]
+Masks = Bool[np.ndarray, "frames objects height width"]
+Bits = UInt8[np.ndarray, "frames objects height bytes"]
 
 
 @dataclass(frozen=True)
@@ -43,12 +50,32 @@ class Window:
     has_backward: Bool[np.ndarray, "frames objects"]
 
 
-@dataclass
-class _KeyFrame:
-    at: int
-    features: Features
-    points: list[np.ndarray]
-    ids: list[int]
+class _Unseen(NamedTuple):
+    """In place of the features of a frame that no object is followed on."""
+
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """A window before it has masks: its first frame, the key frame that ends it (None: the clip's end), features of all
+    frames, with that key frame's, and the clicks on both key frames."""
+
+    start: int
+    stop: int | None
+    frames: list[Features]
+    left: Clicks
+    right: Clicks
+
+    def paths(self, rule: str) -> list[PropagationPath]:
+        """Forwards and backwards; a rule that does not ask for a direction gets its key frame's own masks only."""
+        there, back = self.frames, self.frames[::-1]
+        at = self.start if self.stop is None else self.stop
+        return [
+            PropagationPath(self.start, there[:1] if rule == "backward" else there, self.left, False),
+            PropagationPath(at, back[:1] if rule == "forward" else back, self.right, True),
+        ]
 
 
 class Identities:
@@ -101,7 +128,7 @@ def track_windows(
     tracker: Tracker,
     video: Frames,
     length: int,
-    key_points: dict[int, list[Float[np.ndarray, "points 2"]]],
+    key_points: dict[int, Clicks],
     *,
     rule: str = "iou",
     tau: float = 0.7,
@@ -109,68 +136,110 @@ def track_windows(
 ) -> Iterator[Window]:
     """Windows in order, covering every frame once; a key frame belongs to the window that it begins.
 
+    As many windows as the tracker takes at once are followed together; identities and fusion come after, in order.
+
     Args:
         tracker: SAM 2, or another.
         video: the clip; decoded once, in order.
         length: how many of its frames to take.
         key_points: for every key frame (the first frame must be one) the clicks of its objects, in pixels.
-        rule, tau: how forward and backward masks are fused, see `videomolmo.fusion.RULES`.
+        rule, tau: how forward and backward masks are fused, see `videomolmo.fusion.RULES`. Rules `forward` and
+            `backward` have nothing followed the other way; objects are then told apart by the masks of one key frame.
         clock: counts the time of decoding as "io".
 
     Yields:
         Each window as soon as it is done; nothing of earlier windows is kept.
     """
-    identities = Identities()
-    left: _KeyFrame | None = None
-    held: list[Features] = []
-    clock = clock or Stopwatch()
-    for at, frame in enumerate(clock.each("io", video.iterate(stop=length))):
-        features = tracker.encode(frame)
-        if at not in key_points:
-            held.append(features)
-            continue
-        right = _KeyFrame(at, features, key_points[at], [])
-        if left is not None:
-            yield _window(tracker, left, held, right, identities, length, rule, tau)
-        else:
-            right.ids = [identities.new() for _ in right.points]
-        left, held = right, []
-    if left is not None:
-        yield _window(tracker, left, held, None, identities, length, rule, tau)
+    identities, ids = Identities(), None
+    frames = (clock or Stopwatch()).each("io", video.iterate(stop=length))
+    stretches = _stretches(tracker, frames, _wanted(key_points, length, rule), key_points)
+    while together := list(_as_many_as_fit(stretches, tracker, rule)):
+        paths = [path for one in together for path in one.paths(rule)]
+        found = iter(propagate(tracker, paths, length))
+        for one, *sides in zip(together, found, found, strict=True):
+            ids = [identities.new() for _ in one.left] if ids is None else ids
+            window, ids = _window(one, ids, *sides, identities, rule, tau)
+            yield window
+
+
+def _as_many_as_fit(stretches: Iterator[_Stretch], tracker: Tracker, rule: str) -> Iterator[_Stretch]:
+    """The next windows, at least one, while their objects do not fill a batch nor their frames the memory."""
+    rows, frames = getattr(tracker, "rows", 1), getattr(tracker, "held", 1)
+    for stretch in stretches:
+        yield stretch
+        own = sum(len(path.points_px) for path in stretch.paths(rule) if len(path.frames) > 1)
+        rows, frames = rows - own, frames - len(stretch.frames)
+        if rows < max(own, 1) or frames < len(stretch.frames):
+            return
+
+
+def _stretches(
+    tracker: Tracker, frames: Iterator[Frame], wanted: set[int], key_points: dict[int, Clicks]
+) -> Iterator[_Stretch]:
+    """The windows to come, in order."""
+    start, held = 0, []
+    for at, features in enumerate(_encoded(tracker, frames, wanted)):
+        held.append(features)
+        if at and at in key_points:
+            yield _Stretch(start, at, held, key_points[start], key_points[at])
+            start, held = at, [features]
+    if held:
+        yield _Stretch(start, None, held, key_points[start], [])
+
+
+def _wanted(key_points: dict[int, Clicks], length: int, rule: str) -> set[int]:
+    """Frames that an object is followed on: between key frames without objects there is none."""
+    keys, found = sorted(key_points), {at for at, clicks in key_points.items() if clicks}
+    for left, right in zip(keys, [*keys[1:], length], strict=True):
+        there, back = key_points[left] and rule != "backward", key_points.get(right) and rule != "forward"
+        found.update(range(left, right + 1) if there or back else ())
+    return found
+
+
+def _encoded(tracker: Tracker, frames: Iterator[Frame], wanted: set[int]) -> Iterator[Features]:
+    """Features of all frames, several encoded at a time; of those that nobody wants only the size."""
+    encode = getattr(tracker, "encode_all", None) or (lambda several: [tracker.encode(one) for one in several])
+    numbered = enumerate(frames)
+    while group := list(islice(numbered, min(AT_ONCE, getattr(tracker, "rows", 1)))):
+        looked_at = [frame for at, frame in group if at in wanted]
+        found = iter(encode(looked_at) if looked_at else ())
+        for at, frame in group:
+            yield next(found) if at in wanted else _Unseen(*frame.shape[:2])
 
 
 def _window(
-    tracker: Tracker,
-    left: _KeyFrame,
-    between: list[Features],
-    right: _KeyFrame | None,
-    identities: Identities,
-    length: int,
-    rule: str,
-    tau: float,
-) -> Window:
-    """Propagate both ways, assign identities, fuse; sets `right.ids`."""
-    frames = [left.features, *between, *([right.features] if right else [])]
-    numbered = list(enumerate(frames, left.at))
-    forward = propagate(tracker, numbered, left.points, length, reverse=False)
-    backward = np.zeros((len(frames), 0, *forward.shape[2:]), bool)
-    if right is not None:
-        backward = propagate(tracker, numbered[::-1], right.points, length, reverse=True)[::-1]
-    for index, identity in enumerate(left.ids):
-        last = next((n for n in range(len(frames) - 1, -1, -1) if forward[n, index].any()), 0)
-        identities.remember(identity, left.at + last, forward[last, index])
-    if right is not None:
-        right.ids = _identify(left, right, forward, backward, identities)
-    ids = sorted({*left.ids, *(right.ids if right else [])})
-    inner = len(frames) - (right is not None)  # the right key frame opens the next window
-    forward = _spread(forward[:inner], left.ids, ids)
-    backward = _spread(backward[:inner], right.ids if right else [], ids)
+    stretch: _Stretch, left: list[int], there: Bits, back: Bits, identities: Identities, rule: str, tau: float
+) -> tuple[Window, list[int]]:
+    """The fused window, and the identities of the objects of the key frame that ends it.
+
+    Args:
+        stretch: the window.
+        left: identities of the objects of its first key frame.
+        there, back: their masks forwards, and those of the last key frame's objects backwards, in the order of the
+            paths.
+        identities, rule, tau: as in `track_windows`.
+    """
+    count, key = len(stretch.frames), stretch.frames[0]
+    size = (key.height, key.width)
+    forward, backward = np.zeros((count, len(left), *size), bool), np.zeros((count, len(stretch.right), *size), bool)
+    forward[: len(there)] = np.unpackbits(there, axis=-1, count=key.width)
+    backward[count - len(back) :] = np.unpackbits(back[::-1], axis=-1, count=key.width)
+    for index, identity in enumerate(left):
+        last = next((n for n in range(count - 1, -1, -1) if forward[n, index].any()), 0)
+        identities.remember(identity, stretch.start + last, forward[last, index])
+    right: list[int] = []
+    if stretch.stop is not None:
+        both = {"forward": slice(count - 1, count), "backward": slice(0, 1)}.get(rule, slice(None))
+        right = _identify(left, stretch.stop, forward[both], backward[both], forward[-1], backward[-1], identities)
+    ids = sorted({*left, *right})
+    inner = count - (stretch.stop is not None)  # the right key frame opens the next window
+    forward, backward = _spread(forward[:inner], left, ids), _spread(backward[:inner], right, ids)
     backward[0] = forward[0]  # on a key frame both directions are the key frame's own mask
-    has_forward = np.broadcast_to(np.isin(ids, left.ids), (inner, len(ids))).copy()
-    has_backward = np.broadcast_to(np.isin(ids, right.ids if right else []), (inner, len(ids))).copy()
-    has_backward[0] = has_forward[0]
-    fused = fuse_window(forward, backward, rule, tau, after=len(between) + 1 if right else None)
-    return Window(left.at, tuple(ids), forward, backward, fused, has_forward, has_backward)
+    has_forward = np.broadcast_to(np.isin(ids, left if rule != "backward" else []), (inner, len(ids))).copy()
+    has_backward = np.broadcast_to(np.isin(ids, right if rule != "forward" else []), (inner, len(ids))).copy()
+    has_forward[0] = has_backward[0] = np.isin(ids, left)
+    fused = fuse_window(forward, backward, rule, tau, after=inner if stretch.stop is not None else None)
+    return Window(stretch.start, tuple(ids), forward, backward, fused, has_forward, has_backward), right
 
 
 def fuse_window(
@@ -203,48 +272,56 @@ def fuse_window(
     return fused
 
 
-def propagate(
-    tracker: Tracker,
-    frames: Sequence[tuple[int, Features]],
-    points_px: Sequence[Float[np.ndarray, "points 2"]],
-    length: int,
-    *,
-    reverse: bool,
-) -> Bool[np.ndarray, "frames objects height width"]:
-    """Masks of clicked objects on `frames`, from a state that has seen nothing else.
+def propagate(tracker: Tracker, paths: Sequence[PropagationPath], length: int) -> list[Bits]:
+    """Masks of clicked objects along each path as bits, each from a state that has seen nothing else.
 
     Args:
-        tracker: SAM 2.
-        frames: numbers and features, in the order of propagation; the first is the key frame.
-        points_px: the clicks of each object on the key frame, in pixels.
+        tracker: SAM 2, which follows them together, or another.
+        paths: those that begin on the same frame have the same clicks there.
         length: of the clip.
-        reverse: whether time runs backwards.
     """
-    at, key = frames[0]
-    masks = np.zeros((len(frames), len(points_px), key.height, key.width), bool)
-    if not points_px:
-        return masks
-    track = tracker.start(at, key, points_px, frames=length, reverse=reverse)
-    masks[0] = track.first_masks
-    for n, (at, features) in enumerate(frames[1:], start=1):
-        masks[n] = track.step(at, features)
-    return masks
+    if follow := getattr(tracker, "follow", None):
+        return follow(paths, length)
+    return [_alone(tracker, path, length) for path in paths]
+
+
+def _alone(tracker: Tracker, path: PropagationPath, length: int) -> Bits:
+    key = path.frames[0]
+    masks = np.zeros((len(path.frames), len(path.points_px), key.height, key.width), bool)
+    if path.points_px:
+        track = tracker.start(path.at, key, path.points_px, frames=length, reverse=path.reverse)
+        masks[0] = track.first_masks
+        for n, features in enumerate(path.frames[1:], start=1):
+            masks[n] = track.step(path.at - n if path.reverse else path.at + n, features)
+    return np.packbits(masks, axis=-1)
 
 
 def _identify(
-    left: _KeyFrame, right: _KeyFrame, forward: np.ndarray, backward: np.ndarray, identities: Identities
+    left: list[int],
+    at: int,
+    forward: Masks,
+    backward: Masks,
+    arrived: Bool[np.ndarray, "objects height width"],
+    own: Bool[np.ndarray, "objects height width"],
+    identities: Identities,
 ) -> list[int]:
-    """Identities of the right key frame's objects: the left object that covers it over the window, else a lost one."""
-    ids: list[int | None] = [None] * len(right.points)
-    if left.points and right.points:  # overlap over space and time at once
+    """Identities of key frame `at`'s objects: the left object that covers it over the window, else a lost one.
+
+    Args:
+        left: identities of the objects of `forward`.
+        at: the key frame.
+        forward, backward: masks on the frames that are compared.
+        arrived, own: forward masks on the key frame, and its own.
+        identities: known so far.
+    """
+    ids: list[int | None] = [None] * len(own)
+    if len(left) and len(own):  # overlap over space and time at once
         flat = [np.concatenate(list(masks), axis=1) for masks in (forward, backward)]
-        ids = identities.follow(left.ids, overlap_matrix(*flat), MIN_OVERLAP)
+        ids = identities.follow(left, overlap_matrix(*flat), MIN_OVERLAP)
     lost = [index for index, identity in enumerate(ids) if identity is None]
-    alive = {left.ids[index] for index in range(len(left.points)) if forward[-1, index].any()}
+    alive = {identity for identity, mask in zip(left, arrived, strict=True) if mask.any()}
     taken = {*alive, *(identity for identity in ids if identity is not None)}
-    for index, identity in zip(
-        lost, identities.reidentify(right.at, [backward[-1, n] for n in lost], taken), strict=True
-    ):
+    for index, identity in zip(lost, identities.reidentify(at, [own[n] for n in lost], taken), strict=True):
         ids[index] = identity
     return ids
 

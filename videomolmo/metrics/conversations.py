@@ -7,7 +7,6 @@ Differs: two empty masks agree (IoU 1, as for J). The reference divides 0 by 0 t
 """
 
 from collections.abc import Iterable
-from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -119,7 +118,7 @@ def volume_iou(truth: Clips, pred: Clips, reference: bool = False) -> Float64[np
     return iou
 
 
-def drop_small_components(masks: Clips, at_least_px: Real = SMALLEST_COMPONENT_PX) -> Bool[np.ndarray, "..."]:
+def drop_small_components(masks: Clips) -> Bool[np.ndarray, "..."]:
     """Predicted masks without their 8-connected specks in single frames, which the protocol removes before scoring."""
     import cv2
 
@@ -127,7 +126,7 @@ def drop_small_components(masks: Clips, at_least_px: Real = SMALLEST_COMPONENT_P
     kept = np.zeros(masks.shape, dtype=bool)
     for at in np.ndindex(masks.shape[:-2]):
         _, labels, stats, _ = cv2.connectedComponentsWithStats((masks[at] != 0).astype(np.uint8), connectivity=8)
-        large = stats[:, cv2.CC_STAT_AREA] >= at_least_px
+        large = stats[:, cv2.CC_STAT_AREA] >= SMALLEST_COMPONENT_PX
         large[0] = False  # the background
         kept[at] = large[labels]
     return kept

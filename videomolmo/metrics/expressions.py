@@ -16,7 +16,6 @@ from videomolmo.metrics.davis import davis_unsupervised
 from videomolmo.metrics.regions import JAndF, j_and_f
 
 Masks = Bool[np.ndarray, "_frames _height _width"] | Integer[np.ndarray, "_frames _height _width"]
-ObjectMasks = Bool[np.ndarray, "objects frames height width"] | Integer[np.ndarray, "objects frames height width"]
 Maps = Num[np.ndarray, "_maps _frames _height _width"]
 ANNOTATORS = 4
 FOREGROUND_FROM, BACKGROUND = 0.5, 0.1  # Ref-DAVIS17: values below count as 0; what they compete with

@@ -2,23 +2,18 @@
 
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from videomolmo.model.config import PointingConfig, VideoMolmoConfig
-from videomolmo.model.pointing import PointingModel, PointingOutput, VideoMolmoForConditionalGeneration
-from videomolmo.model.processor import PointingProcessor, VideoMolmoProcessor, collate
-from videomolmo.weights.published import PublishedConfig
+from videomolmo.model.config import VideoMolmoConfig
+from videomolmo.model.pointing import PointingOutput, VideoMolmoForConditionalGeneration
+from videomolmo.model.processor import VideoMolmoProcessor, collate
 
 __all__ = [
-    "PointingConfig",
-    "PointingModel",
     "PointingOutput",
-    "PointingProcessor",
     "VideoMolmoConfig",
     "VideoMolmoForConditionalGeneration",
     "VideoMolmoProcessor",
     "collate",
 ]
 
-for _config in (VideoMolmoConfig, PublishedConfig):
-    AutoConfig.register(_config.model_type, _config, exist_ok=True)
+AutoConfig.register(VideoMolmoConfig.model_type, VideoMolmoConfig, exist_ok=True)
 AutoModelForImageTextToText.register(VideoMolmoConfig, VideoMolmoForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(VideoMolmoConfig, VideoMolmoProcessor, exist_ok=True)

@@ -11,13 +11,13 @@ from transformers import PreTrainedConfig, Qwen2Config
 
 from videomolmo.errors import BadInput
 from videomolmo.io.files import write_text
-from videomolmo.io.untrusted import check_fields, number, read_model_json, shortened, whole
+from videomolmo.io.untrusted import check_fields, float_in, int_in, read_model_json, shortened
 
 TemporalKind = Literal["none", "addition", "concatenation", "cross_attention", "cross_attention_all"]
 TEMPORAL_KINDS = get_args(TemporalKind)
 # Far above any model that there is, and small enough that a model of all of them is laid out (without memory) at once.
-Width, Layers, Heads, Vocabulary = whole(1, 2**17), whole(1, 256), whole(1, 1024), whole(1, 2**22)
-Small = number(0, 1)
+Width, Layers, Heads, Vocabulary = int_in(1, 2**17), int_in(1, 256), int_in(1, 1024), int_in(1, 2**22)
+Small = float_in(0, 1)
 EXTRA_TOKENS = ("<im_start>", "<im_end>", "<im_patch>", "<im_col>", "<|image|>")
 
 
@@ -43,13 +43,13 @@ class ImageConfig:
         mean, std: normalisation per RGB channel.
     """
 
-    size_px: whole(1, 4096) = 336
-    patch_px: whole(1, 256) = 14
-    margins: tuple[whole(0, 256), whole(0, 256)] = (4, 4)
-    max_crops: whole(0, 256) = 12
+    size_px: int_in(1, 4096) = 336
+    patch_px: int_in(1, 256) = 14
+    margins: tuple[int_in(0, 256), int_in(0, 256)] = (4, 4)
+    max_crops: int_in(0, 256) = 12
     resize: Literal["pad", "stretch"] = "pad"
     mean: tuple[Small, Small, Small] = (0.48145466, 0.4578275, 0.40821073)
-    std: tuple[number(1e-3, 10), number(1e-3, 10), number(1e-3, 10)] = (0.26862954, 0.26130258, 0.27577711)
+    std: tuple[float_in(1e-3, 10), float_in(1e-3, 10), float_in(1e-3, 10)] = (0.26862954, 0.26130258, 0.27577711)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -100,7 +100,7 @@ class VisionConfig:
     heads: Heads = 16
     layers: Layers = 23
     mlp: Width = 4096
-    vit_layers: tuple[whole(-256, 255), ...] = (-2, -9)
+    vit_layers: tuple[int_in(-256, 255), ...] = (-2, -9)
     stem: Literal["linear", "conv"] = "linear"
     norm_eps: Small = 1e-5
 
@@ -130,17 +130,17 @@ class LanguageConfig:
     """The Qwen2 language model. `ff` is the SwiGLU width (the published files give twice that)."""
 
     vocab_size: Vocabulary = 152064
-    extra_vocab: whole(len(EXTRA_TOKENS), 2**16) = 128
+    extra_vocab: int_in(len(EXTRA_TOKENS), 2**16) = 128
     width: Width = 3584
     layers: Layers = 28
     heads: Heads = 28
     kv_heads: Heads = 4
     ff: Width = 18944
-    rope_theta: number(1, 1e12) = 1e6
+    rope_theta: float_in(1, 1e12) = 1e6
     rms_eps: Small = 1e-6
-    max_positions: whole(1, 2**24) = 4096
+    max_positions: int_in(1, 2**24) = 4096
     tie_word_embeddings: bool = False
-    end_of_text: whole(0, 2**22) = 151643
+    end_of_text: int_in(0, 2**22) = 151643
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -179,7 +179,7 @@ class VideoMolmoConfig(PreTrainedConfig):
     vision: VisionConfig = field(default_factory=VisionConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
     temporal: TemporalKind = "cross_attention"
-    context: whole(0, 256) = 4
+    context: int_in(0, 256) = 4
     temporal_heads: Heads | None = None
     temporal_head_dim: Width | None = None
     init_output_zero: bool = True
@@ -260,7 +260,8 @@ class VideoMolmoConfig(PreTrainedConfig):
     def get_config_dict(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> tuple[dict, dict]:
         """config.json of a folder as it stands, read as a file of a stranger; of a hub's id as transformers does."""
         if Path(pretrained_model_name_or_path).is_dir():
-            return read_model_json(Path(pretrained_model_name_or_path) / "config.json"), kwargs
+            folder = Path(pretrained_model_name_or_path, kwargs.pop("subfolder", None) or "")
+            return read_model_json(folder / "config.json"), kwargs
         return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Qwen2Config:
@@ -350,6 +351,3 @@ def _build(part: type, values: dict[str, Any], name: str) -> Any:
     if unknown:
         raise BadInput(f"{name} has unknown keys {shortened(unknown)}, expected only {known}; remove or rename them")
     return part(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-
-
-PointingConfig = VideoMolmoConfig

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from videomolmo.model.config import PointingConfig
+from videomolmo.model.config import VideoMolmoConfig
 from videomolmo.model.vision import MultiHeadAttention
 
 CURRENT = 4  # patches of the current frame in a window; they come first
@@ -75,7 +75,7 @@ class Connector(nn.Module):
     options of ours that help a small model train; both are off in published sizes.
     """
 
-    def __init__(self, config: PointingConfig) -> None:
+    def __init__(self, config: VideoMolmoConfig) -> None:
         super().__init__()
         vision, width = config.vision, config.language.width
         self.pooling = MultiHeadAttention(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -25,9 +25,7 @@ from videomolmo.model.decoding import PADDING, answer_loss, attention_mask_of, l
 from videomolmo.model.temporal import TemporalModule, check_past
 from videomolmo.model.vision import VisionTower
 from videomolmo.weights import hub
-from videomolmo.weights.assign import CONFIG_FILE, Put, Shards, fill, put_plain, safetensors_told, without_progress_bar
-from videomolmo.weights.devices import Devices, connect, device_of
-from videomolmo.weights.published import Weight, read_configuration, weights_in
+from videomolmo.weights.assign import CONFIG_FILE, Shards, Weight, quiet, safetensors_told
 from videomolmo.weights.quantize import unpacked
 
 MAX_NEW_TOKENS = 300
@@ -72,7 +70,7 @@ class VideoMolmoForConditionalGeneration(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _supports_sdpa = _supports_flash_attn = True
-    _no_split_modules = ("Qwen2DecoderLayer", "VisionBlock", "Connector", "TemporalModule")
+    _no_split_modules = ("Qwen2DecoderLayer", "VisionTower", "Connector", "TemporalModule")
     _skip_keys_device_placement = ("past_key_values", "cache")
 
     def __init__(self, config: VideoMolmoConfig, attn_implementation: str | None = None) -> None:
@@ -99,6 +97,11 @@ class VideoMolmoForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: each part has drawn its weights when it was made."""
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether a part recomputes its activations; peft asks, and transformers' own property would warn."""
+        return any(getattr(part, "gradient_checkpointing", False) for part in self.modules())
 
     def get_input_embeddings(self) -> nn.Module:
         """The table of words; the image tokens' rows are `new_embedding`."""
@@ -169,13 +172,15 @@ class VideoMolmoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         vocabulary = self.config.language.vocab_size
         ids = input_ids.clamp(min=0)
         embeds = self.language.embed_tokens(ids.clamp(max=vocabulary - 1))
+        ids = ids.to(embeds.device)  # which another GPU may hold
         extra = functional.embedding((ids - vocabulary).clamp(min=0), self.new_embedding)
         embeds = torch.where((ids >= vocabulary)[..., None], extra.to(embeds), embeds)
         if image_tokens is None:
             return embeds
+        image_input_idx, image_tokens = image_input_idx.to(embeds.device), image_tokens.to(embeds)
         row, crop, window = (image_input_idx >= 0).nonzero(as_tuple=True)
         place = image_input_idx[row, crop, window]
-        return embeds.index_put((row, place), image_tokens[row, crop, window].to(embeds.dtype), accumulate=True)
+        return embeds.index_put((row, place), image_tokens[row, crop, window], accumulate=True)
 
     def logits(self, hidden: Float[Tensor, "... width"]) -> Float[Tensor, "... vocabulary"]:
         """Scores over the vocabulary (the extra image ids can never be written)."""
@@ -304,20 +309,24 @@ class VideoMolmoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         state_dict: Mapping[str, Tensor] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Write config.json and the weights; each file appears whole or not at all.
+        """Write config.json, generation_config.json and the weights; each file appears whole or not at all.
 
         Args:
             save_directory: made where missing.
             dtype: of the stored weights, for example torch.float16 to halve the file; None keeps the model's.
             state_dict: the weights; None takes the model's.
             kwargs: transformers' own, for example `max_shard_size`.
+
+        Raises:
+            BadInput: the weights are in few bits.
         """
+        if hasattr(self, "hf_quantizer"):
+            raise BadInput("the weights are in few bits, expected whole ones to save; load it without quantising")
         state = self.state_dict() if state_dict is None else state_dict
         if dtype is not None:
             state = {name: value.detach().to("cpu", dtype) for name, value in state.items()}
-        with atomic_files(save_directory, CONFIG_FILE) as place, safetensors_told(), without_progress_bar():
+        with atomic_files(save_directory, CONFIG_FILE) as place, safetensors_told(), quiet():
             super().save_pretrained(place, state_dict=state, **kwargs)
-            (place / "generation_config.json").unlink(missing_ok=True)  # config.json says the same
 
     @classmethod
     def from_pretrained(
@@ -327,8 +336,6 @@ class VideoMolmoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         config: VideoMolmoConfig | None = None,
         dtype: torch.dtype | str | None = None,
         attn_implementation: str | None = None,
-        revision: str | None = None,
-        local_files_only: bool = False,
         **kwargs: Any,
     ) -> Any:
         """A model in evaluation mode, with weights of our own or of published names; what does not fit is refused.
@@ -341,19 +348,21 @@ class VideoMolmoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             config: None takes the folder's.
             dtype: of the weights in the model; None is float32, and "auto" what they are stored in.
             attn_implementation: of the language model: "sdpa", "eager" or "flash_attention_2".
-            revision, local_files_only: of the hub.
-            kwargs: transformers' own: `device_map`, `quantization_config`, `output_loading_info` …
+            kwargs: transformers' own: `device_map`, `quantization_config`, `output_loading_info` …, and the hub's:
+                `revision`, `subfolder`, `token`, `cache_dir`, `local_files_only`, `force_download`.
 
         Raises:
-            BadInput: files missing or broken, or weights that do not fit or are not finite.
+            BadInput: files missing or broken, weights that do not fit or are not finite, or an option for other files.
         """
-        folder = hub.model_folder(pretrained_model_name_or_path, revision, local_files_only)
+        from videomolmo.weights.published import read_configuration, read_generation, weights_in
+
+        folder = hub.model_folder(pretrained_model_name_or_path, kwargs)
+        adapter = (kwargs.pop("adapter_kwargs", None) or {}).get("_adapter_model_path")
         kept = {} if config is None else {"attn_implementation": config._attn_implementation}
         is_given = config is not None and not config.is_published
         config = copy.deepcopy(config) if is_given else read_configuration(folder)
         config._attn_implementation = attn_implementation or kept.get("attn_implementation")
-        for name in FOR_THE_HUB:
-            kwargs.pop(name, None)
+        kwargs["generation_config"] = kwargs.get("generation_config") or read_generation(folder)
         empty = cls.empty(config)
         if dtype == "auto":
             dtype = next(iter(Shards(folder).tensors.values())).dtype
@@ -361,11 +370,14 @@ class VideoMolmoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         made = empty.with_weights(weights_in(folder, empty, dtype), dtype=dtype, **kwargs)
         model = made[0] if isinstance(made, tuple) else made
         model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
+        if adapter is not None:  # transformers found one of peft, and in it the name of this model
+            with quiet():
+                model.load_adapter(adapter, use_safetensors=True)
         return made
 
     def with_weights(self, weights: Mapping[str, Weight], dtype: torch.dtype = torch.float32, **kwargs: Any) -> Any:
         """A model like this one, which may be `empty`, with other weights, all of it placed by transformers."""
-        with without_progress_bar():
+        with quiet():
             made = super().from_pretrained(None, config=self.config, state_dict=dict(weights), dtype=dtype, **kwargs)
         unpacked(made[0] if isinstance(made, tuple) else made)
         return made
@@ -375,33 +387,6 @@ class VideoMolmoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """A model without memory for its weights, on the meta device."""
         with torch.device("meta"):
             return cls(config, attn_implementation)
-
-    def filled(
-        self,
-        tensors: Iterable[tuple[str, Weight]],
-        devices: Devices,
-        dtype: torch.dtype,
-        put: Put = put_plain,
-        source: str = "",
-    ) -> VideoMolmoForConditionalGeneration:
-        """Give an `empty` model its weights, one at a time, and what it computes from its sizes; evaluation mode.
-
-        Args:
-            tensors: our names and tensors, all of them.
-            devices, dtype: where the weights go, and in which precision.
-            put, source: see `weights.fill`.
-
-        Raises:
-            BadInput: a weight that is not finite.
-        """
-        fill(self, tensors, devices, dtype, put, source)
-        with device_of("language.rotary_emb", devices):
-            self.language.rotary_emb = type(self.language.rotary_emb)(config=self.language.config)
-        return connect(self, devices).eval()
-
-
-FOR_THE_HUB = ("trust_remote_code", "token", "cache_dir", "force_download", "proxies", "subfolder", "_from_auto",
-               "_commit_hash", "code_revision", "adapter_kwargs", "use_safetensors", "weights_only")  # fmt: skip
 
 
 def _check_attention(kind: str, is_shown: bool, is_tree: bool) -> None:
@@ -426,6 +411,3 @@ def _allowed(
     else:
         valid = input_ids != PADDING
     return valid[:, None] if past and tokens == 1 else visible(valid, subsegment_ids)[:, -tokens:]
-
-
-PointingModel = VideoMolmoForConditionalGeneration

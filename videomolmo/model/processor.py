@@ -19,7 +19,6 @@ from videomolmo.model.decoding import PADDING, SHARED, positions, visible
 from videomolmo.model.image import ImageProcessor, Layout, black_frames_first
 from videomolmo.model.tokenizer import load_tokenizer, save_tokenizer
 from videomolmo.weights import hub
-from videomolmo.weights.published import read_configuration
 
 Example = dict[str, Tensor]
 Branch = Sequence[str]  # messages in turn: user, assistant, user, assistant ...
@@ -176,16 +175,20 @@ class VideoMolmoProcessor(ProcessorMixin):
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | Path,
-        revision: str | None = None,
-        local_files_only: bool = False,
         **kwargs: Any,
     ) -> VideoMolmoProcessor:
-        """The processor of a model's folder, of "nano", or of an id on the hub; `kwargs` are for other classes.
+        """The processor of a model's folder, of "nano", or of an id on the hub.
+
+        Args:
+            pretrained_model_name_or_path: of the model.
+            kwargs: the hub's, as for the model; others are for other classes.
 
         Raises:
             BadInput: files are missing or broken, or the tokenizer is another model's.
         """
-        folder = hub.model_folder(pretrained_model_name_or_path, revision, local_files_only)
+        from videomolmo.weights.published import read_configuration
+
+        folder = hub.model_folder(pretrained_model_name_or_path, kwargs)
         config = read_configuration(folder)
         return cls(load_tokenizer(folder, config.language), config)
 
@@ -247,6 +250,3 @@ def _stack(tensors: list[Tensor], fill: int | float | None) -> Tensor:
         room = (largest - size).flip(0).tolist()
         padded.append(functional.pad(tensor, [amount for side in room for amount in (0, side)], value=fill))
     return torch.stack(padded)
-
-
-PointingProcessor = VideoMolmoProcessor

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from videomolmo.errors import BadInput
-from videomolmo.model.config import PointingConfig
+from videomolmo.model.config import VideoMolmoConfig
 from videomolmo.model.vision import MultiHeadAttention
 
 
@@ -49,7 +49,7 @@ class TemporalModule(nn.Module):
     `cross_attention_all` is ours and asks whether the mean loses anything.
     """
 
-    def __init__(self, config: PointingConfig) -> None:
+    def __init__(self, config: VideoMolmoConfig) -> None:
         super().__init__()
         self.kind, self.grid = config.temporal, config.image.grid
         self.attention: MultiHeadAttention | None = None

@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from videomolmo.errors import BadInput
 from videomolmo.io.files import atomic_files
-from videomolmo.io.untrusted import checked, first_line, number, read_model_json, whole
+from videomolmo.io.untrusted import checked, first_line, float_in, int_in, read_model_json
 from videomolmo.model.config import LanguageConfig
 
 END_OF_TEXT = "<|endoftext|>"
@@ -43,12 +43,12 @@ _Settings = with_config(ConfigDict(extra="allow"))(
         | dict.fromkeys(("padding_side", "truncation_side"), Literal["left", "right"])
         | {
             "added_tokens_decoder": Annotated[dict[str, _Token], Field(max_length=MOST_ADDED)],
-            "model_max_length": number(1, 1e31) | None,
+            "model_max_length": float_in(1, 1e31) | None,
         },
         total=False,
     )
 )
-_Numbered = Annotated[dict[str, whole(0, 2**24)], Field(max_length=MOST_ADDED)]
+_Numbered = Annotated[dict[str, int_in(0, 2**24)], Field(max_length=MOST_ADDED)]
 _Added = dict[str, Annotated[list[Any], Field(max_length=MOST_ADDED)]]
 # Arguments of transformers' classes that would make them read other files or objects than the folder's own.
 _FOREIGN = ("init_inputs", "fast_tokenizer_files", "gguf_file", "tokenizer_object", "vocab_file", "tokenizer_file",

@@ -6,8 +6,7 @@ import itertools
 import json
 import math
 import re
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,34 +14,22 @@ from typing import Any
 
 from videomolmo.errors import BadInput
 from videomolmo.io.cache import key_of
+from videomolmo.io.untrusted import read_toml
 
 COLUMNS = ("cell", "seconds", "commit", "versions", "machine", "notebook", "table_error")  # the sweep's own
 TABLES = {"fixed", "grid", "cells", "repeats", "cluster"}
-JSON_TYPES = (bool, int, float, str, list, dict)
 LONGEST_LABEL, MOST_BYTES = 80, 120  # characters, and bytes of them; some file systems end at 143
 RESULTS, CACHE = "results_folder", "cache_folder"  # parameters that the sweep itself sets
 SECONDS = "seconds_per_run"  # in a notebook's metadata, and in a grid
 KINDS = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    list: "a list",
-    dict: "a table",
-}
-PLAIN = {"bool": bool, "int": int, "str": str, "list": list, "dict": dict}
+    bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list", dict: "a table",
+}  # fmt: skip
+PLAIN = {kind.__name__: kind for kind in KINDS if kind is not float}
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One line of the parameters cell.
-
-    Attributes:
-        name: of the variable.
-        source: the line as it is written, for messages.
-        annotation: its type as syntax; None where the line has none.
-        default: its value; `...` where it is no literal.
-    """
+    """One line of the parameters cell: its text, annotation as syntax if any, and default, `...` if no literal."""
 
     name: str
     source: str
@@ -53,8 +40,12 @@ class Parameter:
         """The value as the notebook should get it: a whole number for a float becomes one.
 
         Raises:
-            BadInput: the value is of another type.
+            BadInput: the value is of another type, or JSON has no form for it: TOML also has dates, and NaN.
         """
+        if not _is_json(value):
+            raise BadInput(
+                f"{self.name} has the value {value}, which JSON does not know; use a text or a finite number"
+            )
         if not (fits(value, self.annotation) if self.annotation else _like(value, self.default)):
             raise BadInput(f"{self.name} = {json.dumps(value)} is {KINDS[type(value)]}, expected {self.source!r}")
         is_float = isinstance(self.annotation, ast.Name) and self.annotation.id == "float"
@@ -63,11 +54,9 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Notebook:
-    """A notebook that can be swept.
+    """A notebook that can be swept, and what stands in its file.
 
     Attributes:
-        path: where it lies.
-        text: what stands in the file.
         sha256: hash of what decides a run: the cells' kinds, sources and tags, not outputs or editor's metadata.
         parameters: of its parameters cell, by name.
         seconds: of one run with its defaults, where its metadata say so (videomolmo.seconds_per_run).
@@ -135,17 +124,13 @@ def read_notebook(path: Path) -> Notebook:
 
 def _language(metadata: Mapping[str, Any]) -> str:
     """What a notebook says it is written in; one that says nothing, as after `jupytext` or by hand, is in Python."""
-    said = [
-        (metadata.get(part) or {}).get(name) for part, name in (("language_info", "name"), ("kernelspec", "language"))
-    ]
+    places = (("language_info", "name"), ("kernelspec", "language"))
+    said = ((metadata.get(part) or {}).get(name) for part, name in places)
     return next((one for one in said if isinstance(one, str) and one), "python")
 
 
 def as_seconds(value: Any, said: str) -> float | None:
-    """What somebody says a run takes; None stays None.
-
-    Args:
-        said: where it stands, for the message.
+    """What a run takes, as `said` says, or None.
 
     Raises:
         BadInput: no number, or none above 0.
@@ -158,9 +143,7 @@ def as_seconds(value: Any, said: str) -> float | None:
 def _parameters(source: str, path: Path) -> dict[str, Parameter]:
     try:
         lines = ast.parse(source).body
-    except SyntaxError as error:
-        raise BadInput(f"{path}: the parameters cell is not Python ({error.msg}, line {error.lineno})") from None
-    except (ValueError, RecursionError, MemoryError) as error:  # characters that Python refuses, or too many brackets
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # also of characters, or many brackets
         raise BadInput(f"{path}: the parameters cell is not Python ({error})") from None
     found = {}
     for line in lines:
@@ -216,6 +199,12 @@ def fits(value: Any, annotation: ast.expr) -> bool:
     return True
 
 
+def _is_json(value: Any) -> bool:
+    inside = value if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
+    is_one = type(value) in KINDS and (type(value) is not float or math.isfinite(value))
+    return is_one and all(map(_is_json, inside))
+
+
 def _like(value: Any, default: Any) -> bool:
     if default is None or default is ...:
         return True
@@ -224,13 +213,7 @@ def _like(value: Any, default: Any) -> bool:
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of the notebook.
-
-    Attributes:
-        label: what tells it from the others, readable.
-        given: what the grid says; handed to the notebook.
-        parameters: all of the notebook's, defaults included.
-    """
+    """One run of the notebook: what tells it from others, what the grid gives it, all its parameters with defaults."""
 
     label: str
     given: Mapping[str, Any]
@@ -249,14 +232,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Grid:
-    """The trials of a sweep.
+    """The trials of a sweep, every setting once before the first repetition.
 
     Attributes:
-        trials: in the order in which they run: every setting once before the first repetition.
         varied: names of the parameters that differ between settings.
         repeats: names of those that only repeat a setting, such as a seed: results are averaged over them.
-        cluster: options for `--cluster`, from the table of this name.
-        seconds: of one run, where the file says so: with its sizes, not the notebook's own.
+        cluster: options for `--cluster`.
+        seconds: of one run with the grid's sizes, where it says so.
     """
 
     trials: tuple[Trial, ...]
@@ -288,35 +270,29 @@ def read_grid(path: Path, notebook: Notebook) -> Grid:
         BadInput: the file cannot be read, or holds a name or a type that the notebook does not have, or seconds that
             are none.
     """
-    content = _read(path)
-    try:
-        seconds = as_seconds(content.get(SECONDS), SECONDS)
-        fixed = _accept(notebook, _table(content, "fixed"))
-        settings = [*_product(notebook, fixed, content), *_listed(notebook, fixed, content)]
-        repeats = _repeats(notebook, _table(content, "repeats"))
-        for name in repeats:
-            if any(name in setting for setting in settings):
-                raise BadInput(f"{name} stands in [repeats] and elsewhere; say it once")
-    except BadInput as error:
-        raise BadInput(f"{path}: {error}; nothing was run") from None
-    given = [setting | again for again in _combinations(repeats) for setting in settings]
-    varied, cluster = _varied(settings, notebook), _table(content, "cluster")
-    return Grid(_named(notebook, given), varied, tuple(repeats), cluster, seconds)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror}); --grid wants a TOML file") from None
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 (byte {error.start}), which TOML is written in; save it as UTF-8") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise BadInput(f"{path}: not TOML ({error})") from None
+    content = read_toml(path, "--grid wants a TOML file")
     if unknown := sorted(set(content) - TABLES - {SECONDS}):
         expected = f"[{'], ['.join(sorted(TABLES))}] or {SECONDS}"
         raise BadInput(f"{path}: {unknown[0]!r} is no part of a grid; expected {expected}")
-    return content
+    try:
+        seconds, cells = as_seconds(content.get(SECONDS), SECONDS), content.get("cells", [])
+        fixed = {name: notebook.parameter(name).accept(value) for name, value in _table(content, "fixed").items()}
+        axes = {name: _axis(notebook, name, values) for name, values in _table(content, "grid").items()}
+        if both := sorted(fixed.keys() & axes):
+            raise BadInput(f"{both[0]} stands in [fixed] and in [grid]; say it once")
+        if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
+            raise BadInput("cells is no list of tables; write [[cells]] above each of them")
+        settings = [fixed | chosen for chosen in _combinations(axes)] if axes or not cells else []
+        for cell in cells:
+            settings.append(fixed | {name: notebook.parameter(name).accept(value) for name, value in cell.items()})
+        repeats = {name: _repeats(notebook, name, values) for name, values in _table(content, "repeats").items()}
+        if both := [name for name in repeats if any(name in setting for setting in settings)]:
+            raise BadInput(f"{both[0]} stands in [repeats] and elsewhere; say it once")
+        cluster = _table(content, "cluster")
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}; nothing was run") from None
+    given = [setting | again for again in _combinations(repeats) for setting in settings]
+    return Grid(_named(notebook, given), _varied(settings, notebook), tuple(repeats), cluster, seconds)
 
 
 def _table(content: dict[str, Any], name: str) -> dict[str, Any]:
@@ -326,54 +302,20 @@ def _table(content: dict[str, Any], name: str) -> dict[str, Any]:
     return table
 
 
-def _accept(notebook: Notebook, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: notebook.parameter(name).accept(_json(name, value)) for name, value in values.items()}
-
-
-def _json(name: str, value: Any) -> Any:
-    """The value, if JSON has a form for it: TOML also has dates, and numbers that are none."""
-    inside = value if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
-    for part in inside:
-        _json(name, part)
-    if type(value) not in JSON_TYPES or (isinstance(value, float) and not math.isfinite(value)):
-        raise BadInput(f"{name} has the value {value}, which JSON does not know; use a text or a finite number")
-    return value
-
-
-def _product(notebook: Notebook, fixed: dict[str, Any], content: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    axes = {}
-    for name, values in _table(content, "grid").items():
-        axes[name] = _axis(notebook, name, values)
-        if name in fixed:
-            raise BadInput(f"{name} stands in [fixed] and in [grid]; say it once")
-    if axes or not content.get("cells"):
-        yield from ({**fixed, **chosen} for chosen in _combinations(axes))
-
-
 def _axis(notebook: Notebook, name: str, values: Any) -> list[Any]:
     parameter = notebook.parameter(name)
     if not isinstance(values, list) or not values:
         raise BadInput(f"{name} = {values!r} is no list of values; write {name} = [{values!r}], or move it to [fixed]")
-    accepted = [parameter.accept(_json(name, value)) for value in values]
+    accepted = [parameter.accept(value) for value in values]
     if any(value in accepted[:at] for at, value in enumerate(accepted)):
         raise BadInput(f"{name} names a value twice: {values}")
     return accepted
 
 
-def _listed(notebook: Notebook, fixed: dict[str, Any], content: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    cells = content.get("cells", [])
-    if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
-        raise BadInput("cells is no list of tables; write [[cells]] above each of them")
-    yield from ({**fixed, **_accept(notebook, cell)} for cell in cells)
-
-
-def _repeats(notebook: Notebook, table: dict[str, Any]) -> dict[str, list[Any]]:
-    found = {}
-    for name, values in table.items():
-        if type(values) is int and values < 1:
-            raise BadInput(f"{name} = {values} in [repeats] is below 1")
-        found[name] = _axis(notebook, name, list(range(values)) if type(values) is int else values)
-    return found
+def _repeats(notebook: Notebook, name: str, values: Any) -> list[Any]:
+    if type(values) is int and values < 1:
+        raise BadInput(f"{name} = {values} in [repeats] is below 1")
+    return _axis(notebook, name, [*range(values)] if type(values) is int else values)
 
 
 def _combinations(axes: Mapping[str, list[Any]]) -> list[dict[str, Any]]:

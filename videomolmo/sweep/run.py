@@ -29,21 +29,20 @@ if TYPE_CHECKING:
 
 STOP_WITHIN_S, ANSWER_WITHIN_S = 20, 20
 CLUSTERS = {
-    "htcondor": "HTCondorCluster", "local": "LocalCluster", "lsf": "LSFCluster", "moab": "MoabCluster",
-    "oar": "OARCluster", "pbs": "PBSCluster", "sge": "SGECluster", "slurm": "SLURMCluster",
+    "htcondor": "HTCondor", "local": "Local", "lsf": "LSF", "moab": "Moab", "oar": "OAR", "pbs": "PBS", "sge": "SGE",
+    "slurm": "SLURM",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Executor:
-    """Where the trials of a sweep run: on this machine, on a Dask cluster, or in jobs of a batch system.
+    """Where trials run: in threads here, on a Dask cluster, or in jobs of a batch system.
 
     Attributes:
-        workers: trials at once on this machine, or workers asked of a batch system; None: as many as there are cores,
-            or one.
+        workers: trials at once here (None: one for each core), or workers asked of a batch system (None: one).
         scheduler: address of a Dask scheduler, such as tcp://node1:8786.
         cluster: a batch system that dask-jobqueue knows.
-        options: for it; what is not said comes from dask-jobqueue's own configuration files.
+        options: for it, beside those of dask-jobqueue's own configuration files.
 
     Raises:
         BadInput: two places at once, or a name or number that cannot be.
@@ -76,7 +75,7 @@ class Executor:
 
     @contextmanager
     def client(self) -> Iterator["Client"]:
-        """A Dask client whose tasks run there; on this machine in threads, as the kernels are processes already.
+        """A Dask client whose tasks run there.
 
         Raises:
             BadInput: nobody answers, a package is missing, or the batch system refuses.
@@ -131,7 +130,7 @@ def _batch(name: str, options: Mapping[str, Any]) -> Iterator[Any]:
         module = importlib.import_module("dask_jobqueue.local" if name == "local" else "dask_jobqueue")
     except ImportError:
         raise BadInput(f"--cluster {name} needs dask-jobqueue: pip install 'videomolmo[cluster]'") from None
-    kind = getattr(module, CLUSTERS[name])
+    kind = getattr(module, f"{CLUSTERS[name]}Cluster")
     submit = kind.job_cls.submit_command
     if submit and not shutil.which(submit):
         raise BadInput(f"--cluster {name} submits jobs with {submit}, which is not here; run it on a login node")
@@ -145,13 +144,7 @@ def _batch(name: str, options: Mapping[str, Any]) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class Plan:
-    """Trials by status.
-
-    Attributes:
-        trials: of the grid.
-        records: of all finished trials, by key.
-        to_run: those that this sweep runs.
-    """
+    """Trials of a grid, the records of all finished ones by key, and those that are to run."""
 
     trials: tuple[Trial, ...]
     records: Mapping[str, Record]
@@ -170,8 +163,8 @@ class Plan:
         """One line for each trial: what happens to it, and its name."""
         keys, lines = {trial.key for trial in self.to_run}, []
         for trial in self.trials:
-            record, status = self.records.get(trial.key), self.status(trial)
-            took = f"{record.facts['seconds']:.1f} s" if record and status != DAMAGED else ""
+            status = self.status(trial)
+            took = f"{self.records[trial.key].metadata['seconds']:.1f} s" if status in (DONE, FAILED) else ""
             lines.append(f"  {'run' if trial.key in keys else 'skip':4}  {status:7} {took:>10}  {trial.name}")
         return "\n".join(lines)
 
@@ -190,14 +183,13 @@ def estimate(
 
     Args:
         max_workers: trials at once; None: unknown.
-        user_s: seconds of a trial, from the user; goes before what finished trials took.
-        notebook_s: from the notebook's metadata, which speak of its defaults; only where nothing else is known.
-        grid_s: from the grid, which knows its sizes; goes before `notebook_s`.
+        user_s, grid_s, notebook_s: seconds of a trial, from the user (before what finished trials took), the grid
+            (which knows its sizes), and the notebook (of its defaults; last).
     """
     count = len(plan.to_run)
     if not count:
         return "nothing to run"
-    took = [record.facts["seconds"] for record in plan.records.values() if record.status == DONE]
+    took = [record.metadata["seconds"] for record in plan.records.values() if record.status == DONE]
     known = (
         (user_s, "as you say"),
         (statistics.fmean(took) if took else None, f"mean of {len(took)} finished"),
@@ -296,20 +288,16 @@ def sweep(
         plan = make_plan(trials, store.records(), retry_failed=retry_failed)
         folders = {RESULTS: "results", CACHE: str(Path(cache).absolute() if cache else store.cache)}
         folders = {name: path for name, path in folders.items() if name in content.parameters}
-        jobs = [
-            Job(str(store.out), one.name, dict(one.given), folders, dict(one.parameters), content.sha256,
-                executor.threads)
-            for one in plan.to_run
-        ]  # fmt: skip
+        jobs = [Job(str(store.out), one, folders, content.sha256, executor.threads) for one in plan.to_run]
         summary = _run_all(jobs, store, client) if client else Summary()
         remove_abandoned(store.out, UNFINISHED)  # of killed workers
-        summary.damaged = {record.folder.name: record.facts["error"] for record in plan.with_status(DAMAGED)}
+        summary.damaged = {record.folder.name: record.metadata["error"] for record in plan.with_status(DAMAGED)}
         summary.unread = unread(collect(store))
     after = make_plan(trials, store.records())
     done = after.with_status(DONE)
     summary.done, summary.failed = len(done), len(after.with_status(FAILED))
     summary.missing = len(after.trials) - summary.done - summary.failed
-    summary.bare = sum(record.facts.get("table") is None for record in done)
+    summary.bare = sum(record.metadata.get("table") is None for record in done)
     return summary
 
 
@@ -342,11 +330,11 @@ def _status(future: "Future", job: Job, store: Store, summary: Summary) -> str:
         return future.result()
     except (Exception, asyncio.CancelledError) as error:
         if type(error).__name__ != "KilledWorker":
-            summary.lost[job.name] = f"{type(error).__name__}: {error}"
+            summary.lost[job.trial.name] = f"{type(error).__name__}: {error}"
             return STOPPED
         text = "its worker died again and again: killed from outside, often for want of memory"
-        facts = job.facts() | {"started": now(), "seconds": 0.0, "error": text, "traceback": str(error)}
+        metadata = job.metadata() | {"started": now(), "seconds": 0.0, "error": text, "traceback": str(error)}
     with temporary_folder(store.out) as place:
-        (place / job.name).mkdir()
-        store.commit(place / job.name, FAILED, facts)
+        (place / job.trial.name).mkdir()
+        store.commit(place / job.trial.name, FAILED, metadata)
     return FAILED

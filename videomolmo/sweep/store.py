@@ -1,10 +1,8 @@
 """The folder of a sweep: finished trials appear in one piece, and all that is read is checked: it may be anybody's."""
 
-import itertools
 import os
 import re
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
@@ -14,13 +12,14 @@ from typing_extensions import TypedDict  # pydantic takes that of typing from Py
 
 from videomolmo.errors import BadInput
 from videomolmo.io import untrusted
-from videomolmo.io.files import LOCK, check_folder, is_temporary, write_json, write_text
+from videomolmo.io.files import LOCK, check_folder, is_temporary, unused_name, write_json, write_text
 from videomolmo.sweep.grid import COLUMNS, Grid, Notebook, read_notebook
 
 FILE, NOTEBOOK = "sweep.json", "notebook.ipynb"
 DONE, FAILED, DAMAGED, MISSING = "done", "failed", "damaged", "missing"
 OWN = {FILE, "cells", "running", "sweep.lock"}  # the last two of earlier versions; a killed start has no sweep.json
 KEY = re.compile(r".+,([0-9a-f]{10})")
+STRICT = ConfigDict(extra="allow", strict=True)
 LARGEST = 2**28  # bytes of a state file; a sweep of a million trials has fewer
 
 
@@ -30,8 +29,10 @@ def _without_ours(parameters: dict[str, Any]) -> dict[str, Any]:
     return parameters
 
 
-class _Planned(TypedDict):
-    __pydantic_config__ = ConfigDict(extra="allow", strict=True)
+class Planned(TypedDict):
+    """A trial in sweep.json."""
+
+    __pydantic_config__ = STRICT
     name: str
     parameters: dict[str, Any]
 
@@ -39,18 +40,18 @@ class _Planned(TypedDict):
 class SweepFile(TypedDict):
     """sweep.json: what is to be run."""
 
-    __pydantic_config__ = ConfigDict(extra="allow", strict=True)
+    __pydantic_config__ = STRICT
     notebook: str
     sha256: str
     varied: list[str]
     repeats: list[str]
-    cells: dict[str, _Planned]
+    cells: dict[str, Planned]
 
 
 class DoneFile(TypedDict):
     """done.json of a trial."""
 
-    __pydantic_config__ = ConfigDict(extra="allow", strict=True)
+    __pydantic_config__ = STRICT
     parameters: Annotated[dict[str, Any], AfterValidator(_without_ours)]
     notebook_sha256: str
     commit: str | None
@@ -78,12 +79,12 @@ class Record:
     Attributes:
         folder: with notebook.ipynb, and what the notebook wrote.
         status: DONE or FAILED; DAMAGED where neither can be told.
-        facts: of done.json or failed.json; where damaged, `error` says why.
+        metadata: of done.json or failed.json; where damaged, `error` says why.
     """
 
     folder: Path
     status: str
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 class Store:
@@ -98,27 +99,21 @@ class Store:
         self.out = Path(out).absolute()
         self.cells, self.notebook, self.cache = self.out / "cells", self.out / NOTEBOOK, self.out / "cache"
 
-    def facts(self) -> dict[str, Any]:
+    def manifest(self) -> dict[str, Any]:
         """The content of sweep.json.
 
         Raises:
             BadInput: the folder holds no sweep, or the file is damaged.
         """
-        path = self.out / FILE
-        if not os.path.lexists(path):
+        if not os.path.lexists(self.out / FILE):
             raise BadInput(f"{self.out} holds no sweep; give a folder that `videomolmo sweep` wrote")
         try:
-            return _read_state(path, SweepFile)
+            return _read_state(self.out / FILE, SweepFile)
         except BadInput as error:
             raise BadInput(f"{self.out}: {error}; run the sweep again, or give another folder") from None
 
     def check(self, notebook: Notebook) -> None:
-        """Nothing where this notebook can be swept; touches nothing.
-
-        Raises:
-            BadInput: the folder cannot be written, or holds other things, a sweep of another notebook, or of another
-                state of this one.
-        """
+        """BadInput unless this notebook can be swept here: not in a folder of other things, or of another state."""
         check_place(self.out)
         self.check_links()
         name, hashes = self._swept()
@@ -127,18 +122,12 @@ class Store:
                 f"{self.out} holds runs of {name} as it was then, and {notebook.path} differs from "
                 f"it; give a new folder, so that one table speaks of one notebook"
             )
-        foreign = (
-            {path.name for path in self.out.iterdir() if not is_temporary(path)} - OWN if self.out.is_dir() else ()
-        )
-        if not hashes and foreign:
+        there = self.out.iterdir() if self.out.is_dir() else ()
+        if not hashes and {path.name for path in there if not is_temporary(path)} - OWN:
             raise BadInput(f"{self.out} is not empty and holds no sweep; give a new folder")
 
     def check_links(self) -> None:
-        """Nothing where what bears our names is ours: no link may lead out of the folder to what is written or removed.
-
-        Raises:
-            BadInput: such a link, a file where a folder belongs, or the other way round.
-        """
+        """BadInput where a link could lead out of the folder, or a file and a folder have changed places."""
         for path in (self.cells, self.notebook, self.out / FILE, self.out / LOCK):
             right = path.is_dir() if path == self.cells else path.is_file()
             if os.path.lexists(path) and (path.is_symlink() or not right):
@@ -155,50 +144,47 @@ class Store:
         if not os.path.lexists(self.out / FILE):
             return "", set()
         try:
-            facts = self.facts()
-            return facts["notebook"], {facts["sha256"]}
+            manifest = self.manifest()
+            return manifest["notebook"], {manifest["sha256"]}
         except BadInput:
             ended = (record for record in self.records().values() if record.status != DAMAGED)
-            hashes = {record.facts["notebook_sha256"] for record in ended} or ({self._kept_hash()} - {None})
+            hashes = {record.metadata["notebook_sha256"] for record in ended} or ({self._kept_hash()} - {None})
             if not hashes and (self.out / FILE).read_bytes().strip(b"\0\n "):
                 raise
             return "a notebook", hashes
 
     def create(self, notebook: Notebook, grid: Grid) -> None:
-        """Write what is to be run; for the holder of the folder.
-
-        Raises:
-            BadInput: see `check`; what that saw before the folder was held may be old.
-        """
+        """Write what is to be run, if `check` still agrees now that the folder is held."""
         self.check(notebook)
         self.cells.mkdir(exist_ok=True)
         cells = {one.key: {"name": one.name, "parameters": dict(one.parameters)} for one in grid.trials}
-        facts = {
+        metadata = {
             "notebook": notebook.path.name.encode(errors="replace").decode(), "sha256": notebook.sha256,
             "varied": grid.varied, "repeats": grid.repeats, "cells": cells,
         }  # fmt: skip
-        write_json(self.out / FILE, facts)  # first: a folder without it is not ours
+        write_json(self.out / FILE, metadata)  # first: a folder without it is not ours
         if self._kept_hash() != notebook.sha256:
             write_text(self.notebook, notebook.text)
 
     def _kept_hash(self) -> str | None:
         """Hash of the notebook that all trials run; None where there is none, or a damaged one."""
-        with suppress(BadInput):
+        try:
             return read_notebook(self.notebook).sha256
-        return None
+        except BadInput:
+            return None
 
-    def commit(self, folder: Path, status: str, facts: dict[str, Any]) -> None:
+    def commit(self, folder: Path, status: str, metadata: dict[str, Any]) -> None:
         """Move the folder of a trial that has ended to its place, in one step; one that is done there already stays.
 
         One that failed before is replaced; what is damaged is set aside as NAME.1.old, or the first number not taken.
         """
-        write_json(folder / MARKS[status][0], facts)
+        write_json(folder / MARKS[status][0], metadata)
         before = [_record(path) for path in self.cells.glob(f"*,{key_in(folder.name)}")]
         if any(record.status == DONE for record in before):
             return
         for number, record in enumerate(before):
             aside = folder.with_name(f"before {number}")  # goes with the hidden folder
-            os.rename(record.folder, _old_name(record.folder) if record.status == DAMAGED else aside)
+            os.rename(record.folder, unused_name(record.folder) if record.status == DAMAGED else aside)
         os.rename(folder, self.cells / folder.name)
 
     def records(self) -> dict[str, Record]:
@@ -218,11 +204,7 @@ class Store:
 
 
 def check_place(folder: Path) -> None:
-    """Nothing where work may go to a folder, which need not be there yet.
-
-    Raises:
-        BadInput: it is a file, cannot be written, or has a name that no notebook can hold.
-    """
+    """BadInput where no work may go to a folder: it is a file, cannot be written, or no notebook can hold its name."""
     try:
         if "\0" in str(folder):
             raise ValueError
@@ -233,11 +215,7 @@ def check_place(folder: Path) -> None:
 
 
 def _read_state(path: Path, kind: Any) -> dict[str, Any]:
-    """The content of a state file.
-
-    Raises:
-        BadInput: it cannot be read, is a link or no file, or what stands in it is not of this kind.
-    """
+    """The content of a state file; BadInput where it is a link, cannot be read, or is not of this kind."""
     try:
         if path.is_symlink():
             raise BadInput("a link")
@@ -257,11 +235,6 @@ def _record(folder: Path) -> Record:
         raise BadInput("it holds no done.json or failed.json")
     except BadInput as error:
         return Record(folder, DAMAGED, {"error": str(error)})
-
-
-def _old_name(folder: Path) -> Path:
-    numbered = (folder.with_name(f"{folder.name}.{number}.old") for number in itertools.count(1))
-    return next(path for path in numbered if not os.path.lexists(path))
 
 
 def key_in(name: str) -> str:

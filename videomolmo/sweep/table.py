@@ -39,17 +39,27 @@ def collect(store: Store) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    order = {key: at for at, key in enumerate(store.facts()["cells"])}  # cells of earlier grids come last
+    order = {key: at for at, key in enumerate(store.manifest()["cells"])}  # cells of earlier grids come last
     records = sorted(store.records().items(), key=lambda pair: order.get(pair[0], len(order)))
-    parts = [_Part(record) for _, record in records if record.status == DONE]
-    renamed = {name: f"cell_{name}" for part in parts for name in part.contradicted()}
-    table = pd.concat([part.table(renamed) for part in parts], ignore_index=True) if parts else pd.DataFrame()
-    for name in table.columns.difference([name for part in parts for name in part.ours(renamed)]):
+    parts = [_part(record) for _, record in records if record.status == DONE]
+    renamed = {
+        name: f"cell_{name}" for own, before, after in parts for name, value in (before | after).items()
+        if name in own and not (_typed(own[name]) == value).all()
+    }  # fmt: skip
+    first, last = (dict.fromkeys(renamed.get(name, name) for part in parts for name in part[at]) for at in (1, 2))
+    tables = []
+    for own, before, after in parts:
+        ours = {renamed.get(name, name): value for name, value in (before | after).items()}
+        kept = own.drop(columns=own.columns.intersection(list(ours)))
+        tables.append(pd.concat([pd.DataFrame([ours] * len(own), index=own.index), kept], axis=1))
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    written = [name for name in table if name not in first and name not in last]
+    for name in written:
         table[name] = _typed(table[name])
-    last = [renamed.get(name, name) for name in (*PROVENANCE, UNREAD)]
-    first = [name for name in table.columns if name not in last]  # whichever cell brought a column first
-    table = _uniform(table[first + [name for name in last if name in table]])
-    _write(table, store.out)
+    table = _uniform(table[[*first, *written, *last]])
+    with atomic_file(store.out / "results.parquet") as unfinished:
+        table.to_parquet(unfinished, index=False)
+    write_csv(table, store.out / "results.csv")
     return table
 
 
@@ -81,11 +91,7 @@ def read_rows(folder: Path, name: str) -> "pd.DataFrame":
         rows = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
         if not isinstance(rows.index, pd.RangeIndex):  # pandas takes what is too much on the left for names of rows
             raise ValueError("rows have more values than the header has names")
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # pandas' own are of the second kind, circles of links the third
+    except (OSError, ValueError, RuntimeError) as error:  # pandas' own are ValueErrors, circles of links the third
         why = " ".join(str(error).split())
         raise BadInput(
             f"{' '.join(path.name.split()):.80} is no table ({why}); expected CSV with a header and rows that fit it"
@@ -93,44 +99,20 @@ def read_rows(folder: Path, name: str) -> "pd.DataFrame":
     return rows
 
 
-class _Part:
-    """One cell's share of the table."""
+def _part(record: Record) -> tuple["pd.DataFrame", dict[str, Any], dict[str, Any]]:
+    """A cell's own rows, one where it has none, and the values of the columns before and behind them."""
+    import pandas as pd
 
-    def __init__(self, record: Record) -> None:
-        import pandas as pd
-
-        facts, path, bad = record.facts, record.facts.get("table"), {}
-        versions = " ".join(f"{name}={number}" for name, number in facts["versions"].items())
-        made_by = (facts["seconds"], facts["commit"], versions, facts["machine"], facts["notebook_sha256"])
-        self.own = pd.DataFrame(index=[0])
-        if path:
-            try:
-                self.own = read_rows(record.folder, path)
-            except BadInput as error:
-                bad = {UNREAD: str(error)}
-        if not len(self.own):  # a header alone: the cell has one row, as those without a table
-            self.own = pd.DataFrame(index=[0])
-        self.before = {"cell": record.folder.name} | {name: _flat(value) for name, value in facts["parameters"].items()}
-        self.after = dict(zip(PROVENANCE, made_by, strict=True)) | bad
-
-    def contradicted(self) -> set[str]:
-        """Names of ours that the notebook uses for something else."""
-        ours = self.before | self.after
-        both = ours.keys() & set(self.own.columns)
-        return {name for name in both if not (_typed(self.own[name]) == ours[name]).all()}
-
-    def ours(self, renamed: dict[str, str]) -> list[str]:
-        """Columns that no notebook wrote."""
-        return [renamed.get(name, name) for name in (*self.before, *self.after)]
-
-    def table(self, renamed: dict[str, str]) -> "pd.DataFrame":
-        import pandas as pd
-
-        before, after = ({renamed.get(name, name): value for name, value in side.items()}
-                         for side in (self.before, self.after))  # fmt: skip
-        kept = self.own.drop(columns=self.own.columns.intersection(self.ours(renamed)))
-        left, right = (pd.DataFrame([side] * len(self.own), index=self.own.index) for side in (before, after))
-        return pd.concat([left, kept, right], axis=1)
+    metadata, own, bad = record.metadata, pd.DataFrame(), {}
+    if path := metadata.get("table"):
+        try:
+            own = read_rows(record.folder, path)
+        except BadInput as error:
+            bad = {UNREAD: str(error)}
+    versions = " ".join(f"{name}={number}" for name, number in metadata["versions"].items())
+    values = (metadata["seconds"], metadata["commit"], versions, metadata["machine"], metadata["notebook_sha256"])
+    before = {"cell": record.folder.name} | {name: _flat(value) for name, value in metadata["parameters"].items()}
+    return own if len(own) else pd.DataFrame(index=[0]), before, dict(zip(PROVENANCE, values, strict=True)) | bad
 
 
 def _flat(value: Any) -> Any:
@@ -177,9 +159,3 @@ def _uniform(table: "pd.DataFrame") -> "pd.DataFrame":
         if large or (values.dtype == object and len({type(value) for value in values}) > 1):
             table[name] = table[name].map(str, na_action="ignore")
     return table
-
-
-def _write(table: "pd.DataFrame", folder: Path) -> None:
-    with atomic_file(folder / "results.parquet") as unfinished:
-        table.to_parquet(unfinished, index=False)
-    write_csv(table, folder / "results.csv")

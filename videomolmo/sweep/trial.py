@@ -1,14 +1,12 @@
-"""One trial of a sweep, on whatever machine a worker is: a kernel, a notebook, and a folder that appears whole."""
+"""One trial of a sweep, on whatever machine a worker is: a kernel, a notebook, and a folder committed atomically."""
 
 import asyncio
-import atexit
 import os
 import re
 import socket
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,14 +14,14 @@ from typing import Any, TextIO
 from videomolmo.errors import BadInput
 from videomolmo.io import provenance
 from videomolmo.io.files import temporary_folder
-from videomolmo.sweep.store import DONE, FAILED, Store, now
+from videomolmo.sweep.grid import Trial
+from videomolmo.sweep.store import DONE, FAILED, NOTEBOOK, Store, now
 from videomolmo.sweep.table import read_rows
 
 TRIES = 3  # of a trial whose kernel dies
 STOPPED, DIED = "stopped", "died"
 LOOK_EVERY_S, START_WITHIN_S = 0.5, 180
-LOG = "kernel.log"  # what the kernel writes past the notebook, such as why it crashed
-LAST = 4000  # bytes of it in the record
+LOG, LAST = "kernel.log", 4000  # what the kernel writes past the notebook; bytes of its end that are kept
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -33,39 +31,24 @@ class Job:
 
     Attributes:
         out: folder of the sweep, the same on all machines.
-        name: of the trial's folder.
-        given: what is handed to the notebook; its folders, which the sweep sets, stand in `folders`.
-        parameters: all of its parameters, for the record.
+        trial: to be run.
+        folders: parameters that the sweep itself sets.
         sha256: of the notebook.
         threads: of the kernel's number crunching libraries; None leaves the environment as it is.
     """
 
     out: str
-    name: str
-    given: dict[str, Any]
+    trial: Trial
     folders: dict[str, str]
-    parameters: dict[str, Any]
     sha256: str
     threads: int | None = None
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What is said of a trial, however it ended: its settings, and what ran it."""
         return {
-            "parameters": self.parameters, "given": self.given, "notebook_sha256": self.sha256,
+            "parameters": dict(self.trial.parameters), "given": dict(self.trial.given), "notebook_sha256": self.sha256,
             "commit": provenance.commit(), "versions": provenance.versions(), "machine": provenance.machine(),
         }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run of a notebook ended: DONE, FAILED, STOPPED (nobody wants it any more) or DIED (its kernel was killed).
-
-    What died may do better when it is run again; what failed, or was never given a kernel, will not.
-    """
-
-    status: str
-    error: str = ""
-    traceback: str = ""
 
 
 def run_trial(job: Job, task: str) -> str:
@@ -84,43 +67,52 @@ def run_trial(job: Job, task: str) -> str:
         raise FileNotFoundError(f"{socket.gethostname()} does not see {job.out}: workers and sweep must share it")
     for tried in range(1, TRIES + 1):
         with temporary_folder(store.out) as place:
-            folder, started, since = place / job.name, now(), time.monotonic()
+            folder, started, since = place / job.trial.name, now(), time.monotonic()
             folder.mkdir()
-            end = asyncio.run(_run(job, store.notebook, folder, _is_wanted(task)))
-            if end.status == STOPPED:
+            status, why = asyncio.run(_run(job, store.notebook, folder, _is_wanted(task)))
+            if status == STOPPED:
                 return STOPPED
-            if end.status == DIED and tried < TRIES:
-                continue
-            seconds = round(time.monotonic() - since, 3)
-            return _keep(store, folder, end, job.facts() | {"started": started, "seconds": seconds, "tries": tried})
+            if status == DIED:
+                if tried < TRIES:
+                    continue
+                status, why["error"] = FAILED, f"the kernel died {TRIES} times, {why['error']}"
+            how = {"started": started, "seconds": round(time.monotonic() - since, 3), "tries": tried}
+            return _keep(store, folder, status, job.metadata() | how | why)
     raise AssertionError("the last try ends above")
 
 
 def _is_wanted(task: str) -> Callable[[], bool]:
-    """Whether this worker is to go on: Dask cancels a task when its client says so or goes away."""
-    from distributed import Status, get_worker
+    """Whether this worker is to go on: the scheduler drops a task when its client says so or goes away."""
+    from distributed import get_client, get_worker
 
-    worker, gone = get_worker(), (Status.closing, Status.closed, Status.failed)
+    here, client = get_worker().address, get_client()
 
     def ask() -> bool:
-        known = worker.state.tasks.get(task)
-        return known is not None and known.state == "executing" and worker.status not in gone
+        try:
+            return task in client.processing([here])[here]
+        except (OSError, KeyError):  # the scheduler is gone, or knows nothing of this worker any more
+            return False
 
     return ask
 
 
-def _keep(store: Store, folder: Path, end: Outcome, facts: dict[str, Any]) -> str:
-    if end.status == DONE:
-        facts["table"] = _table(folder)
-        end = _judged(folder, facts["table"])
-    if end.status == DONE:
-        (folder / LOG).unlink(missing_ok=True)
-        store.commit(folder, DONE, facts)
-        return DONE
-    error = f"the kernel died {TRIES} times, {end.error}" if end.status == DIED else end.error
-    told = {"error": error, "traceback": end.traceback, "log": _tail(folder / LOG), "host": socket.gethostname()}
-    store.commit(folder, FAILED, facts | told)
-    return FAILED
+def _keep(store: Store, folder: Path, status: str, metadata: dict[str, Any]) -> str:
+    if status == DONE:
+        try:
+            metadata["table"] = _table(folder)
+            if metadata["table"]:
+                read_rows(folder, metadata["table"])
+        except BadInput as error:  # nobody could collect it
+            status, metadata["traceback"] = FAILED, traceback.format_exc()
+            metadata["error"] = f"the notebook ran to its end, but {error}"
+    log = folder / LOG
+    if status == DONE:
+        log.unlink(missing_ok=True)
+    else:
+        text = log.read_bytes()[-LAST:].decode(errors="replace")
+        metadata |= {"log": COLOURS.sub("", text).strip(), "host": socket.gethostname()}
+    store.commit(folder, status, metadata)
+    return status
 
 
 def _table(folder: Path) -> str | None:
@@ -130,80 +122,68 @@ def _table(folder: Path) -> str | None:
     return str(chosen[0].relative_to(folder)) if chosen else None
 
 
-def _judged(folder: Path, table: str | None) -> Outcome:
-    """DONE, unless the notebook left a table that nobody could collect."""
-    try:
-        if table:
-            read_rows(folder, table)
-    except BadInput as error:
-        return Outcome(FAILED, f"the notebook ran to its end, but {error}", traceback.format_exc())
-    return Outcome(DONE)
-
-
-def _tail(log: Path) -> str:
-    """The last of what the kernel wrote past the notebook."""
-    with open(log, "rb") as file:
-        file.seek(max(0, log.stat().st_size - LAST))
-        return COLOURS.sub("", file.read().decode(errors="replace")).strip()
-
-
-async def _run(job: Job, notebook: Path, folder: Path, is_wanted: Callable[[], bool]) -> Outcome:
-    """The notebook once, in `folder`, where it is written as it was executed."""
-    from nbclient.exceptions import CellExecutionError, DeadKernelError
+async def _run(job: Job, notebook: Path, folder: Path, is_wanted: Callable[[], bool]) -> tuple[str, dict[str, str]]:
+    """DONE, FAILED, STOPPED or DIED, and why, of the notebook run once in `folder`."""
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
 
     with open(folder / LOG, "w") as log:
         try:
-            return await _execute_notebook(job, notebook, folder, log, is_wanted)
-        except CellExecutionError as error:
-            if error.ename == "SystemExit" and error.evalue in ("", "0"):
-                return Outcome(DONE)
-            return Outcome(FAILED, f"{error.ename}: {COLOURS.sub('', error.evalue)}", COLOURS.sub("", error.traceback))
+            return await _execute_notebook(job, notebook, folder, log, is_wanted), {}
+        except PapermillExecutionError as error:
+            status, text, trace = FAILED, f"{error.ename}: {error.evalue}", "\n".join(error.traceback)
         except RuntimeError as error:  # a kernel that never spoke: another process may have taken one of its ports
-            dead = isinstance(error, DeadKernelError)
-            why = "killed from outside, often for want of memory" if dead else "before it was ready"
-            return Outcome(DIED, f"{why} ({type(error).__name__}: {error})", traceback.format_exc())
+            why = "killed from outside, often for want of memory"
+            why = why if isinstance(error, DeadKernelError) else "before it was ready"
+            status, text, trace = DIED, f"{why} ({type(error).__name__}: {error})", traceback.format_exc()
         except Exception as error:
-            return Outcome(FAILED, f"{type(error).__name__}: {error}", traceback.format_exc())
+            status, text, trace = FAILED, f"{type(error).__name__}: {error}", traceback.format_exc()
+    return status, {"error": COLOURS.sub("", text), "traceback": COLOURS.sub("", trace)}
 
 
-async def _execute_notebook(
-    job: Job, notebook: Path, folder: Path, log: TextIO, is_wanted: Callable[[], bool]
-) -> Outcome:
-    """papermill's own `execute_notebook` cannot be stopped; this one ends with its kernel as soon as it is unwanted."""
+async def _execute_notebook(job: Job, notebook: Path, folder: Path, log: TextIO, is_wanted: Callable[[], bool]) -> str:
+    """DONE or STOPPED; papermill's own `execute_notebook` cannot be stopped, and changes the folder of all threads."""
     import nbformat
-    from nbclient import NotebookClient
-    from papermill.exceptions import PapermillExecutionError
+    from jupyter_client import AsyncKernelManager
     from papermill.execute import raise_for_execution_errors
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
     named = {"kernel_name": "python3", "language": "python"}
-    content = parameterize_notebook(load_notebook_node(str(notebook)), job.given | job.folders, **named)
-    where = {"metadata": {"path": str(folder)}}
-    client = NotebookClient(
-        content, kernel_name="python3", startup_timeout=START_WITHIN_S, store_widget_state=False, resources=where
-    )
-    environment = {"OMP_NUM_THREADS": str(job.threads)} if job.threads else {}
-    work = asyncio.ensure_future(client.async_execute(env=environment | os.environ, stdout=log, stderr=log))
+    content = parameterize_notebook(load_notebook_node(str(notebook)), dict(job.trial.given) | job.folders, **named)
+    environment = ({"OMP_NUM_THREADS": str(job.threads)} if job.threads else {}) | os.environ
+    kernel = AsyncKernelManager(kernel_name="python3")
+    work = asyncio.ensure_future(_run_cells(content, kernel, cwd=str(folder), env=environment, stdout=log, stderr=log))
+    wanted = True
     try:
-        while not work.done():
+        while wanted and not work.done():
             await asyncio.wait({work}, timeout=LOOK_EVERY_S)
-            if not is_wanted():
-                client.shutdown_kernel = "immediate"
-                work.cancel()
-                await asyncio.gather(work, return_exceptions=True)
-                if client.km is not None and client.km.has_kernel:  # it was about to start
-                    await client.km.shutdown_kernel(now=True)
-                return Outcome(STOPPED)
+            wanted = is_wanted()
     finally:
-        atexit.unregister(client._cleanup_kernel)  # left behind where no kernel started
-    nbformat.write(content, folder / "notebook.ipynb")
+        work.cancel()
+        await asyncio.wait({work})
+        if kernel.has_kernel:
+            await kernel.shutdown_kernel(now=not wanted)
+    if not wanted:
+        return STOPPED
+    nbformat.write(content, folder / NOTEBOOK)
+    raise_for_execution_errors(content, str(folder / NOTEBOOK))  # and marks the place in the notebook
+    error = work.exception()
+    if error and getattr(error, "ename", "") != "SystemExit":  # of another exit code it was raised above
+        raise error
+    return DONE
+
+
+async def _run_cells(content: Any, kernel: Any, **options: Any) -> None:
+    """Run a notebook's cells in a kernel that is started with these options, and is left running."""
+    from nbclient import NotebookClient
+
+    await kernel.start_kernel(**options)
+    client = NotebookClient(content, km=kernel, store_widget_state=False)
+    client.kc = kernel.client()
+    client.kc.start_channels()
     try:
-        raise_for_execution_errors(content, str(folder / "notebook.ipynb"))  # and marks the place in the notebook
-    except PapermillExecutionError as error:
-        with suppress(Exception):
-            work.result()  # says the same
-        lines = "\n".join(COLOURS.sub("", line) for line in error.traceback)
-        return Outcome(FAILED, f"{error.ename}: {COLOURS.sub('', error.evalue)}", lines)
-    await work
-    return Outcome(DONE)
+        await client.kc.wait_for_ready(timeout=START_WITHIN_S)
+        await client.async_execute()
+    finally:
+        client.kc.stop_channels()

@@ -72,8 +72,8 @@ def outline(rng: np.random.Generator, shape: str) -> Float[np.ndarray, "points 2
     return _nameless(rng)
 
 
-def _ellipse(rx: float, ry: float, points: int = 36) -> np.ndarray:
-    angle = np.linspace(0, 2 * np.pi, points, endpoint=False)
+def _ellipse(rx: float, ry: float) -> np.ndarray:
+    angle = np.linspace(0, 2 * np.pi, 36, endpoint=False)
     return np.stack([rx * np.cos(angle), ry * np.sin(angle)], axis=1)
 
 

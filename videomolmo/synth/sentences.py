@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from videomolmo.prompts import TEMPLATES
+from videomolmo.protocols import TEMPLATES
 from videomolmo.synth.scene import COLOURS, MOTIONS, SHAPES, ObjectFacts, SceneObject
 
-DIRECTIONS = tuple(motion for motion in MOTIONS if motion != "still")
 # Unknown nouns still mean "the thing of that colour": people name real objects by what they are.
 NOUNS = ("mug", "cup", "car", "ball", "box", "block", "bag", "shirt", "toy", "book", "bottle", "chair", "hat", "fish")
 

@@ -42,7 +42,7 @@ def load_grounder(
     from videomolmo.grounding import VideoGrounder, device_named
 
     device_named(device)  # before anything is downloaded
-    name = hub.named(model, "--model")
+    name = hub.as_name(model, "--model")
     loader = _loader(name)
     if loader is None:
         folder = hub.pointing_folder(name, offline)

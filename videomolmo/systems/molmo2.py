@@ -141,7 +141,7 @@ def load(
     for name, value in others.items():
         if value is not None:
             raise BadInput(f"{name} is {value!r}, which is not for Molmo 2; leave it out")
-    device, model, masks = device_named(device), hub.named(model, "--model"), hub.named(masks, "--masks")
+    device, model, masks = device_named(device), hub.as_name(model, "--model"), hub.as_name(masks, "--masks")
     folder = hub.pointing_folder(model, offline)
     precision = dtype_of("bfloat16" if dtype == "auto" and device != "cpu" else dtype)
     tracker, weights = load_tracker(masks, device, offline)

@@ -12,41 +12,42 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from videomolmo.errors import BadInput
-from videomolmo.io.untrusted import checked, number, read_model_json, shortened, whole
+from videomolmo.io.untrusted import checked, float_in, int_in, read_model_json, shortened
 from videomolmo.model.config import Heads, Layers, Small, Vocabulary, Width
 from videomolmo.model.tokenizer import check_tokenizer
 from videomolmo.weights.assign import Shards
 from videomolmo.weights.tensors import check_finite
 
 Act = Literal["silu", "gelu", "gelu_pytorch_tanh", "quick_gelu", "gelu_new", "relu"]
-Places = Annotated[list[whole(-256, 256)], Field(max_length=256)] | None
-_Factor = str | bool | number(-1e12, 1e12) | Annotated[list[number(0, 1e6)], Field(max_length=1024)] | None
+Places = Annotated[list[int_in(-256, 256)], Field(max_length=256)] | None
+_Factor = str | bool | float_in(-1e12, 1e12) | Annotated[list[float_in(0, 1e6)], Field(max_length=1024)] | None
 _Rope = Annotated[dict[str, _Factor | dict[str, _Factor]], Field(max_length=32)] | None
-_Id = whole(0, 2**23)
+_Id = int_in(0, 2**23)
 
 
 def _sizes(name: str, **more: Any) -> Any:
     """What all three parts have, and what is `name`'s own; other keys, which the model does not use, are left out."""
     alike = {
         "model_type": Literal[f"molmo2_{name}", "molmo2", ""], "hidden_size": Width, "intermediate_size": Width,
-        "num_attention_heads": Heads, "num_key_value_heads": Heads, "head_dim": whole(1, 4096), "hidden_act": Act,
+        "num_attention_heads": Heads, "num_key_value_heads": Heads, "head_dim": int_in(1, 4096), "hidden_act": Act,
         "attention_dropout": Small, "attention_bias": bool, "initializer_range": Small,
     }  # fmt: skip
     return TypedDict(f"_{name}", alike | more, total=False)
 
 
 _Text = _sizes(
-    "text", num_hidden_layers=Layers, vocab_size=Vocabulary, additional_vocab_size=whole(0, 2**16), qkv_bias=bool,
-    qk_norm_type=Literal["qwen3", "olmo"], max_position_embeddings=whole(1, 2**24), rope_parameters=_Rope,
-    rope_scaling=_Rope, rope_theta=number(1, 1e12), rope_scaling_layers=Places, rms_norm_eps=Small,
+    "text", num_hidden_layers=Layers, vocab_size=Vocabulary, additional_vocab_size=int_in(0, 2**16), qkv_bias=bool,
+    qk_norm_type=Literal["qwen3", "olmo"], max_position_embeddings=int_in(1, 2**24), rope_parameters=_Rope,
+    rope_scaling=_Rope, rope_theta=float_in(1, 1e12), rope_scaling_layers=Places, rms_norm_eps=Small,
     layer_norm_eps=Small, norm_after=bool, use_cache=bool, tie_word_embeddings=bool, eos_token_id=_Id | None,
     pad_token_id=_Id | None, bos_token_id=_Id | None,
 )  # fmt: skip
 _Vision = _sizes(
-    "vision", num_hidden_layers=Layers, layer_norm_eps=Small, patch_size=whole(1, 256), image_patch_size=whole(1, 256),
-    num_position_embeddings=whole(1, 2**17) | None, image_num_pos=whole(1, 2**17), num_channels=whole(3, 3),
-    image_size=Annotated[list[whole(1, 4096)], Field(min_length=2, max_length=2)] | None,
-    image_default_input_size=Annotated[list[whole(1, 4096)], Field(min_length=2, max_length=2)],
+    "vision", num_hidden_layers=Layers, layer_norm_eps=Small, patch_size=int_in(1, 256),
+    image_patch_size=int_in(1, 256),
+    num_position_embeddings=int_in(1, 2**17) | None, image_num_pos=int_in(1, 2**17), num_channels=int_in(3, 3),
+    image_size=Annotated[list[int_in(1, 4096)], Field(min_length=2, max_length=2)] | None,
+    image_default_input_size=Annotated[list[int_in(1, 4096)], Field(min_length=2, max_length=2)],
 )  # fmt: skip
 _Adapter = _sizes("adapter", vision_feature_layer=Places, vit_layers=Places, text_hidden_size=Width, mlp_bias=bool)
 _Molmo2 = TypedDict(
@@ -61,7 +62,7 @@ _Molmo2 = TypedDict(
     ),
     total=False,
 )  # fmt: skip
-_Ids = whole(0, 2**23) | Annotated[list[whole(0, 2**23)], Field(max_length=64)] | None
+_Ids = int_in(0, 2**23) | Annotated[list[int_in(0, 2**23)], Field(max_length=64)] | None
 _Ends = TypedDict("_Ends", dict.fromkeys(("eos_token_id", "pad_token_id", "bos_token_id"), _Ids), total=False)
 
 

@@ -24,10 +24,10 @@ from videomolmo.datasets.record import Expression
 from videomolmo.errors import BadInput
 from videomolmo.io.cache import key_of
 from videomolmo.io.workers import no_more_processes
-from videomolmo.model import PointingProcessor
+from videomolmo.model import VideoMolmoProcessor
 from videomolmo.model.processor import collate
 from videomolmo.points import write_points
-from videomolmo.prompts import TEMPLATES, as_question, label_of
+from videomolmo.protocols import TEMPLATES, as_question, label_of
 from videomolmo.training.recipe import Data
 
 SIDES = re.compile(r"\b(left|right|left(most|wards?)|right(most|wards?)|(anti-?|counter)?clockwise)\b", re.I)
@@ -362,7 +362,7 @@ class MicroBatches(Dataset):
     """The passes of one process from step `start` on, up to the end of step `stop` - 1."""
 
     def __init__(
-        self, samples: Samples, processor: PointingProcessor, sampler: DistributedBatchSampler, start: int, stop: int
+        self, samples: Samples, processor: VideoMolmoProcessor, sampler: DistributedBatchSampler, start: int, stop: int
     ) -> None:
         self.samples, self.processor, self.sampler = samples, processor, sampler
         self.start, self.stop = start, stop

@@ -202,7 +202,7 @@ def export(train_state: TrainState, recipe: Recipe, folder: Path) -> Path:
         merge(model, state, recipe.learn)
         model.save_pretrained(folder)
         save_tokenizer(load_tokenizer(train_state.folder), str(folder))
-        write_json(folder / "recipe.json", asdict(recipe) | _made_by())
+        write_json(folder / "recipe.json", asdict(recipe) | _provenance())
     train_state.accelerator.wait_for_everyone()
     return folder
 
@@ -228,10 +228,11 @@ def write_run(
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         damaged = [*damaged, f"{path} cannot be read ({error!s:.80}); it is now {set_aside(path).name}"]
         before = []
-    new = {"time": round(time.time(), 1), "step": start, "processes": processes, "recipe": asdict(recipe)} | _made_by()
+    new = {"time": round(time.time(), 1), "step": start, "processes": processes} | _provenance()
+    new["recipe"] = asdict(recipe)
     new |= {"damaged": list(damaged)} if damaged else {}
     write_json(path, {"total_steps": total, "samples_per_epoch": epoch, "starts": [*before, new]})
 
 
-def _made_by() -> dict[str, Any]:
+def _provenance() -> dict[str, Any]:
     return {"versions": provenance.versions(), "commit": provenance.commit(), "machine": platform.platform()}

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from videomolmo.errors import BadInput
-from videomolmo.model import PointingConfig, PointingModel
+from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneration
 from videomolmo.model.image import ImageProcessor
 from videomolmo.pointing import BATCH
 from videomolmo.training.model import one_pass, recompute, set_trainable, units_of
@@ -69,7 +69,7 @@ class TrainingMemory:
 
 
 def training_memory(
-    config: PointingConfig,
+    config: VideoMolmoConfig,
     height: int,
     width: int,
     learn: Learn,
@@ -107,7 +107,7 @@ def training_memory(
     layout = ImageProcessor(config.image).layout(height, width)
     crops, tokens = len(layout.input_idx), 1 + len(layout.token_kinds) + questions * TURN
     sharded, mixed = shard and devices > 1, precision == "mixed"
-    model = PointingModel.empty(config).train()
+    model = VideoMolmoForConditionalGeneration.empty(config).train()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     set_trainable(model, learn)
     learning = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
@@ -149,7 +149,7 @@ def recipe_memory(recipe: Recipe, height: int, width: int, devices: int = 1) -> 
     )  # fmt: skip
 
 
-def _weights(model: PointingModel, mixed: bool, quantize: str | None) -> int:
+def _weights(model: VideoMolmoForConditionalGeneration, mixed: bool, quantize: str | None) -> int:
     """Bytes of all weights: what learns in float32, what is frozen in half precision or in four bits."""
     frozen = HALF if mixed else FLOAT
     total = sum(parameter.numel() * (FLOAT if parameter.requires_grad else frozen) for parameter in model.parameters())
@@ -160,7 +160,7 @@ def _weights(model: PointingModel, mixed: bool, quantize: str | None) -> int:
     return total
 
 
-def _gathered(model: PointingModel, mixed: bool) -> int:
+def _gathered(model: VideoMolmoForConditionalGeneration, mixed: bool) -> int:
     """The largest unit with its gradient, and the one that is fetched ahead."""
     size = HALF if mixed else FLOAT
     whole = sorted((sum(one.numel() for one in unit.parameters()) for unit in units_of(model)), reverse=True)
@@ -176,7 +176,7 @@ def _activations(config: str, learn: Learn, sizes: tuple[int, int, int], mixed: 
     `config` is JSON, by which the cache knows it; `sizes` are samples, crops and tokens; `halves`: FSDP2 gathers all
     weights in bfloat16, else only products are.
     """
-    model = PointingModel.empty(PointingConfig.from_dict(json.loads(config))).train()
+    model = VideoMolmoForConditionalGeneration.empty(VideoMolmoConfig.from_dict(json.loads(config))).train()
     set_trainable(model, learn)
     if again:
         recompute(model)
@@ -190,7 +190,7 @@ def _activations(config: str, learn: Learn, sizes: tuple[int, int, int], mixed: 
     return living.peak
 
 
-def _fake(model: PointingModel, mixed: bool, halves: bool) -> None:
+def _fake(model: VideoMolmoForConditionalGeneration, mixed: bool, halves: bool) -> None:
     """Give a model on the meta device weights and gradients that pretend to lie on a CPU, in training's precision."""
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -271,7 +271,7 @@ class Estimate:
 
 
 def estimate(
-    config: PointingConfig,
+    config: VideoMolmoConfig,
     height: int,
     width: int,
     frames: int,
@@ -303,11 +303,11 @@ def estimate(
         if context < 1:
             raise BadInput(f"context is {context}, expected at least 1 past frame")
         config = replace(config, context=context)
-    size, language, vision, model = BYTES[dtype], config.language, config.vision, PointingModel.empty(config)
+    size, language, vision = BYTES[dtype], config.language, config.vision
+    model = VideoMolmoForConditionalGeneration.empty(config)
     layout = ImageProcessor(config.image).layout(height, width)
     crops, image_tokens = len(layout.input_idx), len(layout.token_kinds)
-    tokens = 1 + image_tokens + PROMPT
-    keys = min(BATCH, -(-frames // every))
+    tokens, keys = 1 + image_tokens + PROMPT, min(BATCH, -(-frames // every))
     patches = crops * (config.image.patches + 1)
     feature = crops * config.image.patches * config.vision.feature_dim * size
     kept = config.context + 2 if config.needs_past else 1  # the frame, its past and a black one
@@ -332,13 +332,13 @@ def estimate(
     )  # fmt: skip
 
 
-def _by_precision(model: PointingModel) -> dict[str, int]:
+def _by_precision(model: VideoMolmoForConditionalGeneration) -> dict[str, int]:
     """Bytes of all weights in every precision; few bits stand beside bfloat16."""
     whole = {name: _weights_gb(model, size, None) for name, size in BYTES.items()}
     return whole | {kind: _weights_gb(model, BYTES["bfloat16"], kind) for kind in KINDS if kind}
 
 
-def _weights_gb(model: PointingModel, size: int, quantize: str | None) -> int:
+def _weights_gb(model: VideoMolmoForConditionalGeneration, size: int, quantize: str | None) -> int:
     """Bytes of all weights: linear layers in few bits with their scales, the head and everything else whole."""
     total = sum(parameter.numel() for parameter in model.parameters()) * size
     if quantize is None:

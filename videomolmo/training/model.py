@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,17 +21,17 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from videomolmo.errors import BadInput
-from videomolmo.model import PointingModel
-from videomolmo.model.config import PointingConfig
+from videomolmo.model import VideoMolmoForConditionalGeneration
+from videomolmo.model.config import VideoMolmoConfig
 from videomolmo.model.decoding import answer_loss, attention_mask_of, visible
 from videomolmo.training.recipe import Learn, Optimiser, Recipe
 from videomolmo.weights import hub
-from videomolmo.weights.assign import Put
 from videomolmo.weights.published import read_configuration, weights_in
-from videomolmo.weights.quantize import quantised
+from videomolmo.weights.quantize import bits
 from videomolmo.weights.tensors import check_finite
 
 ADAPTER = "default"  # peft's name of the one adapter
+PLAIN = ("head", "vision", "temporal", "connector")  # what no quantisation touches: it may learn
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -50,7 +50,7 @@ def part_of(name: str) -> str:
     return "connector" if head == "pad_embed" else "language"
 
 
-def has_no_gradient(model: PointingModel, name: str) -> bool:
+def has_no_gradient(model: VideoMolmoForConditionalGeneration, name: str) -> bool:
     """Whether the loss on answers has no gradient for a parameter: it would only wait for one.
 
     Vision blocks after the last selected one are never computed, and the way to an object's centre is trained by
@@ -62,7 +62,7 @@ def has_no_gradient(model: PointingModel, name: str) -> bool:
     return name.startswith(blocks) and int(name[len(blocks) :].split(".")[0]) > max(model.config.vision.selected)
 
 
-def set_trainable(model: PointingModel, learn: Learn) -> None:
+def set_trainable(model: VideoMolmoForConditionalGeneration, learn: Learn) -> None:
     """Add adapters where they are asked for, and let only the chosen parts learn.
 
     Args:
@@ -84,7 +84,7 @@ def set_trainable(model: PointingModel, learn: Learn) -> None:
         raise BadInput(f"learn.parts names {lacking[0]!r}, of which this model (temporal={kind!r}) has no weights")
 
 
-def _inject(model: PointingModel, learn: Learn) -> None:
+def _inject(model: VideoMolmoForConditionalGeneration, learn: Learn) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
@@ -108,7 +108,7 @@ def start_adapters(name: str, like: Tensor, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def merge(model: PointingModel, trained: Mapping[str, Tensor], learn: Learn) -> None:
+def merge(model: VideoMolmoForConditionalGeneration, trained: Mapping[str, Tensor], learn: Learn) -> None:
     """Put trained weights into a plain model: parts as they are, adapters as weight + alpha / rank · B·A.
 
     Args:
@@ -153,7 +153,7 @@ def cosine(step: int, total: int, peak: float, warmup: int, floor: float = 0.02)
 class LossModule(nn.Module):
     """What is minimised, as one module, so that engines see only tensors going in and one number coming out."""
 
-    def __init__(self, model: PointingModel) -> None:
+    def __init__(self, model: VideoMolmoForConditionalGeneration) -> None:
         super().__init__()
         self.model = model
 
@@ -179,13 +179,13 @@ class FlopCount:
         learn: what is trained.
     """
 
-    def __init__(self, config: PointingConfig, learn: Learn) -> None:
+    def __init__(self, config: VideoMolmoConfig, learn: Learn) -> None:
         self.config, self.learn = config, learn
         self._curves: dict[int, np.ndarray] = {}
 
     @cached_property
-    def _model(self) -> PointingModel:
-        model = PointingModel.empty(self.config)
+    def _model(self) -> VideoMolmoForConditionalGeneration:
+        model = VideoMolmoForConditionalGeneration.empty(self.config)
         set_trainable(model, self.learn)
         return model.train()
 
@@ -202,7 +202,7 @@ class FlopCount:
         return counter.get_total_flops()
 
 
-def one_pass(model: PointingModel, batch: int, crops: int, tokens: int, device: str) -> Tensor:
+def one_pass(model: VideoMolmoForConditionalGeneration, batch: int, crops: int, tokens: int, device: str) -> Tensor:
     """The loss of a batch of nothing in particular, by the same layers and sizes as in training.
 
     Args:
@@ -262,7 +262,7 @@ class TrainState:
     """
 
     accelerator: Accelerator
-    model: PointingModel
+    model: VideoMolmoForConditionalGeneration
     loss_module: nn.Module
     optimiser: torch.optim.Optimizer
     sharded: bool
@@ -279,7 +279,7 @@ def accelerator_for(recipe: Recipe) -> Accelerator:
     return Accelerator(cpu=cpu, mixed_precision=mixed, kwargs_handlers=thrifty)
 
 
-def configuration(recipe: Recipe, folder: Path) -> PointingConfig:
+def configuration(recipe: Recipe, folder: Path) -> VideoMolmoConfig:
     """The model's configuration with the recipe's changes."""
     config = read_configuration(folder)
     return config if recipe.model.context is None else replace(config, context=recipe.model.context)
@@ -312,67 +312,70 @@ def assemble(recipe: Recipe, accelerator: Accelerator) -> TrainState:
 
 
 def _load(
-    recipe: Recipe, folder: Path, config: PointingConfig, accelerator: Accelerator, sharded: bool
-) -> PointingModel:
+    recipe: Recipe, folder: Path, config: VideoMolmoConfig, accelerator: Accelerator, sharded: bool
+) -> VideoMolmoForConditionalGeneration:
     """The model with its weights where they belong, each read once; frozen ones in half precision where allowed."""
     if recipe.model.quantize:
-        model = _read(folder, config, lambda empty: quantised(recipe.model.quantize)(empty.language))
-        model.is_loaded_in_4bit = True  # peft asks
-        model.to(accelerator.device)
-        set_trainable(model, recipe.learn)
-        _halve_frozen(model, recipe)
+        dtype = torch.bfloat16 if recipe.run.precision == "mixed" else torch.float32
+        model = VideoMolmoForConditionalGeneration.from_pretrained(
+            folder, config=config, device_map={"": accelerator.device},
+            quantization_config=bits(recipe.model.quantize, dtype, plain=PLAIN),
+        )  # fmt: skip
+        _prepare(model, recipe)
     else:
-        model = _read(folder, config, partial(_place, recipe=recipe, accelerator=accelerator, sharded=sharded))
+        model = _read(recipe, folder, config, accelerator, sharded)
     for name, parameter in model.named_parameters():
         if ".lora_" in name:
             _copy(parameter, start_adapters(name, parameter, recipe.run.seed))
-    model.language.rotary_emb.to(accelerator.device)
-    if recipe.model.quantize and recipe.run.gradient_checkpointing:
-        recompute(model)
     return model.train()
 
 
-def _read(folder: Path, config: PointingConfig, prepare: Callable[[PointingModel], Put]) -> PointingModel:
-    model = PointingModel.empty(config)
-    weights = weights_in(folder, model)
-    return model.filled(weights.items(), "cpu", torch.float32, prepare(model), str(folder))
-
-
-def _place(model: PointingModel, recipe: Recipe, accelerator: Accelerator, sharded: bool) -> Put:
-    """Choose what learns, divide the empty model, and give it memory; the weights are copied into their places."""
-    set_trainable(model, recipe.learn)
-    _halve_frozen(model, recipe)
-    if recipe.run.gradient_checkpointing:
-        recompute(model)
+def _read(
+    recipe: Recipe, folder: Path, config: VideoMolmoConfig, accelerator: Accelerator, sharded: bool
+) -> VideoMolmoForConditionalGeneration:
+    """The model, divided while it is empty, so that each process has memory for its share alone; then its weights."""
+    model = VideoMolmoForConditionalGeneration.empty(config)
+    weights = weights_in(folder, model, torch.float32)
+    _prepare(model, recipe)
     if sharded:
         for unit in units_of(model):
             fully_shard(unit, **_sharding(accelerator, recipe))
     model.to_empty(device=accelerator.device)
+    for name, stored in weights.items():
+        owner, _, own = name.rpartition(".")
+        module = model.get_submodule(owner)
+        _copy(getattr(getattr(module, "base_layer", module), own), stored[...])
+    rotary = type(model.language.rotary_emb)(config=model.language.config)
+    model.language.rotary_emb = rotary.to(accelerator.device)
+    return model
 
-    def put(module: nn.Module, name: str, value: Tensor) -> None:
-        _copy(getattr(getattr(module, "base_layer", module), name), value)
 
-    return put
+def _prepare(model: VideoMolmoForConditionalGeneration, recipe: Recipe) -> None:
+    """Choose what learns; what is frozen takes half the room, and what can be computed again takes none."""
+    set_trainable(model, recipe.learn)
+    _halve_frozen(model, recipe)
+    if recipe.run.gradient_checkpointing:
+        recompute(model)
 
 
-def layers_of(model: PointingModel) -> list[nn.Module]:
+def layers_of(model: VideoMolmoForConditionalGeneration) -> list[nn.Module]:
     """The repeated layers of both towers, whose insides need not be kept for the backward pass."""
     return [*model.vision.blocks, *model.language.layers]
 
 
-def units_of(model: PointingModel) -> list[nn.Module]:
+def units_of(model: VideoMolmoForConditionalGeneration) -> list[nn.Module]:
     """What FSDP2 gathers at a time: layers, the connector, and the two tables of words where they are not one."""
     tables = [] if model.head is None else [model.head, model.language.embed_tokens]
     return [*layers_of(model), model.connector, *tables]
 
 
-def recompute(model: PointingModel) -> None:
+def recompute(model: VideoMolmoForConditionalGeneration) -> None:
     """Keep only each layer's input for the backward pass."""
     for layer in layers_of(model):
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
-def _halve_frozen(model: PointingModel, recipe: Recipe) -> None:
+def _halve_frozen(model: VideoMolmoForConditionalGeneration, recipe: Recipe) -> None:
     for parameter in model.parameters():
         if recipe.run.precision == "mixed" and parameter.dtype == torch.float32 and not parameter.requires_grad:
             parameter.data = parameter.data.to(torch.bfloat16)

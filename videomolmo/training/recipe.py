@@ -7,7 +7,6 @@ read or written.
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, field, replace
 from functools import wraps
@@ -18,6 +17,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from videomolmo.errors import BadInput
+from videomolmo.io.untrusted import read_toml
 
 PARTS = ("vision", "temporal", "connector", "language")  # of a model; "lora" stands for adapters on the last
 PRECISIONS = ("float32", "mixed")
@@ -295,12 +295,7 @@ def read_recipe(path: str | Path, out: str | Path | None = None) -> Recipe:
     Raises:
         BadInput: no such file, no TOML, an unknown key, a value of the wrong type or out of range.
     """
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} cannot be read ({error}); give a TOML file, see data/recipes") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise BadInput(f"{path} is not TOML: {error}") from error
+    values = read_toml(path, "give a TOML file, see data/recipes")
     for part, names in _EARLIER.items():
         table = values.get(part)
         for before, now in names.items():

@@ -29,7 +29,7 @@ from videomolmo.errors import BadInput
 from videomolmo.io import provenance
 from videomolmo.io.cache import key_of
 from videomolmo.io.files import check_folder
-from videomolmo.model import PointingProcessor
+from videomolmo.model import VideoMolmoProcessor
 from videomolmo.model.decoding import PADDING
 from videomolmo.model.tokenizer import load_tokenizer
 from videomolmo.training.checkpoints import Checkpoints, locked, read_state
@@ -123,7 +123,7 @@ def train(recipe: Recipe, resume: str | Path | None = None, progress: bool = Tru
     samples = Samples(recipe.data, config.context if config.needs_past else 0, recipe.run.seed)
     tokenizer = load_tokenizer(train_state.folder, config.language)
     total = recipe.optimiser.steps or math.ceil(recipe.optimiser.epochs * len(samples) / sampler.batch)
-    run = _Training(recipe, train_state, samples, PointingProcessor(tokenizer, config), sampler, total, progress)
+    run = _Training(recipe, train_state, samples, VideoMolmoProcessor(tokenizer, config), sampler, total, progress)
     return run.go(Path(resume) if resume else None)
 
 
@@ -131,7 +131,7 @@ class _Training:
     """One call of `train`: from a checkpoint or the start to the end or a signal."""
 
     def __init__(
-        self, recipe: Recipe, train_state: TrainState, samples: Samples, processor: PointingProcessor,
+        self, recipe: Recipe, train_state: TrainState, samples: Samples, processor: VideoMolmoProcessor,
         sampler: DistributedBatchSampler, total: int, progress: bool,
     ) -> None:  # fmt: skip
         self.recipe, self.train_state, self.samples, self.processor = recipe, train_state, samples, processor

@@ -1,9 +1,10 @@
-"""Tensors of a folder: read shard by shard, compared with a model's, put in their place; and written."""
+"""Tensors of a folder: read shard by shard, and compared with a model's."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -15,12 +16,10 @@ from torch import Tensor, nn
 
 from videomolmo.errors import BadInput
 from videomolmo.io.untrusted import checked, model_file, read_model_json, shortened
-from videomolmo.weights.devices import Devices, device_of
 from videomolmo.weights.tensors import check_finite, shapes_of
 
 CONFIG_FILE = "config.json"
 SHOWN = 6  # names listed in an error
-Put = Callable[[nn.Module, str, Tensor], None]
 
 
 def check_fit(model: nn.Module, shapes: Iterable[tuple[str, Tensor]], source: str) -> None:
@@ -53,39 +52,6 @@ def check_fit(model: nn.Module, shapes: Iterable[tuple[str, Tensor]], source: st
         )
 
 
-def put_plain(module: nn.Module, name: str, value: Tensor) -> None:
-    """Make `value` the parameter `name` of `module`."""
-    setattr(module, name, nn.Parameter(value, requires_grad=value.is_floating_point()))
-
-
-def fill(
-    model: nn.Module,
-    tensors: Iterable[tuple[str, Tensor]],
-    devices: Devices,
-    dtype: torch.dtype,
-    put: Put = put_plain,
-    source: str = "",
-) -> None:
-    """Give a model made on the meta device its weights one by one, so that no second copy is ever held.
-
-    Args:
-        model: made on the meta device, checked with `check_fit`.
-        tensors: names and tensors, each used once and then let go.
-        devices, dtype: of the weights in the model; see `placement.side_by_side`.
-        put: how one tensor is put in its place; quantised layers have their own way.
-        source: where they come from, for messages.
-
-    Raises:
-        BadInput: a weight that is not finite.
-    """
-    for name, stored in tensors:
-        owner, _, own = name.rpartition(".")
-        value = stored[...]
-        placed = value.to(device_of(name, devices), dtype, copy=True)
-        check_finite(name, placed, value, source)
-        put(model.get_submodule(owner), own, placed)
-
-
 def _shortened(names: list[str]) -> str:
     rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + rest
@@ -103,14 +69,19 @@ def safetensors_told() -> Iterator[None]:
 
 
 @contextmanager
-def without_progress_bar() -> Iterator[None]:
-    """What transformers reads and writes inside it shows no bar of its own: it would end up amid those of others."""
+def quiet() -> Iterator[None]:
+    """What transformers and accelerate do inside it shows no bar, which would end up amid those of others.
+
+    Nor do they warn of bare parameters in a map of devices, where these belong.
+    """
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The following device_map keys")
+            yield
     finally:
         if shown:
             logging.enable_progress_bar()
@@ -202,6 +173,9 @@ class Stored:
         if self.dtype is not None:
             check_finite(self.name, placed, value, self.path.parent)
         return placed
+
+
+Weight = Tensor | Stored
 
 
 def _weight_map(index: Path) -> dict[str, str]:

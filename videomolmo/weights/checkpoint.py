@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +18,6 @@ from videomolmo.io.untrusted import MAX_TEXT_BYTES, model_file
 from videomolmo.model.config import VideoMolmoConfig
 from videomolmo.model.pointing import VideoMolmoForConditionalGeneration
 from videomolmo.weights.assign import CONFIG_FILE, Shards, safetensors_told
-from videomolmo.weights.devices import side_by_side
 from videomolmo.weights.published import config_for_hub, fitted, read_configuration, to_published
 from videomolmo.weights.quantize import bits
 
@@ -35,6 +35,7 @@ def load_published(state: dict[str, Tensor], config: VideoMolmoConfig) -> VideoM
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
 ELEMENT = {None: 0, "8bit": 1, "4bit": 1}  # bytes of a weight to plan with, not less than they take
+SPARE = 0.85  # of the free memory may hold weights; the rest is for activations and the cache
 
 
 def load_model(
@@ -68,14 +69,36 @@ def load_model(
         )
     if device_map not in (None, "auto"):
         raise BadInput(f"device_map is {device_map!r}, expected None or 'auto'")
-    config, places = read_configuration(folder), None if str(device) == "cpu" else {"": device}
-    if device_map == "auto":
-        empty = VideoMolmoForConditionalGeneration.empty(config)
-        places = side_by_side(empty, ELEMENT[quantize] or dtype.itemsize)
+    settings, config = bits(quantize, dtype), read_configuration(folder)
+    if device_map:
+        check_memory(config, ELEMENT[quantize] or dtype.itemsize)
     return VideoMolmoForConditionalGeneration.from_pretrained(
-        folder, config=config, dtype=dtype, attn_implementation=attn_implementation,
-        quantization_config=bits(quantize, dtype), device_map=places,
+        folder, config=config, dtype=dtype, attn_implementation=attn_implementation, quantization_config=settings,
+        device_map=device_map or (None if str(device) == "cpu" else {"": device}),
     )  # fmt: skip
+
+
+def check_memory(config: VideoMolmoConfig, element: int, free: Sequence[int] | None = None) -> None:
+    """Nothing, where all GPUs together have room for the weights, which transformers would else put elsewhere.
+
+    Args:
+        config: of the model.
+        element: bytes of one weight.
+        free: free bytes of each GPU; None asks the GPUs.
+
+    Raises:
+        BadInput: no GPU, or not enough memory on all of them.
+    """
+    if free is None:
+        free = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
+    if not free:
+        raise BadInput("device_map 'auto' spreads a model over GPUs and there is none; leave it out")
+    whole = element * sum(weight.numel() for weight in VideoMolmoForConditionalGeneration.empty(config).parameters())
+    if whole > SPARE * sum(free):
+        raise BadInput(
+            f"the weights take {whole / 1e9:.1f} GB and the GPUs have {sum(free) / 1e9:.1f} GB free; "
+            "take quantize='4bit', or more memory"
+        )
 
 
 def dtype_of(name: str) -> torch.dtype:

@@ -6,6 +6,7 @@ import os
 import re
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from videomolmo.errors import BadInput
 from videomolmo.io import provenance
@@ -51,37 +52,61 @@ _FILES = ["*.json", "*.txt", "*.yaml", "*.safetensors"]
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
-def pointing_folder(name: str, offline: bool = False) -> Path:
+def pointing_folder(name: str, offline: bool = False, inside: str = "", **options: Any) -> Path:
     """The folder of a pointing model, in our own format or as published.
 
     Args:
         name: "nano", "nano-96" (the same before it grew), a folder, or a hub id, with "@revision" where one is wanted.
         offline: take only what was downloaded before.
+        inside: the folder in there that has the model.
+        options: of the hub's `snapshot_download`.
 
     Raises:
         BadInput: no such folder, an id the hub does not know or cannot be asked for, or files missing.
     """
-    name = named(name, "--model")
+    name = as_name(name, "--model")
     own = {"nano": nano_pointing, "nano-96": nano_pointing_96}
-    folder = own[name]() if name in own else _folder_or_hub(name, "--model", "config.json", offline)
-    return _check_files(folder, name, "--model", "config.json")
+    folder = own[name]() if name in own else _folder_or_hub(name, "--model", "config.json", offline, inside, **options)
+    return _check_files(folder / inside, name, "--model", "config.json")
 
 
-def model_folder(name: str | os.PathLike, revision: str | None = None, offline: bool = False) -> Path:
-    """As `pointing_folder`, in the terms of transformers; a folder is taken as it is."""
+OTHER_FILES = ("proxies", "variant", "gguf_file", "state_dict")
+IDLE = ("trust_remote_code", "code_revision", "use_safetensors", "weights_only", "_commit_hash", "_from_auto")
+
+
+def model_folder(name: str | os.PathLike, options: dict[str, Any]) -> Path:
+    """As `pointing_folder`, in the terms of transformers; a folder is taken as it is.
+
+    Args:
+        name: a folder, "nano", or a hub id.
+        options: of `from_pretrained`; those of the hub, and those that change nothing here, are taken out.
+
+    Raises:
+        BadInput: also for an option that would have other files read.
+    """
+    for other in OTHER_FILES:
+        if options.pop(other, None) is not None:
+            raise BadInput(f"{other} is given, expected a folder or hub id of safetensors alone; leave it out")
+    if options.get("use_safetensors") is False:
+        raise BadInput("use_safetensors is False, expected True: no pickled weights are read; leave it out")
+    for idle in IDLE:
+        options.pop(idle, None)
+    revision, offline = options.pop("revision", None), bool(options.pop("local_files_only", False))
+    inside = options.pop("subfolder", None) or ""
+    of_hub = {key: options.pop(key) for key in ("token", "cache_dir", "force_download") if key in options}
     if os.path.isdir(name):
-        return Path(name)
-    return pointing_folder(name if revision in (None, "main") else f"{name}@{revision}", offline)
+        return Path(name, inside)
+    return pointing_folder(name if revision in (None, "main") else f"{name}@{revision}", offline, inside, **of_hub)
 
 
 def masks_folder(name: str, offline: bool = False) -> Path:
     """The folder of a SAM 2 in the layout of `data/nano/masks`; for published SAM 2 see `checkpoint_file`."""
-    name = named(name, "--masks")
+    name = as_name(name, "--masks")
     folder = nano_masks() if name == "nano" else _folder_or_hub(name, "--masks", "config.yaml", offline)
     return _check_files(folder, name, "--masks", "config.yaml")
 
 
-def named(name: str | os.PathLike, option: str) -> str:
+def as_name(name: str | os.PathLike, option: str) -> str:
     """The name of a model as a text, from a text or a path.
 
     Raises:
@@ -138,7 +163,7 @@ def file_hash(path: Path) -> str:
     return target.name if named else provenance.sha256(path)
 
 
-def _folder_or_hub(name: str, option: str, needs: str, offline: bool) -> Path:
+def _folder_or_hub(name: str, option: str, needs: str, offline: bool, inside: str = "", **options: Any) -> Path:
     if os.path.isdir(name):
         return Path(name)
     if not _HUB_ID.match(name):
@@ -149,8 +174,9 @@ def _folder_or_hub(name: str, option: str, needs: str, offline: bool) -> Path:
 
     hub_id, revision = split_revision(name)
     try:
-        found = snapshot_download(hub_id, revision=revision, allow_patterns=_FILES, local_files_only=offline)
-        return Path(found)
+        files = [f"{inside}/{pattern}" if inside else pattern for pattern in _FILES]
+        kept = {"revision": revision, "allow_patterns": files, "local_files_only": offline}
+        return Path(snapshot_download(hub_id, **kept, **options))
     except Exception as error:
         raise _unreachable(name, option, error) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -10,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
 from videomolmo.errors import BadInput
-from videomolmo.io.untrusted import read_model_json, shortened
+from videomolmo.io.untrusted import first_line, read_model_json, shortened
 from videomolmo.model.config import (
     EXTRA_TOKENS,
     ImageConfig,
@@ -23,9 +24,8 @@ from videomolmo.model.config import (
     changed,
 )
 from videomolmo.model.temporal import TemporalModule
-from videomolmo.weights.assign import CONFIG_FILE, Shards, Stored, check_fit
+from videomolmo.weights.assign import CONFIG_FILE, Shards, Weight, check_fit
 
-Weight = Tensor | Stored
 FIXED = {  # values of the published configuration that this package has no options for
     "activation_type": "swiglu", "rope": True, "clip_qkv": None, "qkv_bias": True, "layer_norm_type": "rms",
     "include_bias": False, "scale_logits": False, "norm_after": False, "attention_layer_norm": False,
@@ -301,6 +301,9 @@ class PublishedConfig(VideoMolmoConfig):
         return made
 
 
+AutoConfig.register(PublishedConfig.model_type, PublishedConfig, exist_ok=True)
+
+
 def read_configuration(folder: str | Path) -> VideoMolmoConfig:
     """The configuration of a model in a folder, ours or published; of its weights only names are read."""
     values = read_model_json(Path(folder) / CONFIG_FILE)
@@ -311,6 +314,24 @@ def read_configuration(folder: str | Path) -> VideoMolmoConfig:
         return config_from_hub(values, names)
     except (ValueError, TypeError, KeyError) as error:
         raise BadInput(f"{Path(folder) / CONFIG_FILE}: {error}; copy or download it again") from error
+
+
+def read_generation(folder: Path) -> GenerationConfig | None:
+    """How a model of ours generates, as it was saved; None where nothing is, or the model is a published one.
+
+    Raises:
+        BadInput: the file is broken, or has a setting that this release of transformers does not know.
+    """
+    path = folder / "generation_config.json"
+    if not os.path.lexists(path) or is_published(read_model_json(folder / CONFIG_FILE)):
+        return None
+    values = read_model_json(path)
+    try:
+        if unknown := sorted(values.keys() - GenerationConfig().to_dict().keys() - {"transformers_version"}):
+            raise ValueError(f"{shortened(unknown[0])} is no setting of generate")
+        return GenerationConfig.from_dict(values)
+    except Exception as error:  # transformers checks values as it goes
+        raise BadInput(f"{path}: {first_line(error)}; correct it, or remove the file for the usual settings") from error
 
 
 def is_published(values: dict[str, Any]) -> bool:

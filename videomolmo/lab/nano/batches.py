@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from videomolmo.lab.nano.rendered_clips import RenderedClips
-from videomolmo.model.processor import PointingProcessor, collate
+from videomolmo.model.processor import VideoMolmoProcessor, collate
 from videomolmo.points import write_points
-from videomolmo.prompts import label_of
+from videomolmo.protocols import label_of
 from videomolmo.synth.scene import COLOURS, MOTIONS, NAMELESS, SHAPES, ObjectFacts
 from videomolmo.synth.sentences import Query, ask, list_query, sample_query
 
@@ -136,7 +136,7 @@ def _moved(example: Example) -> np.ndarray:
     return np.where(known.any(0), places[-1] - mean, np.nan).astype(np.float32)
 
 
-def text_inputs(processor: PointingProcessor, examples: list[Example]) -> dict[str, Tensor]:
+def text_inputs(processor: VideoMolmoProcessor, examples: list[Example]) -> dict[str, Tensor]:
     """Questions and answers as tokens, with what guides their training.
 
     Adds to the processor's fields: `weights` (batch, tokens) for the loss, `places` (batch, tokens, 2): shares of width
@@ -151,7 +151,7 @@ def text_inputs(processor: PointingProcessor, examples: list[Example]) -> dict[s
 
 
 def image_inputs(
-    processor: PointingProcessor, examples: list[Example], *, past: bool, patches: bool
+    processor: VideoMolmoProcessor, examples: list[Example], *, past: bool, patches: bool
 ) -> dict[str, Tensor]:
     """Pixels of the frames, with facts of each window, `facts_*` (batch, windows…), and patch, `patch_*` likewise."""
     image = processor.config.image
@@ -187,7 +187,7 @@ def asked_classes(query: Query) -> tuple[int, int, int, int]:
 
 
 def _coordinate_places(
-    processor: PointingProcessor, batch: dict[str, Tensor], examples: list[Example]
+    processor: VideoMolmoProcessor, batch: dict[str, Tensor], examples: list[Example]
 ) -> dict[str, Tensor]:
     """Loss weights (3 on choices and on leading digits, little on tenths), places and choices."""
     answers = batch["loss_masks"].numpy() > 0
@@ -239,7 +239,7 @@ def _coordinate_places(
     return {name: torch.from_numpy(values) for name, values in tensors.items()}
 
 
-def _grammar_pieces(processor: PointingProcessor) -> dict:
+def _grammar_pieces(processor: VideoMolmoProcessor) -> dict:
     """Token ids after which a coordinate starts, after which it is an x or a y, and which end one."""
     fragments = (' <point x="', ' <points x1="', '" y="', '" y1="', '" alt="')
     fragments += tuple(f'" {axis}{number}="' for axis in "xy" for number in range(2, 10))

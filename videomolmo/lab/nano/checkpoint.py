@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from videomolmo.errors import BadInput
 from videomolmo.io.files import atomic_file
-from videomolmo.model import PointingConfig
+from videomolmo.model import VideoMolmoConfig
 from videomolmo.training.log import append_log
 from videomolmo.training.tensor_files import check_fit, first_whole, read_whole, set_aside
 from videomolmo.weights.pickled import read_torch
@@ -194,12 +194,12 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in tensors.items()}
 
 
-def resize_config(config: PointingConfig, size_px: int) -> PointingConfig:
+def resize_config(config: VideoMolmoConfig, size_px: int) -> VideoMolmoConfig:
     """The same configuration for frames of size_px × size_px pixels, with as many more patches and windows."""
     return replace(config, image=replace(config.image, size_px=size_px))
 
 
-def resize_position_embeddings(state: State, config: PointingConfig) -> State:
+def resize_position_embeddings(state: State, config: VideoMolmoConfig) -> State:
     """Weights of a smaller model, as trained, for the frames of `config`; patches keep their size in pixels.
 
     Position embeddings are interpolated between their neighbours: an object at the same share of the frame is found

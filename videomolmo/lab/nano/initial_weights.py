@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from videomolmo.errors import BadInput
 from videomolmo.lab.nano.auxiliary_losses import ProbeHeads
-from videomolmo.model import PointingConfig, PointingModel
+from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneration
 from videomolmo.weights.hub import data_folder, nano_pointing_96
 
 State = dict[str, Tensor]
 
 
-def shipped_config(**changes: object) -> PointingConfig:
+def shipped_config(**changes: object) -> VideoMolmoConfig:
     """The shipped model's configuration with other values for some of its fields."""
-    return replace(PointingConfig.from_json(nano_pointing_96() / "config.json"), **changes)
+    return replace(VideoMolmoConfig.from_json(nano_pointing_96() / "config.json"), **changes)
 
 
 def single_frame_start() -> State:
@@ -56,7 +56,7 @@ def ablated(lost: Sequence[str], seed: int) -> State:
         BadInput: a name that no weight begins with.
     """
     torch.manual_seed(seed)
-    new = PointingModel(shipped_config()).state_dict()
+    new = VideoMolmoForConditionalGeneration(shipped_config()).state_dict()
     shipped = _shipped()
     for part in lost:
         chosen = {name: new[name] for name in shipped if name == part or name.startswith(f"{part}.")}
@@ -75,14 +75,14 @@ def _heads() -> State:
     return {name: value for name, value in single_frame_start().items() if name.startswith("heads.")}
 
 
-def assembled(state: State, config: PointingConfig, seed: int = 0) -> nn.ModuleDict:
+def assembled(state: State, config: VideoMolmoConfig, seed: int = 0) -> nn.ModuleDict:
     """Model and probe heads with the weights of `state`; without any, or where it lacks a temporal module, from `seed`.
 
     Raises:
         BadInput: other weights than those of the temporal module are missing, or do not fit.
     """
     torch.manual_seed(seed)
-    model = PointingModel(config, attn_implementation="eager")
+    model = VideoMolmoForConditionalGeneration(config, attn_implementation="eager")
     heads = ProbeHeads(config.language.width, config.vision.feature_dim, config.image.patch_px)
     both = nn.ModuleDict({"model": model, "heads": heads})
     if not state:

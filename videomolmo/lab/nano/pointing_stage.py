@@ -18,7 +18,7 @@ from videomolmo.lab.nano.batches import Example, asked, image_inputs, sample_exa
 from videomolmo.lab.nano.checkpoint import MovingAverage, found, load_weights, resume, save_checkpoint, save_progress
 from videomolmo.lab.nano.initial_weights import assembled
 from videomolmo.lab.nano.rendered_clips import RenderedClips
-from videomolmo.model import PointingConfig, PointingModel, PointingProcessor
+from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneration, VideoMolmoProcessor
 from videomolmo.training.log import append_log
 from videomolmo.training.model import cosine
 
@@ -92,7 +92,7 @@ def stage_folder(out: Path, stage: str, temporal: str | None) -> Path:
 
 
 def batches(
-    processor: PointingProcessor,
+    processor: VideoMolmoProcessor,
     clips: RenderedClips,
     stage: Stage,
     seed: int,
@@ -134,7 +134,9 @@ def batches(
         yield {name: value.to(device) for name, value in texts.items()} | seen
 
 
-def encoder(model: PointingModel, stage: Stage, device: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+def encoder(
+    model: VideoMolmoForConditionalGeneration, stage: Stage, device: str
+) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
     """Puts a batch on the device; where batches are kept, with features in half precision instead of pixels.
 
     Of the past only the mean is kept where the temporal module sees no more than that.
@@ -157,7 +159,7 @@ def encoder(model: PointingModel, stage: Stage, device: str) -> Callable[[dict[s
     return encode
 
 
-def _cut_off(batch: dict[str, Tensor], stage: Stage, config: PointingConfig, seed: int, step: int) -> None:
+def _cut_off(batch: dict[str, Tensor], stage: Stage, config: VideoMolmoConfig, seed: int, step: int) -> None:
     """Blacken the oldest past frames of some examples in place, as before the start of a video."""
     rng = np.random.default_rng([seed, 99, step])
     black = -torch.tensor(config.image.mean) / torch.tensor(config.image.std)
@@ -172,7 +174,7 @@ AVERAGE = 0.998  # decay of the moving average of weights
 
 
 def step_loss(
-    model: PointingModel, heads: ProbeHeads, batch: dict[str, Tensor], stage: Stage
+    model: VideoMolmoForConditionalGeneration, heads: ProbeHeads, batch: dict[str, Tensor], stage: Stage
 ) -> tuple[Tensor, dict[str, float]]:
     """The stage's loss on a batch, and what to log of it."""
     if "features" in batch:
@@ -193,7 +195,7 @@ def step_loss(
     return facts, log
 
 
-def _past_of(model: PointingModel, batch: dict[str, Tensor], features: Tensor) -> Tensor:
+def _past_of(model: VideoMolmoForConditionalGeneration, batch: dict[str, Tensor], features: Tensor) -> Tensor:
     """Features of the past frames; a still is its own past."""
     if "past_pixels" in batch:
         return model.encode_past(batch["past_pixels"])
@@ -201,7 +203,7 @@ def _past_of(model: PointingModel, batch: dict[str, Tensor], features: Tensor) -
 
 
 @contextmanager
-def capture_activations(model: PointingModel) -> Iterator[dict[str, Tensor]]:
+def capture_activations(model: VideoMolmoForConditionalGeneration) -> Iterator[dict[str, Tensor]]:
     """Activations of the next pass: `places` that tokens speak of, `windows` after the temporal module."""
     captured: dict[str, Tensor] = {}
     positions = model.connector.positions
@@ -230,7 +232,7 @@ def _facts_loss(
 
 
 def _language_loss(
-    model: PointingModel,
+    model: VideoMolmoForConditionalGeneration,
     heads: ProbeHeads,
     batch: dict[str, Tensor],
     stage: Stage,
@@ -273,9 +275,9 @@ def _accuracy(logits: Tensor, batch: dict[str, Tensor]) -> dict[str, float]:
 
 
 def train_stage(
-    config: PointingConfig,
+    config: VideoMolmoConfig,
     stage: Stage,
-    processor: PointingProcessor,
+    processor: VideoMolmoProcessor,
     clips: RenderedClips,
     folder: Path,
     *,
@@ -347,7 +349,7 @@ def optimiser_of(both: nn.ModuleDict, stage: Stage) -> torch.optim.Optimizer:
 
 
 def _start(
-    config: PointingConfig, stage: Stage, checkpoint: Path, begin: tuple[Path, ...], seed: int, device: str
+    config: VideoMolmoConfig, stage: Stage, checkpoint: Path, begin: tuple[Path, ...], seed: int, device: str
 ) -> tuple[nn.ModuleDict, torch.optim.Optimizer, MovingAverage, int]:
     """Model and fact heads, optimiser, average and first step: from the checkpoint, else from `begin`, else fresh."""
     state = {name: value for path in begin for name, value in load_weights(path).items()}
@@ -358,7 +360,7 @@ def _start(
     return both, optimiser, average, resume(checkpoint, both, optimiser, average)
 
 
-def parameter_groups(model: PointingModel, heads: ProbeHeads, stage: Stage) -> list[dict]:
+def parameter_groups(model: VideoMolmoForConditionalGeneration, heads: ProbeHeads, stage: Stage) -> list[dict]:
     """Parameter groups with their share of the learning rate; frozen parts are left out."""
     parts = {"vision": stage.vision_rate, "language": float(stage.language), "new_embedding": float(stage.language)}
     groups = [{"params": list(heads.parameters()), "share": 1.0}]
@@ -370,6 +372,6 @@ def parameter_groups(model: PointingModel, heads: ProbeHeads, stage: Stage) -> l
     return groups
 
 
-def single_frame(config: PointingConfig) -> PointingConfig:
+def single_frame(config: VideoMolmoConfig) -> VideoMolmoConfig:
     """The same model without a temporal module: what `vision_pretrain` and `text` train."""
     return replace(config, temporal="none")

@@ -30,7 +30,7 @@ from videomolmo.lab.nano.checkpoint import (
 )
 from videomolmo.lab.nano.pointing_stage import EARLIER_NAMES, Stage, single_frame, stage_folder, train_stage
 from videomolmo.lab.nano.rendered_clips import RenderedClips, RenderSpec, render_all
-from videomolmo.model import PointingConfig, PointingModel, PointingProcessor
+from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneration, VideoMolmoProcessor
 from videomolmo.model.config import TEMPORAL_KINDS
 from videomolmo.model.tokenizer import build_nano_tokenizer, load_tokenizer, save_tokenizer
 from videomolmo.synth.scene import sample_scene
@@ -171,7 +171,7 @@ def _train_pointing(out: Path, recipe: dict) -> None:
     if not (folder / "tokenizer.json").exists():
         save_tokenizer(nano_tokenizer(), str(folder))
     tokenizer = load_tokenizer(str(folder))
-    config = PointingConfig.nano(temporal=recipe["temporal"], vocab_size=VOCABULARY)
+    config = VideoMolmoConfig.nano(temporal=recipe["temporal"], vocab_size=VOCABULARY)
     weights = _run_stages(POINTING_STAGES, config, tokenizer, (PICTURES, CLIPS), out, recipe)
     state = load_weights(weights[-1])
     export_pointing(state, config, tokenizer, out / "pointing_96", recipe, POINTING_STAGES)
@@ -198,7 +198,7 @@ def averaged(states: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tenso
 
 
 def _run_stages(
-    stages: tuple[Stage, ...], config: PointingConfig, tokenizer, specs: tuple[RenderSpec, RenderSpec],
+    stages: tuple[Stage, ...], config: VideoMolmoConfig, tokenizer, specs: tuple[RenderSpec, RenderSpec],
     out: Path, recipe: dict, begin: tuple[Path, ...] = (),
 ) -> tuple[Path, ...]:  # fmt: skip
     """Stage after stage; returns the weights of all of `begin` and of every stage, in order."""
@@ -217,7 +217,7 @@ def _run_stages(
             stills = RenderedClips(pictures, clips, last=True)
         folder = stage_folder(out, stage.name, temporal if stage.past else None)
         stage = replace(stage, steps=_scaled(stage.steps, share))
-        processor = PointingProcessor(tokenizer, own)
+        processor = VideoMolmoProcessor(tokenizer, own)
         last = weights[len(begin) :][-1:]  # with `begin`, whose temporal module stages of single frames keep
         done = train_stage(
             own, stage, processor, loaded[1], folder, begin=(*begin, *last), seed=recipe["seed"], device=_device(),
@@ -237,15 +237,15 @@ def nano_tokenizer():
         for _ in range(4):
             query = sample_query(rng, things, motion=motion and rng.random() < 0.6)
             points = [tuple(rng.random(2)) for thing in things if query.means(thing)]
-            corpus += [PointingProcessor.prompt(ask(rng, query)), " " + answer(query, points)]
+            corpus += [VideoMolmoProcessor.prompt(ask(rng, query)), " " + answer(query, points)]
     return build_nano_tokenizer(corpus, VOCABULARY)
 
 
 def export_pointing(
-    state: dict, config: PointingConfig, tokenizer, folder: Path, recipe: dict, stages: tuple[Stage, ...]
+    state: dict, config: VideoMolmoConfig, tokenizer, folder: Path, recipe: dict, stages: tuple[Stage, ...]
 ) -> None:
     """Write the averaged weights of the last of `stages` as they are shipped: half precision, with the tokenizer."""
-    model = PointingModel(config)
+    model = VideoMolmoForConditionalGeneration(config)
     own = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
     model.load_state_dict(own)
     model.save_pretrained(folder, dtype=torch.float16)
@@ -315,9 +315,9 @@ def curves(run: Path, recipe: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows).reindex(columns=list(COLUMNS))
 
 
-def read_curves(path: Path | None = None) -> pd.DataFrame:
-    """The table `path`, by default the shipped one, with the stages' names of today."""
-    table = pd.read_csv(path or hub.data_folder() / "ablations" / TABLE)
+def read_curves() -> pd.DataFrame:
+    """The shipped curves, with the stages' names of today."""
+    table = pd.read_csv(hub.data_folder() / "ablations" / TABLE)
     return table.assign(stage=table["stage"].replace({before: now for now, before in EARLIER_NAMES.items()}))
 
 
@@ -332,8 +332,8 @@ def write(run: Path, out: Path, machine: str | None = None) -> Path:
     recipe = read_recipe(run)
     path = write_csv(curves(run, recipe), out / TABLE)
     told = {"machine": machine} if machine else {}
-    made_by = {name: value for name, value in recipe.items() if name != "stages"}
-    write_json(path.with_suffix(".json"), {"machine": "not recorded"} | made_by | told | {"sha256": sha256(path)})
+    metadata = {name: value for name, value in recipe.items() if name != "stages"}
+    write_json(path.with_suffix(".json"), {"machine": "not recorded"} | metadata | told | {"sha256": sha256(path)})
     return path
 
 

@@ -11,10 +11,10 @@ from typing import Any, Literal
 from transformers import CLIPVisionConfig, Phi3Config, PreTrainedConfig
 
 from videomolmo.errors import BadInput
-from videomolmo.io.untrusted import check_fields, number, read_model_json, shortened, whole
+from videomolmo.io.untrusted import check_fields, float_in, int_in, read_model_json, shortened
 
-Width, Layers, Heads, Side = whole(1, 2**17), whole(1, 256), whole(1, 1024), whole(1, 4096)
-Token = whole(0, 2**22)
+Width, Layers, Heads, Side = int_in(1, 2**17), int_in(1, 256), int_in(1, 1024), int_in(1, 4096)
+Token = int_in(0, 2**22)
 
 
 def _divides(owner: object, small: str, large: str) -> None:
@@ -33,16 +33,16 @@ class LanguageConfig:
     Differs: the published configuration gives one less, since the transformers of its time counted without the token.
     """
 
-    vocab_size: whole(2, 2**22) = 32012
+    vocab_size: int_in(2, 2**22) = 32012
     width: Width = 3072
     ff: Width = 8192
     layers: Layers = 32
     heads: Heads = 32
     kv_heads: Heads = 32
-    rms_eps: number(0, 1) = 1e-5
-    rope_theta: number(1, 1e12) = 1e4
-    window: whole(1, 2**24) | None = 2048
-    max_positions: whole(1, 2**24) = 4096
+    rms_eps: float_in(0, 1) = 1e-5
+    rope_theta: float_in(1, 1e12) = 1e4
+    window: int_in(1, 2**24) | None = 2048
+    max_positions: int_in(1, 2**24) = 4096
     segment: Token = 32011  # [SEG]: the id that stands for a mask
     end: tuple[Token, ...] = (32000, 32001, 32007)
     begin: Token = 1
@@ -64,14 +64,14 @@ class ImageConfig:
     """CLIP, which sees every frame alone; its patches are pooled to a square of `pool` by `pool` tokens."""
 
     size_px: Side = 336
-    patch_px: whole(1, 256) = 14
+    patch_px: int_in(1, 256) = 14
     width: Width = 1024
     ff: Width = 4096
-    layers: whole(2, 256) = 24
+    layers: int_in(2, 256) = 24
     heads: Heads = 16
-    norm_eps: number(0, 1) = 1e-5
+    norm_eps: float_in(0, 1) = 1e-5
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
-    pool: whole(1, 256) = 12
+    pool: int_in(1, 256) = 12
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -102,13 +102,13 @@ class VideoConfig:
     """
 
     size_px: Side = 224
-    patch_px: whole(1, 256) = 14
-    frames: whole(1, 64) = 4
+    patch_px: int_in(1, 256) = 14
+    frames: int_in(1, 64) = 4
     width: Width = 1408
     ff: Width = 6144
-    layers: whole(2, 256) = 40
+    layers: int_in(2, 256) = 40
     heads: Heads = 16
-    pool: whole(1, 256) = 8
+    pool: int_in(1, 256) = 8
     pretraining: PretrainingConfig | None = field(default_factory=PretrainingConfig)
 
     def __post_init__(self) -> None:
@@ -128,18 +128,18 @@ class VideoConfig:
 class MaskConfig:
     """SAM 2.0 (Hiera-L): what differs between its published sizes; the rest is as in `masks.sam2.build_published`."""
 
-    size_px: whole(32, 1024) = 1024
-    width: whole(2, 4096) = 256
-    memory_width: whole(2, 4096) = 64
-    trunk_width: whole(2, 512) = 144
-    trunk_heads: whole(1, 16) = 2
-    stages: tuple[whole(1, 64), ...] = (2, 6, 36, 4)
-    windows: tuple[whole(1, 64), ...] = (8, 4, 16, 8)
-    global_blocks: tuple[whole(0, 383), ...] = (23, 33, 43)
-    background: tuple[whole(1, 128), ...] = (7, 7)
-    layers: whole(1, 32) = 4
-    ff: whole(1, 2**15) = 2048
-    memories: whole(1, 64) = 7
+    size_px: int_in(32, 1024) = 1024
+    width: int_in(2, 4096) = 256
+    memory_width: int_in(2, 4096) = 64
+    trunk_width: int_in(2, 512) = 144
+    trunk_heads: int_in(1, 16) = 2
+    stages: tuple[int_in(1, 64), ...] = (2, 6, 36, 4)
+    windows: tuple[int_in(1, 64), ...] = (8, 4, 16, 8)
+    global_blocks: tuple[int_in(0, 383), ...] = (23, 33, 43)
+    background: tuple[int_in(1, 128), ...] = (7, 7)
+    layers: int_in(1, 32) = 4
+    ff: int_in(1, 2**15) = 2048
+    memories: int_in(1, 64) = 7
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -175,11 +175,11 @@ class VideoGLaMMConfig(PreTrainedConfig):
     image: ImageConfig = field(default_factory=ImageConfig)
     video: VideoConfig = field(default_factory=VideoConfig)
     masks: MaskConfig = field(default_factory=MaskConfig)
-    frames: whole(1, 1024) = 16
-    most_objects: whole(1, 256) = 4
-    ce_weight: number(0, 1e3) = 1.0
-    bce_weight: number(0, 1e3) = 2.0
-    dice_weight: number(0, 1e3) = 0.5
+    frames: int_in(1, 1024) = 16
+    most_objects: int_in(1, 256) = 4
+    ce_weight: float_in(0, 1e3) = 1.0
+    bce_weight: float_in(0, 1e3) = 2.0
+    dice_weight: float_in(0, 1e3) = 0.5
 
     def __post_init__(self, **kwargs: Any) -> None:
         if unknown := sorted(set(kwargs) - set(SETTINGS)):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from videomolmo.worlds.world import HIGH, WIDE, Canvas, Colour, mixed
+from videomolmo.synth.worlds.world import HIGH, WIDE, Canvas, Colour, mixed
 
 Draw = Callable[[Canvas, np.ndarray, float, Colour, float, int], None]
 

@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 
 from videomolmo.synth.scene import sample_colour
-from videomolmo.worlds.camera import Camera
-from videomolmo.worlds.hand import draw_hand
-from videomolmo.worlds.kitchen import DRAW, FRUIT
-from videomolmo.worlds.world import Canvas, Expression, Lens, Scene, ease, follow, mixed
+from videomolmo.synth.worlds.camera import Camera
+from videomolmo.synth.worlds.hand import draw_hand
+from videomolmo.synth.worlds.kitchen import DRAW, FRUIT
+from videomolmo.synth.worlds.world import Canvas, Expression, Lens, Scene, ease, follow, mixed
 
 MUGS = {"train": ("red", "blue", "white", "green"), "test": ("yellow", "cyan", "purple", "orange")}
 EXTRAS = {"train": ("bowl", "bottle", "banana", "orange"), "test": ("bottle", "orange", "bowl", "glass", "banana")}

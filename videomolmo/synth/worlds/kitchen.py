@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from videomolmo.worlds.camera import Camera
-from videomolmo.worlds.world import Canvas, Colour, hull, mixed, oval
+from videomolmo.synth.worlds.camera import Camera
+from videomolmo.synth.worlds.world import Canvas, Colour, hull, mixed, oval
 
 FRUIT = ("apple", "orange", "banana")
 _RING = np.pad(oval((0, 0), 1.0), ((0, 0), (0, 1)))

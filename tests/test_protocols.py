@@ -3,7 +3,7 @@
 import pytest
 
 from videomolmo.errors import BadInput
-from videomolmo.prompts import TEMPLATES, as_question, label_of
+from videomolmo.protocols import TEMPLATES, as_question, label_of
 
 
 @pytest.mark.parametrize(

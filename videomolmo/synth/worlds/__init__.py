@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from videomolmo.errors import BadInput
-from videomolmo.worlds import cells, counting, driving, ego, gui, robot
-from videomolmo.worlds.world import KINDS, Canvas, Expression, Scene, VposClip
+from videomolmo.synth.worlds import cells, counting, driving, ego, gui, robot
+from videomolmo.synth.worlds.world import KINDS, Canvas, Expression, Scene, VposClip
 
 __all__ = ["CLIPS_A_SCENE", "KINDS", "PARTS", "SCENES", "Expression", "VposClip", "benchmark", "generate"]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from videomolmo.synth.scene import sample_colour
-from videomolmo.worlds.world import (  # fmt: skip
+from videomolmo.synth.worlds.world import (  # fmt: skip
     HIGH,
     WIDE,
     Canvas,

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from videomolmo.synth.scene import sample_colour
-from videomolmo.worlds.desktop import ICONS, Theme, Window, cursor, draw_icon, draw_window
-from videomolmo.worlds.world import HIGH, WIDE, Canvas, Expression, Scene, ease, follow, mixed
+from videomolmo.synth.worlds.desktop import ICONS, Theme, Window, cursor, draw_icon, draw_window
+from videomolmo.synth.worlds.world import HIGH, WIDE, Canvas, Expression, Scene, ease, follow, mixed
 
 TITLES = ("mail", "notes", "photos", "music", "files", "chart")
 LABELS = ("send", "save", "open", "play", "print", "share", "copy", "next", "edit", "search")

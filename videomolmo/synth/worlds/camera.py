@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float
 
-from videomolmo.worlds.world import HIGH, WIDE, Colour
+from videomolmo.synth.worlds.world import HIGH, WIDE, Colour
 
 
 @dataclass(frozen=True)

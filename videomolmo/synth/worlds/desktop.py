@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from videomolmo.worlds.world import Canvas, Colour, mixed
+from videomolmo.synth.worlds.world import Canvas, Colour, mixed
 
 BAR = 13.0  # height of a title bar, units
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from videomolmo.worlds.camera import Camera
-from videomolmo.worlds.world import NOBODY, Canvas, hull, mixed
+from videomolmo.synth.worlds.camera import Camera
+from videomolmo.synth.worlds.world import NOBODY, Canvas, hull, mixed
 
 LAMPS = ((1.0, 0.16, 0.12), (1.0, 0.75, 0.1), (0.2, 0.95, 0.35))
 _DARK = np.array([0.07, 0.07, 0.09])

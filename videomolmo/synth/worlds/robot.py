@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from videomolmo.synth.scene import sample_colour
-from videomolmo.worlds.camera import Camera
-from videomolmo.worlds.world import (  # fmt: skip
+from videomolmo.synth.worlds.camera import Camera
+from videomolmo.synth.worlds.world import (  # fmt: skip
     HIGH,
     WIDE,
     Canvas,

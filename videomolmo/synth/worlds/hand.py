@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from videomolmo.worlds.camera import Camera
-from videomolmo.worlds.world import HIGH, WIDE, Canvas, Colour, mixed, oval
+from videomolmo.synth.worlds.camera import Camera
+from videomolmo.synth.worlds.world import HIGH, WIDE, Canvas, Colour, mixed, oval
 
 # Knuckle, middle joint and tip of a right hand whose fingers point up the picture and whose palm faces down; cm from
 # the place it grips. Stretched out, then closed around a mug; index finger first.

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from videomolmo.synth.scene import sample_colour
-from videomolmo.worlds.camera import Camera
-from videomolmo.worlds.traffic import building, light, person, tree, vehicle
-from videomolmo.worlds.world import HIGH, WIDE, Canvas, Expression, Lens, Scene, ease, mixed, oval  # fmt: skip
+from videomolmo.synth.worlds.camera import Camera
+from videomolmo.synth.worlds.traffic import building, light, person, tree, vehicle
+from videomolmo.synth.worlds.world import HIGH, WIDE, Canvas, Expression, Lens, Scene, ease, mixed, oval  # fmt: skip
 
 PAINTS = {"train": ("red", "blue", "white", "yellow", "green"), "test": ("white", "orange", "cyan", "purple", "red")}
 LANE = 3.4  # metres

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from videomolmo.synth.scene import sample_colour
-from videomolmo.worlds.flocks import KINDS_OF, Kind
-from videomolmo.worlds.world import WIDE, Canvas, Expression, Lens, Scene, ease, scatter
+from videomolmo.synth.worlds.flocks import KINDS_OF, Kind
+from videomolmo.synth.worlds.world import WIDE, Canvas, Expression, Lens, Scene, ease, scatter
 
 LEAST, MOST = 2, 13
 _COATS = {"black": (0.16, 0.15, 0.16), "brown": (0.47, 0.30, 0.18)}  # beside the named colours of the palette
