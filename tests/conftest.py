@@ -44,9 +44,9 @@ CORPUS = [
 ]
 
 LONG = [  # files that take longest, by processor time
-    "notebooks", "windows", "sweep", "trainer_processes", "inspector_close", "training_memory", "cli", "workshop",
-    "inspector_widget_panels", "evaluation", "inspector_corrections", "annotation", "training", "ablation_fusion",
-    "inspector_browser", "inspector_browser_parts", "trainer", "inspector_widget", "guidance",
+    "notebooks", "inspector_browser", "annotation", "full_size", "hostile_models", "workshop", "trainer",
+    "training_memory", "sweep", "training", "windows", "inspector_close", "hostile_masks", "cli", "sweep_folders",
+    "trainer_processes", "hostile_checkpoints", "videoglamm_golden", "inspector_browser_parts", "hostile_results",
 ]  # fmt: skip
 
 

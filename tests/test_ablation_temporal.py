@@ -70,7 +70,7 @@ def test_the_grid_names_what_it_does_not_know(wrong):
 def test_clips_are_seen_once_and_then_read(clips, cache, monkeypatch):
     monkeypatch.setattr(VideoMolmoForConditionalGeneration, "from_pretrained", lambda *_: pytest.fail("encoded again"))
     again = temporal_data.encode_clips(SMALL, cache)
-    assert (again.features == clips.features).all() and again.things == clips.things
+    assert (again.features == clips.features).all() and again.objects == clips.objects
 
 
 def test_features_are_those_of_the_shipped_tower(clips):
@@ -80,16 +80,16 @@ def test_features_are_those_of_the_shipped_tower(clips):
     with torch.inference_mode():
         features = model.encode_frames(pixels)[:, 0].numpy()
     assert np.allclose(clips.features[3], features, atol=0.02, rtol=2e-3)
-    assert (clips.ids[3] == ids[-1]).all() and clips.things[3] == things
+    assert (clips.ids[3] == ids[-1]).all() and clips.objects[3] == things
 
 
 def test_a_batch_holds_the_last_frames_oldest_first(clips):
     batch = clips.batch(np.array([5, 2]), 3)
     assert torch.equal(batch["features"][:, 0], torch.from_numpy(clips.features[[5, 2], -1]))
     assert torch.equal(batch["past"][1, :, 0], torch.from_numpy(clips.features[2, LONGEST - 3 : LONGEST]))
-    assert torch.equal(batch["facts_moved"].nan_to_num(), torch.from_numpy(clips.moved[[5, 2], 2]).nan_to_num())
+    assert torch.equal(batch["window_moved"].nan_to_num(), torch.from_numpy(clips.moved[[5, 2], 2]).nan_to_num())
     single = clips.batch(np.array([5]), 0)
-    assert "past" not in single and single["facts_moved"].isnan().all()
+    assert "past" not in single and single["window_moved"].isnan().all()
 
 
 def test_a_mixed_frame_takes_each_window_whole_from_its_clip(clips):
@@ -101,7 +101,7 @@ def test_a_mixed_frame_takes_each_window_whole_from_its_clip(clips):
         clip = int(chosen[row, at])
         assert torch.equal(to_windows(batch["features"], grid)[row, 0, at], frames[0][clip, at])
         assert torch.equal(to_windows(batch["past"][:, 0], grid)[row, 0, at], frames[1][clip, at])
-        assert batch["facts_shape"][row, at] == clips.labels["shape"][clip, at]
+        assert batch["window_shape"][row, at] == clips.labels["shape"][clip, at]
 
 
 def test_mixed_batches_are_the_same_for_a_seed_and_show_more_objects_than_frames_do(clips):
@@ -122,7 +122,9 @@ def test_questions_can_be_answered_and_come_once_of_each_kind(clips):
     assert len({(question.clip, question.kind) for question in asked}) == len(asked) > 10
     assert {question.kind for question in asked} == set(temporal_data.KINDS)
     for question in asked:
-        meant = [n for n, thing in enumerate(clips.things[question.clip]) if question.query.means(thing) and thing.seen]
+        meant = [
+            n for n, thing in enumerate(clips.objects[question.clip]) if question.query.means(thing) and thing.seen
+        ]
         assert tuple(meant) == question.targets and len(meant) == (question.kind != "absent motion")
         assert question.query.phrase in question.text
 
@@ -187,7 +189,7 @@ def test_a_perfect_reading_answers_everything_that_fills_a_window(clips):
 
 
 def _fills(clips: EncodedClips, clip: int, target: int) -> bool:
-    point = np.float32(clips.things[clip][target].point)
+    point = np.float32(clips.objects[clip][target].point)
     return bool((clips.labels["point"][clip] == point).all(-1).any())
 
 

@@ -26,7 +26,7 @@ ROWS = {
     # 4 the main job, and 5 what is built on it
     "pointing": 4, "grounding": 4, "systems": 5, "annotation": 5, "evaluation": 5, "training": 5, "sweep": 5,
     # 6 what made the shipped numbers, and the inspector; 7 the command line; 8 the face, which imports lazily
-    "inspector": 6, "lab": 7, "cli": 8, "describe": 8, "": 9,
+    "inspector": 6, "lab": 7, "cli": 8, "": 9,
 }  # fmt: skip
 TORCH_FREE = (
     "errors", "io", "points", "fusion", "metrics", "weights.hub", "mask_store", "results", "protocols",

@@ -9,7 +9,7 @@ from test_training import CLIPS, STAGE, processor
 
 from videomolmo.lab.nano import pointing_stage
 from videomolmo.lab.nano.auxiliary_losses import ProbeHeads
-from videomolmo.lab.nano.batches import Example, answer, mirrored, text_inputs, window_facts
+from videomolmo.lab.nano.batches import Example, answer, mirrored, text_inputs, window_labels
 from videomolmo.lab.nano.rendered_clips import RenderedClips, render_all
 from videomolmo.model import VideoMolmoForConditionalGeneration
 from videomolmo.synth.scene import ObjectFacts
@@ -36,7 +36,7 @@ def walking_square(points: list[tuple[float, float]] = ()) -> Example:
 
 
 def test_the_way_is_measured_from_the_past_frames_that_show_the_object() -> None:
-    facts = window_facts(walking_square(), 6)
+    facts = window_labels(walking_square(), 6)
     way = 4 * (4 - (0 + 2 + 3) / 3) / 96
     shown = facts["shape"] > 0
     assert shown.sum() >= 2 and np.allclose(facts["moved"][shown], (way, 0), atol=1e-6)
@@ -46,8 +46,8 @@ def test_the_way_is_measured_from_the_past_frames_that_show_the_object() -> None
 def test_the_way_turns_with_the_mirror() -> None:
     example = walking_square()
     for code, sign in ((0, (1, 0)), (1, (-1, 0)), (2, (1, 0)), (4, (0, 1)), (5, (0, -1))):
-        frames, ids, things = mirrored(example.frames, example.ids, example.things, code)
-        facts = window_facts(Example(frames, ids, things, [], [], []), 6)
+        frames, ids, things = mirrored(example.frames, example.ids, example.objects, code)
+        facts = window_labels(Example(frames, ids, things, [], [], []), 6)
         assert np.array_equal(np.sign(facts["moved"][facts["shape"] > 0][0].round(4)).astype(int), sign)
 
 
@@ -91,9 +91,9 @@ def test_kept_batches_come_with_new_questions_that_fit_their_clips(clips: Render
     whole = list(pointing_stage.batches(own, clips, stage, 0, 0))
     first, second, third = whole[0::2]
     texts = [own.decode([one for one in batch["input_ids"].flatten().tolist() if one >= 0]) for batch in whole[0::2]]
-    assert len(set(texts)) == 3 and torch.equal(first["facts_point"].nan_to_num(), third["facts_point"].nan_to_num())
+    assert len(set(texts)) == 3 and torch.equal(first["window_point"].nan_to_num(), third["window_point"].nan_to_num())
     for batch in (second, third):
-        shown = {tuple(point) for point in batch["facts_point"].flatten(0, -2).tolist()}
+        shown = {tuple(point) for point in batch["window_point"].flatten(0, -2).tolist()}
         named = batch["places"][~batch["places"][..., 0].isnan()].tolist()
         assert named and sum(tuple(point) in shown for point in named) > 0.7 * len(named)  # small ones fill no window
     resumed = next(iter(pointing_stage.batches(own, clips, stage, 0, 4)))
@@ -105,12 +105,12 @@ def test_stills_are_their_own_past_and_say_nothing_of_motion(clips: RenderedClip
     clean = {"language": False, "short_history_prob": 0.0, "questions": 1}
     stage = pointing_stage.replace(STAGE, steps=8, static_prob=0.5, **clean)
     pictures = RenderedClips.__new__(RenderedClips)
-    pictures.frames, pictures.ids, pictures.things = clips.frames[:, -1:], clips.ids[:, -1:], clips.things
+    pictures.frames, pictures.ids, pictures.objects = clips.frames[:, -1:], clips.ids[:, -1:], clips.objects
     made = list(pointing_stage.batches(own, clips, stage, 0, 0, pictures=pictures))
     stills = [batch for batch in made if "past_pixels" not in batch]
     assert 0 < len(stills) < len(made)
-    assert all((batch["facts_motion"] == 0).all() and batch["facts_moved"].isnan().all() for batch in stills)
-    assert all(bool((batch["facts_motion"] > 0).any()) for batch in made if "past_pixels" in batch)
+    assert all((batch["window_motion"] == 0).all() and batch["window_moved"].isnan().all() for batch in stills)
+    assert all(bool((batch["window_motion"] > 0).any()) for batch in made if "past_pixels" in batch)
     torch.manual_seed(0)
     model, heads = VideoMolmoForConditionalGeneration(own.config, attn_implementation="eager"), ProbeHeads(128, 256, 8)
     past = stills[0]["pixels"][:, None].expand(-1, own.config.context, -1, -1, -1)
@@ -130,12 +130,12 @@ def test_motion_is_judged_where_it_is_named() -> None:
     torch.manual_seed(0)
     heads = ProbeHeads(128, 256, 8)
     tokens, windows = torch.randn(1, 36, 128), torch.randn(1, 36, 4, 256)
-    nothing = {"facts_motion": torch.full((1, 36), -100), "facts_moved": torch.full((1, 36, 2), torch.nan)}
+    nothing = {"window_motion": torch.full((1, 36), -100), "window_moved": torch.full((1, 36, 2), torch.nan)}
     loss, right = heads.motion_loss(tokens, windows, nothing)
     assert loss == 0 and np.isnan(right)
     named = {name: value.clone() for name, value in nothing.items()}
-    named["facts_motion"][0, 7] = heads.motion(tokens)[0, 7].argmax()
-    if named["facts_motion"][0, 7] > 0:
+    named["window_motion"][0, 7] = heads.motion(tokens)[0, 7].argmax()
+    if named["window_motion"][0, 7] > 0:
         assert heads.motion_loss(tokens, windows, named)[1] == 1.0
-    named["facts_moved"][0, 7] = torch.tensor([0.02, 0.0])
+    named["window_moved"][0, 7] = torch.tensor([0.02, 0.0])
     assert heads.motion_loss(tokens, windows, named)[0].isfinite()

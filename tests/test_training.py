@@ -122,8 +122,8 @@ def test_rendering_goes_on_after_a_kill(tmp_path):
 
 
 def test_rendered_clips_agree_with_their_facts(clips):
-    assert clips.frames.shape == (24, 5, 96, 96, 3) and clips.ids.shape == (24, 5, 96, 96) and len(clips.things) == 24
-    for ids, things in zip(clips.ids, clips.things, strict=True):
+    assert clips.frames.shape == (24, 5, 96, 96, 3) and clips.ids.shape == (24, 5, 96, 96) and len(clips.objects) == 24
+    for ids, things in zip(clips.ids, clips.objects, strict=True):
         assert ids.max() <= len(things)
         for number, thing in enumerate(things, start=1):
             if thing.seen:
@@ -134,7 +134,7 @@ def test_rendered_clips_agree_with_their_facts(clips):
 def test_last_frames_only(clips_folder, clips):
     last = RenderedClips(clips_folder, clips_folder, last=True)
     assert len(last) == 48 and np.array_equal(last.frames[24:, 0], clips.frames[:, -1])
-    assert last.things[:24] == last.things[24:] == clips.things
+    assert last.objects[:24] == last.objects[24:] == clips.objects
 
 
 # Going on

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES, fuse, iou
-from videomolmo.io.video import open_video
+from videomolmo.io.video import LiveFrames, open_video
 from videomolmo.masks.sam2 import MEAN, STD, MaskTracker
 from videomolmo.masks.windows import Window, track_windows
 from videomolmo.weights.hub import nano_masks
@@ -26,7 +27,12 @@ def clicks(*points: tuple[float, float]) -> list[np.ndarray]:
 
 
 def windows(tracker, frames: np.ndarray, keys: Keys, **options) -> list[Window]:
-    return list(track_windows(tracker, open_video(frames), len(frames), keys, **options))
+    return list(track_windows(tracker, with_clicks(frames, keys), len(frames), **options))
+
+
+def with_clicks(frames: np.ndarray, keys: Keys):
+    """Frames with the clicks on them; None on those that are no key frames."""
+    return ((frame, keys.get(at)) for at, frame in enumerate(frames))
 
 
 # SAM 2 with random weights
@@ -276,13 +282,33 @@ def test_only_frames_that_an_object_is_followed_on_are_encoded(shipped_grounder,
     assert len(windows(tracker, clip.frames, keys, rule="forward")) == 4 and len(seen) == 7 + 4
 
 
-def test_frames_are_decoded_once_and_in_order(tracker, frames):
-    video, read = open_video(frames), []
+def test_a_run_decodes_each_frame_once_and_in_order(truthful, clip):
+    video, read = open_video(clip.frames), []
     original = video._reader.read
     video._reader.read = lambda number: read.append(number) or original(number)
-    for _ in track_windows(tracker, video, 12, KEYS):
-        pass
-    assert read == list(range(12))
+    result = truthful(clip)(video, "the thing")
+    assert read == list(range(12)) and result.masks[:].any()
+
+
+def test_windows_of_a_live_source_come_while_it_goes_on(truthful, clip, monkeypatch):
+    grounder, taken = truthful(clip), []
+    result = grounder(clip.frames, "the thing")
+    monkeypatch.setattr(grounder.tracker, "rows", 1)
+    found = grounder.stream((taken.append(at) or frame for at, frame in enumerate(clip.frames)), "the thing")
+    for start, seen in ((0, 6), (5, 11), (10, 12)):  # as soon as its last key frame is there
+        window = next(found)
+        assert window.start == start and taken == list(range(seen))
+        masks = result.masks[start : start + len(window.fused), [number - 1 for number in window.ids]]
+        assert iou(window.fused, masks).min() >= 0.999
+    assert next(found, None) is None
+
+
+def test_live_frames_are_checked():
+    grey = np.zeros((4, 6, 3), np.uint8)
+    with pytest.raises(BadInput, match="the iterator of frames gave none"):
+        LiveFrames(iter(()))
+    with pytest.raises(BadInput, match=r"live frame 1 is uint8 \(5, 6, 3\): expected uint8 \(4, 6, 3\)"):
+        list(LiveFrames(iter([grey, np.zeros((5, 6, 3), np.uint8)])).iterate())
 
 
 # A world in which every answer is known: discs on straight paths, followed without error or with one that we choose

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -15,7 +17,7 @@ from videomolmo.fusion import check_rule
 from videomolmo.io import provenance
 from videomolmo.io.plain_values import as_int
 from videomolmo.io.timing import Stopwatch
-from videomolmo.io.video import Frames, open_video
+from videomolmo.io.video import Frames, LiveFrames, open_video
 from videomolmo.mask_store import MaskStore
 from videomolmo.points import Answer
 from videomolmo.protocols import Frame, OnText, Pointer, Question, Segmentation, Segmenter, Tracker, as_question
@@ -142,30 +144,65 @@ class VideoGrounder:
 
         Source: paper, section 3.
         """
-        text, settings = as_question(sentence), check_settings(every, fusion, tau, context)
-        about = self.describe(settings["context"])
-        settings["context"] = about.pop("context", None)
-        video, clock = _opened(video, reader, max_frames), Stopwatch()
-        question = Question(text, video, settings["every"], settings["context"], on_text, clock, sentence)
-        frames, answers, caption = _Decoded(question), [], {}
-        if self.segmenter is None:
-            windows = self._point_and_track(frames, question, answers, settings, progress)
-        else:
-            windows = self._segment(frames, question, answers, caption)
-        spool, objects = _stored(windows, clock, frames.count or len(video), progress)
+        video = _opened(video, reader, max_frames)
+        work = self._begin(video, sentence, check_settings(every, fusion, tau, context), on_text, progress)
+        spool, objects = _stored(work.windows, work.question.clock, len(video), progress)
+        clock, frames = work.question.clock, work.frames
         config = {
-            "model": {**settings, "question": text, "reader": reader,
-                      "max_frames": None if max_frames is None else int(max_frames), **about},
-            "loaded": self.loaded, **caption,
+            "model": {**work.settings, "question": work.question.text, "reader": reader,
+                      "max_frames": None if max_frames is None else int(max_frames), **work.about},
+            "loaded": self.loaded, **work.caption,
             "seed": None,  # greedy decoding and SAM 2 draw nothing at random
             "weights_sha256": self.weights, "versions": provenance.versions(), "commit": provenance.commit(),
             "seconds": dict.fromkeys(("io", "vision", "text", "masks"), 0.0) | clock.rounded(),
         }  # fmt: skip
         return GroundingResult(
-            sentence=sentence, answers=answers, objects=objects, height=video.height, width=video.width,
+            sentence=sentence, answers=work.answers, objects=objects, height=video.height, width=video.width,
             times_s=np.asarray(video.times_s)[: frames.count], fps=video.fps, spool=spool, config=config,
             source=video.source, warning=video.warning, _video=video,
         )  # fmt: skip
+
+    def stream(
+        self,
+        video: str | os.PathLike | np.ndarray | Frames | Iterable[Frame],
+        sentence: str,
+        *,
+        every: int = 5,
+        fusion: str = "iou",
+        tau: float = 0.7,
+        context: int | None = None,
+        on_text: OnText | None = None,
+    ) -> Iterator[Window]:
+        """Masks of one window after the other, each as soon as it is final; nothing is stored.
+
+        Args:
+            video: as for a call; or an iterator of frames, uint8 (height, width, 3), such as a camera gives them, that
+                may go on for ever. Frames are asked for as they are needed.
+            sentence, every, fusion, tau, context, on_text: as for a call.
+
+        Raises:
+            BadInput: as for a call; of the frames when it comes to them.
+
+        Example:
+            >>> for window in grounder.stream(camera, "the red circle"):  # doctest: +SKIP
+            ...     print(window.start, window.ids, window.fused.shape)
+        """
+        video = LiveFrames(video) if isinstance(video, Iterator) else _opened(video, "pyav", None)
+        return self._begin(video, sentence, check_settings(every, fusion, tau, context), on_text, False).windows
+
+    def _begin(
+        self, video: Frames, sentence: str, settings: dict[str, Any], on_text: OnText | None, progress: bool
+    ) -> _Work:
+        """A question about a video and the windows that will answer it; no frame has been decoded yet."""
+        text, about = as_question(sentence), self.describe(settings["context"])
+        settings["context"] = about.pop("context", None)
+        question = Question(text, video, settings["every"], settings["context"], on_text, sentence=sentence)
+        frames, answers, caption = _Decoded(question), [], {}
+        if self.segmenter is None:
+            windows = self._point_and_track(frames, question, answers, settings, progress)
+        else:
+            windows = self._segment(frames, question, answers, caption)
+        return _Work(question, frames, answers, caption, windows, settings, about)
 
     def describe(self, context: int | None = None) -> dict[str, Any]:
         """What run.json tells of the models, asked to look at so many past frames.
@@ -180,25 +217,14 @@ class VideoGrounder:
     def _point_and_track(
         self, frames: _Decoded, question: Question, answers: list[KeyAnswer], settings: dict[str, Any], progress: bool
     ) -> Iterator[Window]:
-        """Windows between key frames; all answers are there before the first one."""
-        from tqdm import tqdm
-
+        """Windows between key frames, from the frames that the pointer has seen and the answers it gave."""
         from videomolmo.masks.windows import track_windows
 
-        video, every = question.video, question.every
+        frames.keeps = True
         found = question.clock.each("text", self.pointer.answers(frames, question))
-        with tqdm(total=-(-len(video) // every), desc="point", unit=" key frames", disable=not progress) as bar:
-            for at, answer in found:
-                if at != (key := every * len(answers)) or at >= len(video):
-                    raise BadInput(f"the pointer answers on frame {at}, expected the next key frame, {key}, or no more")
-                answers.append(_key_answer(at, answer, video))
-                bar.update()
-        count = frames.take_rest()
-        if len(answers) != (keys := -(-count // every)):
-            raise BadInput(f"the pointer gave {len(answers)} answers, expected {keys}, one on each key frame")
-        clicks = {answer.frame: clicks_of(answer) for answer in answers}
+        clicked = _with_clicks(found, frames, question, answers, progress)
         rule, tau = settings["fusion"], settings["tau"]
-        return track_windows(self.tracker, video, count, clicks, rule=rule, tau=tau, clock=question.clock)
+        return track_windows(self.tracker, clicked, len(question.video), rule=rule, tau=tau)
 
     def _segment(
         self, frames: _Decoded, question: Question, answers: list[KeyAnswer], caption: dict[str, Any]
@@ -224,17 +250,67 @@ class VideoGrounder:
             raise BadInput(f"the segmenter gave masks of {reached} frames, expected {count}, one for each")
 
 
+class _Work(NamedTuple):
+    """What goes on for a question: answers (and a segmenter's caption) come as the windows are asked for."""
+
+    question: Question
+    frames: _Decoded
+    answers: list[KeyAnswer]
+    caption: dict[str, Any]
+    windows: Iterator[Window]
+    settings: dict[str, Any]
+    about: dict[str, Any]
+
+
+def _with_clicks(
+    found: Iterator[tuple[int, Answer]],
+    frames: _Decoded,
+    question: Question,
+    answers: list[KeyAnswer],
+    progress: bool,
+) -> Iterator[tuple[Frame, list[np.ndarray] | None]]:
+    """All frames in order, key frames with the clicks that answer there; `answers` grows."""
+    from tqdm import tqdm
+
+    video, every, reached = question.video, question.every, 0
+    with tqdm(total=-(-len(video) // every), desc="point", unit=" key frames", disable=not progress) as bar:
+        for at, answer in found:
+            if at != (key := every * len(answers)) or at >= len(video):
+                raise BadInput(f"the pointer answers on frame {at}, expected the next key frame, {key}, or no more")
+            answers.append(_key_answer(at, answer, video))
+            bar.update()
+            yield from ((frame, None) for frame in islice(frames.again(), at - reached))
+            for frame in islice(frames.again(), 1):
+                yield frame, clicks_of(answers[-1])
+            reached = at + 1
+    for frame in frames.again():
+        yield frame, None
+    if len(answers) != (keys := -(-frames.take_rest() // every)):
+        raise BadInput(f"the pointer gave {len(answers)} answers, expected {keys}, one on each key frame")
+
+
 class _Decoded(Iterator):
-    """The frames of a question's video, decoded as they are taken, and their `count` so far."""
+    """The frames of a question's video, decoded as they are taken, and their `count` so far.
+
+    Where it `keeps` them, those that were taken are held until they are taken `again`.
+    """
 
     def __init__(self, question: Question) -> None:
         self._frames, self._name = question.clock.each("io", question.video.iterate()), question.video.name
-        self.count = 0
+        self.count, self.keeps = 0, False
+        self._taken: deque[Frame] = deque()
 
     def __next__(self) -> Frame:
         frame = next(self._frames)
         self.count += 1
+        if self.keeps:
+            self._taken.append(frame)
         return frame
+
+    def again(self) -> Iterator[Frame]:
+        """Frames from the first, decoded where nobody took them yet."""
+        while self._taken or next(self, None) is not None:
+            yield self._taken.popleft()
 
     def take_rest(self) -> int:
         """How many frames there are, those that nobody took included.

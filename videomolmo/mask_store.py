@@ -132,11 +132,20 @@ class MaskStore:
 
     def frame(self, layer: str, at: int, objects: int, size: tuple[int, int]) -> np.ndarray:
         """One layer of frame `at`: bool (objects, height, width), object n in row n - 1."""
+        ids, bits = self.bits(layer, at, size)
+        own = np.unpackbits(bits, axis=-1, count=size[1]).view(bool)
+        if np.array_equal(ids, range(1, objects + 1)):
+            return own
         masks = np.zeros((objects, *size), bool)
-        window, offset = self._of(at)
-        if window is not None:
-            masks[window["ids"] - 1] = np.unpackbits(window[layer][offset], axis=-1, count=size[1])
+        masks[ids - 1] = own
         return masks
+
+    def bits(self, layer: str, at: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of the objects of frame `at`, and their masks in one layer as bits (objects, height, bytes)."""
+        window, offset = self._of(at)
+        if window is None:
+            return np.zeros(0, int), np.zeros((0, size[0], -(-size[1] // 8)), np.uint8)
+        return window["ids"], window[layer][offset]
 
     def known(self, layer: str, at: int, objects: int) -> np.ndarray:
         """Whether the propagation `layer` ("forward" or "backward") reaches frame `at`, per object."""

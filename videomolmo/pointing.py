@@ -17,6 +17,7 @@ from videomolmo.points import Answer, read_points
 from videomolmo.protocols import Frame, Question
 
 BATCH = 8
+ROOM = 2**28  # bytes of frames that may wait for the answers to key frames, for masks are made from the same decoding
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class VideoMolmoPointer:
     @torch.inference_mode()
     def _answers(self, frames: Iterator[Frame], question: Question) -> Iterator[tuple[int, Answer]]:
         context, clock = (question.context or 0) if self.model.config.needs_past else 0, question.clock
+        held = question.every * question.video.height * question.video.width * 3  # bytes that wait for a key frame
+        most = min(BATCH, max(ROOM // held, 1))
         waiting: list[_Waiting] = []
         recent: dict[int, torch.Tensor] = {}
         if context:
@@ -85,7 +88,7 @@ class VideoMolmoPointer:
                 with clock.measure("vision"):
                     past = [recent[number] for number in range(at - context, at)]
                     waiting.append(_Waiting(at, self._tokens(features, past, _size(question))))
-            if len(waiting) == BATCH:
+            if len(waiting) == most:
                 yield from self._ask(waiting, question)
                 waiting = []
         if waiting:

@@ -20,7 +20,7 @@ from videomolmo.io.schemas import Answer, answer_problem, read_metadata
 from videomolmo.io.tables import write_csv
 from videomolmo.io.untrusted import StoredArrays, parse, read_bytes
 from videomolmo.io.video import Frames, open_video
-from videomolmo.mask_store import LAYERS, ClipShape, LazyMasks, MaskStore, place_of, window_of
+from videomolmo.mask_store import LAYERS, NOWHERE, ClipShape, LazyMasks, MaskStore, crop, place_of, window_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,10 +163,14 @@ class GroundingResult:
         return pd.DataFrame(rows, columns=columns)
 
     def _rows(self, at: int) -> Iterator[tuple]:
-        masks, forward, backward = self.masks[at], self.forward[at], self.backward[at]
-        for index in np.flatnonzero(masks.any(axis=(1, 2))):
-            source = "key" if at in self._key_set else self._source_of(masks[index], forward[index], backward[index])
-            yield at, round(float(self.times_s[at]), 4), int(index) + 1, *place_of(masks[index]), source
+        size = self.height, self.width
+        ids, *layers = self.spool.bits("fused", at, size)
+        layers += [self.spool.bits(name, at, size)[1] for name in ("forward", "backward")]
+        for n in np.argsort(ids):
+            if (mask := crop(at, layers[0][n : n + 1])).box != NOWHERE:
+                source = "key" if at in self._key_set else self._source_of(*(layer[n] for layer in layers))
+                place = place_of(mask.at(at), mask.box[0], 8 * mask.box[2])
+                yield at, round(float(self.times_s[at]), 4), int(ids[n]), *place, source
 
     def _source_of(self, mask: np.ndarray, forward: np.ndarray, backward: np.ndarray) -> str:
         """Which direction a fused mask is from; a rule that makes masks of two needs both, the others choose one."""

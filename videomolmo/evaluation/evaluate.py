@@ -139,12 +139,7 @@ def predict(
 ALL = "(all)"
 OURS = ("predictions", "answers", "missing.json", "results.parquet", "results.csv")
 COLUMNS = ("clip", "expression", "kind", "text", "metric", "value", "n", "seconds")
-MEANS = {
-    "count exact": "EMA",
-    "count close": "close accuracy",
-    "count error": "MAE",
-    "count invalid": "invalid share",
-}
+MEANS = {"count exact": "EMA", "count close": "close accuracy", "count error": "MAE", "count invalid": "invalid share"}
 
 
 def evaluate(

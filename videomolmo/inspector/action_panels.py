@@ -221,11 +221,9 @@ class ExportPanel:
         ending, write = EXPORTS[self.kind.value]
         stem = self.kind.value.split(" (")[0].replace(" ", "_").lower()
         path = free_path(self._state.folder, stem, ending)
-        self._state.set_status(f"writing {path} …")
-
         _being_written.add(path)
 
-        def job(_: Any, __: Any) -> Path:
+        def job() -> Path:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write(self._state, path)
@@ -233,12 +231,9 @@ class ExportPanel:
                 _being_written.discard(path)
             return path
 
-        self._state.work.start(job, lambda *_: None, self._done)
+        self._state.start(f"writing {path} …", job, self._done)
 
-    def _done(self, path: Path | None, error: BaseException | None) -> None:
-        if error is not None:
-            self._state.show_error(error)
-            return
+    def _done(self, path: Path) -> None:
         self.line.value = f"<small>wrote <code>{path}</code></small>"
         self._state.set_status(f"wrote {path}")
 
@@ -281,13 +276,9 @@ class AskPanel:
         if not state.is_free():
             return
         inspection, path = state.inspection, free_path(state.folder, "result", "")
-        state.set_status(f"saving {path} …")
-        state.work.start(lambda *_: inspection.save(path), lambda *_: None, lambda _, error: self._saved(path, error))
+        state.start(f"saving {path} …", lambda: inspection.save(path), lambda _: self._saved(path))
 
-    def _saved(self, path: Path, error: BaseException | None) -> None:
-        if error is not None:
-            self._state.show_error(error)
-            return
+    def _saved(self, path: Path) -> None:
         self._offer()
         self._state.set_status(f"saved {path}; corrections are written there from now on")
 
@@ -298,15 +289,11 @@ class AskPanel:
             state.set_status("write a sentence first", error=True)
         if not sentence or not state.is_free():
             return
-        state.set_status(f"asking for “{sentence}” …")
         inspection = state.inspection
-        truth_free = lambda *_: Inspection(ask(inspection, sentence, state.grounder))  # noqa: E731
-        state.work.start(truth_free, lambda *_: None, self._done)
+        job = lambda: Inspection(ask(inspection, sentence, state.grounder))  # noqa: E731  without truth
+        state.start(f"asking for “{sentence}” …", job, self._done)
 
-    def _done(self, found: Inspection | None, error: BaseException | None) -> None:
-        if error is not None:
-            self._state.show_error(error)
-            return
+    def _done(self, found: Inspection) -> None:
         self._state.asked.append(found)
         self.history.unobserve(self._back, "value")  # new options choose the first one for a moment
         self.history.options = [(one.sentence, n) for n, one in enumerate(self._state.asked)]

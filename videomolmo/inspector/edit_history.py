@@ -231,8 +231,8 @@ FOLDER = "corrections"  # masks made for them, see `PropagationCache`
 def result_key(result: GroundingResult) -> str:
     """A name for what a run found, the same in memory and on disk, and when its video or its folder is moved."""
     size = (result.objects, result.height, result.width)
-    facts = (result.sentence, size, result.times_s.round(6).tolist(), result.config)
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    identity = (result.sentence, size, result.times_s.round(6).tolist(), result.config)
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 class CorrectionLog:

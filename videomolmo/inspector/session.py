@@ -152,6 +152,15 @@ class InspectorState:
             self.set_status("wait until the present work is done, or cancel it", error=True)
         return not self.work.busy
 
+    def start(self, doing: str, job: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        """Run a job in the background; `done` takes what it returns, an error is shown."""
+
+        def end(found: Any, error: BaseException | None) -> None:
+            done(found) if error is None else self.show_error(error)
+
+        self.set_status(doing)
+        self.work.start(lambda *_: job(), lambda *_: None, end)
+
     def _pictures(self, frame: int) -> tuple[list[Picture], str]:
         """The encoded pictures of a frame, and the line below them."""
         pictures = [

@@ -295,8 +295,8 @@ def _check_own(folder: Path) -> None:
     try:
         content = read_bytes(folder / FILES[-1])
         is_blank = not content.strip(b"\0")  # what a power cut may leave of a file
-        facts = BETWEEN if is_blank else parse(dict[str, Any], content, FILES[-1])
-        ours = facts.keys() >= OWN or facts == BETWEEN
+        metadata = BETWEEN if is_blank else parse(dict[str, Any], content, FILES[-1])
+        ours = metadata.keys() >= OWN or metadata == BETWEEN
     except (OSError, BadInput):
         ours = False
     if not ours:

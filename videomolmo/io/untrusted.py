@@ -52,16 +52,16 @@ def regular_file(path: str | Path, max_bytes: int | None = None) -> Path:
         BadInput: nothing there, a folder, a pipe or a device, or a larger file.
     """
     try:
-        facts = os.stat(path)
+        status = os.stat(path)
     except FileNotFoundError as error:
         raise BadInput(f"{path} does not exist; copy or download all files of the model") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise BadInput(f"{str(path)[:200]!r} cannot be opened ({reason}); check the path") from error
-    if not stat.S_ISREG(facts.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise BadInput(f"{path} is a folder, a pipe or a device, expected a file; copy or download it again")
-    if max_bytes is not None and facts.st_size > max_bytes:
-        raise BadInput(f"{path} has {facts.st_size} bytes, expected at most {max_bytes}; it is no such file")
+    if max_bytes is not None and status.st_size > max_bytes:
+        raise BadInput(f"{path} has {status.st_size} bytes, expected at most {max_bytes}; it is no such file")
     return Path(path)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -191,6 +193,44 @@ class _ArrayReader:
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+class LiveFrames(Frames):
+    """Frames of an iterator, each had once and in order, for as long as it gives some.
+
+    Args:
+        frames: uint8 (height, width, 3), all of one size; the first is taken at once.
+        fps: frames a second.
+
+    Raises:
+        BadInput: no frame, or what is none.
+    """
+
+    def __init__(self, frames: Iterator[UInt8[np.ndarray, "height width 3"]], fps: float = _DEFAULT_FPS) -> None:
+        first = next(frames, None)
+        if first is None:
+            raise BadInput("the iterator of frames gave none; expected uint8 (height, width, 3)")
+        super().__init__(_ArrayReader(np.asarray(first)[None], fps), "live frames")
+        self._coming, self._length = itertools.chain([first], frames), sys.maxsize
+        self.times_s = _Ticks(fps)
+
+    def iterate(self, start: int = 0, stop: int | None = None) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+        """The frames to come."""
+        for number, frame in enumerate(itertools.islice(self._coming, start, stop)):
+            if frame.dtype != np.uint8 or frame.shape != (self.height, self.width, 3):
+                expected = f"uint8 ({self.height}, {self.width}, 3) as the first"
+                raise BadInput(f"live frame {number} is {frame.dtype} {frame.shape}: expected {expected}")
+            yield frame
+
+
+class _Ticks:
+    """The time of any frame, at an even rate."""
+
+    def __init__(self, fps: float) -> None:
+        self.fps = fps
+
+    def __getitem__(self, number: int) -> float:
+        return number / self.fps
 
 
 class DecordReader:

@@ -142,10 +142,10 @@ def _avi(read: Read, size: int) -> ContainerEnd:
 def _asf(read: Read, size: int) -> ContainerEnd:
     """Data packets of one size, each of which begins as the first one does."""
     header = int.from_bytes(read(16, 8), "little")
-    facts = read(0, min(header, 1 << 16)).partition(bytes.fromhex("A1DCAB8C47A9CF118EE400C00C205365"))[2]
-    if len(facts) < 84:
+    properties = read(0, min(header, 1 << 16)).partition(bytes.fromhex("A1DCAB8C47A9CF118EE400C00C205365"))[2]
+    if len(properties) < 84:
         return ContainerEnd(size, None)
-    count, ticks, _, preroll_ms, flags, length, most = struct.unpack_from("<4Q3I", facts, 40)
+    count, ticks, _, preroll_ms, flags, length, most = struct.unpack_from("<4Q3I", properties, 40)
     if not length or length != most or flags & 1:  # of a broadcast the header knows no number
         return ContainerEnd(size, None)
     first, seconds = header + 50, ticks / 1e7 - preroll_ms / 1e3

@@ -96,10 +96,11 @@ class VideoWriter:
     def _open(self) -> None:
         import av
 
+        self._reformatter = av.video.reformatter.VideoReformatter()  # a frame's own would begin anew with each
         self._container = av.open(f"file:{self._temporary}", "w", options={"movflags": "+faststart"})
         # One thread and no look-ahead: with either, x264 writes the same frames differently from run to run.
         repeatable = "threads=1:rc-lookahead=0:sync-lookahead=0:mbtree=0"
-        options = {"crf": "18", "preset": "veryfast", "x264-params": repeatable}
+        options = {"crf": "18", "preset": "superfast", "x264-params": repeatable}
         self._stream = self._container.add_stream("libx264", rate=self._rate, options=options)
         self._stream.height, self._stream.width = self.height + self.height % 2, self.width + self.width % 2
         self._stream.pix_fmt = "yuv420p"
@@ -128,7 +129,7 @@ class VideoWriter:
             )
         frame = np.pad(frame, ((0, self.height % 2), (0, self.width % 2), (0, 0)), mode="edge")
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        picture = self._reformatter.reformat(picture, format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
         picture.pts, picture.time_base = self._when(self.frames), self._unit
         self._lasting[picture.pts] = self._when(self.frames + 1) - picture.pts
         with self._refusal_in_one_line():

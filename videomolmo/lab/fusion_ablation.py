@@ -115,8 +115,8 @@ def _propagate_all(seed: int, points: str, reaches: dict[int, tuple[int, int]], 
 
 def _clicks(clip: HardClip, at: int, points: str) -> tuple[list[int], list[np.ndarray]]:
     """Objects that can be pointed at on a frame, and their clicks."""
-    every = {thing: click(clip, at, thing, points) for thing in range(clip.masks.shape[1])}
-    shown = {thing: place for thing, place in every.items() if place is not None}
+    every = {obj: click(clip, at, obj, points) for obj in range(clip.masks.shape[1])}
+    shown = {obj: place for obj, place in every.items() if place is not None}
     return list(shown), list(shown.values())
 
 
@@ -252,8 +252,8 @@ def worst_frame(windows: Iterable[Sides]) -> tuple[Sides, int, int]:
     for window in windows:
         scores = _window_scores(window, [PAPER])[0].mean(axis=-1)
         scores[~(window.forward.any(axis=(2, 3)) & window.backward.any(axis=(2, 3)))] = np.inf
-        at, thing = np.unravel_index(int(scores.argmin()), scores.shape)
-        found.append((float(scores[at, thing]), window, int(at), int(thing)))
+        at, obj = np.unravel_index(int(scores.argmin()), scores.shape)
+        found.append((float(scores[at, obj]), window, int(at), int(obj)))
     return min(found, key=lambda one: one[0])[1:]
 
 
@@ -284,13 +284,13 @@ def _window_scores(window: Sides, chosen: Sequence[Setting]) -> Float[np.ndarray
     rules = [setting for setting in chosen if setting.rule != ORACLE]
     candidates = [window.forward, window.backward, *(fuse_window(window, setting) for setting in rules)]
     scores = np.empty((len(candidates), *window.truth.shape[:2], 2))
-    for at, thing in np.ndindex(window.truth.shape[:2]):
+    for at, obj in np.ndindex(window.truth.shape[:2]):
         seen: dict[bytes, np.ndarray] = {}
         for n, masks in enumerate(candidates):
-            key = np.packbits(masks[at, thing]).tobytes()
+            key = np.packbits(masks[at, obj]).tobytes()
             if key not in seen:
-                seen[key] = np.array(j_and_f_per_frame(window.truth[at, thing], masks[at, thing]))
-            scores[n, at, thing] = seen[key]
+                seen[key] = np.array(j_and_f_per_frame(window.truth[at, obj], masks[at, obj]))
+            scores[n, at, obj] = seen[key]
     forward, backward, own = scores[0], scores[1], iter(scores[2:])
     better = np.where((forward.sum(-1) >= backward.sum(-1))[..., None], forward, backward)
     return np.stack([better if setting.rule == ORACLE else next(own) for setting in chosen])

@@ -51,7 +51,7 @@ def _draws(count: int) -> Float[np.ndarray, "draws clips"]:
 
 
 def make_table(
-    scores: Scores, chosen: Sequence[Setting], seeds: Sequence[int], facts: Mapping[str, str]
+    scores: Scores, chosen: Sequence[Setting], seeds: Sequence[int], metadata: Mapping[str, str]
 ) -> pd.DataFrame:
     """One row for each setting, distance of key frames, kind of clicks and metric; J&F also for each kind of clip.
 
@@ -59,7 +59,7 @@ def make_table(
         scores: by (points, every): J and F of every clip and setting, see `clip_scores`.
         chosen: the settings, the paper's and ours among them.
         seeds: of the clips, in order, without gaps.
-        facts: `commit` and `machine`.
+        metadata: `commit` and `machine`.
 
     Returns:
         A table with `COLUMNS`; `difference` is this rule minus the paper's at τ = 0.7 on the same clips, `ours` is
@@ -67,7 +67,7 @@ def make_table(
     """
     kinds = np.array([KINDS[seed % len(KINDS)] for seed in seeds])
     groups = {ALL: np.ones(len(seeds), bool)} | {kind: kinds == kind for kind in KINDS if (kinds == kind).any()}
-    about = {"seeds": f"{seeds[0]}-{seeds[-1]}", **facts}
+    about = {"seeds": f"{seeds[0]}-{seeds[-1]}", **metadata}
     rows = []
     for (points, every), both in scores.items():
         values = {"J&F": both.mean(axis=2), "J": both[..., 0], "F": both[..., 1]}
@@ -154,7 +154,7 @@ def markdown(table: pd.DataFrame) -> str:
         f"J&F in percent over the frames between key frames, {first['n']} held-out generated clips"
         f" (seeds {first['seeds']}), nano SAM 2; in brackets the 95 % interval of the difference to the paper's rule on"
         " the same clips, bold where it lies above zero. *Quoted* figures are the paper's, from real videos and the"
-        " full model.",
+        " full model."
     ]
     for part in (_rules, _rivals, _taus, _everies):
         lines += ["", *part(table)]

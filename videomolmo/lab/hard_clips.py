@@ -46,26 +46,26 @@ def hard_clip(seed: int, *, frames: int = 31, size: int = 160) -> HardClip:
     return HardClip(seed, kind, clip.frames, clip.masks)
 
 
-def click(clip: HardClip, at: int, thing: int, points: str) -> Float[np.ndarray, "1 2"] | None:
+def click(clip: HardClip, at: int, obj: int, points: str) -> Float[np.ndarray, "1 2"] | None:
     """Where a pointing model would click on an object of frame `at`: x and y in pixels; None where it is hidden.
 
     Args:
         clip: with its true masks.
         at: frame.
-        thing: index of the object.
+        obj: index of the object.
         points: "clean": the deepest pixel of the visible part. "noisy": any pixel of it, moved by normal noise of
             `JITTER`·√area per axis, so that about one click in six is beside the object.
     """
     if points not in POINTS:
         raise BadInput(f"points are {points!r}, expected {' or '.join(POINTS)}")
-    mask = clip.masks[at, thing]
+    mask = clip.masks[at, obj]
     area = int(mask.sum())
     if area < MIN_AREA_PX:
         return None
     if points == "clean":
         place = deepest_pixel(mask) + 0.5
     else:
-        rng = np.random.default_rng([clip.seed, 17, at, thing])
+        rng = np.random.default_rng([clip.seed, 17, at, obj])
         rows, columns = np.nonzero(mask)
         n = int(rng.integers(len(rows)))
         place = np.array([columns[n], rows[n]]) + 0.5 + rng.normal(0, JITTER * np.sqrt(area), 2)
@@ -79,58 +79,58 @@ def _hard_scene(seed: int, kind: str, frames: int) -> Scene:
     scene = None
     while scene is None or len(scene.objects) < 2:
         scene = sample_scene(int(rng.integers(2**40)), motion=False, frames=frames, aspect=1.0)
-    things = [replace(thing, radius=float(rng.uniform(0.07, 0.14))) for thing in scene.objects[: rng.integers(2, 4)]]
+    objects = [replace(obj, radius=float(rng.uniform(0.07, 0.14))) for obj in scene.objects[: rng.integers(2, 4)]]
     occluders: tuple = ()
     if kind == "occlusion":
-        things, occluders = _behind_a_bar(rng, things, frames)
+        objects, occluders = _behind_a_bar(rng, objects, frames)
     elif kind == "crossing":
-        things = _crossing(rng, things, frames)
+        objects = _crossing(rng, objects, frames)
     else:
-        things = [_swinging(rng, thing) for thing in things]
-    return replace(scene, objects=tuple(things), occluders=occluders)
+        objects = [_swinging(rng, obj) for obj in objects]
+    return replace(scene, objects=tuple(objects), occluders=occluders)
 
 
-def _straight(thing: SceneObject, start: np.ndarray, end: np.ndarray, frames: int) -> SceneObject:
+def _straight(obj: SceneObject, start: np.ndarray, end: np.ndarray, frames: int) -> SceneObject:
     """The object on a straight way from one place to another in the time of the clip."""
-    return replace(thing, path=Path(at=start, when=0.0, velocity=(end - start) / (frames - 1)))
+    return replace(obj, path=Path(at=start, when=0.0, velocity=(end - start) / (frames - 1)))
 
 
-def _behind_a_bar(rng: np.random.Generator, things: list[SceneObject], frames: int) -> tuple[list[SceneObject], tuple]:
+def _behind_a_bar(rng: np.random.Generator, objects: list[SceneObject], frames: int) -> tuple[list[SceneObject], tuple]:
     """Objects that go across, one above the other, and an upright bar in the middle."""
-    heights = (np.arange(len(things)) + rng.uniform(0.3, 0.7, len(things))) / len(things)
+    heights = (np.arange(len(objects)) + rng.uniform(0.3, 0.7, len(objects))) / len(objects)
     moved = []
-    for thing, y in zip(things, heights, strict=True):
+    for obj, y in zip(objects, heights, strict=True):
         left, right = rng.uniform(0.0, 0.25), rng.uniform(0.75, 1.0)
         ends = np.array([[left, y], [right, y + rng.uniform(-0.1, 0.1)]])[:: rng.choice([-1, 1])]
-        moved.append(_straight(thing, ends[0], ends[1], frames))
-    half = float(rng.uniform(0.6, 1.4) * max(thing.radius for thing in moved))
+        moved.append(_straight(obj, ends[0], ends[1], frames))
+    half = float(rng.uniform(0.6, 1.4) * max(obj.radius for obj in moved))
     bar = np.array([[-half, -1.2], [half, -1.2], [half, 1.2], [-half, 1.2]])
-    colour = sample_background_colour(rng, [thing.rgb for thing in moved])
+    colour = sample_background_colour(rng, [obj.rgb for obj in moved])
     place = Path(at=np.array([rng.uniform(0.35, 0.65), 0.5]), when=0.0, velocity=np.zeros(2))
     return moved, ((bar, colour, 1.0, place),)
 
 
-def _crossing(rng: np.random.Generator, things: list[SceneObject], frames: int) -> list[SceneObject]:
+def _crossing(rng: np.random.Generator, objects: list[SceneObject], frames: int) -> list[SceneObject]:
     """The first two objects meet near the middle of clip and frame and go on; a third one drifts."""
     middle, meeting = rng.uniform(0.4, 0.6, 2), rng.uniform(0.35, 0.65) * (frames - 1)
     direction, turn = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 1.0) * np.pi
     alike = rng.random() < 0.5
     moved = []
-    for n, thing in enumerate(things):
+    for n, obj in enumerate(objects):
         angle = direction + turn * n
         step = rng.uniform(0.5, 0.9) / frames * np.array([np.cos(angle), np.sin(angle)])
         if n < 2:
             path = Path(at=middle + rng.uniform(-0.02, 0.02, 2), when=float(meeting), velocity=step)
-            moved.append(replace(thing, path=path, rgb=things[0].rgb if alike else thing.rgb))
+            moved.append(replace(obj, path=path, rgb=objects[0].rgb if alike else obj.rgb))
         else:
-            moved.append(replace(thing, path=Path(at=rng.uniform(0.15, 0.85, 2), when=0.0, velocity=step / 4)))
+            moved.append(replace(obj, path=Path(at=rng.uniform(0.15, 0.85, 2), when=0.0, velocity=step / 4)))
     return moved
 
 
-def _swinging(rng: np.random.Generator, thing: SceneObject) -> SceneObject:
+def _swinging(rng: np.random.Generator, obj: SceneObject) -> SceneObject:
     """The object on a fast way to and fro."""
     rate, angle = rng.uniform(0.15, 0.35), rng.uniform(0, 2 * np.pi)
     reach = rng.uniform(0.04, 0.1) / rate * np.array([np.cos(angle), np.sin(angle)])
     path = Path(at=rng.uniform(0.3, 0.7, 2), when=0.0, velocity=np.zeros(2), sway=reach, sway_rate=float(rate),
                 phase=float(rng.uniform(0, 6.3)))  # fmt: skip
-    return replace(thing, path=path)
+    return replace(obj, path=path)

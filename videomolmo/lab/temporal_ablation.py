@@ -134,10 +134,10 @@ def run(cells: Sequence[Cell], cache: Path, size: Size = SHIPPED) -> Iterator[di
     for cell in cells:
         begun = time.perf_counter()
         right = _judge(cell, size, cache, (train_set, test_set), asked)
-        facts = asdict(cell) | size.settings | {"seconds": round(time.perf_counter() - begun, 1)}
-        facts |= {"commit": commit() or "", "machine": machine()}
+        metadata = asdict(cell) | size.settings | {"seconds": round(time.perf_counter() - begun, 1)}
+        metadata |= {"commit": commit() or "", "machine": machine()}
         for kind, of in right.items():
-            yield facts | {"kind": kind, "value": round(float(of.mean()), 4), "n": len(of), "right": bits(of)}
+            yield metadata | {"kind": kind, "value": round(float(of.mean()), 4), "n": len(of), "right": bits(of)}
 
 
 def _judge(

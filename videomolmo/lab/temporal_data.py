@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from videomolmo.io.cache import cached
 from videomolmo.io.provenance import sha256
-from videomolmo.lab.nano.batches import Example, window_facts
+from videomolmo.lab.nano.batches import Example, window_labels
 from videomolmo.lab.nano.rendered_clips import RenderSpec, render_clip
 from videomolmo.model import VideoMolmoForConditionalGeneration, VideoMolmoProcessor
 from videomolmo.model.tokenizer import load_tokenizer
@@ -38,14 +38,14 @@ class EncodedClips:
     Attributes:
         features: of every frame, oldest first, half precision; `render_clip` draws the pictures again.
         ids: of the last frame: the object at each pixel, 0 for background.
-        things: facts of the objects of the last frame.
-        labels: of its windows: colour, shape, motion, point (see `window_facts`).
+        objects: those of the last frame.
+        labels: of its windows: colour, shape, motion, point (see `window_labels`).
         moved: the way of each window's object since the mean of the last l frames; index 0 of axis 1 is l = 1.
     """
 
     features: np.ndarray  # float16 (clips, frames, patches, dim)
     ids: np.ndarray  # uint8 (clips, height, width)
-    things: list[list[ObjectFacts]]
+    objects: list[list[ObjectFacts]]
     labels: dict[str, np.ndarray]
     moved: np.ndarray  # float32 (clips, LONGEST, windows, 2)
 
@@ -67,9 +67,9 @@ class EncodedClips:
         times = np.arange(LONGEST - context, LONGEST + 1)
         found = self.features[owner[:, None], times[:, None], np.arange(4 * windows)]  # frames times patches dim
         features = torch.from_numpy(found)[:, :, None]
-        batch = {f"facts_{name}": torch.from_numpy(values[chosen, at]) for name, values in self.labels.items()}
+        batch = {f"window_{name}": torch.from_numpy(values[chosen, at]) for name, values in self.labels.items()}
         moved = self.moved[chosen, max(context, 1) - 1, at]
-        batch["facts_moved"] = torch.from_numpy(moved if context else np.full_like(moved, np.nan))
+        batch["window_moved"] = torch.from_numpy(moved if context else np.full_like(moved, np.nan))
         return batch | {"features": features[:, -1]} | ({"past": features[:, :-1]} if context else {})
 
 
@@ -98,20 +98,20 @@ def _part(
     """The arrays of up to `PART` clips."""
     arrays: dict[str, list] = {name: [] for name in ("features", "ids", "moved")}
     labels: dict[str, list] = {name: [] for name in ("colour", "shape", "motion", "point")}
-    things = []
+    objects = []
     for index in range(first, min(first + PART, spec.clips)):
         frames, ids, shown = render_clip(spec, index)
         with torch.inference_mode():
             features = model.encode_frames(processor.image.pixels_only(frames))
         grid = model.config.image.window_grid
-        ways = [window_facts(Example(frames, ids[-1 - l :], shown, [], [], []), grid) for l in range(1, LONGEST + 1)]  # noqa: E741
+        ways = [window_labels(Example(frames, ids[-1 - l :], shown, [], [], []), grid) for l in range(1, LONGEST + 1)]  # noqa: E741
         for name in labels:
             labels[name].append(ways[0][name])
         values = (features[:, 0].half().numpy(), ids[-1], np.stack([way["moved"] for way in ways]))
         for name, value in zip(arrays, values, strict=True):
             arrays[name].append(value)
-        things.append([asdict(thing) for thing in shown])
-    text = np.frombuffer(json.dumps(things).encode(), np.uint8)
+        objects.append([asdict(obj) for obj in shown])
+    text = np.frombuffer(json.dumps(objects).encode(), np.uint8)
     return {name: np.stack(values) for name, values in (arrays | labels).items()} | {"things": text}
 
 
@@ -120,9 +120,9 @@ def _joined(parts: list[dict[str, np.ndarray]]) -> EncodedClips:
     names = [name for name in parts[0] if name != "things"]
     clips = [clip for part in parts for clip in json.loads(part.pop("things").tobytes())]
     arrays = {name: np.concatenate([part.pop(name) for part in parts]) for name in names}
-    things = [[ObjectFacts(**thing | {"point": tuple(thing["point"])}) for thing in clip] for clip in clips]
+    objects = [[ObjectFacts(**obj | {"point": tuple(obj["point"])}) for obj in clip] for clip in clips]
     labels = {name: arrays.pop(name) for name in ("colour", "shape", "motion", "point")}
-    return EncodedClips(things=things, labels=labels, **arrays)
+    return EncodedClips(objects=objects, labels=labels, **arrays)
 
 
 @dataclass(frozen=True)
@@ -143,12 +143,12 @@ class Question:
 def questions(clips: EncodedClips) -> list[Question]:
     """One question of each kind that each clip allows: about appearance where nothing moves in nameable ways."""
     found = []
-    for clip, things in enumerate(clips.things):
+    for clip, objects in enumerate(clips.objects):
         rng = np.random.default_rng([0, clip])
-        moving = any(thing.motion for thing in things)
+        moving = any(obj.motion for obj in objects)
         open_kinds = {"motion", "absent motion"} if moving else {"appearance"}
-        for query in (sample_query(rng, things, motion=moving) for _ in range(12)):
-            targets = query.targets(things)
+        for query in (sample_query(rng, objects, motion=moving) for _ in range(12)):
+            targets = query.targets(objects)
             if targets is None or query.plural or query.kind == "absent object":
                 continue
             question = Question(clip, query, ask(rng, query), tuple(targets))

@@ -117,8 +117,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
                 right = answers(table, variant, context, kind)
                 if len(right) and (variant == "none") == (context == 0):
                     mean, low, high = interval(right)
-                    facts = {"variant": variant, "context": context, "kind": kind, "value": mean}
-                    rows.append(facts | {"low": low, "high": high, "seeds": len(right), "n": right.shape[1]})
+                    row = {"variant": variant, "context": context, "kind": kind, "value": mean}
+                    rows.append(row | {"low": low, "high": high, "seeds": len(right), "n": right.shape[1]})
     return pd.DataFrame(rows, columns=["variant", "context", "kind", "value", "low", "high", "seeds", "n"])
 
 

@@ -108,7 +108,7 @@ class PlantedPointer:
 
 
 def wrong_point() -> Fault:
-    """The sample clip; on the middle key frame the answer points at the other red thing, the star."""
+    """The sample clip; on the middle key frame the answer points at the other red object, the star."""
     video = open_video(sample_clip(), max_frames=FRAMES)
     known = open_truth(sample_truth(), FRAMES, (video.height, video.width))
     truth = np.stack([known.masks(at) for at in range(FRAMES)])
@@ -134,7 +134,7 @@ def occluded() -> Fault:
 def identity_switch() -> Fault:
     """Two purple triangles cross; every point is right, and yet each track changes from one to the other."""
     clip = hard_clip(CROSSING_SEED)
-    pairs = {at: [click(clip, at, thing, "clean")[0] for thing in (0, 1)] for at in range(0, FRAMES, EVERY)}
+    pairs = {at: [click(clip, at, obj, "clean")[0] for obj in (0, 1)] for at in range(0, FRAMES, EVERY)}
     size = clip.masks.shape[2:]
     texts = {at: write_points(np.stack(points), "purple triangle", *size) for at, points in pairs.items()}
     hint = f"follow one colour with a finger from frame {EVERY} to {2 * EVERY}: which triangle has number 1 at the end?"
@@ -228,9 +228,9 @@ def solve_identity_switch(look: Inspection, corrections: Corrections) -> None:
     """Exchange the two objects' points on the last key frame."""
     last = max(look.key_frames)
     places = {point.object: (point.x, point.y) for point in look.points(last)}
-    for thing, other in ((1, 2), (2, 1)):
-        corrections.add_point(last, *places[other], thing)
-        corrections.remove_point(last, thing, 0)
+    for obj, other in ((1, 2), (2, 1)):
+        corrections.add_point(last, *places[other], obj)
+        corrections.remove_point(last, obj, 0)
 
 
 FAULTS: dict[str, tuple[Callable[[], Fault], Repair]] = {

@@ -10,17 +10,14 @@ Differs: the paper fuses the union of all objects; here each object keeps its ow
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from videomolmo.fusion import fuse, match_objects, overlap_matrix
-from videomolmo.io.timing import Stopwatch
-from videomolmo.io.video import Frames
 from videomolmo.protocols import Features, Frame, PropagationPath, Tracker
 
 MIN_OVERLAP = 0.1
@@ -126,13 +123,11 @@ def _centre(mask: np.ndarray) -> np.ndarray:
 
 def track_windows(
     tracker: Tracker,
-    video: Frames,
+    frames: Iterable[tuple[Frame, Clicks | None]],
     length: int,
-    key_points: dict[int, Clicks],
     *,
     rule: str = "iou",
     tau: float = 0.7,
-    clock: Stopwatch | None = None,
 ) -> Iterator[Window]:
     """Windows in order, covering every frame once; a key frame belongs to the window that it begins.
 
@@ -140,19 +135,17 @@ def track_windows(
 
     Args:
         tracker: SAM 2, or another.
-        video: the clip; decoded once, in order.
-        length: how many of its frames to take.
-        key_points: for every key frame (the first frame must be one) the clicks of its objects, in pixels.
+        frames: the clip in order, each frame with the clicks of its objects in pixels where it is a key frame, as the
+            first must be, else with None.
+        length: of the clip, as far as it is known; short ones make SAM 2 look back less.
         rule, tau: how forward and backward masks are fused, see `videomolmo.fusion.RULES`. Rules `forward` and
             `backward` have nothing followed the other way; objects are then told apart by the masks of one key frame.
-        clock: counts the time of decoding as "io".
 
     Yields:
         Each window as soon as it is done; nothing of earlier windows is kept.
     """
     identities, ids = Identities(), None
-    frames = (clock or Stopwatch()).each("io", video.iterate(stop=length))
-    stretches = _stretches(tracker, frames, _wanted(key_points, length, rule), key_points)
+    stretches = _stretches(tracker, frames, rule)
     while together := list(_as_many_as_fit(stretches, tracker, rule)):
         paths = [path for one in together for path in one.paths(rule)]
         found = iter(propagate(tracker, paths, length))
@@ -173,38 +166,40 @@ def _as_many_as_fit(stretches: Iterator[_Stretch], tracker: Tracker, rule: str) 
             return
 
 
-def _stretches(
-    tracker: Tracker, frames: Iterator[Frame], wanted: set[int], key_points: dict[int, Clicks]
-) -> Iterator[_Stretch]:
-    """The windows to come, in order."""
-    start, held = 0, []
-    for at, features in enumerate(_encoded(tracker, frames, wanted)):
-        held.append(features)
-        if at and at in key_points:
-            yield _Stretch(start, at, held, key_points[start], key_points[at])
-            start, held = at, [features]
-    if held:
-        yield _Stretch(start, None, held, key_points[start], [])
+def _stretches(tracker: Tracker, frames: Iterable[tuple[Frame, Clicks | None]], rule: str) -> Iterator[_Stretch]:
+    """The windows to come, in order; between key frames without objects only the size of a frame is looked at."""
+    start, left = 0, None
+    features: list[Features] = []
+    waiting: list[Frame] = []  # later ones of the window, not encoded yet
+
+    def ended(right: Clicks) -> list[Features]:
+        every = (left and rule != "backward") or (right and rule != "forward")
+        done, count = len(features), len(features) + len(waiting)
+        chosen = [n for n in range(done, count) if every or (left and n == 0) or (right and n == count - 1)]
+        encoded = dict(zip(chosen, _encoded(tracker, [waiting[n - done] for n in chosen]), strict=True))
+        sizes = [_Unseen(*frame.shape[:2]) for frame in waiting]
+        return features + [encoded.get(n, size) for n, size in enumerate(sizes, start=done)]
+
+    for at, (frame, clicks) in enumerate(frames):
+        waiting.append(frame)
+        if at == 0:
+            left = clicks
+        elif clicks is not None:
+            held = ended(clicks)
+            yield _Stretch(start, at, held, left, clicks)
+            known = not isinstance(held[-1], _Unseen)
+            start, left, features, waiting = at, clicks, held[-1:] if known else [], [] if known else [frame]
+        if left and rule != "backward" and len(waiting) == AT_ONCE:
+            features, waiting = features + _encoded(tracker, waiting), []
+    if features or waiting:
+        yield _Stretch(start, None, ended([]), left, [])
 
 
-def _wanted(key_points: dict[int, Clicks], length: int, rule: str) -> set[int]:
-    """Frames that an object is followed on: between key frames without objects there is none."""
-    keys, found = sorted(key_points), {at for at, clicks in key_points.items() if clicks}
-    for left, right in zip(keys, [*keys[1:], length], strict=True):
-        there, back = key_points[left] and rule != "backward", key_points.get(right) and rule != "forward"
-        found.update(range(left, right + 1) if there or back else ())
-    return found
-
-
-def _encoded(tracker: Tracker, frames: Iterator[Frame], wanted: set[int]) -> Iterator[Features]:
-    """Features of all frames, several encoded at a time; of those that nobody wants only the size."""
+def _encoded(tracker: Tracker, frames: list[Frame]) -> list[Features]:
+    """Features of frames, several encoded at a time."""
     encode = getattr(tracker, "encode_all", None) or (lambda several: [tracker.encode(one) for one in several])
-    numbered = enumerate(frames)
-    while group := list(islice(numbered, min(AT_ONCE, getattr(tracker, "rows", 1)))):
-        looked_at = [frame for at, frame in group if at in wanted]
-        found = iter(encode(looked_at) if looked_at else ())
-        for at, frame in group:
-            yield next(found) if at in wanted else _Unseen(*frame.shape[:2])
+    step = min(AT_ONCE, getattr(tracker, "rows", 1))
+    return [features for n in range(0, len(frames), step) for features in encode(frames[n : n + step])]
 
 
 def _window(

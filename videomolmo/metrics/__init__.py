@@ -7,11 +7,7 @@ public tools where ours differ on purpose.
 """
 
 from videomolmo.metrics.conversations import gcg_matches, gcg_miou, gcg_scores
-from videomolmo.metrics.counting import (
-    molmo1_image_count,
-    molmo2_image_count,
-    molmo2_video_count,
-)
+from videomolmo.metrics.counting import molmo1_image_count, molmo2_image_count, molmo2_video_count
 from videomolmo.metrics.davis import DavisScores, Statistics, davis_unsupervised, statistics
 from videomolmo.metrics.expressions import (
     mean_over_expressions,
@@ -28,13 +24,7 @@ from videomolmo.metrics.point_scores import (
     mean_point_scores,
     video_point_scores,
 )
-from videomolmo.metrics.regions import (
-    JAndF,
-    boundary_map,
-    j_and_f,
-    j_and_f_per_frame,
-    region_similarity,
-)
+from videomolmo.metrics.regions import JAndF, boundary_map, j_and_f, j_and_f_per_frame, region_similarity
 from videomolmo.metrics.tracks import TrackScores, mean_track_scores, track_scores
 
 __all__ = [

@@ -71,10 +71,7 @@ def image_point_scores(truth_px: Points, pred_px: Points, masks: Masks, referenc
 
 
 def score_assigned(
-    truth: Float64[np.ndarray, "objects 2"],
-    pred: Float64[np.ndarray, "points 2"],
-    masks: Masks,
-    reference: bool,
+    truth: Float64[np.ndarray, "objects 2"], pred: Float64[np.ndarray, "points 2"], masks: Masks, reference: bool
 ) -> PointScore:
     """`image_point_scores` without checks; masks beyond the true points only raise the number of objects."""
     if not len(truth) or not len(pred):

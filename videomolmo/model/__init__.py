@@ -1,4 +1,13 @@
-"""The pointing model: configuration, model and processor, known to transformers' Auto classes by this import."""
+"""The pointing model: configuration, model and processor, in transformers' own terms.
+
+`import videomolmo`, before transformers or after it, makes its Auto classes know them:
+
+    import videomolmo
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model = AutoModelForImageTextToText.from_pretrained("ghazishazan/VideoMolmo", device_map="auto")
+    processor = AutoProcessor.from_pretrained("ghazishazan/VideoMolmo")
+"""
 
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 

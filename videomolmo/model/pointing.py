@@ -171,6 +171,8 @@ class VideoMolmoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         vocabulary = self.config.language.vocab_size
         ids = input_ids.clamp(min=0)
+        if image_tokens is None and ids.device.type == "cpu" and not (ids >= vocabulary).any():
+            return self.language.embed_tokens(ids)  # the same, for each token that is written
         embeds = self.language.embed_tokens(ids.clamp(max=vocabulary - 1))
         ids = ids.to(embeds.device)  # which another GPU may hold
         extra = functional.embedding((ids - vocabulary).clamp(min=0), self.new_embedding)

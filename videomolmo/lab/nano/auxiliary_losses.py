@@ -43,11 +43,11 @@ class ProbeHeads(nn.Module):
 
     def loss(self, tokens: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Cross-entropy of colour, shape and digits read from windows; tokens (batch, windows, width)."""
-        there = batch["facts_colour"] > 0
-        loss = _balanced(self.colour(tokens), batch["facts_colour"]) + _balanced(
-            self.shape(tokens), batch["facts_shape"]
+        there = batch["window_colour"] > 0
+        loss = _balanced(self.colour(tokens), batch["window_colour"]) + _balanced(
+            self.shape(tokens), batch["window_shape"]
         )
-        point = (batch["facts_point"][there] * 100).clamp(0, 99.9)
+        point = (batch["window_point"][there] * 100).clamp(0, 99.9)
         digits = torch.stack([point // 10, point % 10], dim=-1).flatten(1).long()  # x tens, x units, y tens, y units
         return loss + F.cross_entropy(self.digits(tokens[there]).view(-1, 4, 10).flatten(0, 1), digits.flatten())
 
@@ -78,8 +78,8 @@ class ProbeHeads(nn.Module):
     @staticmethod
     def place_loss(places: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Mean distance of the places that windows speak of, in hundredths of the frame; places (batch, windows, 2)."""
-        there = batch["facts_colour"] > 0
-        return 100 * (places - batch["facts_point"])[there].abs().mean()
+        there = batch["window_colour"] > 0
+        return 100 * (places - batch["window_point"])[there].abs().mean()
 
     def motion_loss(self, tokens: Tensor, windows: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, float]:
         """Cross-entropy of the direction and error of the way that objects came; with the share of right directions.
@@ -87,16 +87,16 @@ class ProbeHeads(nn.Module):
         Args:
             tokens: (batch, windows, width).
             windows: what the temporal module made of the patches, (batch, windows, 4 or more, patch width).
-            batch: with `facts_motion` and `facts_moved`.
+            batch: with `window_motion` and `window_moved`.
         """
-        named, known = batch["facts_motion"] > 0, ~batch["facts_moved"][..., 0].isnan()
+        named, known = batch["window_motion"] > 0, ~batch["window_moved"][..., 0].isnan()
         loss, right = tokens.new_zeros(()), float("nan")
         if named.any():
-            logits, classes = self.motion(tokens[named]), batch["facts_motion"][named]
+            logits, classes = self.motion(tokens[named]), batch["window_motion"][named]
             loss = F.cross_entropy(logits, classes)
             right = (logits.argmax(-1) == classes).float().mean().item()
         if known.any():
-            wanted = 100 * batch["facts_moved"][known]
+            wanted = 100 * batch["window_moved"][known]
             of_patches = self.patch_moved(windows[known]).mean(1)
             loss = loss + 0.05 * (of_patches - wanted).abs().mean()
             loss = loss + 0.05 * (self.moved(tokens[known]) - wanted).abs().mean()
@@ -131,7 +131,7 @@ def attention_loss(attentions: tuple[Tensor, ...], batch: dict[str, Tensor], gri
     when there is nothing to point at, at the very first token (which shows "nothing" to the layers above).
     """
     row, token = (~batch["places"][..., 0].isnan()).nonzero(as_tuple=True)
-    shown = batch["facts_point"]
+    shown = batch["window_point"]
     one_point = _around(batch["places"][row, token][:, None], shown[row], grid)
     choice_row, choice_token = batch["choices"].unbind(1)
     rows, tokens = torch.cat([row, choice_row]), torch.cat([token, choice_token])

@@ -1,4 +1,4 @@
-"""Training batches of the pointing model from rendered clips: mirrored frames, several questions each, and facts."""
+"""Training batches of the pointing model from rendered clips: mirrored frames, several questions each, and labels."""
 
 from dataclasses import dataclass, replace
 
@@ -20,34 +20,34 @@ MOTION_CLASSES = ("none", *MOTIONS)
 
 @dataclass(frozen=True)
 class Example:
-    """A clip ready to be asked about: mirrored pictures and ids, oldest first, and the things of the last one."""
+    """A clip ready to be asked about: mirrored pictures and ids, oldest first, and the objects of the last one."""
 
     frames: np.ndarray
     ids: np.ndarray
-    things: list[ObjectFacts]
+    objects: list[ObjectFacts]
     queries: list[Query]
     branches: list[tuple[str, str]]
     targets: list[list[tuple[float, float]]]
 
 
 def mirrored(
-    frames: np.ndarray, ids: np.ndarray, things: list[ObjectFacts], code: int
+    frames: np.ndarray, ids: np.ndarray, objects: list[ObjectFacts], code: int
 ) -> tuple[np.ndarray, np.ndarray, list[ObjectFacts]]:
     """One of the eight mirror images of a clip (frames and ids of all times); points and motions turn with it."""
     names = {"left": "left", "right": "right", "up": "up", "down": "down", "still": "still", None: None}
     if code & 1:
         frames, ids = frames[:, :, ::-1], ids[:, :, ::-1]
         names |= {"left": "right", "right": "left"}
-        things = [replace(t, point=(1 - t.point[0], t.point[1]), motion=names[t.motion]) for t in things]
+        objects = [replace(t, point=(1 - t.point[0], t.point[1]), motion=names[t.motion]) for t in objects]
     if code & 2:
         frames, ids = frames[:, ::-1], ids[:, ::-1]
         swap = {"up": "down", "down": "up"}
-        things = [replace(t, point=(t.point[0], 1 - t.point[1]), motion=swap.get(t.motion, t.motion)) for t in things]
+        objects = [replace(t, point=(t.point[0], 1 - t.point[1]), motion=swap.get(t.motion, t.motion)) for t in objects]
     if code & 4:
         frames, ids = frames.transpose(0, 2, 1, 3), ids.transpose(0, 2, 1)
         swap = {"up": "left", "left": "up", "down": "right", "right": "down"}
-        things = [replace(t, point=t.point[::-1], motion=swap.get(t.motion, t.motion)) for t in things]
-    return frames, ids, things
+        objects = [replace(t, point=t.point[::-1], motion=swap.get(t.motion, t.motion)) for t in objects]
+    return frames, ids, objects
 
 
 def sample_example(
@@ -56,8 +56,8 @@ def sample_example(
     """A random clip, mirrored, with up to `questions` answerable questions about its last frame; see `asked`."""
     while True:
         index = int(rng.integers(len(clips)))
-        frames, ids, things = mirrored(clips.frames[index], clips.ids[index], clips.things[index], int(rng.integers(8)))
-        example = Example(frames, ids, things, [], [], [])
+        shown = clips.frames[index], clips.ids[index], clips.objects[index]
+        example = Example(*mirrored(*shown, int(rng.integers(8))), [], [], [])
         example = asked(rng, example, questions=questions, motion_share=motion_share, lists=lists)
         if example.branches:
             return example
@@ -75,18 +75,18 @@ def asked(
         motion_share: share of questions about motion, where something has a named motion.
         lists: share of questions that ask for several objects at once, where some are alike.
     """
-    things = example.things
-    moving = any(thing.motion for thing in things)
+    objects = example.objects
+    moving = any(obj.motion for obj in objects)
     queries, branches, targets, known = [], [], [], set()
     for _ in range(questions * 3):
-        query = list_query(rng, things) if lists and rng.random() < lists else None
-        query = query or sample_query(rng, things, motion=bool(moving and rng.random() < motion_share))
-        meant = query.targets(things)
+        query = list_query(rng, objects) if lists and rng.random() < lists else None
+        query = query or sample_query(rng, objects, motion=bool(moving and rng.random() < motion_share))
+        meant = query.targets(objects)
         key = (query.shape, query.colour, query.motion, query.plural)
         if meant is None or key in known or len(branches) == questions:
             continue
         known.add(key)
-        points = [things[one].point for one in meant]
+        points = [objects[one].point for one in meant]
         queries.append(query)
         branches.append((ask(rng, query), answer(query, points)))
         targets.append(sorted(points, key=lambda p: (round(p[0] * 1000), round(p[1] * 1000))))
@@ -99,7 +99,7 @@ def answer(query: Query, points: list[tuple[float, float]]) -> str:
     return write_points(pixels, label_of(query.phrase), height=1000, width=1000)
 
 
-def window_facts(example: Example, grid: int) -> dict[str, np.ndarray]:
+def window_labels(example: Example, grid: int) -> dict[str, np.ndarray]:
     """What each of grid×grid windows of the last frame shows: its object's colour, shape, motion, point and way.
 
     Classes are 0 and coordinates NaN where there is none; `moved` is the way from the object's mean place in the past
@@ -107,20 +107,20 @@ def window_facts(example: Example, grid: int) -> dict[str, np.ndarray]:
     """
     ids = example.ids[-1]
     cells = ids.reshape(grid, ids.shape[0] // grid, grid, -1).transpose(0, 2, 1, 3).reshape(grid**2, -1)
-    counts = np.stack([(cells == n).sum(1) for n in range(len(example.things) + 1)], 1)
+    counts = np.stack([(cells == n).sum(1) for n in range(len(example.objects) + 1)], 1)
     owner = np.where(counts[:, 1:].max(1) >= 0.2 * cells.shape[1], counts[:, 1:].argmax(1) + 1, 0)
-    things = example.things
-    colour = np.array([0, *(COLOUR_CLASSES.index(thing.colour) for thing in things)])
-    shape = np.array([0, *(SHAPE_CLASSES.index(thing.shape) for thing in things)])
-    motion = np.array([0, *(MOTION_CLASSES.index(thing.motion) if thing.motion else -100 for thing in things)])
-    point = np.array([(np.nan, np.nan), *(thing.point for thing in things)], np.float32)
-    facts = {"colour": colour, "shape": shape, "motion": motion, "point": point, "moved": _moved(example)}
-    return {name: values[owner] for name, values in facts.items()}
+    objects = example.objects
+    colour = np.array([0, *(COLOUR_CLASSES.index(obj.colour) for obj in objects)])
+    shape = np.array([0, *(SHAPE_CLASSES.index(obj.shape) for obj in objects)])
+    motion = np.array([0, *(MOTION_CLASSES.index(obj.motion) if obj.motion else -100 for obj in objects)])
+    point = np.array([(np.nan, np.nan), *(obj.point for obj in objects)], np.float32)
+    labels = {"colour": colour, "shape": shape, "motion": motion, "point": point, "moved": _moved(example)}
+    return {name: values[owner] for name, values in labels.items()}
 
 
 def _moved(example: Example) -> np.ndarray:
-    """The way of background (NaN) and of each thing since the past frames, (1 + things, 2); NaN where unknown."""
-    side, count = example.ids.shape[1], len(example.things) + 1
+    """The way of background (NaN) and of each object since the past frames, (1 + objects, 2); NaN where unknown."""
+    side, count = example.ids.shape[1], len(example.objects) + 1
     rows, columns = np.divmod(np.arange(side**2), side)
     places = np.full((len(example.ids), count, 2), np.nan, np.float32)
     for time, ids in enumerate(example.ids.reshape(len(example.ids), -1)):
@@ -153,10 +153,10 @@ def text_inputs(processor: VideoMolmoProcessor, examples: list[Example]) -> dict
 def image_inputs(
     processor: VideoMolmoProcessor, examples: list[Example], *, past: bool, patches: bool
 ) -> dict[str, Tensor]:
-    """Pixels of the frames, with facts of each window, `facts_*` (batch, windows…), and patch, `patch_*` likewise."""
+    """Pixels of the frames, with labels of each window, `window_*` (batch, windows…), and patch, `patch_*` likewise."""
     image = processor.config.image
     batch: dict[str, Tensor] = {}
-    facts = [window_facts(example, image.window_grid) for example in examples]
+    labels = [window_labels(example, image.window_grid) for example in examples]
     frames = np.stack([example.frames[-1:] if not past else example.frames for example in examples])
     pixels = processor.image.pixels_only(frames.reshape(-1, *frames.shape[2:]))
     pixels = pixels.reshape(len(examples), frames.shape[1], 1, *pixels.shape[-2:])
@@ -164,11 +164,11 @@ def image_inputs(
     if past:
         batch["past_pixels"] = pixels[:, :-1]
     for name in ("colour", "shape", "motion", "point", "moved"):
-        batch[f"facts_{name}"] = torch.from_numpy(np.stack([fact[name] for fact in facts]))
+        batch[f"window_{name}"] = torch.from_numpy(np.stack([one[name] for one in labels]))
     if patches:
-        facts = [window_facts(example, image.grid) for example in examples]
+        labels = [window_labels(example, image.grid) for example in examples]
         for name in ("colour", "shape", "point"):
-            batch[f"patch_{name}"] = torch.from_numpy(np.stack([fact[name] for fact in facts]))
+            batch[f"patch_{name}"] = torch.from_numpy(np.stack([one[name] for one in labels]))
         ids = np.stack([example.ids[-1] for example in examples])
         px = ids.shape[1] // image.grid
         masks = ids.reshape(len(ids), image.grid, px, image.grid, px).transpose(0, 1, 3, 2, 4) > 0

@@ -119,7 +119,7 @@ def batches(
             examples = [sample_example(rng, source, **wanted) for _ in range(stage.batch)]
             seen = image_inputs(processor, examples, past=stage.past and not still, patches=not stage.language)
             if still:
-                seen["facts_motion"].zero_()  # where its object went cannot be seen
+                seen["window_motion"].zero_()  # where its object went cannot be seen
             if stage.short_history_prob:
                 _cut_off(seen, stage, processor.config, seed, number)
             seen = encode(seen)
@@ -130,7 +130,7 @@ def batches(
             again = np.random.default_rng([seed, key, step])
             examples = [asked(again, one, **wanted) for one in examples]
         texts = text_inputs(processor, examples) if stage.language else {}
-        device = seen["facts_point"].device
+        device = seen["window_point"].device
         yield {name: value.to(device) for name, value in texts.items()} | seen
 
 
@@ -187,12 +187,12 @@ def step_loss(
         if stage.language:
             return _language_loss(model, heads, batch, stage, features, past, captured)
         tokens = model.image_tokens(features, past)[:, 0]
-    facts, log = _facts_loss(heads, tokens, batch, stage, captured)
+    probes, log = _probe_loss(heads, tokens, batch, stage, captured)
     if stage.vision_rate:
-        facts = facts + heads.patch_loss(features[:, 0], batch)
-    right = heads.shape(tokens).argmax(-1) == batch["facts_shape"]
-    log["shape"] = right[batch["facts_colour"] > 0].float().mean().item()
-    return facts, log
+        probes = probes + heads.patch_loss(features[:, 0], batch)
+    right = heads.shape(tokens).argmax(-1) == batch["window_shape"]
+    log["shape"] = right[batch["window_colour"] > 0].float().mean().item()
+    return probes, log
 
 
 def _past_of(model: VideoMolmoForConditionalGeneration, batch: dict[str, Tensor], features: Tensor) -> Tensor:
@@ -218,17 +218,17 @@ def capture_activations(model: VideoMolmoForConditionalGeneration) -> Iterator[d
             hook.remove()
 
 
-def _facts_loss(
+def _probe_loss(
     heads: ProbeHeads, tokens: Tensor, batch: dict[str, Tensor], stage: Stage, captured: dict[str, Tensor]
 ) -> tuple[Tensor, dict[str, float]]:
     """What windows should know, from their tokens (batch, windows, width) and the activations captured before them."""
-    place = heads.place_loss(captured["places"].view_as(batch["facts_point"]), batch)
-    facts = heads.loss(tokens, batch) + 0.3 * place
-    log = {"facts": facts.item(), "place": place.item()}
+    place = heads.place_loss(captured["places"].view_as(batch["window_point"]), batch)
+    probes = heads.loss(tokens, batch) + 0.3 * place
+    log = {"facts": probes.item(), "place": place.item()}
     if not stage.motion_weight:
-        return stage.probe_weight * facts, log
+        return stage.probe_weight * probes, log
     moves, right = heads.motion_loss(tokens, captured["windows"], batch)
-    return stage.probe_weight * facts + stage.motion_weight * moves, log | {"motion": right}
+    return stage.probe_weight * probes + stage.motion_weight * moves, log | {"motion": right}
 
 
 def _language_loss(
@@ -254,10 +254,10 @@ def _language_loss(
         output_attentions=True,
     )
     looking = attention_loss(out.attentions, batch, model.config.image.window_grid)
-    facts, log = _facts_loss(heads, out.image_tokens[:, 0], batch, stage, captured)
+    probes, log = _probe_loss(heads, out.image_tokens[:, 0], batch, stage, captured)
     asked = heads.asked_loss(out.hidden_states[1], batch)
     written = heads.written_loss(out.hidden_states, batch)
-    loss = out.loss + 0.3 * looking + 0.5 * asked + 2 * written + facts
+    loss = out.loss + 0.3 * looking + 0.5 * asked + 2 * written + probes
     own = {"text": out.loss.item(), "look": looking.item(), "asked": asked.item(), "written": written.item()}
     return loss, own | log | _accuracy(out.logits, batch)
 

@@ -233,10 +233,10 @@ def nano_tokenizer():
     corpus = []
     for seed in range(3000):
         motion = seed % 2 == 0
-        things = sample_scene(seed, motion=motion).objects
+        objects = sample_scene(seed, motion=motion).objects
         for _ in range(4):
-            query = sample_query(rng, things, motion=motion and rng.random() < 0.6)
-            points = [tuple(rng.random(2)) for thing in things if query.means(thing)]
+            query = sample_query(rng, objects, motion=motion and rng.random() < 0.6)
+            points = [tuple(rng.random(2)) for obj in objects if query.means(obj)]
             corpus += [VideoMolmoProcessor.prompt(ask(rng, query)), " " + answer(query, points)]
     return build_nano_tokenizer(corpus, VOCABULARY)
 
@@ -265,8 +265,8 @@ def export_masks(state: dict, config: Path, folder: Path, recipe: dict) -> None:
 
 
 def _write_recipe(folder: Path, recipe: dict) -> None:
-    facts = recipe | {"versions": provenance.versions(), "commit": provenance.commit(), "machine": provenance.machine()}
-    write_json(folder / "recipe.json", facts)
+    own = {"versions": provenance.versions(), "commit": provenance.commit(), "machine": provenance.machine()}
+    write_json(folder / "recipe.json", recipe | own)
 
 
 TABLE = "training_curves.csv"

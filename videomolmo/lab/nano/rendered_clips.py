@@ -61,17 +61,17 @@ def _render_part(given: tuple[RenderSpec, Path], number: int) -> None:
     count = min(PART, spec.clips - number * PART)
     frames = np.zeros((count, spec.frames, spec.size, spec.size, 3), np.uint8)
     ids = np.zeros((count, spec.frames, spec.size, spec.size), np.uint8)
-    facts = []
+    described = []
     for index in range(count):
-        clip_frames, clip_ids, things = render_clip(spec, number * PART + index)
+        clip_frames, clip_ids, objects = render_clip(spec, number * PART + index)
         frames[index], ids[index] = clip_frames, clip_ids
-        facts.append([asdict(thing) for thing in things])
+        described.append([asdict(obj) for obj in objects])
     with atomic_file(_part(folder, number)) as unfinished:
-        np.savez(unfinished, frames=frames, ids=ids, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8))
+        np.savez(unfinished, frames=frames, ids=ids, facts=np.frombuffer(json.dumps(described).encode(), np.uint8))
 
 
 def render_clip(spec: RenderSpec, index: int) -> tuple[np.ndarray, np.ndarray, list[ObjectFacts]]:
-    """Clip `index`: frames, object ids (0 = background), and the facts of its last frame."""
+    """Clip `index`: frames, object ids (0 = background), and the objects of its last frame."""
     rng = np.random.default_rng([spec.seed, index])
     motion = bool(rng.random() < spec.motion_share)
     stride = int(rng.choice(spec.strides))
@@ -87,7 +87,7 @@ def render_clip(spec: RenderSpec, index: int) -> tuple[np.ndarray, np.ndarray, l
 
 
 class RenderedClips:
-    """The parts of one or more folders as one set, held in memory: `frames`, `ids` and the `things` of last frames.
+    """The parts of one or more folders as one set, held in memory: `frames`, `ids` and the `objects` of last frames.
 
     Args:
         folders: what `render_all` wrote.
@@ -95,13 +95,13 @@ class RenderedClips:
     """
 
     def __init__(self, *folders: Path, last: bool = False) -> None:
-        frames, ids, self.things = [], [], []
+        frames, ids, self.objects = [], [], []
         for path in (path for folder in folders for path in in_natural_order(folder.glob("part_*.npz"))):
             with np.load(path) as part:
                 frames.append(part["frames"][:, -1:] if last else part["frames"])
                 ids.append(part["ids"][:, -1:] if last else part["ids"])
                 for clip in json.loads(part["facts"].tobytes()):
-                    self.things.append([ObjectFacts(**{**thing, "point": tuple(thing["point"])}) for thing in clip])
+                    self.objects.append([ObjectFacts(**{**obj, "point": tuple(obj["point"])}) for obj in clip])
         self.frames, self.ids = np.concatenate(frames), np.concatenate(ids)
 
     def __len__(self) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer import Argument, Option
 
-from videomolmo.describe import describe, save, unused
+from videomolmo.cli.describe import describe, save, unused
 from videomolmo.errors import BadInput
 from videomolmo.io.command_line import Command, Group, as_float, as_int, at_least_one, run, show_version
 
@@ -479,7 +479,3 @@ def _sweep(places: tuple, executor: "Executor", retry_failed: bool, _: float | N
     if summary.failed:
         print("tracebacks: failed.json in each cell's folder; --retry-failed runs them again", file=sys.stderr)
     return 1 if summary.failed or summary.missing or summary.unread else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
