@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from videomolmo.io.video import VideoWriter, open_video
 from videomolmo.model.tokenizer import build_nano_tokenizer
 from videomolmo.protocols import Question
 from videomolmo.results import Caption, CaptionPhrase, GroundingResult
+from videomolmo.systems import load_grounder
 from videomolmo.systems.videoglamm import (
     VideoGLaMMConfig,
     VideoGLaMMForConditionalGeneration,
@@ -348,10 +351,24 @@ def test_folder_round_trip(model, processor, tmp_path: Path) -> None:
     assert torch.equal(inputs["input_ids"], same["input_ids"])
     with torch.no_grad():
         assert torch.equal(again(**inputs).logits, model(**same).logits)
+    code = (
+        "import sys, videomolmo, transformers; model = sys.argv[1]; "
+        "print(type(transformers.AutoModelForImageTextToText.from_pretrained(model)).__name__)"
+    )
+    fresh = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=300)
+    assert fresh.stdout.strip() == "VideoGLaMMForConditionalGeneration", fresh.stderr
     half = VideoGLaMMForConditionalGeneration.from_pretrained(tmp_path, dtype="bfloat16")
-    assert {value.dtype for value in half.parameters()} == {torch.bfloat16}
+    kinds = {(value.dtype, name.startswith("model.visual_model.")) for name, value in half.named_parameters()}
+    assert kinds == {(torch.bfloat16, False), (torch.float32, True)}
     with torch.no_grad():
         assert torch.isfinite(half(**inputs).logits).all()
+    grounder = load_grounder(str(tmp_path), device="cpu", dtype="bfloat16")
+    for branch in ("each-frame", "first-frame"):  # all of it in half precision
+        segmenter = VideoGLaMMSegmenter(half, grounder.segmenter.processor, branch)
+        vectors = torch.ones(1, 32, dtype=torch.bfloat16)
+        with open_video(clip(2)) as video:
+            (masks,) = segmenter._masks(vectors, Question("What?", video, 5), 2)
+        assert masks.shape == (2, 1, 24, 40)
 
 
 @pytest.mark.parametrize("fault", ["missing", "unexpected", "misshaped", "not finite"])

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
+
+HOMES = {  # model_type of a config.json -> what registers its classes when it is imported
+    "videomolmo": "videomolmo.model",
+    "molmo": "videomolmo.weights.published",
+    "videoglamm": "videomolmo.systems.videoglamm",
+}
 
 
 class _Later:
     """Stands for a configuration class in transformers' list; the first one made loads ours, which takes its place."""
 
-    model_type = "videomolmo"
+    model_type = ""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """The configuration itself."""
@@ -26,14 +33,9 @@ class _Later:
     def _class(cls) -> Any:
         from transformers import CONFIG_MAPPING
 
-        import videomolmo.model
-        import videomolmo.weights.published  # noqa: F401
-
+        import_module("videomolmo.model")
+        import_module(HOMES[cls.model_type])
         return CONFIG_MAPPING[cls.model_type]
-
-
-class _LaterPublished(_Later):
-    model_type = "molmo"
 
 
 class MolmoProcessor:
@@ -47,13 +49,16 @@ class MolmoProcessor:
         return VideoMolmoProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
 
 
+KINDS = {name: type(f"Later_{name}", (_Later,), {"model_type": name}) for name in HOMES}
+
+
 def _configurations(auto: ModuleType) -> None:
-    for kind in (_Later, _LaterPublished):
-        auto.AutoConfig.register(kind.model_type, kind, exist_ok=True)
+    for name, kind in KINDS.items():
+        auto.AutoConfig.register(name, kind, exist_ok=True)
 
 
 def _processors(auto: ModuleType) -> None:
-    auto.AutoProcessor.register(_LaterPublished, MolmoProcessor, exist_ok=True)
+    auto.AutoProcessor.register(KINDS["molmo"], MolmoProcessor, exist_ok=True)
 
 
 WAITING = {  # what is to be done with transformers' own files as soon as they are loaded

@@ -393,7 +393,8 @@ class VideoGLaMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Args:
             pretrained_model_name_or_path: a folder, or an id of the hub.
             config: None takes the folder's.
-            dtype: of the weights in the model; None is float32, and "auto" what they are stored in.
+            dtype: of the weights in the model but for SAM 2's, which are float32; None is float32, and "auto" what
+                they are stored in.
             device: of the weights.
             attn_implementation: of the language model: "sdpa", "eager" or "flash_attention_2".
             clip: see `weights.weights_in`.

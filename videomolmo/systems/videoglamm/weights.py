@@ -18,7 +18,8 @@ from videomolmo.weights.assign import CONFIG_FILE, Shards, Stored, check_fit
 from videomolmo.weights.tensors import check_finite
 
 _GAMMA = re.compile(r"^(model\.visual_model\.memory_encoder\.fuser\.layers\.\d+\.)(weight|gamma)$")
-EMBEDDING, CLIP = "model.embed_tokens.weight", "model.image_vision_tower.vision_tower.vision_model."
+EMBEDDING, SAM2 = "model.embed_tokens.weight", "model.visual_model."
+CLIP = "model.image_vision_tower.vision_tower.vision_model."
 
 
 def our_name(name: str) -> str:
@@ -94,13 +95,15 @@ def fill(
 ) -> None:
     """Give a model without memory its weights, checked with `weights_in`, one by one: no second copy is ever held.
 
+    SAM 2 is always float32, as in its package, parts of which compute in nothing else.
+
     Raises:
         BadInput: a weight that is not finite.
     """
     for name, stored in weights.items():
         owner, _, own = name.rpartition(".")
         module, value = model.get_submodule(owner), stored[...]
-        placed = value.to(device, dtype, copy=True)
+        placed = value.to(device, torch.float32 if name.startswith(SAM2) else dtype, copy=True)
         check_finite(name, placed, value, source)
         if own in module._buffers:
             module._buffers[own] = placed
