@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from videomolmo.cli import main
 from videomolmo.errors import BadInput
+from videomolmo.grounding import device_named
 from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneration
 from videomolmo.model.config import ImageConfig, LanguageConfig, VisionConfig
 from videomolmo.weights.assign import INDEX_FILE, WEIGHTS_FILE, Shards
@@ -351,3 +353,26 @@ def test_a_model_in_pieces_answers_alike(published, tmp_path, away):
     )
     assert any(parameter.is_meta for parameter in pieces.parameters())
     assert torch.equal(logits(pieces), logits(load_model(published)))
+
+
+# Apple's GPUs, as far as they can be tried without one
+
+
+def test_apples_gpu_is_taken_where_it_is_asked_for_and_there(monkeypatch, tmp_path):
+    with pytest.raises(BadInput, match="device is 'mps', but torch finds no such GPU here; use --device cpu"):
+        device_named("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert [device_named(name) for name in ("mps", "mps:0", "auto")] == ["mps", "mps:0", "cpu"]
+    with pytest.raises(BadInput, match="device is 'mpsx', expected 'auto', 'cpu', 'cuda' or 'mps'"):
+        device_named("mpsx")
+    with pytest.raises(BadInput, match="quantize is '4bit', which bitsandbytes does on CPUs and NVIDIA's GPUs only"):
+        load_model(tmp_path, "mps", quantize="4bit")
+
+
+def test_what_apples_gpu_cannot_compute_the_cpu_does():
+    code = (
+        "import os, sys; sys.platform = 'darwin'; import videomolmo; print(os.environ['PYTORCH_ENABLE_MPS_FALLBACK'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTORCH_ENABLE_MPS_FALLBACK"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"

@@ -1,5 +1,7 @@
 """Point at what a sentence names in a video: points on key frames, masks on every frame, tracks."""
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from videomolmo.weights.auto import register_when_loaded
@@ -40,3 +42,5 @@ def __dir__() -> list[str]:
 
 
 register_when_loaded()
+if sys.platform == "darwin":  # what Apple's GPUs cannot compute the CPU does; torch asks for this when it is imported
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")

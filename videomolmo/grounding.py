@@ -82,7 +82,7 @@ class VideoGrounder:
                 published; "id@revision" pins a revision. For Molmo 2 see `videomolmo.load_grounder`.
             masks: "nano" (shipped), a published id such as "facebook/sam2.1-hiera-tiny", its checkpoint file under
                 its own name, or a folder like data/nano/masks.
-            device: "auto" (a GPU if there is one), "cpu" or "cuda".
+            device: "auto" (an NVIDIA GPU if there is one), "cpu", "cuda", or "mps" (Apple's GPUs; never tried by us).
             dtype: of the pointing model's weights: "float32", "bfloat16", "float16", or "auto": bfloat16 on a GPU.
             quantize: None, "8bit" or "4bit" weights of the pointing model (needs bitsandbytes).
             attention: of the language model: "sdpa", "eager" or "flash_attention_2" (where flash-attn is installed).
@@ -407,7 +407,7 @@ def clicks_of(answer: KeyAnswer) -> list[np.ndarray]:
 
 
 def device_named(name: str) -> str:
-    """ "cpu" or "cuda", also for "auto".
+    """ "cpu", "cuda" or "mps"; for "auto" one of the first two, for Apple's GPUs are untried.
 
     Raises:
         BadInput: another name, or a GPU that is not there.
@@ -415,12 +415,14 @@ def device_named(name: str) -> str:
     import torch
 
     name = str(name)  # a torch.device, too
-    if name not in ("auto", "cpu") and not name.startswith("cuda"):
-        raise BadInput(f"device is {name!r}, expected 'auto', 'cpu' or 'cuda'")
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise BadInput(f"device is {name!r}, but torch finds no GPU here; use --device cpu")
+    kind = name.partition(":")[0]
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if kind not in there:
+        raise BadInput(f"device is {name!r}, expected 'auto', 'cpu', 'cuda' or 'mps'")
+    if not there[kind]:
+        raise BadInput(f"device is {name!r}, but torch finds no such GPU here; use --device cpu")
     return name
 
 

@@ -77,7 +77,7 @@ Every = Annotated[int, _int("Frames between key frames.", "K", callback=at_least
 Fusion = Annotated[str, Option(metavar="RULE", help="How both directions are fused.", autocompletion=_rules)]
 Tau = Annotated[float, _float("IoU from which both directions agree.", "IOU")]
 Past = Annotated[int | None, _int("Past frames used (default: the model's).", "L", callback=at_least_one, **MODELS)]
-Device = Annotated[str, _opt("auto, cpu or cuda.", "DEVICE", "auto cpu cuda", **MODELS)]
+Device = Annotated[str, _opt("auto, cpu, cuda, or mps (untried).", "DEVICE", "auto cpu cuda mps", **MODELS)]
 Quantize = Annotated[str | None, _opt("8bit or 4bit weights (needs bitsandbytes).", "KIND", "8bit 4bit", **MODELS)]
 Benchmark = Annotated[str, Option(metavar="NAME", help="A name of `videomolmo data list`.", autocompletion=_datasets)]
 DataPath = Annotated[Path | None, _path("Its folder (default: $VIDEOMOLMO_DATA/NAME).")]

@@ -23,7 +23,7 @@ def describe(
     model: Annotated[str | None, Option(metavar="MODEL", help="A folder or hub id of a VideoGLaMM.")] = None,
     out: Annotated[Path | None, Option(parser=Path, metavar="DIR", help="Folder (default: results/describe).")] = None,
     branch: Annotated[str | None, Option(metavar="KIND", help="each-frame (default) or first-frame.")] = None,
-    device: Annotated[str, Option(metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, Option(metavar="DEVICE", help="auto, cpu, cuda, or mps (untried).")] = "auto",
     dtype: Annotated[str, Option(metavar="TYPE", help="Precision; auto: by device.")] = "auto",
     offline: Annotated[bool, Option("--offline", help="Use only what was downloaded before.")] = False,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace earlier results in DIR.")] = False,

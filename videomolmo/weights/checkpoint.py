@@ -69,6 +69,10 @@ def load_model(
         )
     if device_map not in (None, "auto"):
         raise BadInput(f"device_map is {device_map!r}, expected None or 'auto'")
+    if quantize and torch.device(device).type == "mps":
+        raise BadInput(
+            f"quantize is {quantize!r}, which bitsandbytes does on CPUs and NVIDIA's GPUs only; leave it out"
+        )
     settings, config = bits(quantize, dtype), read_configuration(folder)
     if device_map:
         check_memory(config, ELEMENT[quantize] or dtype.itemsize)
