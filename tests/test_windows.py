@@ -290,10 +290,23 @@ def test_a_run_decodes_each_frame_once_and_in_order(truthful, clip):
     assert read == list(range(12)) and result.masks[:].any()
 
 
-def test_windows_of_a_live_source_come_while_it_goes_on(truthful, clip, monkeypatch):
+def test_a_pointer_that_reads_far_ahead_has_frames_decoded_again(truthful, clip, monkeypatch):
+    """As Molmo 2 does, which looks at the whole video first: frames are not held in memory until it has answered."""
+    grounder, read = truthful(clip), []
+    answers = grounder.pointer.answers
+    grounder.pointer.answers = lambda frames, question: iter(list(answers(frames, question)))
+    wanted = grounder(clip.frames, "the thing")
+    video = open_video(clip.frames)
+    original = video._reader.read
+    video._reader.read = lambda number: read.append(number) or original(number)
+    monkeypatch.setattr("videomolmo.grounding.MOST_HELD", 3 * clip.frames[0].nbytes)
+    assert np.array_equal(grounder(video, "the thing").masks[:], wanted.masks[:])
+    assert read == [*range(12), *range(12)]
+
+
+def test_windows_of_a_live_source_come_while_it_goes_on(truthful, clip):
     grounder, taken = truthful(clip), []
     result = grounder(clip.frames, "the thing")
-    monkeypatch.setattr(grounder.tracker, "rows", 1)
     found = grounder.stream((taken.append(at) or frame for at, frame in enumerate(clip.frames)), "the thing")
     for start, seen in ((0, 6), (5, 11), (10, 12)):  # as soon as its last key frame is there
         window = next(found)
@@ -301,6 +314,14 @@ def test_windows_of_a_live_source_come_while_it_goes_on(truthful, clip, monkeypa
         masks = result.masks[start : start + len(window.fused), [number - 1 for number in window.ids]]
         assert iou(window.fused, masks).min() >= 0.999
     assert next(found, None) is None
+
+
+def test_a_live_source_is_pointed_at_while_it_goes_on(tiny_grounder, clip):
+    taken = []
+    found = tiny_grounder.stream((taken.append(at) or frame for at, frame in enumerate(clip.frames)), "the thing")
+    assert next(found).start == 0 and taken == list(range(6))
+    with pytest.raises(BadInput, match="latency is 0, expected a whole number of windows from 1"):
+        tiny_grounder.stream(clip.frames, "the thing", latency=0)
 
 
 def test_live_frames_are_checked():

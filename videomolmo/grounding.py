@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from videomolmo.masks.windows import Window
 
 
+MOST_HELD = 2**29  # bytes of frames that wait for an answer
+
+
 class VideoGrounder:
     """A pointer and a tracker, or a segmenter, ready to ground sentences in videos.
 
@@ -145,7 +148,7 @@ class VideoGrounder:
         Source: paper, section 3.
         """
         video = _opened(video, reader, max_frames)
-        work = self._begin(video, sentence, check_settings(every, fusion, tau, context), on_text, progress)
+        work = self._begin(video, sentence, check_settings(every, fusion, tau, context), on_text, progress=progress)
         spool, objects = _stored(work.windows, work.question.clock, len(video), progress)
         clock, frames = work.question.clock, work.frames
         config = {
@@ -172,6 +175,7 @@ class VideoGrounder:
         tau: float = 0.7,
         context: int | None = None,
         on_text: OnText | None = None,
+        latency: int | None = None,
     ) -> Iterator[Window]:
         """Masks of one window after the other, each as soon as it is final; nothing is stored.
 
@@ -179,6 +183,8 @@ class VideoGrounder:
             video: as for a call; or an iterator of frames, uint8 (height, width, 3), such as a camera gives them, that
                 may go on for ever. Frames are asked for as they are needed.
             sentence, every, fusion, tau, context, on_text: as for a call.
+            latency: windows that may wait to be worked on together, which is faster; None: 1 for an iterator, else as
+                many as are faster together.
 
         Raises:
             BadInput: as for a call; of the frames when it comes to them.
@@ -187,16 +193,29 @@ class VideoGrounder:
             >>> for window in grounder.stream(camera, "the red circle"):  # doctest: +SKIP
             ...     print(window.start, window.ids, window.fused.shape)
         """
-        video = LiveFrames(video) if isinstance(video, Iterator) else _opened(video, "pyav", None)
-        return self._begin(video, sentence, check_settings(every, fusion, tau, context), on_text, False).windows
+        if latency is not None and as_int(latency) is None:
+            raise BadInput(f"latency is {latency!r}, expected a whole number of windows from 1, or None")
+        if isinstance(video, Iterator):
+            video, latency = LiveFrames(video), latency or 1
+        settings = check_settings(every, fusion, tau, context)
+        return self._begin(_opened(video, "pyav", None), sentence, settings, on_text, latency=latency).windows
 
     def _begin(
-        self, video: Frames, sentence: str, settings: dict[str, Any], on_text: OnText | None, progress: bool
+        self,
+        video: Frames,
+        sentence: str,
+        settings: dict[str, Any],
+        on_text: OnText | None,
+        *,
+        progress: bool = False,
+        latency: int | None = None,
     ) -> _Work:
         """A question about a video and the windows that will answer it; no frame has been decoded yet."""
         text, about = as_question(sentence), self.describe(settings["context"])
         settings["context"] = about.pop("context", None)
-        question = Question(text, video, settings["every"], settings["context"], on_text, sentence=sentence)
+        question = Question(
+            text, video, settings["every"], settings["context"], on_text, latency=latency, sentence=sentence
+        )
         frames, answers, caption = _Decoded(question), [], {}
         if self.segmenter is None:
             windows = self._point_and_track(frames, question, answers, settings, progress)
@@ -220,11 +239,11 @@ class VideoGrounder:
         """Windows between key frames, from the frames that the pointer has seen and the answers it gave."""
         from videomolmo.masks.windows import track_windows
 
-        frames.keeps = True
+        frames.keep()
         found = question.clock.each("text", self.pointer.answers(frames, question))
         clicked = _with_clicks(found, frames, question, answers, progress)
-        rule, tau = settings["fusion"], settings["tau"]
-        return track_windows(self.tracker, clicked, len(question.video), rule=rule, tau=tau)
+        options = {"rule": settings["fusion"], "tau": settings["tau"], "latency": question.latency}
+        return track_windows(self.tracker, clicked, len(question.video), **options)
 
     def _segment(
         self, frames: _Decoded, question: Question, answers: list[KeyAnswer], caption: dict[str, Any]
@@ -292,25 +311,42 @@ def _with_clicks(
 class _Decoded(Iterator):
     """The frames of a question's video, decoded as they are taken, and their `count` so far.
 
-    Where it `keeps` them, those that were taken are held until they are taken `again`.
+    Told to `keep`, it holds those that were taken until they are taken `again`; where they grow too many, because a
+    model reads far ahead, they are decoded again instead.
     """
 
     def __init__(self, question: Question) -> None:
-        self._frames, self._name = question.clock.each("io", question.video.iterate()), question.video.name
-        self.count, self.keeps = 0, False
-        self._taken: deque[Frame] = deque()
+        self._video, self._clock = question.video, question.clock
+        self._frames = self._clock.each("io", self._video.iterate())
+        self.count = 0
+        self._taken: deque[Frame] | None = None
+
+    def keep(self) -> None:
+        """From now on, for `again`."""
+        self._taken = deque()
 
     def __next__(self) -> Frame:
         frame = next(self._frames)
         self.count += 1
-        if self.keeps:
+        if self._taken is not None:
             self._taken.append(frame)
+            if len(self._taken) * frame.nbytes > MOST_HELD and not isinstance(self._video, LiveFrames):
+                start = self.count - len(self._taken)
+                self._second, self._taken = self._clock.each("io", self._video.iterate(start)), None
         return frame
 
     def again(self) -> Iterator[Frame]:
         """Frames from the first, decoded where nobody took them yet."""
-        while self._taken or next(self, None) is not None:
-            yield self._taken.popleft()
+        while True:
+            if self._taken is None:
+                frame = next(self._second, None)
+                if frame is None:
+                    return
+                yield frame
+            elif self._taken or next(self, None) is not None:
+                yield self._taken.popleft()
+            else:
+                return
 
     def take_rest(self) -> int:
         """How many frames there are, those that nobody took included.
@@ -321,7 +357,7 @@ class _Decoded(Iterator):
         for _ in self:
             pass
         if not self.count:
-            raise BadInput(f"{self._name}: no frame could be decoded; check the file with another player")
+            raise BadInput(f"{self._video.name}: no frame could be decoded; check the file with another player")
         return self.count
 
 

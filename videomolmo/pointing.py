@@ -73,7 +73,7 @@ class VideoMolmoPointer:
     def _answers(self, frames: Iterator[Frame], question: Question) -> Iterator[tuple[int, Answer]]:
         context, clock = (question.context or 0) if self.model.config.needs_past else 0, question.clock
         held = question.every * question.video.height * question.video.width * 3  # bytes that wait for a key frame
-        most = min(BATCH, max(ROOM // held, 1))
+        most = min(BATCH, max(ROOM // held, 1), question.latency or BATCH)
         waiting: list[_Waiting] = []
         recent: dict[int, torch.Tensor] = {}
         if context:
@@ -96,7 +96,8 @@ class VideoMolmoPointer:
 
     def _encoded(self, frames: Iterator[Frame], question: Question, context: int) -> Iterator[tuple[int, torch.Tensor]]:
         """Key frames and their past frames, several encoded at a time."""
-        at_once = max(1, BATCH // len(self.processor.image.layout(*_size(question)).input_idx))
+        crops = len(self.processor.image.layout(*_size(question)).input_idx)
+        at_once = min(max(1, BATCH // crops), question.latency or BATCH)
         looked_at = ((at, frame) for at, frame in enumerate(frames) if -at % question.every <= context)
         while group := list(islice(looked_at, at_once)):
             with question.clock.measure("vision"):

@@ -97,6 +97,7 @@ class Question:
         every: key frames are 0, every, 2 · every, …
         context: past frames to look at, as `describe` gave it; None for models that have no such choice.
         on_text: where given, called while an answer is written, with its key frame and the text so far.
+        latency: windows between key frames that may wait for each other; None: as many as are faster together.
         clock: for models that want to tell parts of their work apart; all of it is counted anyway.
         sentence: what the user typed, for models that are asked in words of their own.
     """
@@ -106,6 +107,7 @@ class Question:
     every: int
     context: int | None = None
     on_text: OnText | None = None
+    latency: int | None = None
     clock: Stopwatch = field(default_factory=Stopwatch)
     sentence: str = ""
 

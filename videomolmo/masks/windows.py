@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from videomolmo.protocols import Features, Frame, PropagationPath, Tracker
 
 MIN_OVERLAP = 0.1
 AT_ONCE = 8  # frames that are encoded together at most
+MOST_WAITING = 64  # frames that wait to be encoded until it is known whether an object of the next key frame wants them
 Clicks = list[Float[np.ndarray, "points 2"]]
 Masks = Bool[np.ndarray, "frames objects height width"]
 Bits = UInt8[np.ndarray, "frames objects height bytes"]
@@ -128,6 +130,7 @@ def track_windows(
     *,
     rule: str = "iou",
     tau: float = 0.7,
+    latency: int | None = None,
 ) -> Iterator[Window]:
     """Windows in order, covering every frame once; a key frame belongs to the window that it begins.
 
@@ -140,13 +143,14 @@ def track_windows(
         length: of the clip, as far as it is known; short ones make SAM 2 look back less.
         rule, tau: how forward and backward masks are fused, see `videomolmo.fusion.RULES`. Rules `forward` and
             `backward` have nothing followed the other way; objects are then told apart by the masks of one key frame.
+        latency: windows that may be followed together; None: as many as the tracker takes.
 
     Yields:
         Each window as soon as it is done; nothing of earlier windows is kept.
     """
     identities, ids = Identities(), None
     stretches = _stretches(tracker, frames, rule)
-    while together := list(_as_many_as_fit(stretches, tracker, rule)):
+    while together := list(islice(_as_many_as_fit(stretches, tracker, rule), latency)):
         paths = [path for one in together for path in one.paths(rule)]
         found = iter(propagate(tracker, paths, length))
         for one, *sides in zip(together, found, found, strict=True):
@@ -157,10 +161,13 @@ def track_windows(
 
 def _as_many_as_fit(stretches: Iterator[_Stretch], tracker: Tracker, rule: str) -> Iterator[_Stretch]:
     """The next windows, at least one, while their objects do not fill a batch nor their frames the memory."""
-    rows, frames = getattr(tracker, "rows", 1), getattr(tracker, "held", 1)
+    rows = most = getattr(tracker, "rows", 1)
+    frames = getattr(tracker, "held", 1)
     for stretch in stretches:
         yield stretch
         own = sum(len(path.points_px) for path in stretch.paths(rule) if len(path.frames) > 1)
+        if rows == most and not own:  # nothing to wait for
+            return
         rows, frames = rows - own, frames - len(stretch.frames)
         if rows < max(own, 1) or frames < len(stretch.frames):
             return
@@ -189,7 +196,7 @@ def _stretches(tracker: Tracker, frames: Iterable[tuple[Frame, Clicks | None]], 
             yield _Stretch(start, at, held, left, clicks)
             known = not isinstance(held[-1], _Unseen)
             start, left, features, waiting = at, clicks, held[-1:] if known else [], [] if known else [frame]
-        if left and rule != "backward" and len(waiting) == AT_ONCE:
+        if len(waiting) == (AT_ONCE if left and rule != "backward" else MOST_WAITING):
             features, waiting = features + _encoded(tracker, waiting), []
     if features or waiting:
         yield _Stretch(start, None, ended([]), left, [])
