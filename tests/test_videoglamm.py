@@ -262,6 +262,7 @@ def test_words_without_objects(model, processor, writes) -> None:
         ("Sure, it is [SEG].", "[Sure, it is.]1"),
         ("<p> two stars </p> [SEG] [SEG] meet", "[[two stars]1]2 meet"),
         ("a <p> </p> [SEG] </p> b <p> c", "[a b c]1"),
+        ("<p> x </p> y </p> [SEG]", "[x]1 y"),
         ("[SEG]", ""),
         ("", ""),
     ],

@@ -30,6 +30,7 @@ from videomolmo.systems.videoglamm.internvideo2 import resized_positions, sincos
 from videomolmo.systems.videoglamm.masks import decode, decode_all, follow, image_maps, to_size
 from videomolmo.systems.videoglamm.model import pool
 from videomolmo.systems.videoglamm.processor import chosen, context_images, sam_images, video_images
+from videomolmo.systems.videoglamm.segmenter import read_words
 from videomolmo.systems.videoglamm.weights import our_name, published_name
 from videomolmo.weights.assign import check_fit
 
@@ -177,6 +178,22 @@ def test_published_folder_round_trips_bit_for_bit(folder: Path, tmp_path: Path) 
     again = VideoGLaMMForConditionalGeneration.from_pretrained(tmp_path)
     assert again.config == config_of(folder)
     assert all(torch.equal(again.state_dict()[our_name(name)], value) for name, value in state.items())
+
+
+def test_words_are_cleaned_as_captions_are_scored() -> None:
+    path = ROOT / "eval" / "captions.json"
+    if not path.is_file():
+        pytest.skip(HOW)
+    compared = 0
+    for case in read_json(path)["clean"]:
+        signs = ("<|", "USER", "'", "\n", "<p> a <p>")  # of the prompt, and what the reference makes of odd text
+        if not any(sign in case["raw"] for sign in signs):
+            text, phrases = read_words(case["raw"])
+            assert text == case["cleaned"].replace(" .", ".")
+            named = [text[start:stop] for start, stop, _ in phrases if (start, stop) != (0, len(text))]
+            assert named == [phrase for phrase in case["phrases"] if "[SEG]" in case["raw"] and phrase != text]
+            compared += 1
+    assert compared > 4
 
 
 def test_positions(folder: Path, model: VideoGLaMMForConditionalGeneration, golden: dict[str, Tensor]) -> None:

@@ -21,6 +21,7 @@ from videomolmo.masks.sam2 import FrameFeatures, MaskTracker, published_names
 from videomolmo.systems.videoglamm.config import MaskConfig
 
 LARGE = "facebook/sam2-hiera-large"
+AT_ONCE = 4  # frames that go through the image encoder together
 AS_PREDICTED = {  # what the package's video predictor adds to a configuration
     "binarize_mask_from_pts_for_mem_enc": True,
     "sam_mask_decoder_extra_args": {
@@ -112,8 +113,11 @@ def decode_all(
     if not len(vectors):
         side = 4 * sam2.sam_image_embedding_size
         return pixels.new_zeros(0, len(pixels), side, side)
-    maps = image_maps(sam2, pixels)
-    return torch.stack([decode(sam2, vectors, maps, at, real)[0] for at in range(len(pixels))], dim=1)
+    found = []
+    for part in pixels.split(AT_ONCE):
+        maps = image_maps(sam2, part)
+        found += [decode(sam2, vectors, maps, at, real)[0] for at in range(len(part))]
+    return torch.stack(found, dim=1)
 
 
 def to_size(

@@ -184,18 +184,20 @@ def read_words(written: str) -> Words:
         >>> read_words("<p> a star </p> [SEG] moves.")
         Words(text='a star moves.', phrases=(Phrase(start=0, stop=6, object=1),))
     """
-    text, begins, named, spans = "", False, None, []
-    start = 0
+    text, spans = "", []
+    is_open, start, named = False, None, None
     for piece in _SIGNS.split(written):
         if piece == "<p>":
-            begins, named = True, None
+            is_open, start, named = True, None, None
         elif piece == "</p>":
-            named = (start, len(text)) if not begins and start < len(text) else None
+            if is_open and start is not None:
+                named = (start, len(text))
+            is_open = False
         elif piece == SEGMENT:
             spans.append(named)
         elif words := " ".join(piece.split()):
             text += " " if text and words[0] not in ".,;:!?" else ""
-            start, begins = (len(text), False) if begins else (start, False)
+            start = len(text) if start is None else start
             text += words
     whole = (0, len(text))
     phrases = (Phrase(*(span or whole), number) for number, span in enumerate(spans, start=1))
