@@ -27,6 +27,7 @@ from videomolmo.weights import hub
 if TYPE_CHECKING:
     from videomolmo.masks.sam2 import MaskTracker
     from videomolmo.masks.windows import Window
+    from videomolmo.unfinished import Unfinished
 
 
 class VideoGrounder:
@@ -123,6 +124,7 @@ class VideoGrounder:
         reader: str = "pyav",
         progress: bool = False,
         on_text: OnText | None = None,
+        kept: Unfinished | None = None,
     ) -> GroundingResult:
         """Find what the sentence names: points on key frames, masks on every frame.
 
@@ -145,8 +147,8 @@ class VideoGrounder:
         Source: paper, section 3.
         """
         video = _opened(video, reader, max_frames)
-        work = self._begin(video, sentence, check_settings(every, fusion, tau, context), on_text, progress)
-        spool, objects = _stored(work.windows, work.question.clock, len(video), progress)
+        work = self._begin(video, sentence, check_settings(every, fusion, tau, context), on_text, progress, kept)
+        spool, objects = _stored(work.windows, work.question.clock, len(video), progress, kept)
         clock, frames = work.question.clock, work.frames
         config = {
             "model": {**work.settings, "question": work.question.text, "reader": reader,
@@ -188,18 +190,27 @@ class VideoGrounder:
             ...     print(window.start, window.ids, window.fused.shape)
         """
         video = LiveFrames(video) if isinstance(video, Iterator) else _opened(video, "pyav", None)
-        return self._begin(video, sentence, check_settings(every, fusion, tau, context), on_text, False).windows
+        return self._begin(video, sentence, check_settings(every, fusion, tau, context), on_text).windows
 
     def _begin(
-        self, video: Frames, sentence: str, settings: dict[str, Any], on_text: OnText | None, progress: bool
+        self,
+        video: Frames,
+        sentence: str,
+        settings: dict[str, Any],
+        on_text: OnText | None,
+        progress: bool = False,
+        kept: Unfinished | None = None,
     ) -> _Work:
         """A question about a video and the windows that will answer it; no frame has been decoded yet."""
         text, about = as_question(sentence), self.describe(settings["context"])
         settings["context"] = about.pop("context", None)
-        question = Question(text, video, settings["every"], settings["context"], on_text, sentence=sentence)
+        known = frozenset() if kept is None else frozenset(kept.answers)
+        question = Question(
+            text, video, settings["every"], settings["context"], on_text, sentence=sentence, known=known
+        )
         frames, answers, caption = _Decoded(question), [], {}
         if self.segmenter is None:
-            windows = self._point_and_track(frames, question, answers, settings, progress)
+            windows = self._point_and_track(frames, question, answers, settings, progress, kept)
         else:
             windows = self._segment(frames, question, answers, caption)
         return _Work(question, frames, answers, caption, windows, settings, about)
@@ -215,16 +226,23 @@ class VideoGrounder:
         return {"device": str(device), **model.describe(context)}
 
     def _point_and_track(
-        self, frames: _Decoded, question: Question, answers: list[KeyAnswer], settings: dict[str, Any], progress: bool
+        self,
+        frames: _Decoded,
+        question: Question,
+        answers: list[KeyAnswer],
+        settings: dict[str, Any],
+        progress: bool,
+        kept: Unfinished | None,
     ) -> Iterator[Window]:
         """Windows between key frames, from the frames that the pointer has seen and the answers it gave."""
         from videomolmo.masks.windows import track_windows
 
         frames.keeps = True
         found = question.clock.each("text", self.pointer.answers(frames, question))
-        clicked = _with_clicks(found, frames, question, answers, progress)
+        clicked = _with_clicks(found, frames, question, answers, progress, kept)
+        going_on = {} if kept is None else {"state": kept.state, "keep": kept.keep}
         rule, tau = settings["fusion"], settings["tau"]
-        return track_windows(self.tracker, clicked, len(question.video), rule=rule, tau=tau)
+        return track_windows(self.tracker, clicked, len(question.video), rule=rule, tau=tau, **going_on)
 
     def _segment(
         self, frames: _Decoded, question: Question, answers: list[KeyAnswer], caption: dict[str, Any]
@@ -263,11 +281,12 @@ class _Work(NamedTuple):
 
 
 def _with_clicks(
-    found: Iterator[tuple[int, Answer]],
+    found: Iterator[tuple[int, Answer | None]],
     frames: _Decoded,
     question: Question,
     answers: list[KeyAnswer],
     progress: bool,
+    kept: Unfinished | None,
 ) -> Iterator[tuple[Frame, list[np.ndarray] | None]]:
     """All frames in order, key frames with the clicks that answer there; `answers` grows."""
     from tqdm import tqdm
@@ -277,7 +296,9 @@ def _with_clicks(
         for at, answer in found:
             if at != (key := every * len(answers)) or at >= len(video):
                 raise BadInput(f"the pointer answers on frame {at}, expected the next key frame, {key}, or no more")
-            answers.append(_key_answer(at, answer, video))
+            answers.append(kept.answers[at] if at in question.known else _key_answer(at, answer, video))
+            if kept is not None:
+                kept.add(answers[-1])
             bar.update()
             yield from ((frame, None) for frame in islice(frames.again(), at - reached))
             for frame in islice(frames.again(), 1):
@@ -325,12 +346,14 @@ class _Decoded(Iterator):
         return self.count
 
 
-def _stored(windows: Iterator[Window], clock: Stopwatch, frames: int, progress: bool) -> tuple[MaskStore, int]:
-    """Masks of all windows, written to disk one by one, and the number of objects."""
+def _stored(
+    windows: Iterator[Window], clock: Stopwatch, frames: int, progress: bool, kept: Unfinished | None
+) -> tuple[MaskStore, int]:
+    """Masks of all windows, written to disk one by one, and the number of objects; some may be `kept`."""
     from tqdm import tqdm
 
-    spool, objects = MaskStore(), 0
-    with tqdm(total=frames, desc="track", unit=" frames", disable=not progress) as bar:
+    spool, objects, reached = (MaskStore(), 0, 0) if kept is None else (kept.store, kept.objects, kept.reached)
+    with tqdm(total=frames, initial=reached, desc="track", unit=" frames", disable=not progress) as bar:
         for window in clock.each("masks", windows):
             layers = {"fused": window.fused, "forward": window.forward, "backward": window.backward}
             known = {"forward": window.has_forward, "backward": window.has_backward}

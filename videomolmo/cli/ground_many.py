@@ -1,0 +1,179 @@
+"""`videomolmo ground` for several videos or sentences: a folder of results for each, and one table."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from videomolmo.cli.ground import ground_and_save, is_saved
+from videomolmo.errors import BadInput
+
+if TYPE_CHECKING:
+    from videomolmo.grounding import VideoGrounder
+
+TABLES = (".csv", ".parquet")
+TABLE = "results.csv"
+TEXT, WHOLE = ("video", "sentence", "fusion", "reader"), ("every", "context", "max_frames")
+
+
+class Job(NamedTuple):
+    """A sentence about a video, the name of the folder of its result, and a grounder's further arguments."""
+
+    video: str
+    sentence: str
+    name: str
+    settings: dict[str, Any]
+
+
+def is_many(video: str) -> bool:
+    """Whether this is a table, or a folder of videos rather than of one video's images."""
+    path = Path(video)
+    return path.suffix.lower() in TABLES or bool(path.is_dir() and _videos_in(path))
+
+
+def jobs_of(videos: Sequence[str], sentences: Sequence[str], settings: dict[str, Any]) -> list[Job]:
+    """Every sentence about every video, and what the tables among `videos` ask.
+
+    Raises:
+        BadInput: there is no sentence for a video, or a table is none, or holds columns that are not known.
+    """
+    asked: list[tuple[str, str, dict[str, Any]]] = []
+    for video in videos:
+        if Path(video).suffix.lower() in TABLES:
+            asked += _rows(Path(video), sentences, settings)
+        else:
+            several = _videos_in(Path(video)) if Path(video).is_dir() else []
+            asked += [(one, sentence, settings) for one in several or [video] for sentence in sentences]
+            if not sentences:
+                raise BadInput(f"a sentence is missing; say what to look for in {video}, for example 'the red circle'")
+    names: dict[str, int] = {}
+    jobs = []
+    for video, sentence, own in asked:
+        name = "_".join(re.sub(r"\W+", "-", text)[:60].strip("-_") for text in (Path(video).stem, sentence))
+        names[name] = names.get(name, -1) + 1
+        jobs.append(Job(video, sentence, f"{name}.{names[name]}" if names[name] else name, own))
+    return jobs
+
+
+def ground_many(jobs: Sequence[Job], out: Path, overwrite: bool, models: dict[str, Any], workers: int) -> int:
+    """Ground all of it, tell how each went, and write the table; 1 where something failed, else 0.
+
+    What was done before is not done again. The table has a row for each job: video, sentence, folder, outcome (done or
+    failed), and what was found, or why not.
+
+    Args:
+        jobs: see `jobs_of`.
+        out: the folder for all results.
+        overwrite: whether earlier results in their folders may be replaced.
+        models: arguments of `load_grounder`.
+        workers: processes, each with its own models.
+    """
+    import pandas as pd
+
+    from videomolmo.io.files import check_folder
+    from videomolmo.io.tables import write_csv
+    from videomolmo.io.workers import run_all
+
+    check_folder(out, overwrite=True, results=False)
+    rows: dict[str, dict[str, Any]] = {}
+    try:
+        with closing(run_all(_ground, list(jobs), workers, "ground", _load, (models, out, overwrite))) as results:
+            for name, row in results:
+                rows[name] = row
+                told = row["problem"] or f"{row['objects']} objects on {row['frames']} frames"
+                print(f"{len(rows)}/{len(jobs)} {row['outcome']}: {row['folder']}: {told}", flush=True)
+    except KeyboardInterrupt as error:
+        if not getattr(error, "__notes__", ()):
+            error.add_note(f"{len(rows)} of {len(jobs)} are done, and the same command goes on from there")
+        raise
+    table = pd.DataFrame([rows[job.name] for job in jobs])
+    write_csv(table, out / TABLE)
+    failed = int((table["outcome"] == "failed").sum())
+    print(f"{len(jobs) - failed} done, {failed} failed; see {out / TABLE}", file=sys.stderr if failed else sys.stdout)
+    return 1 if failed else 0
+
+
+def _load(models: dict[str, Any], out: Path, overwrite: bool) -> tuple[VideoGrounder, Path, bool]:
+    from videomolmo.systems import load_grounder
+
+    return load_grounder(**models), out, overwrite
+
+
+def _ground(begun: tuple[VideoGrounder, Path, bool], job: Job) -> tuple[str, dict[str, Any]]:
+    """The job's name, and its row of the table."""
+    from videomolmo.results import GroundingResult
+
+    grounder, out, overwrite = begun
+    folder = out / job.name
+    row = {"video": job.video, "sentence": job.sentence, "folder": job.name, "outcome": "done", "frames": None,
+           "key_frames": None, "found": None, "objects": None, "problem": None}  # fmt: skip
+    try:
+        if not is_saved(grounder, job.video, job.sentence, folder, job.settings):
+            given = grounder, job.video, job.sentence, folder, overwrite, job.settings
+            folder, _ = ground_and_save(*given, progress=False)
+        result = GroundingResult.load(folder)
+        found = sum(answer.outcome == "found" for answer in result.answers)
+        row |= {"folder": folder.name, "frames": result.frames, "key_frames": len(result.answers), "found": found,
+                "objects": result.objects}  # fmt: skip
+    except Exception as error:  # whatever is wrong with a video stops none of the others
+        text = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
+        row |= {"outcome": "failed", "problem": " ".join(text.split())}
+    return job.name, row
+
+
+def _videos_in(folder: Path) -> list[str]:
+    """Videos in a folder, in natural order; none where it holds images, and so is one itself."""
+    from videomolmo.datasets.record import VIDEO_SUFFIXES
+    from videomolmo.io.images import IMAGE_SUFFIXES, in_natural_order
+
+    files = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    if any(path.suffix.lower() in IMAGE_SUFFIXES for path in files):
+        return []
+    return [str(path) for path in in_natural_order(p for p in files if p.suffix.lower() in VIDEO_SUFFIXES)]
+
+
+def _rows(path: Path, sentences: Sequence[str], settings: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Video, sentence and settings of each row of a table; videos lie beside it, unless their paths are whole ones."""
+    import pandas as pd
+
+    from videomolmo.grounding import check_settings
+    from videomolmo.io.tables import read_csv
+
+    try:
+        table = read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
+    except (OSError, ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise BadInput(f"{path}: not a table that can be read ({reason:.200}); give a CSV or Parquet file") from error
+    if strange := [str(name) for name in table.columns if name not in ("video", "sentence", *settings)]:
+        known = ", ".join(("video", "sentence", *settings))
+        raise BadInput(f"{path}: a column {strange[0]!r:.60}, expected some of {known}; rename or remove it")
+    if "video" not in table or not len(table) or ("sentence" not in table and not sentences):
+        raise BadInput(f"{path}: expected a row for each video, with columns video and sentence; add them")
+    for number, values in enumerate(table.to_dict("records"), start=2):
+        given = {name: value for name, value in values.items() if not pd.isna(value)}
+        if "video" not in given:
+            raise BadInput(f"{path}, line {number}: no video; fill it in")
+        own = {name: _plain(name, value, f"{path}, line {number}") for name, value in given.items()}
+        video, named = str(path.parent / own.pop("video")), own.pop("sentence", None)
+        check_settings(*((settings | own)[name] for name in ("every", "fusion", "tau", "context")))
+        asked = sentences if named is None else [named]
+        if not asked:
+            raise BadInput(f"{path}, line {number}: no sentence; fill it in")
+        yield from ((video, sentence, settings | own) for sentence in asked)
+
+
+def _plain(name: str, value: Any, place: str) -> Any:
+    """A cell as a grounder takes it: numbers in a column with gaps have become fractions."""
+    if name in TEXT:
+        return str(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if number != number or (name in WHOLE and not number.is_integer()):
+        raise BadInput(f"{place}: {name} is {value!r:.60}, expected a {'whole ' if name in WHOLE else ''}number")
+    return int(number) if name in WHOLE else number
