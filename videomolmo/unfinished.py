@@ -20,8 +20,8 @@ from videomolmo.io.files import (
     atomic_file,
     explain_os_error,
     is_temporary,
+    remove_at_once,
     sync,
-    temporary_folder,
 )
 from videomolmo.io.plain_values import as_json
 from videomolmo.io.provenance import locked_manifest
@@ -92,8 +92,7 @@ class Unfinished:
 
     def remove(self) -> None:
         """Remove all of it, at once for whoever looks; masks of its result are gone then."""
-        with temporary_folder(self.folder.parent) as place:
-            os.rename(self.folder, place / self.folder.name)
+        remove_at_once(self.folder)
 
 
 @contextmanager

@@ -89,7 +89,7 @@ def kill_and_compare(place: Path, arguments: list[str], kills: int, seed: int) -
             shutil.rmtree(place / "results")
         is_last, by_call = told["killed"] >= kills, chance.random() < 0.5
         told["went on"] += (place / "results" / "ground.unfinished" / "state.npz").exists()
-        process = start(arguments, place / "log", None if is_last or not by_call else chance.randrange(150))
+        process = start(arguments, place / "log", None if is_last or not by_call else int(10 ** chance.uniform(0, 2.7)))
         if not (is_last or by_call):
             time.sleep(chance.uniform(0, lasts))
             os.kill(process, signal.SIGKILL)
@@ -112,10 +112,13 @@ def run(kills: int, seed: int, frames: int = 60) -> dict[str, int]:
     """`kill_and_compare` with the shipped models and clip, in a temporary folder."""
     import torch
 
+    import videomolmo.cli.ground_many
     import videomolmo.grounding
+    import videomolmo.io.drawing
     import videomolmo.masks.sam2
     import videomolmo.pointing
     import videomolmo.systems
+    import videomolmo.unfinished
     import videomolmo.weights.checkpoint  # noqa: F401
 
     torch.set_num_threads(1)  # a process with threads cannot be forked

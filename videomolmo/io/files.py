@@ -218,6 +218,12 @@ def temporary_folder(beside: Path) -> Iterator[Path]:
         remove_locked(folder, lock)
 
 
+def remove_at_once(folder: Path) -> None:
+    """Remove a folder so that, killed at any moment, nobody finds half of it under its name."""
+    with temporary_folder(folder.parent) as place:
+        os.rename(folder, place / folder.name)
+
+
 def remove_abandoned(parent: Path, prefix: str) -> None:
     """Remove the folders of `locked_temporary_folder` in `parent`, under such names, that no living process holds."""
     for path in list(parent.iterdir()) if parent.is_dir() else ():
