@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pandas as pd
 import pytest
+from bench.kill_ground import result_of
 
 from videomolmo.cli import main
-from videomolmo.cli.ground_many import jobs_of
+from videomolmo.cli.ground_many import _ground, jobs_of
 from videomolmo.errors import BadInput
 from videomolmo.grounding import VideoGrounder
 from videomolmo.io.tables import read_csv
 from videomolmo.io.video import VideoWriter
+from videomolmo.io.video_decode import PyAVReader
 from videomolmo.results import GroundingResult
 
 SETTINGS = {"every": 5, "fusion": "iou", "tau": 0.7, "context": None, "max_frames": 4, "reader": "pyav"}
@@ -45,11 +49,9 @@ def test_a_bad_video_stops_no_other_and_nothing_is_done_twice(
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["good_a-thing", "good_the-things", "results.csv"]
 
-    asked, call = [], VideoGrounder.__call__
-    monkeypatch.setattr(VideoGrounder, "__call__", lambda self, *a, **b: asked.append(a[0]) or call(self, *a, **b))
-    assert main(list(map(str, given))) == 1 and asked == [str(videos / "bad.mp4")] * 2
-    asked.clear()
-    assert main(list(map(str, [*given, "--every", 2]))) == 1 and len(asked) == 2  # what is there is not replaced
+    monkeypatch.setattr(VideoGrounder, "steps", None)  # nothing is asked again
+    assert main(list(map(str, given))) == 1 and read_csv(tmp_path / "out" / "results.csv").equals(table)
+    assert main(list(map(str, [*given, "--every", 2]))) == 1  # what is there is not replaced
     assert read_csv(tmp_path / "out" / "results.csv").outcome.eq("failed").all()
 
 
@@ -78,3 +80,30 @@ def test_a_table_that_makes_no_sense_is_refused(tmp_path, text, named):
     (tmp_path / "asked.csv").write_text(text)
     with pytest.raises(BadInput, match=named):
         jobs_of([str(tmp_path / "asked.csv")], [], SETTINGS)
+
+
+def test_sentences_about_a_video_share_its_frames_and_their_features(shipped_grounder, clip, tmp_path, monkeypatch):
+    read, encoded, looked = [], [], []
+    with VideoWriter(tmp_path / "clip.mp4", 10, *clip.frames.shape[1:3]) as writer:
+        for frame in clip.frames:
+            writer.write(frame)
+    tracker, pointer = shipped_grounder.tracker, shipped_grounder.pointer
+    settings = {**SETTINGS, "every": 2, "max_frames": None}
+    names = ("the red circle", "every shape", "the thing")
+    for name in names:  # alone
+        _ground((shipped_grounder, tmp_path / "alone", False), jobs_of([str(tmp_path / "clip.mp4")], [name], settings))
+
+    see, look, decode = tracker.encode_all, pointer.encode, PyAVReader.read
+    monkeypatch.setattr(tracker, "encode_all", lambda frames: encoded.extend(frames) or see(frames))
+    monkeypatch.setattr(pointer, "encode", lambda frames: looked.extend(frames) or look(frames))
+    monkeypatch.setattr(PyAVReader, "read", lambda self, number: read.append(number) or decode(self, number))
+    monkeypatch.setattr(GroundingResult, "overlay", lambda self, path: shutil.copy(tmp_path / "clip.mp4", path))
+    jobs = jobs_of([str(tmp_path / "clip.mp4")], names, settings)
+    rows = dict(_ground((shipped_grounder, tmp_path / "together", False), jobs))
+    assert [row["problem"] for row in rows.values()] == [None] * 3
+    assert read == list(range(12))
+    assert len(looked) == 12 + 3  # and black before the first, for each sentence
+    assert len(encoded) < 2 * 12
+    for job in jobs:
+        one, other = (result_of(tmp_path / name / job.name) for name in ("alone", "together"))
+        assert {name for name in one if one[name] != other[name]} <= {"overlay.mp4"} and one.keys() == other.keys()

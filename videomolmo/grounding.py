@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from videomolmo.masks.sam2 import MaskTracker
     from videomolmo.masks.windows import Window
     from videomolmo.unfinished import Unfinished
+
+Result = TypeVar("Result")
 
 
 class VideoGrounder:
@@ -140,19 +142,33 @@ class VideoGrounder:
             progress: show bars.
             on_text: called while answers are written, with a key frame's number and its text so far; for example
                 `lambda frame, text: print(f"\\r{frame}: {text}", end="")`.
+            kept: what is finished of this run, see `videomolmo.unfinished`; it grows. A segmenter begins anew. The
+                result's masks are read from there until it is saved.
 
         Raises:
             BadInput: an argument that makes no sense, or a video that cannot be read.
 
         Source: paper, section 3.
         """
-        video = _opened(video, reader, max_frames)
-        work = self._begin(video, sentence, check_settings(every, fusion, tau, context), on_text, progress, kept)
-        spool, objects = _stored(work.windows, work.question.clock, len(video), progress, kept)
+        video, settings = _opened(video, reader, max_frames), check_settings(every, fusion, tau, context)
+        read = {"reader": reader, "max_frames": None if max_frames is None else int(max_frames)}
+        return drained(self.steps(video, sentence, settings, read, progress=progress, on_text=on_text, kept=kept))
+
+    def steps(
+        self, video: Frames, sentence: str, settings: dict[str, Any], read: dict[str, Any], *, progress: bool = False,
+        on_text: OnText | None = None, kept: Unfinished | None = None,
+    ) -> Generator[int, None, GroundingResult]:  # fmt: skip
+        """As a call, but yields after each window how many frames have final masks; the result is returned.
+
+        Args:
+            video: opened with `read`, its "reader" and "max_frames".
+            settings: see `check_settings`.
+        """
+        work = self._begin(video, sentence, settings, on_text, progress, kept)
+        spool, objects = yield from _stored(work.windows, work.question.clock, len(video), progress, kept)
         clock, frames = work.question.clock, work.frames
         config = {
-            "model": {**work.settings, "question": work.question.text, "reader": reader,
-                      "max_frames": None if max_frames is None else int(max_frames), **work.about},
+            "model": {**work.settings, "question": work.question.text, **read, **work.about},
             "loaded": self.loaded, **work.caption,
             "seed": None,  # greedy decoding and SAM 2 draw nothing at random
             "weights_sha256": self.weights, "versions": provenance.versions(), "commit": provenance.commit(),
@@ -193,14 +209,9 @@ class VideoGrounder:
         return self._begin(video, sentence, check_settings(every, fusion, tau, context), on_text).windows
 
     def _begin(
-        self,
-        video: Frames,
-        sentence: str,
-        settings: dict[str, Any],
-        on_text: OnText | None,
-        progress: bool = False,
+        self, video: Frames, sentence: str, settings: dict[str, Any], on_text: OnText | None, progress: bool = False,
         kept: Unfinished | None = None,
-    ) -> _Work:
+    ) -> _Work:  # fmt: skip
         """A question about a video and the windows that will answer it; no frame has been decoded yet."""
         text, about = as_question(sentence), self.describe(settings["context"])
         settings["context"] = about.pop("context", None)
@@ -226,14 +237,9 @@ class VideoGrounder:
         return {"device": str(device), **model.describe(context)}
 
     def _point_and_track(
-        self,
-        frames: _Decoded,
-        question: Question,
-        answers: list[KeyAnswer],
-        settings: dict[str, Any],
-        progress: bool,
+        self, frames: _Decoded, question: Question, answers: list[KeyAnswer], settings: dict[str, Any], progress: bool,
         kept: Unfinished | None,
-    ) -> Iterator[Window]:
+    ) -> Iterator[Window]:  # fmt: skip
         """Windows between key frames, from the frames that the pointer has seen and the answers it gave."""
         from videomolmo.masks.windows import track_windows
 
@@ -348,7 +354,7 @@ class _Decoded(Iterator):
 
 def _stored(
     windows: Iterator[Window], clock: Stopwatch, frames: int, progress: bool, kept: Unfinished | None
-) -> tuple[MaskStore, int]:
+) -> Generator[int, None, tuple[MaskStore, int]]:
     """Masks of all windows, written to disk one by one, and the number of objects; some may be `kept`."""
     from tqdm import tqdm
 
@@ -361,7 +367,17 @@ def _stored(
                 spool.write(window.start, window.ids, layers, known)
             objects = max(objects, *window.ids, 0)
             bar.update(len(window.fused))
+            yield window.start + len(window.fused)
     return spool, objects
+
+
+def drained(steps: Generator[Any, None, Result]) -> Result:
+    """What a generator returns, once it has gone through all its steps."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 def _check_part(part: Segmentation, reached: int, video: Frames) -> None:

@@ -79,7 +79,7 @@ class VideoMolmoPointer:
         recent: dict[int, torch.Tensor] = {}
         if context:
             with clock.measure("vision"):  # before the first frame all is black
-                black = self._encode([np.zeros((*_size(question), 3), np.uint8)])
+                black = self.encode([np.zeros((*_size(question), 3), np.uint8)])
             recent = dict.fromkeys(range(-context, 0), black)
         for at, features in self._encoded(frames, question, context, begin):
             recent[at] = features
@@ -105,7 +105,7 @@ class VideoMolmoPointer:
         while group := list(islice(looked_at, at_once)):
             with question.clock.measure("vision"):
                 is_needed = group[-1][0] >= begin - context
-                encoded = self._encode([frame for _, frame in group]).split(1) if is_needed else [None] * len(group)
+                encoded = self.encode([frame for _, frame in group]).split(1) if is_needed else [None] * len(group)
             yield from zip([at for at, _ in group], encoded, strict=True)
 
     def _check_length(self, question: Question) -> None:
@@ -117,7 +117,8 @@ class VideoMolmoPointer:
                 f"use fewer words than '{question.text[:40]}…'"
             )
 
-    def _encode(self, frames: list[Frame]) -> torch.Tensor:
+    def encode(self, frames: list[Frame]) -> torch.Tensor:
+        """What the vision tower sees in frames of one size, encoded together; depends on nothing else."""
         weight = next(self.model.parameters())
         pixels = self.processor.image.pixels_only(np.stack(frames))
         return self.model.encode_frames(pixels.to(weight.device, weight.dtype))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,9 @@ from videomolmo.errors import BadInput
 
 if TYPE_CHECKING:
     from videomolmo.grounding import VideoGrounder
+    from videomolmo.io.video import Frames
+
+READ = ("reader", "max_frames")  # settings for `open_video`
 
 
 def ground_one(
@@ -23,6 +27,7 @@ def ground_one(
         models: arguments of `load_grounder`.
         video, sentence, out, overwrite, settings: see `ground_and_save`.
     """
+    from videomolmo.grounding import drained
     from videomolmo.io.files import check_folder
     from videomolmo.io.video import open_video
     from videomolmo.unfinished import place_of
@@ -33,15 +38,16 @@ def ground_one(
         print(f"{Path(video).name}: {len(frames)} frames, {frames.width}×{frames.height}, {frames.fps:g} fps")
     from videomolmo.systems import load_grounder
 
-    folder, summary = ground_and_save(load_grounder(**models), video, sentence, out, overwrite, settings)
+    steps = ground_and_save(load_grounder(**models), video, sentence, out, overwrite, settings)
+    folder, summary = drained(steps)
     print(f"{summary}\nwritten to {folder}: answers.jsonl, tracks.csv, masks/, overlay.mp4, run.json")
 
 
 def ground_and_save(
     grounder: VideoGrounder, video: str, sentence: str, out: Path | None, overwrite: bool,
-    settings: dict[str, Any], *, progress: bool = True,
-) -> tuple[Path, str]:  # fmt: skip
-    """The folder with the result, and its summary.
+    settings: dict[str, Any], opened: Frames | None = None,
+) -> Generator[int, None, tuple[Path, str]]:  # fmt: skip
+    """The folder with the result, and its summary, after the steps of `VideoGrounder.steps`.
 
     Args:
         grounder: with its models.
@@ -49,11 +55,12 @@ def ground_and_save(
         out: where the result goes; None: where the same run was stopped, else results/ground, ground.1 or so.
         overwrite: whether it may replace earlier results.
         settings: further arguments of a grounder.
-        progress: show bars.
+        opened: the video, to go through it step by step, without bars; without it there are bars, and no steps.
 
     Raises:
         BadInput: as a grounder's, or `out` may not be written, or what lies unfinished beside it is another run's.
     """
+    from videomolmo.grounding import check_settings
     from videomolmo.io.cache import key_of
     from videomolmo.io.files import UNFINISHED, check_folder, remove_abandoned
     from videomolmo.unfinished import unfinished
@@ -65,7 +72,12 @@ def ground_and_save(
         try:
             replaces = overwrite or kept.may_replace(out)
             check_folder(out, overwrite=replaces, source=video)
-            result = grounder(video, sentence, **settings, progress=progress, kept=kept)
+            if opened is None:
+                result = grounder(video, sentence, **settings, progress=True, kept=kept)
+            else:
+                checked = check_settings(**{name: value for name, value in settings.items() if name not in READ})
+                read = {name: settings[name] for name in READ}
+                result = yield from grounder.steps(opened, sentence, checked, read, kept=kept)
         except BadInput:
             kept.remove()  # it would be refused again
             raise

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, suppress
+from copy import copy
+from dataclasses import dataclass
+from itertools import chain, tee
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from videomolmo.cli.ground import ground_and_save, is_saved
 from videomolmo.errors import BadInput
+from videomolmo.io.video import Frames
 
 if TYPE_CHECKING:
     from videomolmo.grounding import VideoGrounder
@@ -20,7 +25,8 @@ TABLE = "results.csv"
 TEXT, WHOLE = ("video", "sentence", "fusion", "reader"), ("every", "context", "max_frames")
 
 
-class Job(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Job:
     """A sentence about a video, the name of the folder of its result, and a grounder's further arguments."""
 
     video: str
@@ -80,9 +86,13 @@ def ground_many(jobs: Sequence[Job], out: Path, overwrite: bool, models: dict[st
 
     check_folder(out, overwrite=True, results=False)
     rows: dict[str, dict[str, Any]] = {}
+    groups: dict[tuple, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault((job.video, job.settings["reader"], job.settings["max_frames"]), []).append(job)
+    given = models, out, overwrite
     try:
-        with closing(run_all(_ground, list(jobs), workers, "ground", _load, (models, out, overwrite))) as results:
-            for name, row in results:
+        with closing(run_all(_ground, list(groups.values()), workers, "ground", _load, given)) as results:
+            for name, row in chain.from_iterable(results):
                 rows[name] = row
                 told = row["problem"] or f"{row['objects']} objects on {row['frames']} frames"
                 print(f"{len(rows)}/{len(jobs)} {row['outcome']}: {row['folder']}: {told}", flush=True)
@@ -103,26 +113,106 @@ def _load(models: dict[str, Any], out: Path, overwrite: bool) -> tuple[VideoGrou
     return load_grounder(**models), out, overwrite
 
 
-def _ground(begun: tuple[VideoGrounder, Path, bool], job: Job) -> tuple[str, dict[str, Any]]:
-    """The job's name, and its row of the table."""
-    from videomolmo.results import GroundingResult
+def _ground(begun: tuple[VideoGrounder, Path, bool], jobs: list[Job]) -> list[tuple[str, dict[str, Any]]]:
+    """Names of jobs about one video, with their rows of the table. What they share is decoded and encoded once."""
+    from videomolmo.io.video import open_video
 
     grounder, out, overwrite = begun
-    folder = out / job.name
-    row = {"video": job.video, "sentence": job.sentence, "folder": job.name, "outcome": "done", "frames": None,
-           "key_frames": None, "found": None, "objects": None, "problem": None}  # fmt: skip
+    rows = {job.name: _row(grounder, job, out / job.name) for job in jobs}
+    todo = [job for job in jobs if rows[job.name]["outcome"] != "done"]
     try:
-        if not is_saved(grounder, job.video, job.sentence, folder, job.settings):
-            given = grounder, job.video, job.sentence, folder, overwrite, job.settings
-            folder, _ = ground_and_save(*given, progress=False)
-        result = GroundingResult.load(folder)
-        found = sum(answer.outcome == "found" for answer in result.answers)
-        row |= {"folder": folder.name, "frames": result.frames, "key_frames": len(result.answers), "found": found,
-                "objects": result.objects}  # fmt: skip
-    except Exception as error:  # whatever is wrong with a video stops none of the others
-        text = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
-        row |= {"outcome": "failed", "problem": " ".join(text.split())}
-    return job.name, row
+        if todo:
+            settings = todo[0].settings
+            video = open_video(jobs[0].video, reader=settings["reader"], max_frames=settings["max_frames"])
+    except (BadInput, OSError) as error:
+        for job in todo:
+            rows[job.name] |= _failed(error)
+        return list(rows.items())
+    with ExitStack() as stack:
+        grounder, coming, running = _sharing(grounder, len(todo)), [], {}
+        if todo:
+            coming = list(tee(stack.enter_context(video).iterate(), len(todo)))
+        for job in todo:
+            opened = _Shared(video, coming.pop())
+            steps = ground_and_save(
+                grounder, job.video, job.sentence, out / job.name, overwrite, job.settings, opened=opened
+            )
+            running[job] = stack.enter_context(closing(steps))
+        reached = dict.fromkeys(running, 0)
+        while running:  # who is behind goes on
+            job = min(running, key=reached.__getitem__)
+            try:
+                reached[job] = next(running[job])
+            except StopIteration as end:
+                del running[job]
+                rows[job.name] |= _row(grounder, job, end.value[0])
+            except Exception as error:  # whatever is wrong with one stops none of the others
+                del running[job]
+                rows[job.name] |= _failed(error)
+    return list(rows.items())
+
+
+def _row(grounder: VideoGrounder, job: Job, folder: Path) -> dict[str, Any]:
+    """A job's row, "done" where its result lies in a folder."""
+    from videomolmo.results import GroundingResult
+
+    row = {"video": job.video, "sentence": job.sentence, "folder": folder.name, "outcome": None, "frames": None,
+           "key_frames": None, "found": None, "objects": None, "problem": None}  # fmt: skip
+    with suppress(BadInput, OSError):
+        if is_saved(grounder, job.video, job.sentence, folder, job.settings):
+            result = GroundingResult.load(folder)
+            found = sum(answer.outcome == "found" for answer in result.answers)
+            row |= {"outcome": "done", "frames": result.frames, "key_frames": len(result.answers), "found": found,
+                    "objects": result.objects}  # fmt: skip
+    return row
+
+
+def _failed(error: Exception) -> dict[str, Any]:
+    text = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
+    return {"outcome": "failed", "problem": " ".join(text.split())}
+
+
+class _Shared(Frames):
+    """Frames of a video that is open, which come once from an iterator that others share, and then from the video."""
+
+    def __init__(self, video: Frames, coming: Iterator[Any]) -> None:
+        self.__dict__.update(video.__dict__)
+        self._coming = [coming]
+
+    def iterate(self, start: int = 0, stop: int | None = None) -> Iterator[Any]:
+        """As of any video."""
+        return self._coming.pop() if self._coming else super().iterate(start, stop)
+
+
+class _Memo:
+    """A function of frames that is asked once for the same frames, for so many that ask, while these frames live."""
+
+    def __init__(self, function: Callable[[list], Any], times: int) -> None:
+        self.function, self.times = function, times
+        self.found: dict[tuple[int, ...], list[Any]] = {}
+
+    def __call__(self, frames: list) -> Any:
+        key = tuple(map(id, frames))
+        if key not in self.found:
+            self.found[key] = [self.times, self.function(frames)]
+            for frame in frames:
+                weakref.finalize(frame, self.found.pop, key, None).atexit = False
+        entry = self.found[key]
+        entry[0] -= 1
+        if not entry[0]:
+            del self.found[key]
+        return entry[1]
+
+
+def _sharing(grounder: VideoGrounder, times: int) -> VideoGrounder:
+    """The grounder, whose models encode the same frames once for so many sentences, in the same batches as for one."""
+    pointer, tracker = copy(grounder.pointer), copy(grounder.tracker)
+    for model, name in ((pointer, "encode"), (tracker, "encode_all")):
+        if times > 1 and hasattr(model, name):
+            setattr(model, name, _Memo(getattr(model, name), times))
+    shared = copy(grounder)
+    shared.pointer, shared.tracker = pointer, tracker
+    return shared
 
 
 def _videos_in(folder: Path) -> list[str]:
