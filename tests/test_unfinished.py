@@ -19,7 +19,7 @@ from videomolmo.io.video import VideoWriter, open_video
 from videomolmo.mask_store import MaskStore
 from videomolmo.masks.sam2 import MaskTracker
 from videomolmo.protocols import Question
-from videomolmo.unfinished import Unfinished
+from videomolmo.unfinished import Unfinished, place_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -134,6 +134,15 @@ def test_what_was_killed_while_it_saved_is_saved_again(ground, stopped, tmp_path
     (tmp_path / "out" / "run.json").write_text(json.dumps({"videomolmo": "this result is being replaced"}))
     (tmp_path / "out" / "notes.txt").write_text("mine")
     assert ground("out")[0] == 2 and (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+def test_where_nothing_can_be_written_beside_the_folder_it_lies_in_it(ground, tmp_path, monkeypatch):
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, *mode: Path(path) != tmp_path and access(path, *mode))
+    (tmp_path / "out").mkdir()
+    assert place_of(tmp_path / "out").parent == tmp_path / "out" and ground("out")[0] == 0
+    assert not place_of(tmp_path / "out").exists() and (tmp_path / "out" / "run.json").is_file()
+    assert place_of(Path(".")).name.endswith(".unfinished")
 
 
 def test_killed_at_any_moment_it_comes_to_the_same_result():

@@ -16,6 +16,7 @@ from videomolmo.io.cache import key_of
 from videomolmo.io.files import (
     FILES,
     FOLDERS,
+    UNFINISHED,
     WINDOW_FILE,
     atomic_file,
     explain_os_error,
@@ -97,7 +98,7 @@ class Unfinished:
 
 @contextmanager
 def unfinished(out: Path, asked: Mapping[str, Any]) -> Iterator[Unfinished]:
-    """What is finished of a run, beside its folder `out`, in `out`.unfinished; removed where nothing is.
+    """What is finished of a run, in `out`.unfinished (see `place_of`); removed where nothing is.
 
     Args:
         out: where the result will be.
@@ -117,8 +118,11 @@ def unfinished(out: Path, asked: Mapping[str, Any]) -> Iterator[Unfinished]:
 
 
 def place_of(out: Path) -> Path:
-    """The folder of what is finished of a run into `out`."""
-    return out.with_name(f"{out.name}.unfinished")
+    """The folder of what is finished of a run into `out`: beside it, or in it where nothing can be written beside."""
+    out = out if out.name not in ("", "..") else Path(os.path.abspath(out))
+    if out.is_dir() and not os.access(out.parent, os.W_OK):
+        return out / f"{UNFINISHED}run"
+    return out.parent / f"{out.name}.unfinished"
 
 
 def video_identity(video: str | os.PathLike) -> dict[str, Any]:

@@ -100,6 +100,7 @@ def kill_and_compare(place: Path, arguments: list[str], kills: int, seed: int) -
         told["killed at a call"] += was_killed and by_call
         if is_done(out):
             told["ended"] += 1
+            print(told, file=sys.stderr, flush=True)
             found = result_of(out)
             assert found.keys() == wanted.keys(), found.keys() ^ wanted.keys()
             assert not (differ := [name for name in wanted if found[name] != wanted[name]]), differ

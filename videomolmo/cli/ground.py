@@ -82,6 +82,7 @@ def ground_and_save(
             kept.remove()  # it would be refused again
             raise
         except KeyboardInterrupt as error:
+            error.with_traceback(None)  # so that bars end now, and not after the line that tells of it
             if kept.answers:
                 error.add_note(f"frames before {kept.reached} are done, and the same command goes on from there")
             raise

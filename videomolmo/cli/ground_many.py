@@ -100,7 +100,8 @@ def ground_many(jobs: Sequence[Job], out: Path, overwrite: bool, models: dict[st
         if not getattr(error, "__notes__", ()):
             error.add_note(f"{len(rows)} of {len(jobs)} are done, and the same command goes on from there")
         raise
-    table = pd.DataFrame([rows[job.name] for job in jobs])
+    counts = dict.fromkeys(("frames", "key_frames", "found", "objects"), "Int64")  # whole, though some are missing
+    table = pd.DataFrame([rows[job.name] for job in jobs]).astype(counts)
     write_csv(table, out / TABLE)
     failed = int((table["outcome"] == "failed").sum())
     print(f"{len(jobs) - failed} done, {failed} failed; see {out / TABLE}", file=sys.stderr if failed else sys.stdout)
