@@ -146,7 +146,7 @@ def test_where_nothing_can_be_written_beside_the_folder_it_lies_in_it(ground, tm
 
 
 def test_killed_at_any_moment_it_comes_to_the_same_result():
-    script = "from bench.kill_ground import run; print(run(3, 1, 24))"
+    script = "from bench.kill_ground import run; print(run(3, 1, 16))"
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     made = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert made.returncode == 0 and "'killed': 3" in made.stdout, made.stderr
