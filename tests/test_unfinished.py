@@ -120,10 +120,10 @@ def test_a_stopped_run_says_how_to_go_on_and_does(ground, stopped, tmp_path):
 def test_an_unfinished_run_of_other_settings_is_refused_in_one_line(ground, stopped, tmp_path):
     before = {path: path.read_bytes() for path in (tmp_path / "out.unfinished").iterdir()}
     code, errors = ground("out", "the dog")
-    assert code == 2 and "unfinished run with other sentence ('the things', now 'the dog')" in errors[0]
+    assert code == 2 and "sentence ('the things', now 'the dog')" in errors[0]
     os.utime(tmp_path / "clip.mp4", (0, 0))
     code, errors = ground("out")
-    assert code == 2 and "other sizes_and_times" in errors[0]
+    assert code == 2 and "sizes_and_times" in errors[0]
     assert before == {path: path.read_bytes() for path in (tmp_path / "out.unfinished").iterdir()}
 
 
