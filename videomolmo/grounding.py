@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -27,6 +27,9 @@ from videomolmo.weights import hub
 if TYPE_CHECKING:
     from videomolmo.masks.sam2 import MaskTracker
     from videomolmo.masks.windows import Window
+    from videomolmo.unfinished import Unfinished
+
+Result = TypeVar("Result")
 
 
 MOST_HELD = 2**29  # bytes of frames that wait for an answer
@@ -95,7 +98,7 @@ class VideoGrounder:
         Raises:
             BadInput: no such model, or weights that do not fit.
         """
-        device, model, masks = device_named(device), hub.as_name(model, "--model"), hub.as_name(masks, "--masks")
+        device, model, masks = hub.device_named(device), hub.as_name(model, "--model"), hub.as_name(masks, "--masks")
         folder = hub.pointing_folder(model, offline)
         from videomolmo.model import VideoMolmoProcessor
         from videomolmo.model.tokenizer import load_tokenizer
@@ -126,6 +129,7 @@ class VideoGrounder:
         reader: str = "pyav",
         progress: bool = False,
         on_text: OnText | None = None,
+        kept: Unfinished | None = None,
     ) -> GroundingResult:
         """Find what the sentence names: points on key frames, masks on every frame.
 
@@ -141,19 +145,33 @@ class VideoGrounder:
             progress: show bars.
             on_text: called while answers are written, with a key frame's number and its text so far; for example
                 `lambda frame, text: print(f"\\r{frame}: {text}", end="")`.
+            kept: what is finished of this run, see `videomolmo.unfinished`; it grows. A segmenter begins anew. The
+                result's masks are read from there until it is saved.
 
         Raises:
             BadInput: an argument that makes no sense, or a video that cannot be read.
 
         Source: paper, section 3.
         """
-        video = _opened(video, reader, max_frames)
-        work = self._begin(video, sentence, check_settings(every, fusion, tau, context), on_text, progress=progress)
-        spool, objects = _stored(work.windows, work.question.clock, len(video), progress)
+        video, settings = _opened(video, reader, max_frames), check_settings(every, fusion, tau, context)
+        read = {"reader": reader, "max_frames": None if max_frames is None else int(max_frames)}
+        return drained(self.steps(video, sentence, settings, read, progress=progress, on_text=on_text, kept=kept))
+
+    def steps(
+        self, video: Frames, sentence: str, settings: dict[str, Any], read: dict[str, Any], *, progress: bool = False,
+        on_text: OnText | None = None, kept: Unfinished | None = None,
+    ) -> Generator[int, None, GroundingResult]:  # fmt: skip
+        """As a call, but yields after each window how many frames have final masks; the result is returned.
+
+        Args:
+            video: opened with `read`, its "reader" and "max_frames".
+            settings: see `check_settings`.
+        """
+        work = self._begin(video, sentence, settings, on_text, progress=progress, kept=kept)
+        spool, objects = yield from _stored(work.windows, work.question.clock, len(video), progress, kept)
         clock, frames = work.question.clock, work.frames
         config = {
-            "model": {**work.settings, "question": work.question.text, "reader": reader,
-                      "max_frames": None if max_frames is None else int(max_frames), **work.about},
+            "model": {**work.settings, "question": work.question.text, **read, **work.about},
             "loaded": self.loaded, **work.caption,
             "seed": None,  # greedy decoding and SAM 2 draw nothing at random
             "weights_sha256": self.weights, "versions": provenance.versions(), "commit": provenance.commit(),
@@ -201,24 +219,26 @@ class VideoGrounder:
         return self._begin(_opened(video, "pyav", None), sentence, settings, on_text, latency=latency).windows
 
     def _begin(
-        self,
-        video: Frames,
-        sentence: str,
-        settings: dict[str, Any],
-        on_text: OnText | None,
-        *,
-        progress: bool = False,
-        latency: int | None = None,
-    ) -> _Work:
+        self, video: Frames, sentence: str, settings: dict[str, Any], on_text: OnText | None, *, progress: bool = False,
+        kept: Unfinished | None = None, latency: int | None = None,
+    ) -> _Work:  # fmt: skip
         """A question about a video and the windows that will answer it; no frame has been decoded yet."""
         text, about = as_question(sentence), self.describe(settings["context"])
         settings["context"] = about.pop("context", None)
+        known = frozenset() if kept is None else frozenset(kept.answers)
         question = Question(
-            text, video, settings["every"], settings["context"], on_text, latency=latency, sentence=sentence
+            text,
+            video,
+            settings["every"],
+            settings["context"],
+            on_text,
+            latency=latency,
+            sentence=sentence,
+            known=known,
         )
         frames, answers, caption = _Decoded(question), [], {}
         if self.segmenter is None:
-            windows = self._point_and_track(frames, question, answers, settings, progress)
+            windows = self._point_and_track(frames, question, answers, settings, progress, kept)
         else:
             windows = self._segment(frames, question, answers, caption)
         return _Work(question, frames, answers, caption, windows, settings, about)
@@ -234,16 +254,18 @@ class VideoGrounder:
         return {"device": str(device), **model.describe(context)}
 
     def _point_and_track(
-        self, frames: _Decoded, question: Question, answers: list[KeyAnswer], settings: dict[str, Any], progress: bool
-    ) -> Iterator[Window]:
+        self, frames: _Decoded, question: Question, answers: list[KeyAnswer], settings: dict[str, Any], progress: bool,
+        kept: Unfinished | None,
+    ) -> Iterator[Window]:  # fmt: skip
         """Windows between key frames, from the frames that the pointer has seen and the answers it gave."""
         from videomolmo.masks.windows import track_windows
 
         frames.keep()
         found = question.clock.each("text", self.pointer.answers(frames, question))
-        clicked = _with_clicks(found, frames, question, answers, progress)
+        clicked = _with_clicks(found, frames, question, answers, progress, kept)
+        going_on = {} if kept is None else {"state": kept.state, "keep": kept.keep}
         options = {"rule": settings["fusion"], "tau": settings["tau"], "latency": question.latency}
-        return track_windows(self.tracker, clicked, len(question.video), **options)
+        return track_windows(self.tracker, clicked, len(question.video), **options, **going_on)
 
     def _segment(
         self, frames: _Decoded, question: Question, answers: list[KeyAnswer], caption: dict[str, Any]
@@ -282,11 +304,12 @@ class _Work(NamedTuple):
 
 
 def _with_clicks(
-    found: Iterator[tuple[int, Answer]],
+    found: Iterator[tuple[int, Answer | None]],
     frames: _Decoded,
     question: Question,
     answers: list[KeyAnswer],
     progress: bool,
+    kept: Unfinished | None,
 ) -> Iterator[tuple[Frame, list[np.ndarray] | None]]:
     """All frames in order, key frames with the clicks that answer there; `answers` grows."""
     from tqdm import tqdm
@@ -296,7 +319,9 @@ def _with_clicks(
         for at, answer in found:
             if at != (key := every * len(answers)) or at >= len(video):
                 raise BadInput(f"the pointer answers on frame {at}, expected the next key frame, {key}, or no more")
-            answers.append(_key_answer(at, answer, video))
+            answers.append(kept.answers[at] if at in question.known else _key_answer(at, answer, video))
+            if kept is not None:
+                kept.add(answers[-1])
             bar.update()
             yield from ((frame, None) for frame in islice(frames.again(), at - reached))
             for frame in islice(frames.again(), 1):
@@ -361,12 +386,14 @@ class _Decoded(Iterator):
         return self.count
 
 
-def _stored(windows: Iterator[Window], clock: Stopwatch, frames: int, progress: bool) -> tuple[MaskStore, int]:
-    """Masks of all windows, written to disk one by one, and the number of objects."""
+def _stored(
+    windows: Iterator[Window], clock: Stopwatch, frames: int, progress: bool, kept: Unfinished | None
+) -> Generator[int, None, tuple[MaskStore, int]]:
+    """Masks of all windows, written to disk one by one, and the number of objects; some may be `kept`."""
     from tqdm import tqdm
 
-    spool, objects = MaskStore(), 0
-    with tqdm(total=frames, desc="track", unit=" frames", disable=not progress) as bar:
+    spool, objects, reached = (MaskStore(), 0, 0) if kept is None else (kept.store, kept.objects, kept.reached)
+    with tqdm(total=frames, initial=reached, desc="track", unit=" frames", disable=not progress) as bar:
         for window in clock.each("masks", windows):
             layers = {"fused": window.fused, "forward": window.forward, "backward": window.backward}
             known = {"forward": window.has_forward, "backward": window.has_backward}
@@ -374,7 +401,17 @@ def _stored(windows: Iterator[Window], clock: Stopwatch, frames: int, progress: 
                 spool.write(window.start, window.ids, layers, known)
             objects = max(objects, *window.ids, 0)
             bar.update(len(window.fused))
+            yield window.start + len(window.fused)
     return spool, objects
+
+
+def drained(steps: Generator[Any, None, Result]) -> Result:
+    """What a generator returns, once it has gone through all its steps."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 def _check_part(part: Segmentation, reached: int, video: Frames) -> None:
@@ -442,26 +479,6 @@ def clicks_of(answer: KeyAnswer) -> list[np.ndarray]:
     return [np.array([point], np.float32) for point, inside in pairs if inside]
 
 
-def device_named(name: str) -> str:
-    """ "cpu", "cuda" or "mps"; for "auto" one of the first two, for Apple's GPUs are untried.
-
-    Raises:
-        BadInput: another name, or a GPU that is not there.
-    """
-    import torch
-
-    name = str(name)  # a torch.device, too
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind = name.partition(":")[0]
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if kind not in there:
-        raise BadInput(f"device is {name!r}, expected 'auto', 'cpu', 'cuda' or 'mps'")
-    if not there[kind]:
-        raise BadInput(f"device is {name!r}, but torch finds no such GPU here; use --device cpu")
-    return name
-
-
 def load_tracker(name: str, device: str = "auto", offline: bool = False) -> tuple[MaskTracker, dict[str, str]]:
     """SAM 2 by name as a tracker, and the hash of the file its weights came from, by the name that run.json gives it.
 
@@ -470,7 +487,7 @@ def load_tracker(name: str, device: str = "auto", offline: bool = False) -> tupl
     """
     from videomolmo.masks import sam2
 
-    name, device = hub.as_name(name, "--masks"), device_named(device)
+    name, device = hub.as_name(name, "--masks"), hub.device_named(device)
     published = sam2.published_name(hub.split_revision(name)[0])
     if published is not None:
         file = Path(name)

@@ -23,7 +23,7 @@ ROOM = 2**28  # bytes of frames that may wait for the answers to key frames, for
 @dataclass(frozen=True)
 class _Waiting:
     at: int
-    tokens: torch.Tensor
+    tokens: torch.Tensor | None  # None where the answers of the whole batch are known
 
 
 class _Reporter(BaseStreamer):
@@ -60,7 +60,7 @@ class VideoMolmoPointer:
         past = config.context if context is None else int(context)
         return {"context": past, "temporal": config.temporal, "pointing": config.to_dict()}
 
-    def answers(self, frames: Iterator[Frame], question: Question) -> Iterator[tuple[int, Answer]]:
+    def answers(self, frames: Iterator[Frame], question: Question) -> Iterator[tuple[int, Answer | None]]:
         """See `Pointer.answers`. Frames that are neither key frame nor past frame of one are not encoded.
 
         Raises:
@@ -70,38 +70,43 @@ class VideoMolmoPointer:
         return self._answers(frames, question)
 
     @torch.inference_mode()
-    def _answers(self, frames: Iterator[Frame], question: Question) -> Iterator[tuple[int, Answer]]:
+    def _answers(self, frames: Iterator[Frame], question: Question) -> Iterator[tuple[int, Answer | None]]:
         context, clock = (question.context or 0) if self.model.config.needs_past else 0, question.clock
         held = question.every * question.video.height * question.video.width * 3  # bytes that wait for a key frame
         most = min(BATCH, max(ROOM // held, 1), question.latency or BATCH)
+        begin = len(question.known) // most * most * question.every  # key frames before it are known, batch by batch
         waiting: list[_Waiting] = []
         recent: dict[int, torch.Tensor] = {}
         if context:
             with clock.measure("vision"):  # before the first frame all is black
-                black = self._encode([np.zeros((*_size(question), 3), np.uint8)])
+                black = self.encode([np.zeros((*_size(question), 3), np.uint8)])
             recent = dict.fromkeys(range(-context, 0), black)
-        for at, features in self._encoded(frames, question, context):
+        for at, features in self._encoded(frames, question, context, begin):
             recent[at] = features
             for old in [number for number in recent if number < at - context]:
                 del recent[old]
             if at % question.every == 0:
                 with clock.measure("vision"):
                     past = [recent[number] for number in range(at - context, at)]
-                    waiting.append(_Waiting(at, self._tokens(features, past, _size(question))))
+                    tokens = None if at < begin else self._tokens(features, past, _size(question))
+                    waiting.append(_Waiting(at, tokens))
             if len(waiting) == most:
                 yield from self._ask(waiting, question)
                 waiting = []
         if waiting:
             yield from self._ask(waiting, question)
 
-    def _encoded(self, frames: Iterator[Frame], question: Question, context: int) -> Iterator[tuple[int, torch.Tensor]]:
-        """Key frames and their past frames, several encoded at a time."""
+    def _encoded(
+        self, frames: Iterator[Frame], question: Question, context: int, begin: int
+    ) -> Iterator[tuple[int, torch.Tensor | None]]:
+        """Key frames and their past frames, several encoded at a time; None where only those before `begin` need it."""
         crops = len(self.processor.image.layout(*_size(question)).input_idx)
         at_once = min(max(1, BATCH // crops), question.latency or BATCH)
         looked_at = ((at, frame) for at, frame in enumerate(frames) if -at % question.every <= context)
         while group := list(islice(looked_at, at_once)):
             with question.clock.measure("vision"):
-                encoded = self._encode([frame for _, frame in group]).split(1)
+                is_needed = group[-1][0] >= begin - context
+                encoded = self.encode([frame for _, frame in group]).split(1) if is_needed else [None] * len(group)
             yield from zip([at for at, _ in group], encoded, strict=True)
 
     def _check_length(self, question: Question) -> None:
@@ -113,7 +118,8 @@ class VideoMolmoPointer:
                 f"use fewer words than '{question.text[:40]}…'"
             )
 
-    def _encode(self, frames: list[Frame]) -> torch.Tensor:
+    def encode(self, frames: list[Frame]) -> torch.Tensor:
+        """What the vision tower sees in frames of one size, encoded together; depends on nothing else."""
         weight = next(self.model.parameters())
         pixels = self.processor.image.pixels_only(np.stack(frames))
         return self.model.encode_frames(pixels.to(weight.device, weight.dtype))
@@ -122,7 +128,10 @@ class VideoMolmoPointer:
         """Image tokens of a key frame with its past: all that has to be kept until it is asked about."""
         return self.model.image_tokens(frame, torch.stack(past, dim=1) if past else None, self._masks(size))
 
-    def _ask(self, keys: list[_Waiting], question: Question) -> Iterator[tuple[int, Answer]]:
+    def _ask(self, keys: list[_Waiting], question: Question) -> Iterator[tuple[int, Answer | None]]:
+        if all(key.at in question.known for key in keys):
+            yield from ((key.at, None) for key in keys)
+            return
         size, device = _size(question), next(self.model.parameters()).device
         batch = collate([self.processor.tokens(size, [[question.text]]) for _ in keys])
         report = None if question.on_text is None else _Reporter(lambda ids: self._report(keys, ids, question))

@@ -8,7 +8,7 @@ nothing to inherit from. How to add a system: `videomolmo/systems/README.md`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -100,6 +100,7 @@ class Question:
         latency: windows between key frames that may wait for each other; None: as many as are faster together.
         clock: for models that want to tell parts of their work apart; all of it is counted anyway.
         sentence: what the user typed, for models that are asked in words of their own.
+        known: key frames from the first on whose answers an earlier process kept.
     """
 
     text: str
@@ -110,6 +111,7 @@ class Question:
     latency: int | None = None
     clock: Stopwatch = field(default_factory=Stopwatch)
     sentence: str = ""
+    known: Collection[int] = ()
 
 
 class Pointer(Protocol):
@@ -129,8 +131,10 @@ class Pointer(Protocol):
         """
         ...
 
-    def answers(self, frames: Iterator[Frame], question: Question) -> Iterator[tuple[int, Answer]]:
+    def answers(self, frames: Iterator[Frame], question: Question) -> Iterator[tuple[int, Answer | None]]:
         """Each key frame's number with the answer there, in order; see `videomolmo.points.read_points`.
+
+        On those in `question.known` it may be None, at no cost; whatever is given there, the kept one counts.
 
         Args:
             frames: all frames, decoded as they are taken, each once; ends where the video breaks.

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer import Argument, Option
 
-from videomolmo.cli.describe import describe, save, unused
+from videomolmo.cli.describe import describe
+from videomolmo.cli.ground import ground_one
 from videomolmo.errors import BadInput
 from videomolmo.io.command_line import Command, Group, as_float, as_int, at_least_one, run, show_version
 
@@ -69,7 +70,9 @@ def _datasets() -> list[str]:
     return list(DATASETS)
 
 
-MODELS, RUNNING, REPORT = ({"rich_help_panel": panel} for panel in ("Models", "Running", "Report"))
+MODELS, RUNNING, REPORT, MANY = (
+    {"rich_help_panel": panel} for panel in ("Models", "Running", "Report", "Several at once")
+)
 TYPES = "float32 bfloat16 float16"
 Model = Annotated[str, _opt("nano, nano-96, a folder, hub id[@revision], Molmo 2.", "MODEL", "nano nano-96", **MODELS)]
 Masks = Annotated[str, _opt("SAM 2: nano, a folder, .pt file, or hub id.", "MODEL", "nano", **MODELS)]
@@ -106,40 +109,44 @@ def ground(
     max_frames: Annotated[int | None, _int("Only the first N frames.", "N", callback=at_least_one)] = None,
     reader: Annotated[str, _opt("pyav or decord.", "READER", "pyav decord")] = "pyav",
     overwrite: Annotated[bool, Option("--overwrite", help="Replace earlier results in DIR.")] = False,
-) -> None:
+    more_videos: Annotated[list[str] | None, Option("--video", metavar="VIDEO", help="One more.", **MANY)] = None,
+    more_sentences: Annotated[list[str] | None, Option("--sentence", metavar="TEXT", help="One more.", **MANY)] = None,
+    workers: Annotated[int, _int("Processes, each with its own models.", "N", callback=at_least_one, **MANY)] = 1,
+) -> int | None:
     """Point at what SENTENCE names in VIDEO, and track it.
 
-    Without both, the shipped sample clip is taken. Writes points, masks, tracks and an overlay video.
+    Without both, the shipped sample clip is taken. Writes points, masks, tracks and an overlay video; resumable: the
+    same command goes on where a run was stopped, from what lies in DIR.unfinished.
+
+    VIDEO may also be a folder of videos, or a table (.csv, .parquet) with columns video, sentence and settings: then
+    DIR (default: results/videos) gets a folder for each sentence about each video, and results.csv.
+
+    Exit code: with several videos or sentences 1 when some failed.
     """
+    from videomolmo.cli.ground_many import ground_many, is_many, jobs_of
     from videomolmo.fusion import check_rule
-    from videomolmo.io.files import check_folder
-    from videomolmo.io.video import open_video
     from videomolmo.protocols import as_question
     from videomolmo.weights import hub
 
-    if video is None:
-        video, sentence = hub.sample_clip(), hub.SAMPLE_SENTENCE
-    if sentence is None:
-        raise BadInput(f"a sentence is missing; say what to look for in {video}, for example 'the red circle'")
-    as_question(sentence)
+    models = {"model": model, "masks": masks, "device": device, "dtype": dtype, "quantize": quantize,
+              "attention": attention, "device_map": device_map, "offline": offline}  # fmt: skip
+    settings = {"every": every, "fusion": fusion, "tau": tau, "context": context, "max_frames": max_frames,
+                "reader": reader}  # fmt: skip
+    if video is None and not more_videos:
+        video, sentence = hub.sample_clip(), None if more_sentences else hub.SAMPLE_SENTENCE
+    videos = [str(one) for one in (video, *(more_videos or ())) if one is not None]
+    sentences = [one for one in (sentence, *(more_sentences or ())) if one is not None]
     check_rule(fusion, tau)
-    out = out or (Path("results/ground") if overwrite else unused(Path("results/ground")))
-    folder = check_folder(out, overwrite=overwrite, source=video)
-    with open_video(video, reader=reader, max_frames=max_frames) as frames:
-        print(f"{Path(video).name}: {len(frames)} frames, {frames.width}×{frames.height}, {frames.fps:g} fps")
-    from videomolmo.systems import load_grounder
-
-    grounder = load_grounder(
-        model, masks, device, dtype=dtype, quantize=quantize, attention=attention, device_map=device_map,
-        offline=offline,
-    )  # fmt: skip
-    result = grounder(
-        video, sentence, every=every, fusion=fusion, tau=tau, context=context, max_frames=max_frames, reader=reader,
-        progress=True,
-    )  # fmt: skip
-    folder = save(result, folder, overwrite)
-    print(result.summary())
-    print(f"written to {folder}: answers.jsonl, tracks.csv, masks/, overlay.mp4, run.json")
+    if len(videos) > 1 or len(sentences) > 1 or any(map(is_many, videos)):
+        jobs = jobs_of(videos, sentences, settings)
+        for job in jobs:
+            as_question(job.sentence)
+        return ground_many(jobs, out or Path("results/videos"), overwrite, models, workers)
+    if not sentences:
+        raise BadInput(f"a sentence is missing; say what to look for in {video}, for example 'the red circle'")
+    as_question(sentences[0])
+    ground_one(videos[0], sentences[0], out, overwrite, models, settings)
+    return None
 
 
 _command("Videos")(describe)

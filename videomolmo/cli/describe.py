@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,5 +68,10 @@ def save(result: GroundingResult, folder: Path, overwrite: bool) -> Path:
 
 def unused(folder: Path) -> Path:
     """A folder, or where there is something of its name: that with .1, .2 and so on behind it."""
-    names = (folder, *(folder.with_name(f"{folder.name}.{n}") for n in range(1, 1000)))
-    return next(path for path in names if not path.exists())
+    return next(path for path in names_for(folder) if not path.exists())
+
+
+def names_for(folder: Path) -> Iterator[Path]:
+    """A folder, and a thousand others with .1, .2 and so on behind its name."""
+    yield folder
+    yield from (folder.with_name(f"{folder.name}.{n}") for n in range(1, 1000))

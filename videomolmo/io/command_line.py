@@ -51,9 +51,14 @@ def run(app: typer.Typer, name: str, argv: Sequence[str]) -> int:
     except OSError as error:
         return _told(name, _line_of(error, next(iter(argv), "")), 2)
     except Terminated as error:
-        return _told(name, f"ended by {signal.Signals(error.number).name}", 128 + error.number)
-    except KeyboardInterrupt:
-        return _told(name, "interrupted", 130)
+        return _told(name, f"ended by {signal.Signals(error.number).name}{_going_on(error)}", 128 + error.number)
+    except KeyboardInterrupt as error:
+        return _told(name, f"interrupted{_going_on(error)}", 130)
+
+
+def _going_on(error: KeyboardInterrupt) -> str:
+    """How to go on, where whoever was stopped has noted that (`add_note`)."""
+    return "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
 
 
 def _told(name: str, line: str, code: int) -> int:

@@ -70,22 +70,22 @@ def atomic_files(folder: str | Path, last: str) -> Iterator[Path]:
 def move_into_place(source: Path, path: Path, *, replace: bool = True) -> None:
     """Move a file, or a folder with files, to its place once it is on the disk; `replace` as in `atomic_file`."""
     for file in [*source.rglob("*"), source] if source.is_dir() else [source]:
-        _sync(file)
+        sync(file)
     if replace:
         os.replace(source, path)
     else:
         _link_new(source, path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def move_all_into_place(sources: Iterable[Path], folder: Path) -> None:
     """Move files into a folder, under their names; as `move_into_place`, but many at once."""
     sources = list(sources)
     for source in sources:
-        _sync(source)
+        sync(source)
     for source in sources:
         os.replace(source, folder / source.name)
-    _sync(folder)
+    sync(folder)
 
 
 def _link_new(source: Path, path: Path) -> None:
@@ -101,7 +101,7 @@ def _link_new(source: Path, path: Path) -> None:
         os.replace(source, path)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Have the system write a file, or the names in a folder, to the disk."""
     with contextlib.suppress(PermissionError):  # a folder, on Windows
         number = os.open(path, os.O_RDONLY)
@@ -216,6 +216,12 @@ def temporary_folder(beside: Path) -> Iterator[Path]:
         yield folder
     finally:
         remove_locked(folder, lock)
+
+
+def remove_at_once(folder: Path) -> None:
+    """Remove a folder so that, killed at any moment, nobody finds half of it under its name."""
+    with temporary_folder(folder.parent) as place:
+        os.rename(folder, place / folder.name)
 
 
 def remove_abandoned(parent: Path, prefix: str) -> None:

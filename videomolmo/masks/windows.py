@@ -10,7 +10,7 @@ Differs: the paper fuses the union of all objects; here each object keeps its ow
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -56,6 +56,13 @@ class _Unseen(NamedTuple):
     width: int
 
 
+class _Done(NamedTuple):
+    """In place of the features of a frame whose masks an earlier process made."""
+
+    height: int
+    width: int
+
+
 @dataclass(frozen=True)
 class _Stretch:
     """A window before it has masks: its first frame, the key frame that ends it (None: the clip's end), features of all
@@ -83,6 +90,23 @@ class Identities:
     def __init__(self) -> None:
         self.count = 0
         self.last_seen: dict[int, tuple[int, np.ndarray]] = {}
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that is known, as arrays; `restored` takes them."""
+        at, masks = zip(*self.last_seen.values(), strict=True) if self.last_seen else ((), np.zeros((0, 0, 0), bool))
+        return {"count": np.array(self.count), "seen": np.array([*self.last_seen], int), "at": np.array(at, int),
+                "bits": np.packbits(np.stack(masks) if at else masks, axis=-1),
+                "width": np.array(masks[0].shape[1] if at else 0)}  # fmt: skip
+
+    @classmethod
+    def restored(cls, state: Mapping[str, np.ndarray]) -> Identities:
+        """Those whose `state` this is."""
+        identities = cls()
+        identities.count = int(state["count"])
+        masks = np.unpackbits(state["bits"], axis=-1, count=int(state["width"])).view(bool)
+        seen = zip(state["seen"].tolist(), state["at"].tolist(), masks, strict=True)
+        identities.last_seen = {identity: (at, mask) for identity, at, mask in seen}
+        return identities
 
     def new(self) -> int:
         self.count += 1
@@ -131,6 +155,8 @@ def track_windows(
     rule: str = "iou",
     tau: float = 0.7,
     latency: int | None = None,
+    state: Mapping[str, np.ndarray] | None = None,
+    keep: Callable[[dict[str, np.ndarray]], None] | None = None,
 ) -> Iterator[Window]:
     """Windows in order, covering every frame once; a key frame belongs to the window that it begins.
 
@@ -144,19 +170,29 @@ def track_windows(
         rule, tau: how forward and backward masks are fused, see `videomolmo.fusion.RULES`. Rules `forward` and
             `backward` have nothing followed the other way; objects are then told apart by the masks of one key frame.
         latency: windows that may be followed together; None: as many as the tracker takes.
+        state: what an earlier call with the same arguments gave to `keep`, to go on behind the windows before.
+        keep: called whenever the windows that were followed together have all been taken, with a new state: "reached",
+            the frame on which the next window begins, "ids" of the objects there, and `Identities.state`.
 
     Yields:
-        Each window as soon as it is done; nothing of earlier windows is kept.
+        Each window as soon as it is done, those from `state["reached"]` on; nothing of earlier windows is kept.
     """
-    identities, ids = Identities(), None
-    stretches = _stretches(tracker, frames, rule)
-    while together := list(islice(_as_many_as_fit(stretches, tracker, rule), latency)):
+    identities, ids, reached = Identities(), None, 0
+    if state is not None:
+        identities, ids, reached = Identities.restored(state), state["ids"].tolist(), int(state["reached"])
+    stretches = _stretches(tracker, frames, rule, reached)
+    while together := list(islice(_as_many_as_fit(stretches, tracker, rule), latency)):  # the same ones in each run
+        if together[0].start < reached:
+            continue
         paths = [path for one in together for path in one.paths(rule)]
         found = iter(propagate(tracker, paths, length))
         for one, *sides in zip(together, found, found, strict=True):
             ids = [identities.new() for _ in one.left] if ids is None else ids
             window, ids = _window(one, ids, *sides, identities, rule, tau)
             yield window
+        if keep is not None:
+            end = one.start + len(one.frames) if one.stop is None else one.stop
+            keep({"reached": np.array(end), "ids": np.array(ids, int), **identities.state()})
 
 
 def _as_many_as_fit(stretches: Iterator[_Stretch], tracker: Tracker, rule: str) -> Iterator[_Stretch]:
@@ -173,8 +209,13 @@ def _as_many_as_fit(stretches: Iterator[_Stretch], tracker: Tracker, rule: str) 
             return
 
 
-def _stretches(tracker: Tracker, frames: Iterable[tuple[Frame, Clicks | None]], rule: str) -> Iterator[_Stretch]:
-    """The windows to come, in order; between key frames without objects only the size of a frame is looked at."""
+def _stretches(
+    tracker: Tracker, frames: Iterable[tuple[Frame, Clicks | None]], rule: str, reached: int
+) -> Iterator[_Stretch]:
+    """The windows to come, in order; between key frames without objects only the size of a frame is looked at.
+
+    So it is before frame `reached`, but for frames that are encoded together with a later one.
+    """
     start, left = 0, None
     features: list[Features] = []
     waiting: list[Frame] = []  # later ones of the window, not encoded yet
@@ -183,7 +224,8 @@ def _stretches(tracker: Tracker, frames: Iterable[tuple[Frame, Clicks | None]], 
         every = (left and rule != "backward") or (right and rule != "forward")
         done, count = len(features), len(features) + len(waiting)
         chosen = [n for n in range(done, count) if every or (left and n == 0) or (right and n == count - 1)]
-        encoded = dict(zip(chosen, _encoded(tracker, [waiting[n - done] for n in chosen]), strict=True))
+        needed = [start + n >= reached for n in chosen]
+        encoded = dict(zip(chosen, _encoded(tracker, [waiting[n - done] for n in chosen], needed), strict=True))
         sizes = [_Unseen(*frame.shape[:2]) for frame in waiting]
         return features + [encoded.get(n, size) for n, size in enumerate(sizes, start=done)]
 
@@ -197,16 +239,21 @@ def _stretches(tracker: Tracker, frames: Iterable[tuple[Frame, Clicks | None]], 
             known = not isinstance(held[-1], _Unseen)
             start, left, features, waiting = at, clicks, held[-1:] if known else [], [] if known else [frame]
         if len(waiting) == (AT_ONCE if left and rule != "backward" else MOST_WAITING):
-            features, waiting = features + _encoded(tracker, waiting), []
+            needed = [n >= reached for n in range(at + 1 - len(waiting), at + 1)]
+            features, waiting = features + _encoded(tracker, waiting, needed), []
     if features or waiting:
         yield _Stretch(start, None, ended([]), left, [])
 
 
-def _encoded(tracker: Tracker, frames: list[Frame]) -> list[Features]:
-    """Features of frames, several encoded at a time."""
+def _encoded(tracker: Tracker, frames: list[Frame], needed: list[bool]) -> list[Features]:
+    """Features of frames, several encoded at a time, where one of them is `needed`."""
     encode = getattr(tracker, "encode_all", None) or (lambda several: [tracker.encode(one) for one in several])
     step = min(AT_ONCE, getattr(tracker, "rows", 1))
-    return [features for n in range(0, len(frames), step) for features in encode(frames[n : n + step])]
+    found: list[Features] = []
+    for n in range(0, len(frames), step):
+        some = frames[n : n + step]
+        found += encode(some) if any(needed[n : n + step]) else [_Done(*frame.shape[:2]) for frame in some]
+    return found
 
 
 def _window(

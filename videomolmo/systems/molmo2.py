@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 
 from videomolmo.errors import BadInput
-from videomolmo.grounding import VideoGrounder, device_named, load_tracker, pointing_hashes
+from videomolmo.grounding import VideoGrounder, load_tracker, pointing_hashes
 from videomolmo.io.untrusted import first_line
 from videomolmo.model.tokenizer import broken_tokenizers_are_refused, check_words
 from videomolmo.points import Answer, read_points
@@ -28,6 +28,7 @@ from videomolmo.systems.molmo2_files import (
 from videomolmo.weights import hub
 from videomolmo.weights.assign import Shards
 from videomolmo.weights.checkpoint import ATTENTION, dtype_of
+from videomolmo.weights.hub import device_named
 from videomolmo.weights.tensors import check_finite
 
 TENTH = 0.1  # seconds: how exactly times are shown and written
@@ -174,7 +175,7 @@ class Molmo2Pointer:
             raise BadInput(f"context is {context}, but Molmo 2 sees all key frames at once; leave it out")
         return {"temporal": "all key frames at once", "pointing": self.model.config.to_dict()}
 
-    def answers(self, frames: Iterator[Frame], question: Question) -> Iterator[tuple[int, Answer]]:
+    def answers(self, frames: Iterator[Frame], question: Question) -> Iterator[tuple[int, Answer | None]]:
         """See `Pointer.answers`; of the frames only what the model sees is kept, `MOST_FRAMES` at a time.
 
         Raises:
@@ -186,7 +187,7 @@ class Molmo2Pointer:
         check_times(np.asarray(question.video.times_s, np.float64), question.every, MOST_FRAMES)
         return self._answers(frames, question)
 
-    def _answers(self, frames: Iterator[Frame], question: Question) -> Iterator[tuple[int, Answer]]:
+    def _answers(self, frames: Iterator[Frame], question: Question) -> Iterator[tuple[int, Answer | None]]:
         keys: list[int] = []
         shown_together: list[np.ndarray] = []
         for at, frame in enumerate(frames):
@@ -201,8 +202,11 @@ class Molmo2Pointer:
 
     def _ask(
         self, question: Question, keys: list[int], frames: list[UInt8[np.ndarray, "side side 3"]]
-    ) -> Iterator[tuple[int, Answer]]:
-        """Answers of key frames that are shown together."""
+    ) -> Iterator[tuple[int, Answer | None]]:
+        """Answers of key frames that are shown together; None where all of them are known."""
+        if all(key in question.known for key in keys):
+            yield from ((key, None) for key in keys)
+            return
         video = question.video
         times = np.asarray(video.times_s, np.float64)[keys]
         times = times - times[0]
