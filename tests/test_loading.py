@@ -18,8 +18,7 @@ from videomolmo.errors import BadInput
 from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneration
 from videomolmo.model.config import ImageConfig, LanguageConfig, VisionConfig
 from videomolmo.weights.assign import INDEX_FILE, WEIGHTS_FILE, Shards
-from videomolmo.weights.checkpoint import check_memory, convert, export, load_model
-from videomolmo.weights.hub import device_named
+from videomolmo.weights.checkpoint import check_memory, convert, device_named, export, load_model
 from videomolmo.weights.published import (
     ADAPTER,
     MOLMO_7B_D,

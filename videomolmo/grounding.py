@@ -98,21 +98,21 @@ class VideoGrounder:
         Raises:
             BadInput: no such model, or weights that do not fit.
         """
-        device, model, masks = hub.device_named(device), hub.as_name(model, "--model"), hub.as_name(masks, "--masks")
+        from videomolmo.weights.checkpoint import device_named, dtype_of, load_model, pointing_hashes
+
+        device, model, masks = device_named(device), hub.as_name(model, "--model"), hub.as_name(masks, "--masks")
         folder = hub.pointing_folder(model, offline)
         from videomolmo.model import VideoMolmoProcessor
         from videomolmo.model.tokenizer import load_tokenizer
         from videomolmo.pointing import VideoMolmoPointer
-        from videomolmo.weights.checkpoint import dtype_of, load_model
 
         is_large = device != "cpu" and folder.parent != hub.pointing_folder("nano").parent
         precision = dtype_of("bfloat16" if dtype == "auto" and is_large else dtype)
         tracker, weights = load_tracker(masks, device, offline)
         pointing = load_model(folder, device, precision, attention, quantize, device_map)
         processor = VideoMolmoProcessor(load_tokenizer(folder, pointing.config.language), pointing.config)
-        kind = str(precision).removeprefix("torch.")
-        loaded = {"model": model, "masks": masks, "dtype": kind, "quantize": quantize,
-                  "attention": attention, "device_map": device_map}  # fmt: skip
+        loaded = {"model": model, "masks": masks, "dtype": str(precision).removeprefix("torch."),
+                  "quantize": quantize, "attention": attention, "device_map": device_map}  # fmt: skip
         weights = pointing_hashes(folder) | weights
         return cls(VideoMolmoPointer(pointing, processor), tracker, weights=weights, loaded=loaded)
 
@@ -145,8 +145,7 @@ class VideoGrounder:
             progress: show bars.
             on_text: called while answers are written, with a key frame's number and its text so far; for example
                 `lambda frame, text: print(f"\\r{frame}: {text}", end="")`.
-            kept: what is finished of this run, see `videomolmo.unfinished`; it grows. A segmenter begins anew. The
-                result's masks are read from there until it is saved.
+            kept: what is finished of this run, see `videomolmo.unfinished`, which grows; a segmenter begins anew.
 
         Raises:
             BadInput: an argument that makes no sense, or a video that cannot be read.
@@ -486,8 +485,9 @@ def load_tracker(name: str, device: str = "auto", offline: bool = False) -> tupl
         BadInput: no such SAM 2, weights that do not fit, or a device that is not there.
     """
     from videomolmo.masks import sam2
+    from videomolmo.weights.checkpoint import device_named
 
-    name, device = hub.as_name(name, "--masks"), hub.device_named(device)
+    name, device = hub.as_name(name, "--masks"), device_named(device)
     published = sam2.published_name(hub.split_revision(name)[0])
     if published is not None:
         file = Path(name)
@@ -498,8 +498,3 @@ def load_tracker(name: str, device: str = "auto", offline: bool = False) -> tupl
         file = hub.masks_folder(name, offline) / "model.safetensors"
         model = sam2.load_nano(file.parent, device)
     return sam2.MaskTracker(model), {f"masks:{file.parent.name}/{file.name}": hub.file_hash(file)}
-
-
-def pointing_hashes(folder: Path) -> dict[str, str]:
-    """The hashes of a pointing model's files, under the names that run.json gives them."""
-    return {f"pointing:{folder.name}/{file}": value for file, value in hub.hashes(folder).items()}

@@ -40,7 +40,7 @@ def load_grounder(
         BadInput: no such model, weights that do not fit, or an option the model does not have.
     """
     from videomolmo.grounding import VideoGrounder
-    from videomolmo.weights.hub import device_named
+    from videomolmo.weights.checkpoint import device_named
 
     device_named(device)  # before anything is downloaded
     name = hub.as_name(model, "--model")

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 
 from videomolmo.errors import BadInput
-from videomolmo.grounding import VideoGrounder, load_tracker, pointing_hashes
+from videomolmo.grounding import VideoGrounder, load_tracker
 from videomolmo.io.untrusted import first_line
 from videomolmo.model.tokenizer import broken_tokenizers_are_refused, check_words
 from videomolmo.points import Answer, read_points
@@ -27,8 +27,7 @@ from videomolmo.systems.molmo2_files import (
 )
 from videomolmo.weights import hub
 from videomolmo.weights.assign import Shards
-from videomolmo.weights.checkpoint import ATTENTION, dtype_of
-from videomolmo.weights.hub import device_named
+from videomolmo.weights.checkpoint import ATTENTION, device_named, dtype_of, pointing_hashes
 from videomolmo.weights.tensors import check_finite
 
 TENTH = 0.1  # seconds: how exactly times are shown and written

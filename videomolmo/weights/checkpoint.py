@@ -17,6 +17,7 @@ from videomolmo.io.files import atomic_files
 from videomolmo.io.untrusted import MAX_TEXT_BYTES, model_file
 from videomolmo.model.config import VideoMolmoConfig
 from videomolmo.model.pointing import VideoMolmoForConditionalGeneration
+from videomolmo.weights import hub
 from videomolmo.weights.assign import CONFIG_FILE, Shards, safetensors_told
 from videomolmo.weights.published import config_for_hub, fitted, read_configuration, to_published
 from videomolmo.weights.quantize import bits
@@ -172,3 +173,26 @@ def stored_dtype(folder: str | Path) -> torch.dtype:
     if len(kinds) != 1:
         raise BadInput(f"{folder} mixes precisions {sorted(map(str, kinds))}; say which one to write with --dtype")
     return kinds.pop()
+
+
+def device_named(name: str) -> str:
+    """ "cpu", "cuda" or "mps"; for "auto" one of the first two, for Apple's GPUs are untried.
+
+    Raises:
+        BadInput: another name, or a GPU that is not there.
+    """
+    name = str(name)  # a torch.device, too
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind = name.partition(":")[0]
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if kind not in there:
+        raise BadInput(f"device is {name!r}, expected 'auto', 'cpu', 'cuda' or 'mps'")
+    if not there[kind]:
+        raise BadInput(f"device is {name!r}, but torch finds no such GPU here; use --device cpu")
+    return name
+
+
+def pointing_hashes(folder: Path) -> dict[str, str]:
+    """The hashes of a pointing model's files, under the names that run.json gives them."""
+    return {f"pointing:{folder.name}/{file}": value for file, value in hub.hashes(folder).items()}

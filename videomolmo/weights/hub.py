@@ -191,23 +191,3 @@ def _check_files(folder: Path, name: str, option: str, needs: str) -> Path:
         missing = needs if not (folder / needs).is_file() else _WEIGHTS[0]
         raise BadInput(f"{option} {name!r}: {folder / missing} is missing; a model has {needs} and {_WEIGHTS[0]}")
     return folder
-
-
-def device_named(name: str) -> str:
-    """ "cpu", "cuda" or "mps"; for "auto" one of the first two, for Apple's GPUs are untried.
-
-    Raises:
-        BadInput: another name, or a GPU that is not there.
-    """
-    import torch
-
-    name = str(name)  # a torch.device, too
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind = name.partition(":")[0]
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if kind not in there:
-        raise BadInput(f"device is {name!r}, expected 'auto', 'cpu', 'cuda' or 'mps'")
-    if not there[kind]:
-        raise BadInput(f"device is {name!r}, but torch finds no such GPU here; use --device cpu")
-    return name

@@ -14,14 +14,13 @@ from torch import Tensor
 from transformers.generation import BaseStreamer
 
 from videomolmo.errors import BadInput
-from videomolmo.grounding import VideoGrounder, load_tracker, pointing_hashes
+from videomolmo.grounding import VideoGrounder, load_tracker
 from videomolmo.protocols import Frame, Phrase, Question, Segmentation
 from videomolmo.systems.videoglamm.masks import decode_all, follow, to_size
 from videomolmo.systems.videoglamm.model import VideoGLaMMForConditionalGeneration
 from videomolmo.systems.videoglamm.processor import SEGMENT, VideoGLaMMProcessor, chosen, collate
 from videomolmo.systems.videoglamm.weights import folder_of
-from videomolmo.weights.checkpoint import dtype_of
-from videomolmo.weights.hub import device_named
+from videomolmo.weights.checkpoint import device_named, dtype_of, pointing_hashes
 
 Branch = Literal["each-frame", "first-frame"]
 PART = 16  # frames masked at a time
