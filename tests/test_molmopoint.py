@@ -6,16 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tiny_molmo2
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from videomolmo.errors import BadInput
+from videomolmo.systems import load_grounder
 from videomolmo.systems.molmopoint import MolmoPointConfig, MolmoPointForConditionalGeneration
 from videomolmo.systems.molmopoint.heads import CLOSED
 from videomolmo.systems.molmopoint.weights import published_state, read_configuration
-from videomolmo.systems.molmopoint.writing import Ids, Writer, allowed, as_text, places, triples, write
+from videomolmo.systems.molmopoint.writing import Ids, Writer, Written, allowed, as_text, places, triples, write
 
 WORDS, MORE = 40, 16
 IDS = {
@@ -284,3 +287,34 @@ def test_input_that_is_refused(model) -> None:
         model(**learnt() | {"points": learnt()["points"][:, :2]})
     with pytest.raises(BadInput, match="has no meaning"):
         Writer(model, prompt, pictures(), pooling).take(TOKENS.end)
+
+
+def test_a_grounder_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two points on the first of two key frames and one on the second, chosen for it."""
+    first = tiny_molmo2.VOCABULARY
+    text = values()["text_config"] | {"vocab_size": first, "max_position_embeddings": 4096}
+    sizes = {"image_default_input_size": [84, 84], "image_patch_size": 14, "image_num_pos": 36}
+    ids = {name: number - WORDS + first for name, number in IDS.items()}
+    config = values(text_config=text, vit_config=values()["vit_config"] | sizes, **ids)
+    MolmoPointForConditionalGeneration(MolmoPointConfig.from_dict(config)).save_pretrained(tmp_path)
+    processor = tiny_molmo2.processor_of(["Track the dot at 2 FPS"])
+    processor.save_pretrained(tmp_path)
+    grounder = load_grounder(str(tmp_path), device="cpu")
+    meaning = Ids(first + MORE, 8, 9)  # 6 x 6 patches make 2 x 2 tokens of a frame
+    told = []
+    for token, slot, cell, name in ((1, 0, 4, "2"), (2, 8, 0, "1"), (4, 4, 8, "1")):
+        digit = processor.tokenizer.encode(name)[-1]
+        told += [meaning.words + token, meaning.closed + 1 + slot, meaning.cells + cell, digit]
+    seen = []
+
+    def says(model, prompt, pixels, pooling, *_: Any) -> Written:
+        assert Writer(model, prompt, pixels, pooling).ids == meaning
+        seen.append(processor.tokenizer.decode(prompt[0]))
+        return Written(torch.tensor([*told, meaning.closed, processor.tokenizer.eos_token_id]), torch.zeros(0, 3))
+
+    monkeypatch.setattr(MolmoPointForConditionalGeneration, "write", says)
+    result = grounder(np.zeros((4, 60, 120, 3), np.uint8), "the dot", every=2)
+    assert "Track the dot at" in seen[0] and len(seen) == 1
+    one, two = result.answers
+    assert one.points_px == pytest.approx(np.array([[2.165 / 6 * 120, 5.165 / 6 * 60], [3.495 / 6 * 120, 4.95]]))
+    assert two.points_px == pytest.approx(np.array([[1.825 / 6 * 120, 1.825 / 6 * 60]]))
