@@ -278,13 +278,15 @@ def test_input_that_is_refused(model) -> None:
         ((prompt.repeat(2, 1), pictures(), pooling), "ask one by one"),
         ((prompt + 50, pictures(), pooling), "ids from 0 to 55"),
         ((prompt, pictures(), pooling[:, :4]), "differ in number"),
-        ((prompt, pictures(1), pooling), "none of 25"),
+        ((prompt, pictures(1), pooling), "none of the 25"),
         ((prompt,), "differ in number"),
     ):
         with pytest.raises(BadInput, match=told):
             write(model, *arguments)
     with pytest.raises(BadInput, match="3 tokens 51 and 2 targets"):
         model(**learnt() | {"points": learnt()["points"][:, :2]})
+    with pytest.raises(BadInput, match="outside the 8 image tokens of 9 patches"):
+        model(**learnt() | {"points": torch.tensor([[[1, 3, 7], [8, 0, 0], [CLOSED, -1, -1]]])})
     with pytest.raises(BadInput, match="has no meaning"):
         Writer(model, prompt, pictures(), pooling).take(TOKENS.end)
 

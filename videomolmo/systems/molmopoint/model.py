@@ -146,7 +146,7 @@ class MolmoPointForConditionalGeneration(PreTrainedModel):
         features = torch.cat([self._features(some) for some in crops.split(CROPS)])
         features = features.reshape(len(pixels), -1, features.shape[-1])
         if not -1 <= int(pooling.min()) <= int(pooling.max()) < features.shape[1]:
-            raise BadInput(f"pooling names a patch that is none of {features.shape[1]}, expected -1 or below; cut anew")
+            raise BadInput(f"pooling names a patch that is none of the {features.shape[1]} shown; prepare it anew")
         valid = pooling >= 0
         rows = torch.arange(len(pixels), device=pooling.device)[:, None, None]
         patches = features[rows, pooling.clamp(min=0)] * valid[..., None].to(features.dtype)
@@ -199,6 +199,9 @@ class MolmoPointForConditionalGeneration(PreTrainedModel):
         row, at, chosen = self._chosen(ids, points, config.patch_token_id, chosen=0)
         more = torch.zeros_like(embeds)
         open_ = chosen[:, 0] != CLOSED
+        most = chosen.new_tensor(seen.valid.shape[1:])
+        if bool((chosen[open_, :2] >= most).any()):
+            raise BadInput(f"a point is outside the {most[0]} image tokens of {most[1]} patches; prepare it anew")
         more = more.index_put((row[open_], at[open_]), seen.tokens[row[open_], chosen[open_, 0]])
         row, at, chosen = self._chosen(ids, points, config.subpatch_token_id, chosen=1)
         patches = self.model.build_vit_embedding(seen.patches[row, chosen[:, 0], chosen[:, 1]])
