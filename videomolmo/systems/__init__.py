@@ -19,6 +19,7 @@ Loader = Callable[..., "VideoGrounder"]
 SYSTEMS: dict[str, str | Loader] = {
     "molmo2": "videomolmo.systems.molmo2:load",
     "videoglamm": "videomolmo.systems.videoglamm.segmenter:load",
+    "molmo_point": "videomolmo.systems.molmopoint.pointer:load",
 }
 """What a loader is, or where it lies ("module:function"), by a name for `model` or the `model_type` of a config.json.
 

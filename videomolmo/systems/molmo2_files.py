@@ -35,26 +35,27 @@ def _sizes(name: str, **more: Any) -> Any:
     return TypedDict(f"_{name}", alike | more, total=False)
 
 
-_Text = _sizes(
+TextSizes = _sizes(
     "text", num_hidden_layers=Layers, vocab_size=Vocabulary, additional_vocab_size=int_in(0, 2**16), qkv_bias=bool,
     qk_norm_type=Literal["qwen3", "olmo"], max_position_embeddings=int_in(1, 2**24), rope_parameters=_Rope,
     rope_scaling=_Rope, rope_theta=float_in(1, 1e12), rope_scaling_layers=Places, rms_norm_eps=Small,
     layer_norm_eps=Small, norm_after=bool, use_cache=bool, tie_word_embeddings=bool, eos_token_id=_Id | None,
     pad_token_id=_Id | None, bos_token_id=_Id | None,
 )  # fmt: skip
-_Vision = _sizes(
+VisionSizes = _sizes(
     "vision", num_hidden_layers=Layers, layer_norm_eps=Small, patch_size=int_in(1, 256),
     image_patch_size=int_in(1, 256),
     num_position_embeddings=int_in(1, 2**17) | None, image_num_pos=int_in(1, 2**17), num_channels=int_in(3, 3),
     image_size=Annotated[list[int_in(1, 4096)], Field(min_length=2, max_length=2)] | None,
     image_default_input_size=Annotated[list[int_in(1, 4096)], Field(min_length=2, max_length=2)],
 )  # fmt: skip
-_Adapter = _sizes("adapter", vision_feature_layer=Places, vit_layers=Places, text_hidden_size=Width, mlp_bias=bool)
+AdapterSizes = _sizes("adapter", vision_feature_layer=Places, vit_layers=Places, text_hidden_size=Width, mlp_bias=bool)
 _Molmo2 = TypedDict(
     "_Molmo2",
     {
-        "model_type": Literal["molmo2"], "text_config": _Text, "vision_config": _Vision, "vit_config": _Vision,
-        "adapter_config": _Adapter, "initializer_range": Small, "tie_word_embeddings": bool,
+        "model_type": Literal["molmo2"], "text_config": TextSizes, "vision_config": VisionSizes,
+        "vit_config": VisionSizes, "adapter_config": AdapterSizes, "initializer_range": Small,
+        "tie_word_embeddings": bool,
     }
     | dict.fromkeys(
         ("image_start_token_id", "low_res_image_start_token_id", "image_end_token_id", "image_patch_id",

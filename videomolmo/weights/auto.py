@@ -12,6 +12,7 @@ HOMES = {  # model_type of a config.json -> what registers its classes when it i
     "videomolmo": "videomolmo.model",
     "molmo": "videomolmo.weights.published",
     "videoglamm": "videomolmo.systems.videoglamm",
+    "molmo_point": "videomolmo.systems.molmopoint",
 }
 
 

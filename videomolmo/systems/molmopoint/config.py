@@ -1,0 +1,133 @@
+"""All sizes, ids and habits of a MolmoPoint: a Molmo 2 that chooses image tokens instead of writing coordinates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from transformers import Molmo2Config
+from typing_extensions import TypedDict
+
+from videomolmo.errors import BadInput
+from videomolmo.io.untrusted import checked, float_in, int_in, read_model_json, shortened
+from videomolmo.model.config import Small, Width
+from videomolmo.systems.molmo2_files import AdapterSizes, TextSizes, VisionSizes
+
+Habits = Literal["ours", "training", "released"]
+CELLS = 3  # along a side of a patch: a location is one of 9
+_Id = int_in(0, 2**23)
+_Rule = Literal["always", "inference"] | None
+_IDS = (
+    "image_start_token_id", "image_end_token_id", "image_patch_id", "image_col_id", "image_non_indexable_patch_id",
+    "frame_start_token_id", "frame_end_token_id", "patch_token_id", "subpatch_token_id", "location_token_id",
+)  # fmt: skip
+FIXED = {  # what a published config.json may say alone; the code that it belongs to has more options
+    "embed_location": False, "embed_selected_vit_patch": "linear", "layer_norm_x": True, "no_more_points_class": True,
+    "norm_logits": True, "patch_embedding_kind": "image_feature0", "patch_location": "3x3",
+    "token_prediction_rotary": "one_d", "use_frame_special_tokens": True,
+}  # fmt: skip
+FIXED_ADAPTER = {
+    "attention_pooling_out_layer": False, "pooling_attention_mask": True, "positional_embeddings": None,
+}  # fmt: skip
+_Sizes = TypedDict(
+    "_Sizes",
+    {
+        "text_config": TextSizes, "vision_config": VisionSizes, "vit_config": VisionSizes,
+        "adapter_config": AdapterSizes, "initializer_range": Small, "tie_word_embeddings": bool,
+        "low_res_image_start_token_id": _Id | None, "patch_embed_dim": Annotated[Width, Field(multiple_of=2)],
+        "token_prediction_rotary_theta": float_in(1, 1e12), "habits": Habits,
+    }
+    | dict.fromkeys(_IDS, _Id)
+    | dict.fromkeys(("mask_patches", "mask_subpatches", "mask_repeats"), _Rule),
+    total=False,
+)  # fmt: skip
+
+
+class MolmoPointConfig(Molmo2Config):
+    """A Molmo 2's configuration with the point heads' sizes, the ids of the three tokens of a point, and the habits.
+
+    Args:
+        patch_embed_dim: width in which queries and candidates are compared.
+        token_prediction_rotary_theta: of the rotation by distance from the last chosen token.
+        mask_patches, mask_subpatches, mask_repeats: ordering rules, see `rules.allowed`; "always" is in training too,
+            None is never.
+        habits: where training code and released model differ. "training" and "released" are each as it stands; "ours"
+            is "training" with the location read from the normalised state in writing too, as it was learnt.
+
+    Source: published configuration and code of MolmoPoint.
+    """
+
+    model_type = "molmo_point"
+
+    image_col_id: int = 151939
+    image_non_indexable_patch_id: int = 151942
+    patch_token_id: int = 151947
+    subpatch_token_id: int = 151948
+    location_token_id: int = 151949
+    patch_embed_dim: int = 256
+    token_prediction_rotary_theta: float = 50000.0
+    mask_patches: str | None = "always"
+    mask_subpatches: str | None = "inference"
+    mask_repeats: str | None = "inference"
+    habits: str = "ours"
+
+    @property
+    def words(self) -> int:
+        """Rows of the table of words, additional ones included; ids of chosen places begin here."""
+        return self.text_config.vocab_size + self.text_config.additional_vocab_size
+
+    @property
+    def media_ids(self) -> list[int]:
+        """Ids of tokens that see each other in both directions: images, frames, and what surrounds them."""
+        return [getattr(self, name) for name in (*_IDS[:7], "low_res_image_start_token_id")]
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """The configuration from the content of a config.json, ours or published.
+
+        Args:
+            config_dict: of config.json.
+            kwargs: what transformers hands on: fields to change; the rest is given back where asked for.
+
+        Raises:
+            BadInput: values of another type, out of bounds, or that this package has no options for.
+        """
+        give_back = kwargs.pop("return_unused_kwargs", False)
+        changes = {name: kwargs.pop(name) for name in _Sizes.__annotations__ if name in kwargs}
+        config = cls(**_values({**config_dict, **changes}))
+        for name, own in (("attn_implementation", "_attn_implementation"), ("name_or_path", "name_or_path")):
+            if name in kwargs:
+                setattr(config, own, kwargs.pop(name))
+        return (config, kwargs) if give_back else config
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> tuple[dict, dict]:
+        """config.json of a folder as it stands, read as a file of a stranger; of a hub's id as transformers does."""
+        if Path(pretrained_model_name_or_path).is_dir():
+            return read_model_json(Path(pretrained_model_name_or_path) / "config.json"), kwargs
+        return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+
+
+def _values(values: dict[str, Any]) -> dict[str, Any]:
+    """Of a config.json what `MolmoPointConfig` takes."""
+    if (kind := values.get("model_type")) != MolmoPointConfig.model_type:
+        raise BadInput(f"model_type is {shortened(kind)}, expected {MolmoPointConfig.model_type!r}; use load_grounder")
+    parts = {name: values[name] for name in ("text_config", "vision_config", "vit_config", "adapter_config")
+             if isinstance(values.get(name), dict)}  # fmt: skip
+    for place, fixed, given in (("", FIXED, values), ("adapter_config.", FIXED_ADAPTER, parts.get("adapter_config"))):
+        for name, value in fixed.items():
+            if (found := (given or {}).get(name, value)) != value:
+                raise BadInput(f"{place}{name} is {shortened(found)}, expected {value!r}; there is no option for it")
+    own = {name: {key: value for key, value in part.items() if key != "model_type"} for name, part in parts.items()}
+    found = checked(_Sizes, {**values, **own}, "config.json")
+    text = found.get("text_config", {})
+    most = text.get("vocab_size", 151936) + text.get("additional_vocab_size", 128)
+    for name in _IDS:
+        if (number := found.get(name, 0)) >= most:
+            raise BadInput(
+                f"{name} is {number}, expected below {most}, the number of words; use the weights' own config"
+            )
+    if found.get("low_res_image_start_token_id") is None:  # published as null, and yet in use
+        found["low_res_image_start_token_id"] = text.get("vocab_size", 151936) + 4
+    return found
