@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from transformers import Molmo2Processor
 
 from videomolmo.errors import BadInput
-from videomolmo.grounding import VideoGrounder, device_named, load_tracker, pointing_hashes
+from videomolmo.grounding import VideoGrounder, load_tracker
 from videomolmo.io.untrusted import first_line
 from videomolmo.model.tokenizer import broken_tokenizers_are_refused, check_words
 from videomolmo.points import Answer, read_points
@@ -22,7 +22,7 @@ from videomolmo.systems.molmo2_files import check_inputs, check_processor, check
 from videomolmo.systems.molmopoint.model import MolmoPointForConditionalGeneration
 from videomolmo.systems.molmopoint.writing import Ids, Place, as_text, places
 from videomolmo.weights import hub
-from videomolmo.weights.checkpoint import dtype_of
+from videomolmo.weights.checkpoint import device_named, dtype_of, pointing_hashes
 
 
 def load(
