@@ -28,8 +28,8 @@ _GROUND = {"task": "ground", "batch": 8, "parts": tuple(part for part in PARTS i
 STAGES = (  # a short round to see that all of it works, then a long one
     Stage("see", steps=800, max_lr=2e-3, **_SEE),
     Stage("segment", steps=350, max_lr=1e-3, **_SEGMENT),
-    Stage("speak", steps=1000, max_lr=2e-3, **_SPEAK),
-    Stage("ground", steps=100, max_lr=5e-4, cached_batches=50, **_GROUND),
+    Stage("speak", steps=700, max_lr=2e-3, **_SPEAK),
+    Stage("ground", steps=80, max_lr=5e-4, cached_batches=50, **_GROUND),
     Stage("see_2", steps=3000, max_lr=1.5e-3, **_SEE),
     Stage("segment_2", steps=2000, max_lr=1e-3, **_SEGMENT),
     Stage("speak_2", steps=6000, max_lr=1.5e-3, **_SPEAK | {"cached_batches": 300}),

@@ -169,7 +169,7 @@ def speak_loss(
     targets = out.labels[:, 1:]
     right = (out.logits[:, :-1].argmax(-1) == targets)[targets >= 0].float().mean().item()
     wanted = probes.prompts(meant).detach()
-    far = functional.mse_loss(torch.cat(out.segments), wanted) / wanted.var().clamp(min=1e-6)
+    far = functional.mse_loss(torch.cat(out.segments), wanted, reduction="sum") / wanted.square().sum().clamp(min=1e-6)
     log = {"ce": out.ce_loss.item(), "words": right, "prompt": far.item()}
     if stage.task == "ground":
         full = [to_size(one, true.shape[-2:]) for one, true in zip(out.mask_logits, inputs["masks"], strict=True)]
