@@ -81,7 +81,12 @@ def test_every_phrase_names_the_object_whose_masks_it_has(clips):
             answer = told.answer
             for phrase, span, mask in zip(answer.phrases, answer.spans, answer.masks(clip.masks), strict=True):
                 (at,) = span.objects
-                assert named(clip, phrase) == at and np.array_equal(mask, traced[at].masks) and mask.any()
+                assert (
+                    not re.match("[Aa] [aeiou]", phrase)
+                    and named(clip, phrase) == at
+                    and np.array_equal(mask, traced[at].masks)
+                    and mask.any()
+                )
                 frame = int(traced[at].areas.argmax())
                 hue, saturation, _ = colorsys.rgb_to_hsv(*np.median(clip.frames[frame][mask[frame]], 0) / 255)
                 colour = phrase.split()[-2]

@@ -82,7 +82,8 @@ class Stories:
 
     def the(self, at: int, article: str = "the") -> tuple[str, list[int]]:
         """The phrase of an object."""
-        return f"{article} {self.objects[at].name}", [at]
+        name = self.objects[at].name
+        return f"{article}{'n' * (article == 'a' and name[0] in 'aeiou')} {name}", [at]
 
 
 def caption_clip(seed: int, *, frames: int = 12, height: int = 96, width: int = 96) -> Clip:

@@ -18,7 +18,7 @@ from videomolmo.lab.nano.grounded_model import caption_tokenizer, nano_config
 from videomolmo.metrics.conversations import gcg_miou, volume_iou
 from videomolmo.model.tokenizer import load_tokenizer, save_tokenizer
 from videomolmo.synth.captions import KINDS, Exchange, GroundedText, exchange
-from videomolmo.systems.videoglamm import VideoGLaMMForConditionalGeneration, VideoGLaMMProcessor
+from videomolmo.systems.videoglamm import VideoGLaMMForConditionalGeneration, VideoGLaMMProcessor, collate
 from videomolmo.systems.videoglamm.masks import decode_all, to_size
 
 _SEE = {"task": "see", "batch": 8, "parts": ("encoders",), "frames": 4}
@@ -35,7 +35,7 @@ STAGES = (  # a short round to see that all of it works, then a long one
     Stage("speak_2", steps=6000, max_lr=1.5e-3, **_SPEAK | {"cached_batches": 300}),
     Stage("ground_2", steps=2500, max_lr=6e-4, cached_batches=300, **_GROUND),
 )
-WRITTEN = 160  # most tokens of an answer
+WRITTEN, AT_ONCE = 160, 32  # most tokens of an answer; questions answered in a batch
 
 
 def train_nano_glamm(out: Path, *, seed: int = 1, share: float = 1.0) -> Path:
@@ -78,16 +78,16 @@ def answers(
 ) -> list[tuple[GroundedText, np.ndarray]]:  # fmt: skip
     """Greedy answers to a question for each clip; with masks (spans, shown frames, height, width)."""
     made = []
-    for clip, question in zip(clips, questions, strict=True):
-        inputs = processor(clip.frames, question)
-        written = model.write(
-            inputs["input_ids"][None], images=[inputs["images"]], context_images=[inputs["context_images"]],
-            max_new_tokens=WRITTEN,
-        )  # fmt: skip
-        said = GroundedText.parsed(processor.decode(written.ids[0, len(inputs["input_ids"]) :]))
-        vectors = written.segments[0][[span.objects[0] for span in said.spans]]
-        low = decode_all(model.sam2, processor.sam_images(clip.frames), vectors)
-        made.append((said, to_size(low, clip.ids.shape[1:]).numpy() > 0))
+    for first in range(0, len(clips), AT_ONCE):
+        part = clips[first : first + AT_ONCE]
+        rows = [processor(one.frames, text) for one, text in zip(part, questions[first : first + AT_ONCE], strict=True)]
+        written = model.write(**collate(rows), max_new_tokens=WRITTEN)
+        longest = max(len(row["input_ids"]) for row in rows)
+        for clip, ids, segments in zip(part, written.ids[:, longest:], written.segments, strict=True):
+            said = GroundedText.parsed(processor.decode(ids))
+            vectors = segments[[span.objects[0] for span in said.spans]]
+            low = decode_all(model.sam2, processor.sam_images(clip.frames), vectors)
+            made.append((said, to_size(low, clip.ids.shape[1:]).numpy() > 0))
     return made
 
 
