@@ -11,10 +11,12 @@ import torch
 from videomolmo.cli import main
 from videomolmo.io.files import write_json
 from videomolmo.lab.nano import caption_recipe, caption_stage
+from videomolmo.lab.nano.caption_attention import NOBODY, look_loss, subjects, visual_owners
 from videomolmo.lab.nano.caption_batches import Seen, ask, classes, patch_owners, text_inputs
 from videomolmo.lab.nano.caption_stage import PARTS, Stage, assembled, optimiser_of, train_stage
 from videomolmo.lab.nano.checkpoint import load_weights
 from videomolmo.masks.sam2 import load_nano
+from videomolmo.synth.captions import GroundedText
 from videomolmo.systems.videoglamm.splice import IGNORED
 from videomolmo.weights.hub import nano_masks
 
@@ -153,3 +155,28 @@ def test_an_untrained_model_is_judged_too(run, monkeypatch):
     found = caption_recipe.judge(model, run[1], clips=1)
     assert found["precision"] == found["recall"] == found["miou"] == 0
     write_json(run[0] / "judged.json", found)  # plain numbers
+
+
+def test_words_look_at_the_object_that_they_are_about(run):
+    processor = run[1]
+    answer = GroundedText.joined(["There are ", ("a red star", [2]), " and ", ("a red star", [0]), "."])
+    tokens = processor.tokenizer.convert_ids_to_tokens(processor.tokenizer.encode(answer.marked + "<|end|>"))
+    about = subjects(processor, answer)
+    begins = [at for at, token in enumerate(tokens) if token == "<p> "]
+    assert about == [NOBODY] * begins[0] + [2] * (begins[1] - begins[0]) + [0] * (len(tokens) - begins[1])
+
+    one = Seen.of(10_000_000, 12, 4)
+    told = ask(np.random.default_rng(0), one.said, 1.0)
+    owners = visual_owners(processor.config, [one])[0]
+    assert len(owners) == 4 * 6**2 + 4 * 4**2
+    ids = processor.tokens(told.question, told.answer.marked)["labels"]
+    first, place = 3, int((ids == IGNORED).sum()) + len(owners)
+    labels = torch.full((1, len(ids) + len(owners)), IGNORED)
+    labels[0, place:] = ids[ids != IGNORED]
+    there, away = (torch.zeros(2, 1, 4, labels.shape[1], labels.shape[1]) for _ in range(2))
+    for at, thing in enumerate(subjects(processor, told.answer)):
+        shown = owners == thing + 1
+        for looks, at_it in ((there, shown), (away, ~shown)):
+            looks[:, 0, :, place + at - 1, first : first + len(owners)] = at_it / at_it.sum().clamp(min=1)
+    right, wrong = (look_loss(processor, [one], [told], labels, list(looks), first) for looks in (there, away))
+    assert right == pytest.approx(0, abs=1e-4) and wrong > 10

@@ -32,8 +32,8 @@ STAGES = (  # a short round to see that all of it works, then a long one
     Stage("ground", steps=80, max_lr=5e-4, cached_batches=50, **_GROUND),
     Stage("see_2", steps=3000, max_lr=1.5e-3, **_SEE),
     Stage("segment_2", steps=2000, max_lr=1e-3, **_SEGMENT),
-    Stage("speak_2", steps=6000, max_lr=1.5e-3, **_SPEAK | {"cached_batches": 300}),
-    Stage("ground_2", steps=2500, max_lr=6e-4, cached_batches=300, **_GROUND),
+    Stage("speak_2", steps=6000, max_lr=1.5e-3, look_weight=0.3, **_SPEAK | {"cached_batches": 300}),
+    Stage("ground_2", steps=2500, max_lr=6e-4, look_weight=0.1, cached_batches=300, **_GROUND),
 )
 WRITTEN, AT_ONCE = 160, 32  # most tokens of an answer; questions answered in a batch
 

@@ -18,12 +18,14 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from videomolmo.lab.nano import caption_batches as batches
+from videomolmo.lab.nano.caption_attention import look_loss
 from videomolmo.lab.nano.caption_batches import COLOUR_CLASSES, MOTION_CLASSES, SHAPE_CLASSES, Seen
 from videomolmo.lab.nano.checkpoint import MovingAverage, found, load_weights, resume, save_checkpoint, save_progress
 from videomolmo.lab.nano.grounded_model import given_features, nano_glamm
 from videomolmo.systems.videoglamm import VideoGLaMMConfig, VideoGLaMMForConditionalGeneration, VideoGLaMMProcessor
 from videomolmo.systems.videoglamm.losses import mask_losses
 from videomolmo.systems.videoglamm.masks import decode_all, to_size
+from videomolmo.systems.videoglamm.splice import PLACEHOLDER
 from videomolmo.training.log import append_log
 from videomolmo.training.model import cosine
 
@@ -46,6 +48,7 @@ class Stage:
     entries for colour and shape; "speak" on words, and on [SEG]s that should be those entries; "ground" on the model's
     own losses. `cached_batches`: so many batches are encoded once by the frozen encoders and gone through again and
     again, each time with new questions; 0: all are new. `captions`: share among questions. `frames`: length of clips.
+    `look_weight` weighs attention to the object that words are about.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Stage:
     frames: int = 12
     cached_batches: int = 0
     captions: float = 0.5
+    look_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if self.task not in LOSSES or not set(self.parts) <= set(PARTS):
@@ -165,7 +169,10 @@ def speak_loss(
     inputs = batches.text_inputs(processor, clips, exchanges, masks=stage.task == "ground")
     meant = inputs.pop("meant")
     with given_features(model):
-        out = model(**inputs, images=list(seen["images"].float()), context_images=list(seen["context_images"].float()))
+        out = model(
+            **inputs, images=list(seen["images"].float()), context_images=list(seen["context_images"].float()),
+            output_attentions=stage.look_weight > 0,
+        )  # fmt: skip
     targets = out.labels[:, 1:]
     right = (out.logits[:, :-1].argmax(-1) == targets)[targets >= 0].float().mean().item()
     wanted = probes.prompts(meant).detach()
@@ -174,7 +181,12 @@ def speak_loss(
     if stage.task == "ground":
         full = [to_size(one, true.shape[-2:]) for one, true in zip(out.mask_logits, inputs["masks"], strict=True)]
         log |= {"bce": out.bce_loss.item(), "dice": out.dice_loss.item(), "iou": _iou(full, inputs["masks"])}
-    return out.loss + far, log
+    loss = out.loss + far
+    if stage.look_weight:
+        first = int((inputs["input_ids"][0] == PLACEHOLDER).nonzero()[0])
+        looking = look_loss(processor, clips, exchanges, out.labels, out.attentions, first)
+        loss, log["look"] = loss + stage.look_weight * looking, looking.item()
+    return loss, log
 
 
 LOSSES = {"see": see_loss, "segment": segment_loss, "speak": speak_loss, "ground": speak_loss}

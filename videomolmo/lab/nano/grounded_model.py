@@ -70,7 +70,7 @@ def nano_glamm(config: VideoGLaMMConfig, seed: int) -> VideoGLaMMForConditionalG
     Differs: InternVideo2's layers begin at full scale; the published 1e-5 is for forty of them.
     """
     torch.manual_seed(seed)
-    model = VideoGLaMMForConditionalGeneration(config)
+    model = VideoGLaMMForConditionalGeneration(config, attn_implementation="eager")  # which tells where it looks
     sam2 = build_nano(hub.nano_masks(), config.masks.size_px)
     sam2.load_state_dict(load_nano(hub.nano_masks()).state_dict())
     model.model.visual_model = sam2
