@@ -352,7 +352,7 @@ def train(
 @_command("Training and weights", "train-nano")
 def train_nano(
     out: Annotated[Path, _path("Working folder.")] = Path("runs/nano"),
-    only: Annotated[Literal["pointing", "masks"] | None, _opt("pointing or masks; both without it.", "MODEL")] = None,
+    only: Annotated[Literal["pointing", "masks", "glamm"] | None, _opt("Which; glamm only if named.", "MODEL")] = None,
     temporal: Annotated[str, _opt("Temporal module of the pointing model.", "KIND")] = "cross_attention",
     threads: Annotated[int, _int("CPU threads.", "N")] = 2,
     seed: Annotated[int, _int("Random seed.", "N")] = 1,

@@ -19,7 +19,7 @@ from videomolmo.io import provenance
 from videomolmo.io.files import atomic_files, write_json
 from videomolmo.io.provenance import sha256
 from videomolmo.io.tables import write_csv
-from videomolmo.lab.nano import sam2_stage
+from videomolmo.lab.nano import caption_recipe, sam2_stage
 from videomolmo.lab.nano.batches import answer
 from videomolmo.lab.nano.checkpoint import (
     found,
@@ -117,7 +117,7 @@ def train_nano(
 
     Args:
         out: working folder; holds rendered clips (about 8 GB), checkpoints and logs. Run again to go on.
-        only: "pointing" or "masks".
+        only: "pointing", "masks", or "glamm" for Nano-GLaMM, see `caption_recipe`; None for the first two.
         temporal: kind of the temporal module, see `TEMPORAL_KINDS`.
         threads: CPU threads; a GPU is used when there is one.
         seed: of weights and order of examples.
@@ -133,6 +133,9 @@ def train_nano(
     if not 0 < share <= 1:
         raise BadInput(f"share is {share}, expected more than 0 and at most 1")
     torch.set_num_threads(threads)
+    if only == "glamm":
+        caption_recipe.train_nano_glamm(out, seed=seed, share=share)
+        return
     recipe = {"seed": seed, "share": share, "temporal": temporal}
     if only != "pointing":
         _train_masks(out, recipe)
