@@ -17,6 +17,7 @@ from videomolmo.lab.nano.caption_stage import PARTS, Stage, assembled, optimiser
 from videomolmo.lab.nano.checkpoint import load_weights
 from videomolmo.masks.sam2 import load_nano
 from videomolmo.synth.captions import GroundedText
+from videomolmo.systems.videoglamm import VideoGLaMMForConditionalGeneration, VideoGLaMMProcessor
 from videomolmo.systems.videoglamm.splice import IGNORED
 from videomolmo.weights.hub import nano_masks
 
@@ -45,9 +46,14 @@ class Killed(Exception):
 
 
 def test_one_command_trains_all_stages_and_a_killed_stage_goes_on_to_the_same_bits(small, run, tmp_path, monkeypatch):
-    folder, processor = run
+    folder, _ = run
     command = ["train-nano", "--only", "glamm", "--share", "0.001", "--threads", "1", "--out", str(folder)]
-    assert main(command) == 0 and (folder / "glamm_recipe.json").is_file()
+    assert main(command) == 0 and (folder / "glamm" / "recipe.json").is_file()
+    assert (folder / "glamm" / "model.safetensors").stat().st_size < 8e6
+    model = VideoGLaMMForConditionalGeneration.from_pretrained(folder / "glamm")
+    processor = VideoGLaMMProcessor.from_pretrained(folder / "glamm")
+    frames = Seen.of(10_000_000, 12, 4).frames
+    assert model.write(processor(frames, "What is red?")["input_ids"][None, :1], max_new_tokens=2).ids.shape[1] <= 3
 
     own = caption_stage.save_progress
 

@@ -39,7 +39,9 @@ WRITTEN, AT_ONCE = 160, 32  # most tokens of an answer; questions answered in a 
 
 
 def train_nano_glamm(out: Path, *, seed: int = 1, share: float = 1.0) -> Path:
-    """Train Nano-GLaMM in `out`, with a folder for each stage; returns the last stage's weights. Run again to go on.
+    """Train Nano-GLaMM in `out`, with a folder for each stage, and write it in half precision to `out`/glamm.
+
+    Returns the last stage's weights. Run again to go on.
 
     Args:
         out: working folder.
@@ -51,7 +53,12 @@ def train_nano_glamm(out: Path, *, seed: int = 1, share: float = 1.0) -> Path:
         stage = replace(stage, steps=max(2, round(stage.steps * share)))
         folder = Path(out) / f"glamm_{stage.name}"
         weights = train_stage(processor.config, processor, stage, folder, weights, seed)
-    write_json(Path(out) / "glamm_recipe.json", {"seed": seed, "share": share, "stages": [asdict(s) for s in STAGES]})
+    model, processor = load_stage(out, weights)
+    model.save_pretrained(Path(out) / "glamm", dtype=torch.float16)
+    processor.save_pretrained(Path(out) / "glamm")
+    write_json(
+        Path(out) / "glamm" / "recipe.json", {"seed": seed, "share": share, "stages": [asdict(s) for s in STAGES]}
+    )
     return weights
 
 

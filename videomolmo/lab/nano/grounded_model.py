@@ -11,12 +11,12 @@ from tokenizers import AddedToken
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from videomolmo.masks.sam2 import build_nano, load_nano
+from videomolmo.masks.sam2 import load_nano
 from videomolmo.model.tokenizer import build_nano_tokenizer
 from videomolmo.synth.caption_scenes import caption_clip, stories
 from videomolmo.synth.captions import KINDS, exchange
 from videomolmo.systems.videoglamm import VideoGLaMMConfig, VideoGLaMMForConditionalGeneration
-from videomolmo.systems.videoglamm.config import ImageConfig, LanguageConfig, MaskConfig, VideoConfig
+from videomolmo.systems.videoglamm.config import NANO_WIDTH, ImageConfig, LanguageConfig, MaskConfig, VideoConfig
 from videomolmo.systems.videoglamm.processor import END, PROMPT, SEGMENT
 from videomolmo.weights import hub
 
@@ -44,8 +44,7 @@ def caption_tokenizer(examples: int = 300) -> PreTrainedTokenizerFast:
 def nano_config(tokenizer: PreTrainedTokenizerFast) -> VideoGLaMMConfig:
     """Sizes that keep all weights within 8 MB in half precision, of which SAM 2 has 6.6.
 
-    Differs: four frames, one chunk of InternVideo2's; no pretraining heads. `masks` gives the size of the frames and
-    the width of prompts; all else of it is nano's own SAM 2, whose three stages it has no words for.
+    Differs: four frames, one chunk of InternVideo2's; no pretraining heads.
     """
     known = tokenizer.get_vocab()
     return VideoGLaMMConfig(
@@ -56,10 +55,7 @@ def nano_config(tokenizer: PreTrainedTokenizerFast) -> VideoGLaMMConfig:
         video=VideoConfig(
             size_px=64, patch_px=8, frames=4, width=64, ff=128, layers=4, heads=4, pool=4, pretraining=None
         ),
-        masks=MaskConfig(
-            size_px=SIZE_PX, width=128, trunk_width=8, trunk_heads=1, stages=(1, 1, 1, 1), global_blocks=(),
-            layers=1, ff=16, memories=5,
-        ),
+        masks=MaskConfig(kind="nano", size_px=SIZE_PX, width=NANO_WIDTH),
         frames=4,
     )  # fmt: skip
 
@@ -71,9 +67,7 @@ def nano_glamm(config: VideoGLaMMConfig, seed: int) -> VideoGLaMMForConditionalG
     """
     torch.manual_seed(seed)
     model = VideoGLaMMForConditionalGeneration(config, attn_implementation="eager")  # which tells where it looks
-    sam2 = build_nano(hub.nano_masks(), config.masks.size_px)
-    sam2.load_state_dict(load_nano(hub.nano_masks()).state_dict())
-    model.model.visual_model = sam2
+    model.sam2.load_state_dict(load_nano(hub.nano_masks()).state_dict())
     for block in model.model.vision_tower.vision_encoder.blocks:
         for scale in (block.ls1, block.ls2):
             nn.init.ones_(scale.gamma)

@@ -124,10 +124,17 @@ class VideoConfig:
         return self.size_px // self.patch_px
 
 
+NANO_WIDTH = 128
+
+
 @dataclass(frozen=True)
 class MaskConfig:
-    """SAM 2.0 (Hiera-L): what differs between its published sizes; the rest is as in `masks.sam2.build_published`."""
+    """SAM 2.0 (Hiera-L): what differs between its published sizes; the rest is as in `masks.sam2.build_published`.
 
+    `kind` "nano" is this package's own SAM 2: of the numbers only `size_px` counts, and `width` must be its own.
+    """
+
+    kind: Literal["hiera_l", "nano"] = "hiera_l"
     size_px: int_in(32, 1024) = 1024
     width: int_in(2, 4096) = 256
     memory_width: int_in(2, 4096) = 64
@@ -143,6 +150,8 @@ class MaskConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.kind == "nano" and self.width != NANO_WIDTH:
+            raise ValueError(f"MaskConfig.width is {self.width}, must be {NANO_WIDTH} for kind 'nano'")
         for name in ("stages", "windows"):
             if len(getattr(self, name)) != 4:
                 raise ValueError(f"MaskConfig.{name} is {getattr(self, name)}, expected four numbers, one for a stage")

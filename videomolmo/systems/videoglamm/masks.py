@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from videomolmo.masks.configuration import instantiate, read_yaml
-from videomolmo.masks.sam2 import FrameFeatures, MaskTracker, published_names
+from videomolmo.masks.sam2 import FrameFeatures, MaskTracker, build_nano, published_names
 from videomolmo.systems.videoglamm.config import MaskConfig
+from videomolmo.weights.hub import nano_masks
 
 LARGE = "facebook/sam2-hiera-large"
 AT_ONCE = 4  # frames that go through the image encoder together
@@ -35,8 +36,11 @@ AS_PREDICTED = {  # what the package's video predictor adds to a configuration
 def build_sam2(config: MaskConfig) -> nn.Module:
     """An untrained SAM 2.0 of any size: the published Hiera-L as its video predictor runs it, with other numbers.
 
-    Differs: no holes are filled, as in the released code, whose step for it is skipped.
+    Differs: no holes are filled, as in the released code, whose step for it is skipped. Nano's has one mask, not three
+    to choose from, and SAM 2.1's extra parameters.
     """
+    if config.kind == "nano":
+        return build_nano(nano_masks(), config.size_px)
     values = read_yaml(Path(str(files("sam2").joinpath(published_names()[LARGE][0]))))["model"]
     trunk, neck = values["image_encoder"]["trunk"], values["image_encoder"]["neck"]
     trunk |= {
