@@ -4,13 +4,20 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores; torch reads this once, when it is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Hundreds of processes import this package: compiled once, not in each of them, whatever the machine's habit is.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# Commands under test hear these, also where the tests run under `nohup` or in the background of a script.
+if threading.current_thread() is threading.main_thread():
+    for number in {signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 from collections.abc import Callable, Iterator
 from functools import partial

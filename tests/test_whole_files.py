@@ -77,10 +77,6 @@ SLOW = "spool = spooled()\ntry:\n    wait()\nfinally:\n    time.sleep(2)"  # to 
 BODIES = {"spool": SPOOL, "write": WRITE, "save": SAVE, "video": VIDEO, "hold": HOLD}
 
 
-def hears_hangups() -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
 class Command:
     """A command of ours in a process of its own, which has begun its work when this is made."""
 
@@ -89,7 +85,6 @@ class Command:
         self.temporary = out / "temporary"
         self.temporary.mkdir(parents=True, exist_ok=True)
         environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.temporary)}
-        options.setdefault("preexec_fn", hears_hangups)  # also where the tests themselves run under `nohup`
         self.process = subprocess.Popen(
             [sys.executable, "-c", COMMAND.format(body=lines, patience=PATIENCE_S), out / "out"], env=environment,
             text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
