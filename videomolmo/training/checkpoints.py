@@ -47,7 +47,9 @@ STATE = "state.json"
 METADATA = ".metadata"  # of a checkpoint that an earlier version pickled
 _NAME = re.compile(r"^step_(\d{8})$")
 _UNFINISHED, _LEAVING = ".unfinished_", ".leaving_"
-_OURS = re.compile(r"^(part_\d{4,}\.safetensors|index\.json|state\.json|__\d+_\d+\.distcp|\.metadata)(\.tmp)?$")
+_OURS = re.compile(  # the last is what safetensors writes before it renames it
+    r"^((part_\d{4,}\.safetensors|index\.json|state\.json|__\d+_\d+\.distcp|\.metadata)(\.tmp)?|\.tmp\w{6})$"
+)
 _OF_A_RUN = ("checkpoints", "metrics.jsonl", "model", "offending", "run.json", "tensorboard", "training.lock")
 _MAX_BYTES = 16 << 20  # bytes of a state.json
 _TRAINABLE = StateDictOptions(ignore_frozen_params=True, strict=False)
