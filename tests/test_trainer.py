@@ -381,6 +381,7 @@ def test_checkpoints_leave_what_is_not_theirs(model, rows, tmp_path):
     left = tmp_path / "run" / "checkpoints" / ".unfinished_step_00000002"
     left.mkdir()
     (left / "part_0000.safetensors").write_bytes(b"cut off")
+    (left / ".tmpgu7KAW").write_bytes(b"cut off in safetensors, before it gave the file its name")
     (left / "thesis.txt").write_text("mine")
     train_state = assemble(recipe, accelerator_for(recipe))
     Checkpoints(strange.parent, "yet another", 1).save(train_state, {"step": 9})
