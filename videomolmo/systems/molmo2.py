@@ -27,7 +27,7 @@ from videomolmo.systems.molmo2_files import (
 )
 from videomolmo.weights import hub
 from videomolmo.weights.assign import Shards
-from videomolmo.weights.checkpoint import ATTENTION, device_named, dtype_of, pointing_hashes
+from videomolmo.weights.checkpoint import ATTENTION, device_named, dtype_of, pointing_hashes, refuse_options
 from videomolmo.weights.tensors import check_finite
 
 TENTH = 0.1  # seconds: how exactly times are shown and written
@@ -138,9 +138,7 @@ def load(
     Raises:
         BadInput: no such model, weights that do not fit, or a transformers without Molmo 2.
     """
-    for name, value in others.items():
-        if value is not None:
-            raise BadInput(f"{name} is {value!r}, which is not for Molmo 2; leave it out")
+    refuse_options(others, "Molmo 2")
     device, model, masks = device_named(device), hub.as_name(model, "--model"), hub.as_name(masks, "--masks")
     folder = hub.pointing_folder(model, offline)
     precision = dtype_of("bfloat16" if dtype == "auto" and device != "cpu" else dtype)

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from videomolmo.errors import BadInput
+from videomolmo.io.files import atomic_files
 from videomolmo.io.untrusted import checked, model_file, read_model_json, shortened
 from videomolmo.weights.tensors import check_finite, shapes_of
 
@@ -55,6 +56,22 @@ def check_fit(model: nn.Module, shapes: Iterable[tuple[str, Tensor]], source: st
 def _shortened(names: list[str]) -> str:
     rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + rest
+
+
+def write_folder(folder: str | Path, config: str, state: dict[str, Tensor], max_shard_size: str = "5GB") -> None:
+    """Write config.json and the weights, in shards where they are large; each file appears whole or not at all.
+
+    Args:
+        folder: made where missing.
+        config: the text of config.json.
+        state: tensors by the names they get in the files.
+        max_shard_size: most bytes of one file, for example "5GB".
+    """
+    from huggingface_hub import save_torch_state_dict
+
+    with atomic_files(folder, CONFIG_FILE) as place, safetensors_told():
+        save_torch_state_dict(state, place, max_shard_size=max_shard_size)
+        (place / CONFIG_FILE).write_text(config, encoding="utf-8")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -191,6 +191,17 @@ def device_named(name: str) -> str:
     if not there[kind]:
         raise BadInput(f"device is {name!r}, but torch finds no such GPU here; use --device cpu")
     return name
+
+
+def refuse_options(options: Mapping[str, object], system: str) -> None:
+    """Nothing where all options that `system` does not have are None.
+
+    Raises:
+        BadInput: one of them is given.
+    """
+    for name, value in options.items():
+        if value is not None:
+            raise BadInput(f"{name} is {value!r}, which is not for {system}; leave it out")
 
 
 def pointing_hashes(folder: Path) -> dict[str, str]:

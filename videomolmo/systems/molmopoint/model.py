@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub import save_torch_state_dict
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,7 +16,6 @@ from transformers.models.molmo2.modeling_molmo2 import Molmo2Adapter, Molmo2Text
 from transformers.utils import ModelOutput
 
 from videomolmo.errors import BadInput
-from videomolmo.io.files import atomic_files
 from videomolmo.masks.configuration import Unfilled
 from videomolmo.model.pointing import CACHE
 from videomolmo.systems.molmopoint.config import MolmoPointConfig
@@ -32,7 +30,7 @@ from videomolmo.systems.molmopoint.heads import (
 )
 from videomolmo.systems.molmopoint.weights import fill, published_state, read_configuration
 from videomolmo.weights import hub
-from videomolmo.weights.assign import CONFIG_FILE, Shards, safetensors_told
+from videomolmo.weights.assign import Shards, write_folder
 
 IDLE = ("trust_remote_code", "use_safetensors", "weights_only", "_from_auto", "_commit_hash", "adapter_kwargs",
         "code_revision")  # fmt: skip
@@ -367,9 +365,7 @@ class MolmoPointForConditionalGeneration(PreTrainedModel):
         state = {name: value.clone() for name, value in state.items()}  # parts of one table share its memory
         config = copy.deepcopy(self.config)
         config.architectures, config.name_or_path = [type(self).__name__], ""
-        with atomic_files(save_directory, CONFIG_FILE) as place, safetensors_told():
-            save_torch_state_dict(state, place, max_shard_size=max_shard_size)
-            (place / CONFIG_FILE).write_text(config.to_json_string(use_diff=False), encoding="utf-8")
+        write_folder(save_directory, config.to_json_string(use_diff=False), state, max_shard_size)
 
     @classmethod
     def from_pretrained(

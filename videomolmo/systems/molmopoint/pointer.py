@@ -22,7 +22,7 @@ from videomolmo.systems.molmo2_files import check_inputs, check_processor, check
 from videomolmo.systems.molmopoint.model import MolmoPointForConditionalGeneration
 from videomolmo.systems.molmopoint.writing import Ids, Place, as_text, places
 from videomolmo.weights import hub
-from videomolmo.weights.checkpoint import device_named, dtype_of, pointing_hashes
+from videomolmo.weights.checkpoint import device_named, dtype_of, pointing_hashes, refuse_options
 
 
 def load(
@@ -45,9 +45,7 @@ def load(
     Raises:
         BadInput: no such model, or files that do not fit.
     """
-    for name, value in others.items():
-        if value is not None:
-            raise BadInput(f"{name} is {value!r}, which is not for MolmoPoint; leave it out")
+    refuse_options(others, "MolmoPoint")
     device, model, masks = device_named(device), hub.as_name(model, "--model"), hub.as_name(masks, "--masks")
     folder = hub.pointing_folder(model, offline)
     precision = dtype_of("bfloat16" if dtype == "auto" and device != "cpu" else dtype)

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
-from huggingface_hub import save_torch_state_dict
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,7 +19,6 @@ from transformers import Cache, CLIPVisionModel, GenerationConfig, GenerationMix
 from transformers.utils import ModelOutput
 
 from videomolmo.errors import BadInput
-from videomolmo.io.files import atomic_files
 from videomolmo.masks.configuration import Unfilled
 from videomolmo.model.pointing import CACHE
 from videomolmo.systems.videoglamm.config import VideoGLaMMConfig
@@ -29,7 +27,7 @@ from videomolmo.systems.videoglamm.losses import mask_losses, word_loss
 from videomolmo.systems.videoglamm.masks import build_sam2, decode_all, to_size
 from videomolmo.systems.videoglamm.splice import Spliced, splice
 from videomolmo.systems.videoglamm.weights import fill, folder_of, published_name, read_configuration, weights_in
-from videomolmo.weights.assign import CONFIG_FILE, Shards, safetensors_told
+from videomolmo.weights.assign import Shards, write_folder
 
 MAX_NEW_TOKENS = 512
 IDLE = ("trust_remote_code", "use_safetensors", "weights_only", "_from_auto", "_commit_hash", "adapter_kwargs",
@@ -367,9 +365,7 @@ class VideoGLaMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             state = {name: value.to("cpu", dtype) for name, value in state.items()}
         config = copy.deepcopy(self.config)
         config.architectures = [type(self).__name__]
-        with atomic_files(save_directory, CONFIG_FILE) as place, safetensors_told():
-            save_torch_state_dict(state, place, max_shard_size=max_shard_size)
-            (place / CONFIG_FILE).write_text(config.to_json_string(), encoding="utf-8")
+        write_folder(save_directory, config.to_json_string(), state, max_shard_size)
 
     @classmethod
     def from_pretrained(

@@ -20,7 +20,7 @@ from videomolmo.systems.videoglamm.masks import decode_all, follow, to_size
 from videomolmo.systems.videoglamm.model import VideoGLaMMForConditionalGeneration
 from videomolmo.systems.videoglamm.processor import SEGMENT, VideoGLaMMProcessor, chosen, collate
 from videomolmo.systems.videoglamm.weights import folder_of
-from videomolmo.weights.checkpoint import device_named, dtype_of, pointing_hashes
+from videomolmo.weights.checkpoint import device_named, dtype_of, pointing_hashes, refuse_options
 
 Branch = Literal["each-frame", "first-frame"]
 PART = 16  # frames masked at a time
@@ -52,9 +52,7 @@ def load(
     Raises:
         BadInput: no such model, weights that do not fit, or an option that it does not have.
     """
-    for name, value in others.items():
-        if value is not None:
-            raise BadInput(f"{name} is {value!r}, which is not for VideoGLaMM; leave it out")
+    refuse_options(others, "VideoGLaMM")
     device, folder = device_named(device), folder_of(model, offline=offline)
     precision = dtype_of("bfloat16" if dtype == "auto" and device != "cpu" else dtype)
     tracker, weights = load_tracker(masks, device, offline)
