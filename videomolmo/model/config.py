@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,7 +21,7 @@ Small = float_in(0, 1)
 EXTRA_TOKENS = ("<im_start>", "<im_end>", "<im_patch>", "<im_col>", "<|image|>")
 
 
-def _divides(owner: object, small: str, large: str) -> None:
+def divides(owner: object, small: str, large: str) -> None:
     """Raise ValueError where field `small` does not divide field `large`."""
     if getattr(owner, large) % getattr(owner, small):
         raise ValueError(
@@ -53,7 +53,7 @@ class ImageConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        _divides(self, "patch_px", "size_px")
+        divides(self, "patch_px", "size_px")
         if self.grid % 2:
             raise ValueError(f"ImageConfig.size_px / patch_px is {self.grid}, must be even for 2x2 windows")
         if self.max_crops and (any(margin % 2 for margin in self.margins)):
@@ -106,7 +106,7 @@ class VisionConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        _divides(self, "heads", "width")
+        divides(self, "heads", "width")
         if not 1 <= len(self.vit_layers) <= self.layers or any(
             not -self.layers <= layer < self.layers for layer in self.vit_layers
         ):
@@ -144,8 +144,8 @@ class LanguageConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        _divides(self, "heads", "width")
-        _divides(self, "kv_heads", "heads")
+        divides(self, "heads", "width")
+        divides(self, "kv_heads", "heads")
         if self.end_of_text >= self.vocab_size:
             raise ValueError(
                 f"LanguageConfig.end_of_text is {self.end_of_text}, must be below vocab_size = {self.vocab_size}"
@@ -157,7 +157,75 @@ class LanguageConfig:
         return {name: self.vocab_size + row for row, name in enumerate(EXTRA_TOKENS)}
 
 
-class VideoMolmoConfig(PreTrainedConfig):
+class NestedConfig(PreTrainedConfig):
+    """A configuration of parts, dataclasses of their own: read as the file of a stranger, written with every value."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if unknown := sorted(set(kwargs) - set(SETTINGS)):
+            raise TypeError(f"{type(self).__name__} has no {unknown[0]!r}, expected only {self.own_fields()}")
+        super().__post_init__(**kwargs)
+        check_fields(self)
+
+    @classmethod
+    def own_fields(cls) -> list[str]:
+        """Names of the fields that fix a model, without those that transformers adds."""
+        inherited = {entry.name for entry in fields(PreTrainedConfig)}
+        return [entry.name for entry in fields(cls) if entry.name not in inherited]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, ready for JSON."""
+        values = {name: getattr(self, name) for name in self.own_fields()}
+        plain = {name: asdict(value) if is_dataclass(value) else value for name, value in values.items()}
+        return {"model_type": self.model_type, **json.loads(json.dumps(plain))}
+
+    to_diff_dict = to_dict
+
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """The text of config.json: every value, so that later defaults change no saved model."""
+        return json.dumps({"architectures": self.architectures, **self.to_dict()}, indent=2) + "\n"
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """The inverse of `to_dict`; raises BadInput on an unknown key and ValueError on a value out of range.
+
+        Args:
+            config_dict: of config.json.
+            kwargs: what transformers hands on: settings and fields to change; the rest is given back where asked for.
+        """
+        if not isinstance(config_dict, dict):
+            raise BadInput(f"config is {shortened(config_dict)}, expected a JSON object; see {cls.__name__}.to_dict()")
+        values = {name: value for name, value in config_dict.items() if name not in WRITTEN}
+        if (kind := config_dict.get("model_type", cls.model_type)) != cls.model_type:
+            raise BadInput(
+                f"model_type is {shortened(kind)}, expected {cls.model_type!r}; use load_grounder for others"
+            )
+        for entry in fields(cls):
+            if entry.name in values and is_dataclass(entry.default_factory):
+                values[entry.name] = cls.build(entry.default_factory, values[entry.name], entry.name)
+        return changed(cls.build(cls, values, "config"), kwargs)
+
+    @classmethod
+    def build(cls, part: type, values: dict[str, Any], name: str) -> Any:
+        """Dataclass `part` from a mapping, lists turned into tuples; unknown keys raise BadInput."""
+        if not isinstance(values, dict):
+            raise BadInput(f"{name} is {shortened(values)}, expected a JSON object; see {cls.__name__}.to_dict()")
+        known = cls.own_fields() if part is cls else [entry.name for entry in fields(part)]
+        if unknown := sorted(set(values) - set(known)):
+            raise BadInput(
+                f"{name} has unknown keys {shortened(unknown)}, expected only {known}; remove or rename them"
+            )
+        return part(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> tuple[dict, dict]:
+        """config.json of a folder as it stands, read as a file of a stranger; of a hub's id as transformers does."""
+        if Path(pretrained_model_name_or_path).is_dir():
+            folder = Path(pretrained_model_name_or_path, kwargs.pop("subfolder", None) or "")
+            return read_model_json(folder / "config.json"), kwargs
+        return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+
+
+class VideoMolmoConfig(NestedConfig):
     """Everything that fixes the shape of a pointing model, as a configuration of transformers.
 
     Args:
@@ -190,10 +258,7 @@ class VideoMolmoConfig(PreTrainedConfig):
     loss_token_weighting: Literal["root_subsegments"] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if unknown := sorted(set(kwargs) - set(SETTINGS)):
-            raise TypeError(f"{type(self).__name__} has no {unknown[0]!r}, expected only {own_fields()}")
         super().__post_init__(**kwargs)
-        check_fields(self)
         if self.context < 1 and self.temporal != "none":
             raise ValueError(f"VideoMolmoConfig.context is {self.context}, must be at least 1")
         patch_px, width = self.image.patch_px, self.vision.width
@@ -219,50 +284,10 @@ class VideoMolmoConfig(PreTrainedConfig):
         """Whether past frames enter the model at all."""
         return self.temporal != "none"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, ready for JSON."""
-        values = {name: getattr(self, name) for name in own_fields()}
-        plain = {name: asdict(value) if name in PARTS else value for name, value in values.items()}
-        return {"model_type": self.model_type, **json.loads(json.dumps(plain))}
-
-    to_diff_dict = to_dict
-
-    def to_json_string(self, use_diff: bool = True) -> str:
-        """The text of config.json: every value, so that later defaults change no saved model."""
-        return json.dumps({"architectures": self.architectures, **self.to_dict()}, indent=2) + "\n"
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, VideoMolmoConfig) and self.to_dict() == other.to_dict()
 
     __hash__ = None
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """The inverse of `to_dict`; raises BadInput on an unknown key and ValueError on a value out of range.
-
-        Args:
-            config_dict: of config.json.
-            kwargs: what transformers hands on: settings and fields to change; the rest is given back where asked for.
-        """
-        if not isinstance(config_dict, dict):
-            raise BadInput(
-                f"config is {shortened(config_dict)}, expected a JSON object; see VideoMolmoConfig.to_dict()"
-            )
-        values = {name: value for name, value in config_dict.items() if name not in WRITTEN}
-        if config_dict.get("model_type", cls.model_type) != cls.model_type:
-            raise BadInput(f"model_type is {shortened(config_dict['model_type'])}, expected {cls.model_type!r}")
-        for name, part in PARTS.items():
-            if name in values:
-                values[name] = _build(part, values[name], name)
-        return changed(_build(cls, values, "config"), kwargs)
-
-    @classmethod
-    def get_config_dict(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> tuple[dict, dict]:
-        """config.json of a folder as it stands, read as a file of a stranger; of a hub's id as transformers does."""
-        if Path(pretrained_model_name_or_path).is_dir():
-            folder = Path(pretrained_model_name_or_path, kwargs.pop("subfolder", None) or "")
-            return read_model_json(folder / "config.json"), kwargs
-        return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Qwen2Config:
         """The language model's sizes in transformers' terms."""
@@ -319,35 +344,17 @@ class VideoMolmoConfig(PreTrainedConfig):
         )  # fmt: skip
 
 
-PARTS = {"image": ImageConfig, "vision": VisionConfig, "language": LanguageConfig}
 WRITTEN = ("model_type", "architectures", "transformers_version", "dtype", "_commit_hash")  # transformers' own keys
 SETTINGS = ("attn_implementation", "experts_implementation", "output_attentions", "name_or_path")  # never saved
 
 
-def own_fields() -> list[str]:
-    """Names of the fields that fix a pointing model."""
-    inherited = {entry.name for entry in fields(PreTrainedConfig)}
-    return [entry.name for entry in fields(VideoMolmoConfig) if entry.name not in inherited]
-
-
-def changed(config: VideoMolmoConfig, kwargs: dict[str, Any]) -> Any:
+def changed(config: NestedConfig, kwargs: dict[str, Any]) -> Any:
     """The configuration with what transformers' `from_dict` is given; what is for others is given back where asked."""
     give_back = kwargs.pop("return_unused_kwargs", False)
-    config = replace(config, **{name: kwargs.pop(name) for name in own_fields() if name in kwargs})
+    config = replace(config, **{name: kwargs.pop(name) for name in config.own_fields() if name in kwargs})
     for name in ("_from_auto", "_from_pipeline"):
         kwargs.pop(name, None)
     for name, own in (("attn_implementation", "_attn_implementation"), ("name_or_path", "name_or_path")):
         if name in kwargs:
             setattr(config, own, kwargs.pop(name))
     return (config, kwargs) if give_back else config
-
-
-def _build(part: type, values: dict[str, Any], name: str) -> Any:
-    """Dataclass `part` from a mapping, lists turned into tuples; unknown keys raise BadInput."""
-    if not isinstance(values, dict):
-        raise BadInput(f"{name} is {shortened(values)}, expected a JSON object; see VideoMolmoConfig.to_dict()")
-    known = own_fields() if part is VideoMolmoConfig else [entry.name for entry in fields(part)]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise BadInput(f"{name} has unknown keys {shortened(unknown)}, expected only {known}; remove or rename them")
-    return part(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})

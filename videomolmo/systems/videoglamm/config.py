@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
-from pathlib import Path
 from typing import Any, Literal
 
-from transformers import CLIPVisionConfig, Phi3Config, PreTrainedConfig
+from transformers import CLIPVisionConfig, Phi3Config
 
 from videomolmo.errors import BadInput
-from videomolmo.io.untrusted import check_fields, float_in, int_in, read_model_json, shortened
+from videomolmo.io.untrusted import check_fields, float_in, int_in, shortened
+from videomolmo.model.config import NestedConfig, divides
 
 Width, Layers, Heads, Side = int_in(1, 2**17), int_in(1, 256), int_in(1, 1024), int_in(1, 4096)
 Token = int_in(0, 2**22)
-
-
-def _divides(owner: object, small: str, large: str) -> None:
-    """Raise ValueError where field `small` does not divide field `large`."""
-    if getattr(owner, large) % getattr(owner, small):
-        raise ValueError(
-            f"{type(owner).__name__}.{large} is {getattr(owner, large)}, "
-            f"must be a multiple of {small} = {getattr(owner, small)}"
-        )
 
 
 @dataclass(frozen=True)
@@ -50,8 +40,8 @@ class LanguageConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        _divides(self, "heads", "width")
-        _divides(self, "kv_heads", "heads")
+        divides(self, "heads", "width")
+        divides(self, "kv_heads", "heads")
         for name, ids in {"segment": [self.segment], "end": self.end, "padding": [self.padding]}.items():
             if any(one >= self.vocab_size for one in ids):
                 raise ValueError(
@@ -75,7 +65,7 @@ class ImageConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        _divides(self, "heads", "width")
+        divides(self, "heads", "width")
         if self.size_px < self.patch_px:
             raise ValueError(f"ImageConfig.size_px is {self.size_px}, must be at least patch_px = {self.patch_px}")
 
@@ -113,8 +103,8 @@ class VideoConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        _divides(self, "heads", "width")
-        _divides(self, "patch_px", "size_px")
+        divides(self, "heads", "width")
+        divides(self, "patch_px", "size_px")
         if self.width % 16:
             raise ValueError(f"VideoConfig.width is {self.width}, must be a multiple of 16 for the position table")
 
@@ -168,7 +158,7 @@ class MaskConfig:
         return self.size_px // 16
 
 
-class VideoGLaMMConfig(PreTrainedConfig):
+class VideoGLaMMConfig(NestedConfig):
     """Everything that fixes the shape of a VideoGLaMM, as a configuration of transformers.
 
     Args:
@@ -191,10 +181,7 @@ class VideoGLaMMConfig(PreTrainedConfig):
     dice_weight: float_in(0, 1e3) = 0.5
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if unknown := sorted(set(kwargs) - set(SETTINGS)):
-            raise TypeError(f"{type(self).__name__} has no {unknown[0]!r}, expected only {own_fields()}")
         super().__post_init__(**kwargs)
-        check_fields(self)
         if self.frames % self.video.frames:
             raise ValueError(
                 f"VideoGLaMMConfig.frames is {self.frames}, must be a multiple of video.frames = {self.video.frames}"
@@ -222,77 +209,18 @@ class VideoGLaMMConfig(PreTrainedConfig):
             layer_norm_eps=part.norm_eps, hidden_act=part.activation, attn_implementation="sdpa",
         )  # fmt: skip
 
-    def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, ready for JSON."""
-        values = {name: getattr(self, name) for name in own_fields()}
-        plain = {name: asdict(value) if name in PARTS else value for name, value in values.items()}
-        return {"model_type": self.model_type, **json.loads(json.dumps(plain))}
-
-    to_diff_dict = to_dict
-
-    def to_json_string(self, use_diff: bool = True) -> str:
-        """The text of config.json: every value, so that later defaults change no saved model."""
-        return json.dumps({"architectures": self.architectures, **self.to_dict()}, indent=2) + "\n"
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, VideoGLaMMConfig) and self.to_dict() == other.to_dict()
 
     __hash__ = None
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """The inverse of `to_dict`; raises BadInput on an unknown key and ValueError on a value out of range.
-
-        Args:
-            config_dict: of config.json.
-            kwargs: what transformers hands on: settings and fields to change; the rest is given back where asked for.
-        """
-        if (kind := config_dict.get("model_type", cls.model_type)) != cls.model_type:
-            raise BadInput(
-                f"model_type is {shortened(kind)}, expected {cls.model_type!r}; use load_grounder for others"
-            )
-        values = {name: value for name, value in config_dict.items() if name not in WRITTEN}
-        for name, part in PARTS.items():
-            if name in values:
-                values[name] = _build(part, values[name], name)
-        give_back = kwargs.pop("return_unused_kwargs", False)
-        changes = {name: kwargs.pop(name) for name in own_fields() if name in kwargs}
-        config = replace(_build(cls, values, "config"), **changes)
-        for name, own in (("attn_implementation", "_attn_implementation"), ("name_or_path", "name_or_path")):
-            if name in kwargs:
-                setattr(config, own, kwargs.pop(name))
-        return (config, kwargs) if give_back else config
-
-    @classmethod
-    def get_config_dict(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> tuple[dict, dict]:
-        """config.json of a folder as it stands, read as a file of a stranger; of a hub's id as transformers does."""
-        if Path(pretrained_model_name_or_path).is_dir():
-            return read_model_json(Path(pretrained_model_name_or_path) / "config.json"), kwargs
-        return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-
-
-PARTS = {"language": LanguageConfig, "image": ImageConfig, "video": VideoConfig, "masks": MaskConfig}
-WRITTEN = ("model_type", "architectures", "transformers_version", "dtype", "_commit_hash")  # transformers' own keys
-SETTINGS = ("attn_implementation", "experts_implementation", "output_attentions", "name_or_path")  # never saved
-
-
-def own_fields() -> list[str]:
-    """Names of the fields that fix a VideoGLaMM."""
-    inherited = {entry.name for entry in fields(PreTrainedConfig)}
-    return [entry.name for entry in fields(VideoGLaMMConfig) if entry.name not in inherited]
-
-
-def _build(part: type, values: Any, name: str) -> Any:
-    """Dataclass `part` from a mapping, lists turned into tuples; unknown keys raise BadInput."""
-    if not isinstance(values, dict):
-        raise BadInput(f"{name} is {shortened(values)}, expected a JSON object; see VideoGLaMMConfig.to_dict()")
-    known = own_fields() if part is VideoGLaMMConfig else [entry.name for entry in fields(part)]
-    if unknown := sorted(set(values) - set(known)):
-        raise BadInput(f"{name} has unknown keys {shortened(unknown)}, expected only {known}; remove or rename them")
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    if isinstance(values.get("pretraining"), dict):
-        values["pretraining"] = _build(PretrainingConfig, values["pretraining"], "pretraining")
-    return part(**values)
+    def build(cls, part: type, values: dict[str, Any], name: str) -> Any:
+        """See `NestedConfig.build`; the pretraining heads of an encoder are a part of a part."""
+        if isinstance(values, dict) and isinstance(values.get("pretraining"), dict):
+            heads = super().build(PretrainingConfig, values["pretraining"], "pretraining")
+            values = {**values, "pretraining": heads}
+        return super().build(part, values, name)
 
 
 PHI3 = {  # keys of a published config.json, and ours
