@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -319,7 +320,85 @@ def vidstg(root: Path) -> Path:
     return root
 
 
+def burst_ytvis_gcg(root: Path) -> Path:
+    names = {"yt19": "ab12cd", "burst": "YFCC100M/v_1"}
+    videos = [
+        {"file_names": [f"{folder}/{frame:05d}.jpg" for frame in range(3)], "width": WIDTH, "height": HEIGHT,
+         "length": 3, "dataset_split": source,
+         "dense_cap": {"caption": "A dog chases two balls.", "token_pos": [1, 4, 4], "mask_id": masks,
+                       "v_id2o_id": {}}}
+        for (source, folder), masks in zip(names.items(), ([10, 11, 12], [20, 10, 12]), strict=True)
+    ]  # fmt: skip
+    runs = {10: [rle(box_mask(2)), None, rle(box_mask(4))], 11: [None, rle(box_mask(20)), None],
+            12: [rle(box_mask(20, 14))] * 3, 20: [rle(box_mask(8))] * 3}  # fmt: skip
+    annotations = [{"id": number, "segmentations": entries} for number, entries in runs.items()]
+    for split in ("train", "test"):
+        index = {"videos": videos, "annotations": annotations}
+        write_json(root / "video_gcg" / "instruction_data" / f"{split}.json", index)
+    numbers = [f"{frame:05d}" for frame in range(3)]
+    write_frames(root / "ytvis" / "vos" / "train" / "JPEGImages" / "ab12cd", numbers)
+    for part in ("train", "val"):
+        write_frames(root / "burst" / "frames" / part / "YFCC100M" / "v_1", numbers)
+    return root
+
+
+def mevis_gcg(root: Path) -> Path:
+    mevis(root / "mevis")
+    caption = {"caption": "Two [birds](0, 1) sit.\n    One [is flying away](0)."}
+    write_json(root / "mevis_gcg" / "train" / "0ab4afe7fb46.json", caption)
+    return root
+
+
+def ytvos_gcg(root: Path) -> Path:
+    ref_youtube_vos(root / "refer_youtube_vos")
+    write_json(root / "ytvos_gcg" / "train" / "003234408d.json", {"caption": "[A dog](1) with a [ball](2)."})
+    return root
+
+
+def boxed_gcg(root: Path, name: str) -> Path:
+    write_json(root / name / "train_captions" / "000042.json", {"caption": "A [child](0) holds [a toy](0, 2)."})
+    clip = root / name / "train" / "000042"
+    write_frames(clip / "frames", ["000000", "000001"], ".png")
+    for frame in range(2):
+        write_binary(clip / "masks" / "000" / f"{frame:06d}.png", box_mask(2 + frame))
+        write_binary(clip / "masks" / "002" / f"{frame:06d}.png", box_mask(20))
+    return root
+
+
+def anet_gcg(root: Path) -> Path:
+    folder, clip = root / "activitynet_entities_gcg", "v_fzp5ooc727c"
+    caption = "In it, <p> A man </p> [SEG:1] lifts <p> a bar </p> [SEG:0] . <p> He </p> [SEG:1] rests."
+    objects = {f"[SEG:{number}]": {"bbox": [2, 4, 8, 10], "frame_id": 3, "process_idx": [1], "crowds": 0}
+               for number in range(2)}  # fmt: skip
+    entry = {"video_id": clip, "segment_id": "6", "refined_caption": caption, "seg_token_to_obj": objects}
+    write_json(folder / "anns" / f"{clip}____6.json", entry)
+    write_frames(folder / "video_frames" / clip / "6", [f"{frame:02d}" for frame in range(10)])
+    for number in range(2):
+        write_binary(folder / "masks" / f"{clip}____6" / f"{number:02d}" / "mask.png", box_mask(2 + 18 * number))
+    return root
+
+
+def captions(root: Path) -> Path:
+    """Rows about a set that needs no files, and one about boxes with masks of their own."""
+    phrases = [[0, 3, ["1"]]]
+    row = {"dataset": "gcg_nano", "split": "test", "number": 0, "clip": "10000000", "caption": "One moves.",
+           "phrases": phrases}  # fmt: skip
+    vidstg(root / "vidstg")
+    runs = [None, None, rle(box_mask(4)), *[None] * 5]
+    boxed = row | {"dataset": "vidstg", "clip": "2401:2-10", "phrases": [[0, 3, ["0"]]], "masks": {"0": runs}}
+    write_lines(root / "captions.jsonl", [row])
+    write_lines(root / "boxed.jsonl", [boxed])
+    return root
+
+
 BUILDERS = {
+    "burst_ytvis_gcg": burst_ytvis_gcg,
+    "mevis_gcg": mevis_gcg,
+    "ytvos_gcg": ytvos_gcg,
+    "vidstg_gcg": partial(boxed_gcg, name="vidstg_gcg"),
+    "hcstvg_gcg": partial(boxed_gcg, name="hcstvg_gcg"),
+    "anet_gcg": anet_gcg,
+    "captions": captions,
     "ref_youtube_vos": ref_youtube_vos,
     "ref_davis17": ref_davis17,
     "mevis": mevis,

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from videomolmo.datasets.annotations import DrawnMasks
-from videomolmo.datasets.record import Expression, GeneratedFrames, Record, Records
+from videomolmo.datasets.record import Expression, GeneratedFrames, GroundedAnswer, Record, Records, Span
 from videomolmo.errors import BadInput
+from videomolmo.synth.caption_scenes import caption_clip, stories
+from videomolmo.synth.captions import KINDS, GroundedText, exchange
 from videomolmo.synth.clips import Clip, clip_query, generate_clip
 from videomolmo.synth.scene import sample_scene
 from videomolmo.synth.worlds import CLIPS_A_SCENE, PARTS, SCENES, VposClip, generate
@@ -119,3 +121,61 @@ def read_vpos_nano(
 @lru_cache(maxsize=2)
 def _vpos_nano_clip(scene: str, part: str, index: int, frames: int, height: int, width: int) -> VposClip:
     return generate(scene, part, index, frames=frames, height=height, width=width)
+
+
+GCG_NANO = "gcg_nano"
+
+
+def read_gcg_nano(
+    root: Path | None = None,
+    split: str = "test",
+    clips: int = 300,
+    frames: int = 12,
+    height: int = 96,
+    width: int = 96,
+    kinds: tuple[str, ...] = KINDS,
+) -> Records:
+    """Records of generated clips with a caption, questions and referring sentences, and their grounded answers.
+
+    An expression's id and `kind` say what is asked; what a clip has no answer to beyond doubt is not asked.
+
+    Args:
+        root: not needed.
+        split: 'test' has seeds from 10 000 000 on, 'train' seeds from 0.
+        clips: how many.
+        frames, height, width: size of each.
+        kinds: some of `KINDS`, the first of which is the caption.
+    """
+    for name, value in (("clips", clips), ("frames", frames - 1), ("height", height), ("width", width)):
+        if value < 1:
+            raise BadInput(f"{name}={value + (name == 'frames')}: expected {1 + (name == 'frames')} or more")
+    if strange := sorted(set(kinds) - set(KINDS)):
+        raise BadInput(f"kind {strange[0]!r} of questions: expected some of {', '.join(KINDS)}")
+
+    def build(number: int) -> Record:
+        draw = partial(_captioned_clip, FIRST_SEED[split] + number, frames, height, width)
+        said, rng = stories(draw()), np.random.default_rng([FIRST_SEED[split], number])
+        told = [one for kind in KINDS if (one := exchange(said, rng, kind)) and kind in kinds]
+        expressions = tuple(
+            Expression(one.kind.replace(" ", "_"), one.question, answer.objects, one.kind, answer=answer)
+            for one in told
+            for answer in [_answer(one.answer)]
+        )
+        names = {str(at): one.name for at, one in enumerate(said.objects, 1)}
+        media = GeneratedFrames(
+            lambda: draw().frames, tuple(f"{frame:05d}" for frame in range(frames)), (height, width)
+        )
+        return Record(GCG_NANO, split, str(FIRST_SEED[split] + number), media, expressions, names, DrawnMasks(draw))
+
+    return Records(GCG_NANO, split, None, range(clips), build)
+
+
+@lru_cache(maxsize=2)
+def _captioned_clip(seed: int, frames: int, height: int, width: int) -> Clip:
+    return caption_clip(seed, frames=frames, height=height, width=width)
+
+
+def _answer(said: GroundedText) -> GroundedAnswer:
+    """The same words; objects are called by their place among the masks, from 1."""
+    spans = (Span(span.start, span.end, tuple(str(at + 1) for at in span.objects)) for span in said.spans)
+    return GroundedAnswer(said.text, tuple(spans))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Integer, UInt8
@@ -23,7 +23,7 @@ from videomolmo.io.video import Frames, open_video
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi")
 _DEFAULT_FPS = 30.0  # what `open_video` takes where the source does not tell
-KINDS = ("referring", "reasoning", "question", "appearance", "action", "motion")
+KINDS = ("referring", "reasoning", "question", "appearance", "action", "motion", "caption")
 
 
 @dataclass(frozen=True)
@@ -184,19 +184,55 @@ class _Selected:
         self._frames.close()
 
 
+class Span(NamedTuple):
+    """Characters `start` to before `stop` of a text, and the objects that they name."""
+
+    start: int
+    stop: int
+    objects: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GroundedAnswer:
+    """Plain words in which phrases name objects."""
+
+    text: str
+    spans: tuple[Span, ...] = ()
+
+    @property
+    def phrases(self) -> list[str]:
+        """The words of each span."""
+        return [self.text[span.start : span.stop] for span in self.spans]
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """All objects that are named."""
+        return tuple(in_order([object_id for span in self.spans for object_id in span.objects]))
+
+    @property
+    def marked(self) -> str:
+        """The text as VideoGLaMM writes it: `<p> phrase </p> [SEG]` for each span."""
+        pieces, at = [], 0
+        for span, words in zip(self.spans, self.phrases, strict=True):
+            pieces += [self.text[at : span.start], f"<p> {words} </p> [SEG]"]
+            at = span.stop
+        return "".join([*pieces, self.text[at:]])
+
+
 @dataclass(frozen=True)
 class Expression:
-    """A sentence about a clip.
+    """A sentence about a clip, or a question with its answer.
 
     Attributes:
         id: as the data set and its predictions name it.
-        text: the sentence.
+        text: the sentence, or the question.
         objects: ids of the objects meant; empty for "none of them", None where the set keeps it to itself.
         kind: one of `KINDS`.
         annotator: who said it, from 0, where several describe the same object.
         count: the answer to "how many", where the set has one.
         span: first frame and the one after the last that the sentence is about; None for the whole clip.
         more: further fields as the set has them.
+        answer: the words of a question's answer, and what in them names which object.
     """
 
     id: str
@@ -207,6 +243,7 @@ class Expression:
     count: int | None = None
     span: tuple[int, int] | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
+    answer: GroundedAnswer | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -377,6 +414,16 @@ class Records(Sequence[Record]):
             name = key if isinstance(key, (str, int)) else f"record {number}"
             reason = f"{type(error).__name__}: {error}"
             raise Unreadable(f"{self.dataset} {self.split}, {name}: not as documented ({reason})") from error
+
+    def of(self, key: Any) -> Record:
+        """The record of a clip by the reader's own key for it, which most call by its name.
+
+        Raises:
+            BadInput: there is none.
+        """
+        if key not in self._keys:
+            raise BadInput(f"{self.dataset} {self.split}: has no clip {key!r}; download it again, both sets alike")
+        return self[self._keys.index(key)]
 
     def __repr__(self) -> str:
         return f"Records({self.dataset!r}, {self.split!r}, {len(self)} records)"

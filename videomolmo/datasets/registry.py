@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from videomolmo.datasets import boxes, generated, mevis, molmo2, training_rows, youtube_vos
-from videomolmo.datasets.files import MALFORMED, MissingFile
-from videomolmo.datasets.record import Records
+from videomolmo.datasets import boxes, conversations, generated, mevis, molmo2, training_rows, youtube_vos
+from videomolmo.datasets.annotations import RLEs
+from videomolmo.datasets.files import MALFORMED, JsonLines, MissingFile, Unreadable
+from videomolmo.datasets.record import GroundedAnswer, Record, Records, Span
 from videomolmo.errors import BadInput
 
 VARIABLE = "VIDEOMOLMO_DATA"
@@ -39,6 +40,49 @@ class Dataset:
 
     def splits_in(self, root: Path | None) -> tuple[str, ...]:
         return self.splits(root) if callable(self.splits) else self.splits
+
+
+CAPTIONS = "captions"
+
+
+def read_captions(root: Path, split: str = CAPTIONS, source: str | Path | None = None) -> Records:
+    """Records of {root}/{split}.jsonl, the captions that `videomolmo annotate --captions` wrote.
+
+    A row has `dataset`, `split`, `number` and `clip` (where frames are from), `caption` (plain words), `phrases`
+    ([start, stop, [object ids]] of each in characters), and where the masks are SAM 2's `masks`: run lengths by object
+    and frame, null where the object is not annotated.
+
+    Args:
+        root: folder of the rows, or their file.
+        split: name of the file.
+        source: folder of the data set that the rows are about (default: as for `read_dataset`).
+    """
+    path = root if root.is_file() else root / f"{Path(split).name}.jsonl"
+    rows, sets = JsonLines(path), {}
+
+    def build(number: int) -> Record:
+        row = rows[number]
+        key = row["dataset"], row["split"]
+        if key[0] == CAPTIONS:
+            raise Unreadable(f"{path}, row {number + 1}: is about rows like itself; expected another data set")
+        if key not in sets:
+            sets[key] = read_dataset(key[0], source, key[1])
+        if not 0 <= row["number"] < len(sets[key]) or (record := sets[key][row["number"]]).clip != row["clip"]:
+            place = f"{path}, row {number + 1}: clip {row['clip']!r}"
+            raise Unreadable(f"{place} is not number {row['number']} of {key[0]} {key[1]}; expected the annotated set")
+        text = row["caption"]
+        answer = GroundedAnswer(text, tuple(Span(start, stop, tuple(ids)) for start, stop, ids in row["phrases"]))
+        if any(not 0 <= start < stop <= len(text) for start, stop, _ in answer.spans):
+            raise Unreadable(f"{path}, row {number + 1}: a phrase is not inside the caption's {len(text)} characters")
+        masks, frames = row.get("masks"), len(record.frame_names)
+        annotations = record.annotations if masks is None else RLEs(lambda: masks, frames, path, null=False)
+        names = {object_id: record.objects.get(object_id) for object_id in answer.objects}
+        return replace(
+            record, dataset=CAPTIONS, split=split, expressions=conversations.caption_of(answer), objects=names,
+            annotations=annotations,
+        )  # fmt: skip
+
+    return Records(CAPTIONS, split, root, range(len(rows)), build)
 
 
 DATASETS: dict[str, Dataset] = {
@@ -81,6 +125,33 @@ DATASETS: dict[str, Dataset] = {
     generated.VPOS_NANO: Dataset(
         "vpos-nano, five generated worlds and counting", generated.read_vpos_nano, generated.VPOS_NANO_SPLITS, "test",
         needs_path=False,
+    ),
+    conversations.BURST: Dataset(
+        "BURST and YTVIS, grounded captions", conversations.read_burst_ytvis, conversations.BURST_SPLITS, "test"
+    ),
+    conversations.MEVIS: Dataset(
+        "MeViS, grounded captions", conversations.read_mevis_captions, conversations.MEVIS_SPLITS, "train"
+    ),
+    conversations.YOUTUBE_VOS: Dataset(
+        "Ref-YouTube-VOS, grounded captions", conversations.read_youtube_vos_captions, conversations.TRAIN_ONLY,
+        "train",
+    ),
+    conversations.VIDSTG: Dataset(
+        "VidSTG, grounded captions", conversations.read_vidstg_captions, conversations.vidstg_splits
+    ),
+    conversations.HCSTVG: Dataset(
+        "HC-STVG, grounded captions", conversations.read_hcstvg_captions, conversations.hcstvg_splits
+    ),
+    conversations.ACTIVITYNET: Dataset(
+        "ActivityNet-Entities, grounded captions", conversations.read_activitynet_captions, conversations.TRAIN_ONLY,
+        "train",
+    ),
+    generated.GCG_NANO: Dataset(
+        "gcg_nano, generated clips with grounded captions and questions", generated.read_gcg_nano,
+        generated.GENERATED_SPLITS, "test", needs_path=False,
+    ),
+    CAPTIONS: Dataset(
+        "captions annotated by this program", read_captions, training_rows.training_rows_splits
     ),
 }  # fmt: skip
 

@@ -21,7 +21,7 @@ from videomolmo.errors import BadInput
 UNKNOWN = "Unknown"  # reason of a judge that gave none
 MAX_CHARACTERS = 2000  # of a caption that is scored
 _ANSWER = "ASSISTANT: "  # what follows it is the answer, in the chats that have it
-_NOT_COUNTED = frozenset(". ? ! , : - -- ... ;".split())
+_NOT_COUNTED = frozenset([".", "?", "!", ",", ":", "-", "--", "...", ";"])
 
 _APOSTROPHE = "['’]"
 _LETTER = r"[^\W\d_]"
@@ -48,7 +48,7 @@ _KINDS = tuple(  # of tokens; the longest that fits is taken, of equals the firs
         rf"(?:[dlo]{_APOSTROPHE}|ma{_APOSTROPHE}(?=am)|c{_APOSTROPHE}(?=mon)|ne{_APOSTROPHE}(?=er)|e{_APOSTROPHE}(?=er))"
         rf"{_LETTER}+",
         rf"ol{_APOSTROPHE}|y{_APOSTROPHE}(?!\w)|y{_APOSTROPHE}(?=all)",
-        rf"(?:[^\W_]|\.(?=\d))(?:[^\W_]|[-/&](?=[^\W_])|[.!?](?={_LETTER})|_(?=[^\W_]))*",  # words, words with signs in them
+        rf"(?:[^\W_]|\.(?=\d))(?:[^\W_]|[-/&_](?=[^\W_])|[.!?](?={_LETTER}))*",  # words, also with signs in them
         r"[-+]?\d*(?:[.,:/-]?\d)+(?:[-/]\w+)*",
         r"(?:us|a|c|nz|hk|s)\$",
         r"\.+|_+|\*+|…|(?:\. ){2}\.|-{2,}|[—–]|[!?]+",
@@ -111,7 +111,7 @@ def tokens(text: str) -> list[str]:
         token = max((fit[0] for kind in kinds if (fit := kind.match(text, at))), key=len, default=text[at])
         at += len(token)
         plain = _WRITTEN.get(token, token.replace("’", "'")).lower()
-        plain = "--" if set(plain) == {"-"} and len(plain) > 1 else plain
+        plain = "--" if plain in ("---", "----") else plain
         if plain not in _NOT_COUNTED and not set(token) <= _QUOTES and token[0] <= "\uffff" and set(token) != {"."}:
             found.append(_BRACKET.sub(lambda one: _WRITTEN[one[0]], plain))
     return found
@@ -150,7 +150,7 @@ def _similarity(true: Counter, found: Counter, frequency: Counter, log_count: fl
     values = []
     for n in range(1, 5):
         reference, candidate = ({gram: value for gram, value in side.items() if len(gram) == n} for side in weighted)
-        common = sum(min(value, reference[gram]) * reference[gram] for gram, value in candidate.items() if gram in reference)
+        common = sum(min(candidate[gram], reference[gram]) * reference[gram] for gram in candidate.keys() & reference)
         norms = math.prod(math.sqrt(sum(value**2 for value in side.values())) for side in (reference, candidate))
         values.append((common / norms if norms else common) * math.exp(-(longer**2) / 72))
     return float(np.mean(values)) * 10

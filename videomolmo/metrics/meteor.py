@@ -112,7 +112,9 @@ def _counted(found: list[str], true: list[str], tables: _Tables) -> _Counts:
         weights = [1 - DELTA if word in tables.function_words else DELTA for word in words]
         taken = [(place, one.kind) for one in matches
                  for place in range(getattr(one, at), getattr(one, at) + getattr(one, length))]  # fmt: skip
-        sides.append((len(words), sum(weights), len(taken), sum(weights[place] * WEIGHTS[kind] for place, kind in taken)))
+        sides.append(
+            (len(words), sum(weights), len(taken), sum(weights[place] * WEIGHTS[kind] for place, kind in taken))
+        )
     chunks = bool(matches) + sum(
         (one.true + one.true_length, one.found + one.found_length) != (two.true, two.found)
         for one, two in pairwise(matches)
@@ -300,7 +302,9 @@ def data_folder() -> Path:
     """
     for package in ("pycocoevalcap", "snowballstemmer"):
         if importlib.util.find_spec(package) is None:
-            raise BadInput(f"METEOR needs the package {package}, which is not there; pip install 'videomolmo[captions]'")
+            raise BadInput(
+                f"METEOR needs the package {package}, which is not there; pip install 'videomolmo[captions]'"
+            )
     return Path(importlib.util.find_spec("pycocoevalcap").submodule_search_locations[0]) / "meteor"
 
 
@@ -327,7 +331,7 @@ def _stemmer():
 
 
 _ALPHA = "A-Za-zŠŽšžŸÀ-ÖØ-öø-žЀ-ӿԀ-ԧꙀ-ꙮ꙾-ꚗᴀ-ᵿ"
-_DOTTED = frozenset("v vs i.e rev e.g pp".split())  # keep their dot wherever they stand
+_DOTTED = frozenset(["v", "vs", "i.e", "rev", "e.g", "pp"])  # keep their dot wherever they stand
 _RULES = tuple(  # what splits words further
     (re.compile(pattern), new)
     for pattern, new in (
