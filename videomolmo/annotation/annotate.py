@@ -330,22 +330,22 @@ def annotate_dataset(
     }  # fmt: skip
     with provenance.locked_manifest(out, manifest, "annotations", OURS):
         (out / "parts").mkdir(exist_ok=True)
-        parts = {number: _part(out / "parts", number) for number in range(count)}
+        parts = {number: part_file(out / "parts", number) for number in range(count)}
         key = key_of(manifest)
-        todo = [number for number, part in parts.items() if _read_part(part, key) is None]
+        todo = [number for number, part in parts.items() if read_part(part, key) is None]
         begin = (name, path, split, masks, settings, out / "parts", key)
         refused = _run(todo, min(workers, len(todo)), begin, count)
         if refused and len(refused) == count:
             raise BadInput(f"no clip could be annotated; the first: {refused[0]}")
-        there = (_read_part(part, key) for number, part in parts.items() if number not in refused)
+        there = (read_part(part, key) for number, part in parts.items() if number not in refused)
         return _gather(out, there, manifest, {names[number]: reason for number, reason in sorted(refused.items())})
 
 
-def _part(parts: Path, number: int) -> Path:
+def part_file(parts: Path, number: int) -> Path:
     return parts / f"{number:06d}.json"
 
 
-def _read_part(path: Path, key: str) -> dict | None:
+def read_part(path: Path, key: str) -> dict | None:
     """Rows and quality of a clip; None where it is not done, damaged, or by other settings: it is done again."""
     try:
         part = read_json(path, Part)
@@ -389,14 +389,14 @@ def _annotate(begun: tuple, number: int) -> tuple[int, str]:
         rows, quality = annotate_clip(records[number], tracker, settings)
     except BadInput as error:
         return number, str(error)
-    write_text(_part(parts, number), json.dumps({"made_by": key, "rows": rows, "quality": quality}))
+    write_text(part_file(parts, number), json.dumps({"made_by": key, "rows": rows, "quality": quality}))
     return number, ""
 
 
 def _gather(out: Path, parts: Iterable[dict | None], manifest: dict, refused: dict[str, str]) -> dict:
     """Join all parts in the order of the clips; returns the report."""
     verdicts, histogram, several, rows_count = Counter(), [0] * BINS, 0, 0
-    with _lines(out / ROWS) as rows, _lines(out / QUALITY) as quality:
+    with written_lines(out / ROWS) as rows, written_lines(out / QUALITY) as quality:
         for content in parts:
             if content is None:
                 raise BadInput(f"a part in {out} was damaged meanwhile; run again")
@@ -423,6 +423,6 @@ def _gather(out: Path, parts: Iterable[dict | None], manifest: dict, refused: di
 
 
 @contextmanager
-def _lines(path: Path) -> Iterator[TextIO]:
+def written_lines(path: Path) -> Iterator[TextIO]:
     with atomic_file(path) as whole, open(whole, "w", encoding="utf-8") as file:
         yield file

@@ -4,18 +4,36 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer import Argument, Option
 
+from videomolmo.cli import sets
 from videomolmo.cli.describe import describe
 from videomolmo.cli.ground import ground_one
+from videomolmo.cli.options import (
+    MANY,
+    MODELS,
+    REPORT,
+    RUNNING,
+    TYPES,
+    Device,
+    Every,
+    Fusion,
+    Masks,
+    Model,
+    Past,
+    Quantize,
+    Tau,
+    file,
+    number,
+    opt,
+    whole,
+)
 from videomolmo.errors import BadInput
-from videomolmo.io.command_line import Command, Group, as_float, as_int, at_least_one, run, show_version
+from videomolmo.io.command_line import Command, Group, at_least_one, run, show_version
 
 if TYPE_CHECKING:
     from videomolmo.sweep.run import Executor
@@ -27,8 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 app = typer.Typer(cls=Group, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
-data = typer.Typer(cls=Group, rich_markup_mode=None, help="List public data sets; check a download.")
-app.add_typer(data, name="data", rich_help_panel="Data sets")
+app.add_typer(sets.data, name="data", rich_help_panel="Data sets")
 
 
 def _command(panel: str, name: str | None = None) -> Callable:
@@ -44,56 +61,11 @@ def _videomolmo(version: Version = False) -> None:
     """Point at what a sentence names in a video."""
 
 
-def _opt(help: str, metavar: str, values: str = "", **more: Any) -> Any:
-    """An option; `values` are for the shell's completion alone: what is none of them is refused where it is used."""
-    if values:
-        more["autocompletion"] = lambda: values.split()
-    return Option(metavar=metavar, help=help, **more)
-
-
-_int, _float = partial(_opt, parser=as_int), partial(_opt, parser=as_float)
-
-
-def _path(help: str, metavar: str = "DIR", **more: Any) -> Any:
-    return Option(parser=Path, metavar=metavar, help=help, **more)  # typer's own would ask the disk first
-
-
-def _rules() -> list[str]:
-    from videomolmo.fusion import RULES
-
-    return list(RULES)
-
-
-def _datasets() -> list[str]:
-    from videomolmo.datasets import DATASETS
-
-    return list(DATASETS)
-
-
-MODELS, RUNNING, REPORT, MANY = (
-    {"rich_help_panel": panel} for panel in ("Models", "Running", "Report", "Several at once")
-)
-TYPES = "float32 bfloat16 float16"
-Model = Annotated[str, _opt("nano, nano-96, a folder, hub id[@revision], Molmo 2.", "MODEL", "nano nano-96", **MODELS)]
-Masks = Annotated[str, _opt("SAM 2: nano, a folder, .pt file, or hub id.", "MODEL", "nano", **MODELS)]
-Every = Annotated[int, _int("Frames between key frames.", "K", callback=at_least_one)]
-Fusion = Annotated[str, Option(metavar="RULE", help="How both directions are fused.", autocompletion=_rules)]
-Tau = Annotated[float, _float("IoU from which both directions agree.", "IOU")]
-Past = Annotated[int | None, _int("Past frames used (default: the model's).", "L", callback=at_least_one, **MODELS)]
-Device = Annotated[str, _opt("auto, cpu, cuda, or mps (untried).", "DEVICE", "auto cpu cuda mps", **MODELS)]
-Quantize = Annotated[str | None, _opt("8bit or 4bit weights (needs bitsandbytes).", "KIND", "8bit 4bit", **MODELS)]
-Benchmark = Annotated[str, Option(metavar="NAME", help="A name of `videomolmo data list`.", autocompletion=_datasets)]
-DataPath = Annotated[Path | None, _path("Its folder (default: $VIDEOMOLMO_DATA/NAME).")]
-Split = Annotated[str | None, _opt("Which part of it.", "SPLIT")]
-Limit = Annotated[int | None, _int("Only the first N clips.", "N")]
-Resumed = Annotated[Path, _path("Folder to write, or to resume in.")]
-
-
 @_command("Videos")
 def ground(
     video: Annotated[str | None, Argument(metavar="VIDEO", help="Video file or folder of images.")] = None,
     sentence: Annotated[str | None, Argument(metavar="SENTENCE", help="For example 'the red circle'.")] = None,
-    out: Annotated[Path | None, _path("Folder to write (default: results/ground, or ground.1 and on).")] = None,
+    out: Annotated[Path | None, file("Folder to write (default: results/ground, or ground.1 and on).")] = None,
     model: Model = "nano",
     masks: Masks = "nano",
     every: Every = 5,
@@ -101,17 +73,17 @@ def ground(
     tau: Tau = 0.7,
     context: Past = None,
     device: Device = "auto",
-    dtype: Annotated[str, _opt("Precision; auto: by device and model.", "TYPE", f"auto {TYPES}", **MODELS)] = "auto",
+    dtype: Annotated[str, opt("Precision; auto: by device and model.", "TYPE", f"auto {TYPES}", **MODELS)] = "auto",
     quantize: Quantize = None,
-    attention: Annotated[str, _opt("sdpa, eager or flash_attention_2.", "KIND", **MODELS)] = "sdpa",
-    device_map: Annotated[str | None, _opt("auto: spread the model over all GPUs.", "MAP", "auto", **MODELS)] = None,
+    attention: Annotated[str, opt("sdpa, eager or flash_attention_2.", "KIND", **MODELS)] = "sdpa",
+    device_map: Annotated[str | None, opt("auto: spread the model over all GPUs.", "MAP", "auto", **MODELS)] = None,
     offline: Annotated[bool, Option("--offline", help="Use only what was downloaded before.", **MODELS)] = False,
-    max_frames: Annotated[int | None, _int("Only the first N frames.", "N", callback=at_least_one)] = None,
-    reader: Annotated[str, _opt("pyav or decord.", "READER", "pyav decord")] = "pyav",
+    max_frames: Annotated[int | None, whole("Only the first N frames.", "N", callback=at_least_one)] = None,
+    reader: Annotated[str, opt("pyav or decord.", "READER", "pyav decord")] = "pyav",
     overwrite: Annotated[bool, Option("--overwrite", help="Replace earlier results in DIR.")] = False,
     more_videos: Annotated[list[str] | None, Option("--video", metavar="VIDEO", help="One more.", **MANY)] = None,
     more_sentences: Annotated[list[str] | None, Option("--sentence", metavar="TEXT", help="One more.", **MANY)] = None,
-    workers: Annotated[int, _int("Processes, each with its own models.", "N", callback=at_least_one, **MANY)] = 1,
+    workers: Annotated[int, whole("Processes, each with its own models.", "N", callback=at_least_one, **MANY)] = 1,
 ) -> int | None:
     """Point at what SENTENCE names in VIDEO, and track it.
 
@@ -154,15 +126,15 @@ _command("Videos")(describe)
 
 @_command("Videos")
 def estimate(
-    model: Annotated[str | None, _opt("As in `ground` (default: nano).", "MODEL")] = None,
-    video: Annotated[str | None, _opt("The clip (default: the shipped sample).", "VIDEO")] = None,
-    every: Annotated[int | None, _int("Frames between key frames (default: 5).", "K", callback=at_least_one)] = None,
-    dtype: Annotated[str | None, _opt("Precision of the weights (default: bfloat16).", "TYPE", TYPES)] = None,
-    context: Annotated[int | None, _int("Past frames used (default: the model's).", "L")] = None,
+    model: Annotated[str | None, opt("As in `ground` (default: nano).", "MODEL")] = None,
+    video: Annotated[str | None, opt("The clip (default: the shipped sample).", "VIDEO")] = None,
+    every: Annotated[int | None, whole("Frames between key frames (default: 5).", "K", callback=at_least_one)] = None,
+    dtype: Annotated[str | None, opt("Precision of the weights (default: bfloat16).", "TYPE", TYPES)] = None,
+    context: Annotated[int | None, whole("Past frames used (default: the model's).", "L")] = None,
     quantize: Quantize = None,
-    train: Annotated[Path | None, _path("Memory of training by this recipe.", "CONFIG")] = None,
-    devices: Annotated[int | None, _int("With --train: number of devices.", "N")] = None,
-    size: Annotated[str | None, _opt("With --train: frame size, such as 1280x720.", "WxH")] = None,
+    train: Annotated[Path | None, file("Memory of training by this recipe.", "CONFIG")] = None,
+    devices: Annotated[int | None, whole("With --train: number of devices.", "N")] = None,
+    size: Annotated[str | None, opt("With --train: frame size, such as 1280x720.", "WxH")] = None,
 ) -> None:
     """Estimate the memory of a model on a clip, or of training."""
     from videomolmo.io.video import open_video
@@ -207,117 +179,15 @@ def _size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-@data.command("list", cls=Command)
-def data_list() -> None:
-    """List the data sets that can be read."""
-    from videomolmo.datasets import DATASETS
-
-    width = max(map(len, DATASETS))
-    for name, dataset in DATASETS.items():
-        splits = "as found on disk" if callable(dataset.splits) else ", ".join(dataset.splits)
-        print(f"{name:{width}}  {dataset.title} (splits: {splits})")
-
-
-@data.command("check", cls=Command)
-def data_check(
-    name: Annotated[str, Argument(metavar="NAME", help="Data set, see `data list`.", autocompletion=_datasets)],
-    path: Annotated[str | None, Argument(metavar="PATH", help="Its folder (default: $VIDEOMOLMO_DATA/NAME).")] = None,
-    split: Annotated[str | None, _opt("Only this split (default: all that are there).", "SPLIT")] = None,
-) -> int:
-    """Check a download: its counts, every mask, every frame's header.
-
-    Exit code: 0 for a whole download, 1 for a broken one, 2 when there is nothing to check.
-    """
-    from videomolmo.datasets.check import check_dataset
-
-    report = check_dataset(name, path, split, progress=sys.stderr.isatty())
-    print(report.text())
-    return 0 if report.ok else 1
-
-
-@_command("Data sets")
-def annotate(
-    benchmark: Benchmark,
-    out: Resumed,
-    path: DataPath = None,
-    split: Split = None,
-    limit: Limit = None,
-    masks: Masks = "nano",
-    every: Every = 5,
-    candidates: Annotated[int, _int("Points tried for each object.", "N")] = 10,
-    max_points: Annotated[int, _int("Points for one object; 1 as in the paper.", "N")] = 1,
-    iou_threshold: Annotated[float, _float("IoU from which no further point is added.", "IOU")] = 0.7,
-    negative: Annotated[bool, Option("--negative", help="Add negative points too.")] = False,
-    min_iou: Annotated[float, _float("Objects with a lower IoU are left out.", "IOU")] = 0.3,
-    seed: Annotated[int, _int("Random seed.", "N")] = 0,
-    workers: Annotated[int, _int("Processes.", "N")] = 1,
-) -> None:
-    """Make training points from the masks of a data set; resumable."""
-    from videomolmo.annotation.annotate import Settings, annotate_dataset
-
-    settings = Settings(every, candidates, max_points, iou_threshold, negative, min_iou, seed)
-    report = annotate_dataset(benchmark, path, out, settings, split=split, masks=masks, workers=workers, limit=limit)
-    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in report["objects"].items())
-    print(f"{report['rows']} training rows; objects on frames: {verdicts or 'none'}; see {out}")
-    for clip, reason in report["refused"].items():
-        print(f"left out {clip}: {reason}; run again when that is mended", file=sys.stderr)
-
-
-@_command("Data sets")
-def evaluate(
-    benchmark: Benchmark,
-    out: Resumed,
-    path: DataPath = None,
-    split: Split = None,
-    limit: Limit = None,
-    model: Model = "nano",
-    masks: Masks = "nano",
-    every: Every = 5,
-    fusion: Fusion = "iou",
-    tau: Tau = 0.7,
-    context: Past = None,
-    device: Device = "auto",
-    predictions: Annotated[Path | None, _path("Only score these masks.")] = None,
-    layout: Annotated[str | None, _opt("Paths of those masks, see above.", "TEMPLATE")] = None,
-    compare: Annotated[bool, Option("--compare", help="Print published figures beside ours.")] = False,
-    submission: Annotated[Path | None, _path("Also write a server's zip.", "ZIP")] = None,
-) -> None:
-    """Evaluate on a benchmark: a table of results; resumable.
-
-    The layout of PNG masks is {clip}/{expression}/{frame}.png; {object}, {source} and {exp_id} may stand in it too.
-    """
-    from videomolmo.datasets import read_dataset
-    from videomolmo.datasets.registry import known
-    from videomolmo.evaluation.evaluate import comparison, evaluate, j_and_f_of, scores_text
-    from videomolmo.evaluation.predictions import LAYOUT, Predictions, check_submission, write_submission
-    from videomolmo.evaluation.score import can_score
-
-    dataset, layout = known(benchmark)[0], layout or LAYOUT
-    if submission:
-        check_submission(dataset, submission)
-        if limit is not None:
-            raise BadInput("a submission needs all clips; leave out --limit")
-    records = read_dataset(benchmark, path, split)
-    with suppress(BadInput):  # a clip that cannot be read stops none of the others
-        if len(records) and not can_score(records[0]):  # said now, not after hours of predicting
-            print("the first clip has no public masks or counts: expect predictions only, no scores", file=sys.stderr)
-    table = evaluate(
-        benchmark, out, path=path, split=split, model=model, masks=masks, every=every, fusion=fusion, tau=tau,
-        context=context, device=device, limit=limit, external_predictions=predictions, layout=layout,
-    )  # fmt: skip
-    print(scores_text(table, out))
-    if compare:
-        print(comparison(dataset, j_and_f_of(table)))
-    if submission:
-        count = write_submission(records, Predictions(predictions or out / "predictions", layout), dataset, submission)
-        print(f"{submission}: {count} masks")
+for made in (sets.annotate, sets.evaluate):
+    _command("Data sets")(made)
 
 
 @_command("Training and weights")
 def train(
     config: Annotated[Path, Argument(metavar="CONFIG", help="Recipe (TOML), as in data/recipes.", parser=Path)],
-    out: Annotated[Path | None, _path("Folder of the run (default: the recipe's).")] = None,
-    resume: Annotated[Path | None, _path("Checkpoint (default: the newest).")] = None,
+    out: Annotated[Path | None, file("Folder of the run (default: the recipe's).")] = None,
+    resume: Annotated[Path | None, file("Checkpoint (default: the newest).")] = None,
     quiet: Annotated[bool, Option("--quiet", help="No progress bar.")] = False,
 ) -> int:
     """Train a pointing model by a recipe; resumable.
@@ -351,12 +221,12 @@ def train(
 
 @_command("Training and weights", "train-nano")
 def train_nano(
-    out: Annotated[Path, _path("Working folder.")] = Path("runs/nano"),
-    only: Annotated[Literal["pointing", "masks", "glamm"] | None, _opt("Which; glamm only if named.", "MODEL")] = None,
-    temporal: Annotated[str, _opt("Temporal module of the pointing model.", "KIND")] = "cross_attention",
-    threads: Annotated[int, _int("CPU threads.", "N")] = 2,
-    seed: Annotated[int, _int("Random seed.", "N")] = 1,
-    share: Annotated[float, _float("Share of all steps, for a quick trial.", "SHARE")] = 1.0,
+    out: Annotated[Path, file("Working folder.")] = Path("runs/nano"),
+    only: Annotated[Literal["pointing", "masks", "glamm"] | None, opt("Which; glamm only if named.", "MODEL")] = None,
+    temporal: Annotated[str, opt("Temporal module of the pointing model.", "KIND")] = "cross_attention",
+    threads: Annotated[int, whole("CPU threads.", "N")] = 2,
+    seed: Annotated[int, whole("Random seed.", "N")] = 1,
+    share: Annotated[float, number("Share of all steps, for a quick trial.", "SHARE")] = 1.0,
 ) -> None:
     """Train the shipped weights from scratch; resumable."""
     from videomolmo.lab.nano import recipe
@@ -372,7 +242,7 @@ Target = Annotated[Path, Argument(metavar="TARGET", help="Folder to write; must 
 def convert(
     source: Source,
     target: Target,
-    dtype: Annotated[str | None, _opt("Precision to write (default: as it is).", "TYPE", TYPES)] = None,
+    dtype: Annotated[str | None, opt("Precision to write (default: as it is).", "TYPE", TYPES)] = None,
 ) -> None:
     """Convert published weights into this package's format."""
     from videomolmo.io.files import check_new
@@ -384,7 +254,7 @@ def convert(
 
 
 @_command("Training and weights")
-def export(source: Source, target: Target, shard_size: Annotated[str, _opt("Of one file.", "SIZE")] = "5GB") -> None:
+def export(source: Source, target: Target, shard_size: Annotated[str, opt("Of one file.", "SIZE")] = "5GB") -> None:
     """Export weights under their published names."""
     from videomolmo.io.files import check_new
     from videomolmo.weights import checkpoint, hub
@@ -398,22 +268,22 @@ def export(source: Source, target: Target, shard_size: Annotated[str, _opt("Of o
 def sweep(
     notebook: Annotated[str, Argument(metavar="NOTEBOOK", help="With a cell tagged 'parameters'; or report.")],
     folder: Annotated[Path | None, Argument(metavar="DIR", help="The sweep to report on.", parser=Path)] = None,
-    grid: Annotated[Path | None, _path("TOML: fixed, grid, cells, repeats, cluster.", "FILE", **RUNNING)] = None,
-    out: Annotated[Path | None, _path("Folder to write, or to resume in.", **RUNNING)] = None,
-    workers: Annotated[int | None, _int("Cells at once (default: one for each core).", "N", **RUNNING)] = None,
-    scheduler: Annotated[str | None, _opt("Dask scheduler, such as tcp://node1:8786.", "ADDRESS", **RUNNING)] = None,
-    cluster: Annotated[str | None, _opt("Dask workers by slurm, pbs, sge, lsf …", "NAME", **RUNNING)] = None,
-    cache: Annotated[Path | None, _path("Intermediate results (default: DIR/cache).", **RUNNING)] = None,
+    grid: Annotated[Path | None, file("TOML: fixed, grid, cells, repeats, cluster.", "FILE", **RUNNING)] = None,
+    out: Annotated[Path | None, file("Folder to write, or to resume in.", **RUNNING)] = None,
+    workers: Annotated[int | None, whole("Cells at once (default: one for each core).", "N", **RUNNING)] = None,
+    scheduler: Annotated[str | None, opt("Dask scheduler, such as tcp://node1:8786.", "ADDRESS", **RUNNING)] = None,
+    cluster: Annotated[str | None, opt("Dask workers by slurm, pbs, sge, lsf …", "NAME", **RUNNING)] = None,
+    cache: Annotated[Path | None, file("Intermediate results (default: DIR/cache).", **RUNNING)] = None,
     retry_failed: Annotated[bool, Option("--retry-failed", help="Run failed cells again.", **RUNNING)] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Only list the cells and their time.", **RUNNING)] = False,
-    seconds_per_cell: Annotated[float | None, _float("Expected, for the estimate.", "S", **RUNNING)] = None,
-    x: Annotated[str | None, _opt("Column on the x axis.", "COLUMN", **REPORT)] = None,
-    y: Annotated[str | None, _opt("Measure on the y axis (default: all).", "COLUMN", **REPORT)] = None,
-    colour: Annotated[str | None, _opt("Column told apart by colour.", "COLUMN", **REPORT)] = None,
-    facet: Annotated[str | None, _opt("Column with a figure for each value.", "COLUMN", **REPORT)] = None,
-    over: Annotated[str | None, _opt("Column of repeats, for the intervals.", "COLUMN", **REPORT)] = None,
-    where: Annotated[list[str] | None, _opt("Only these rows; may be repeated.", "COLUMN=VALUE", **REPORT)] = None,
-    html: Annotated[Path | None, _path("Page to write (default: DIR/report.html).", "FILE", **REPORT)] = None,
+    seconds_per_cell: Annotated[float | None, number("Expected, for the estimate.", "S", **RUNNING)] = None,
+    x: Annotated[str | None, opt("Column on the x axis.", "COLUMN", **REPORT)] = None,
+    y: Annotated[str | None, opt("Measure on the y axis (default: all).", "COLUMN", **REPORT)] = None,
+    colour: Annotated[str | None, opt("Column told apart by colour.", "COLUMN", **REPORT)] = None,
+    facet: Annotated[str | None, opt("Column with a figure for each value.", "COLUMN", **REPORT)] = None,
+    over: Annotated[str | None, opt("Column of repeats, for the intervals.", "COLUMN", **REPORT)] = None,
+    where: Annotated[list[str] | None, opt("Only these rows; may be repeated.", "COLUMN=VALUE", **REPORT)] = None,
+    html: Annotated[Path | None, file("Page to write (default: DIR/report.html).", "FILE", **REPORT)] = None,
 ) -> int | None:
     """Run a notebook over a grid of settings; resumable.
 

@@ -48,7 +48,7 @@ def sample_truth() -> Path:
 
 
 _HUB_ID = re.compile(r"^(?P<id>[\w-][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?$")
-_FILES = ["*.json", "*.txt", "*.yaml", "*.safetensors"]
+_FILES = ["*.json", "*.txt", "*.yaml", "*.jinja", "*.safetensors"]
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 

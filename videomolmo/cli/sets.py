@@ -1,0 +1,187 @@
+"""The commands about data sets: `data`, `annotate` and `evaluate`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer import Argument, Option
+
+from videomolmo.cli.options import (
+    Benchmark,
+    DataPath,
+    Device,
+    Every,
+    Fusion,
+    Limit,
+    Masks,
+    Model,
+    Past,
+    Resumed,
+    Split,
+    Tau,
+    datasets,
+    file,
+    number,
+    opt,
+    whole,
+)
+from videomolmo.errors import BadInput
+from videomolmo.io.command_line import Command, Group
+
+CAPTIONS, WORDS = {"rich_help_panel": "Captions"}, {"rich_help_panel": "Endpoint"}
+Endpoint = Annotated[str | None, opt("URL of chat completions; key: $VIDEOMOLMO_API_KEY.", "URL", **WORDS)]
+Yes = Annotated[bool, Option("--yes", help="Send without asking.", **WORDS)]
+data = typer.Typer(cls=Group, rich_markup_mode=None, help="List public data sets; check a download.")
+
+
+@data.command("list", cls=Command)
+def data_list() -> None:
+    """List the data sets that can be read."""
+    from videomolmo.datasets import DATASETS
+
+    width = max(map(len, DATASETS))
+    for name, dataset in DATASETS.items():
+        splits = "as found on disk" if callable(dataset.splits) else ", ".join(dataset.splits)
+        print(f"{name:{width}}  {dataset.title} (splits: {splits})")
+
+
+@data.command("check", cls=Command)
+def data_check(
+    name: Annotated[str, Argument(metavar="NAME", help="Data set, see `data list`.", autocompletion=datasets)],
+    path: Annotated[str | None, Argument(metavar="PATH", help="Its folder (default: $VIDEOMOLMO_DATA/NAME).")] = None,
+    split: Annotated[str | None, opt("Only this split (default: all that are there).", "SPLIT")] = None,
+) -> int:
+    """Check a download: its counts, every mask, every frame's header.
+
+    Exit code: 0 for a whole download, 1 for a broken one, 2 when there is nothing to check.
+    """
+    from videomolmo.datasets.check import check_dataset
+
+    report = check_dataset(name, path, split, progress=sys.stderr.isatty())
+    print(report.text())
+    return 0 if report.ok else 1
+
+
+def annotate(
+    benchmark: Benchmark,
+    out: Resumed,
+    path: DataPath = None,
+    split: Split = None,
+    limit: Limit = None,
+    masks: Masks = "nano",
+    every: Every = 5,
+    candidates: Annotated[int, whole("Points tried for each object.", "N")] = 10,
+    max_points: Annotated[int, whole("Points for one object; 1 as in the paper.", "N")] = 1,
+    iou_threshold: Annotated[float, number("IoU from which no further point is added.", "IOU")] = 0.7,
+    negative: Annotated[bool, Option("--negative", help="Add negative points too.")] = False,
+    min_iou: Annotated[float | None, number("Left out below this IoU (points 0.3, boxes 0.5).", "IOU")] = None,
+    seed: Annotated[int, whole("Random seed.", "N")] = 0,
+    workers: Annotated[int, whole("Processes.", "N")] = 1,
+    captions: Annotated[bool, Option("--captions", help="Make grounded captions instead.", **CAPTIONS)] = False,
+    words: Annotated[str, opt("templates, or a model's name.", "MODEL", "templates", **CAPTIONS)] = "templates",
+    endpoint: Endpoint = None,
+    form: Annotated[str, opt("masks, captions or sentences.", "KIND", "masks captions sentences", **CAPTIONS)] = "auto",
+    pictures: Annotated[int, whole("Frames of a clip that a model is shown.", "N", **CAPTIONS)] = 4,
+    from_boxes: Annotated[bool, Option("--from-boxes", help="Masks by SAM 2, whatever there is.", **CAPTIONS)] = False,
+    yes: Yes = False,
+) -> None:
+    """Make training points from the masks of a data set, or with --captions sentences about it; resumable.
+
+    Captions: what has boxes alone gets masks by SAM 2; the words are made by templates, by an image-text model of
+    transformers, or by an endpoint for chat completions, which gets nothing before you said yes.
+    """
+    if captions:
+        settings = {"words": words, "endpoint": endpoint, "form": form, "pictures": pictures, "from_boxes": from_boxes}
+        settings |= {} if min_iou is None else {"min_iou": min_iou}
+        _annotate_captions(settings, benchmark, path, out, split=split, masks=masks, limit=limit, yes=yes)
+        return
+    if endpoint is not None or words != "templates":
+        raise BadInput("--words and --endpoint make captions; give --captions, too")
+    from videomolmo.annotation.annotate import Settings, annotate_dataset
+
+    least = Settings.min_iou if min_iou is None else min_iou
+    settings = Settings(every, candidates, max_points, iou_threshold, negative, least, seed)
+    report = annotate_dataset(benchmark, path, out, settings, split=split, masks=masks, workers=workers, limit=limit)
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in report["objects"].items())
+    print(f"{report['rows']} training rows; objects on frames: {verdicts or 'none'}; see {out}")
+    for clip, reason in report["refused"].items():
+        print(f"left out {clip}: {reason}; run again when that is mended", file=sys.stderr)
+
+
+def _annotate_captions(settings: dict, benchmark: str, path: Path | None, out: Path, *, yes: bool, **what: Any) -> None:
+    from videomolmo.annotation.captions import CaptionSettings, annotate_captions
+
+    report = annotate_captions(benchmark, path, out, CaptionSettings(**settings), confirm=agreed(yes), **what)
+    masks = ", ".join(f"{count} {verdict}" for verdict, count in report["masks"].items())
+    print(
+        f"{report['rows']} captions with {report['phrases']} phrases{masks and f'; masks of boxes: {masks}'}; see {out}"
+    )
+    for clip, objects in report["rejected"].items():
+        told = ", ".join(f"{name} on {count} frames" for name, count in objects.items())
+        print(f"rejected in {clip}: object {told}", file=sys.stderr)
+    for clip, reason in report["refused"].items():
+        print(f"left out {clip}: {reason}; run again when that is mended", file=sys.stderr)
+
+
+def agreed(yes: bool) -> Callable[[str], bool]:
+    """Says whether something may be sent, after showing what: yes, or as the user answers at a terminal."""
+
+    def ask(plan: str) -> bool:
+        print(f"to be sent: {plan}", file=sys.stderr)
+        return yes or (sys.stdin.isatty() and typer.confirm("send it?", err=True))
+
+    return ask
+
+
+def evaluate(
+    benchmark: Benchmark,
+    out: Resumed,
+    path: DataPath = None,
+    split: Split = None,
+    limit: Limit = None,
+    model: Model = "nano",
+    masks: Masks = "nano",
+    every: Every = 5,
+    fusion: Fusion = "iou",
+    tau: Tau = 0.7,
+    context: Past = None,
+    device: Device = "auto",
+    predictions: Annotated[Path | None, file("Only score these masks.")] = None,
+    layout: Annotated[str | None, opt("Paths of those masks, see above.", "TEMPLATE")] = None,
+    compare: Annotated[bool, Option("--compare", help="Print published figures beside ours.")] = False,
+    submission: Annotated[Path | None, file("Also write a server's zip.", "ZIP")] = None,
+) -> None:
+    """Evaluate on a benchmark: a table of results; resumable.
+
+    The layout of PNG masks is {clip}/{expression}/{frame}.png; {object}, {source} and {exp_id} may stand in it too.
+    """
+    from videomolmo.datasets import read_dataset
+    from videomolmo.datasets.registry import known
+    from videomolmo.evaluation.evaluate import comparison, evaluate, j_and_f_of, scores_text
+    from videomolmo.evaluation.predictions import LAYOUT, Predictions, check_submission, write_submission
+    from videomolmo.evaluation.score import can_score
+
+    dataset, layout = known(benchmark)[0], layout or LAYOUT
+    if submission:
+        check_submission(dataset, submission)
+        if limit is not None:
+            raise BadInput("a submission needs all clips; leave out --limit")
+    records = read_dataset(benchmark, path, split)
+    with suppress(BadInput):  # a clip that cannot be read stops none of the others
+        if len(records) and not can_score(records[0]):  # said now, not after hours of predicting
+            print("the first clip has no public masks or counts: expect predictions only, no scores", file=sys.stderr)
+    table = evaluate(
+        benchmark, out, path=path, split=split, model=model, masks=masks, every=every, fusion=fusion, tau=tau,
+        context=context, device=device, limit=limit, external_predictions=predictions, layout=layout,
+    )  # fmt: skip
+    print(scores_text(table, out))
+    if compare:
+        print(comparison(dataset, j_and_f_of(table)))
+    if submission:
+        count = write_submission(records, Predictions(predictions or out / "predictions", layout), dataset, submission)
+        print(f"{submission}: {count} masks")
