@@ -155,13 +155,28 @@ def evaluate(
     layout: Annotated[str | None, opt("Paths of those masks, see above.", "TEMPLATE")] = None,
     compare: Annotated[bool, Option("--compare", help="Print published figures beside ours.")] = False,
     submission: Annotated[Path | None, file("Also write a server's zip.", "ZIP")] = None,
+    similarity: Annotated[str, opt("Of phrases: words, or an encoder.", "MODEL", "words", **CAPTIONS)] = "words",
+    judge: Annotated[str | None, opt("Model that judges captions (CLAIR).", "MODEL", **CAPTIONS)] = None,
+    endpoint: Endpoint = None,
+    yes: Yes = False,
 ) -> None:
     """Evaluate on a benchmark: a table of results; resumable.
 
+    Benchmarks of grounded captions (gcg_nano, …_gcg) ask a VideoGLaMM; their table has intervals.
     The layout of PNG masks is {clip}/{expression}/{frame}.png; {object}, {source} and {exp_id} may stand in it too.
     """
+    from videomolmo.datasets.registry import has_answers, known
+
+    words = {"similarity": similarity, "judge": judge, "endpoint": endpoint}
+    if has_answers(benchmark):
+        if predictions or layout or submission:
+            raise BadInput("--predictions, --layout and --submission are for masks of sentences; leave them out")
+        models = {"model": model, "masks": masks, "device": device}
+        _evaluate_captions(compare, yes, benchmark, out, path=path, split=split, limit=limit, **models, **words)
+        return
+    if judge or endpoint or similarity != "words":
+        raise BadInput(f"--judge, --endpoint and --similarity are for captions; {benchmark} has none")
     from videomolmo.datasets import read_dataset
-    from videomolmo.datasets.registry import known
     from videomolmo.evaluation.evaluate import comparison, evaluate, j_and_f_of, scores_text
     from videomolmo.evaluation.predictions import LAYOUT, Predictions, check_submission, write_submission
     from videomolmo.evaluation.score import can_score
@@ -185,3 +200,12 @@ def evaluate(
     if submission:
         count = write_submission(records, Predictions(predictions or out / "predictions", layout), dataset, submission)
         print(f"{submission}: {count} masks")
+
+
+def _evaluate_captions(compare: bool, yes: bool, *where: Any, **what: Any) -> None:
+    from videomolmo.evaluation.conversations import compared, evaluate_conversations, table_text
+
+    table = evaluate_conversations(*where, confirm=agreed(yes), **what)
+    print(table_text(table, where[1]))
+    if compare:
+        print(compared(table))

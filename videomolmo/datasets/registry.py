@@ -156,6 +156,12 @@ DATASETS: dict[str, Dataset] = {
 }  # fmt: skip
 
 
+def has_answers(name: str) -> bool:
+    """Whether a data set is about grounded answers, and not about the masks of sentences alone."""
+    plain = known(name)[0]
+    return plain.endswith("_gcg") or plain in (generated.GCG_NANO, CAPTIONS)
+
+
 def known(name: str) -> tuple[str, Dataset]:
     """Name and entry of a data set, however it is spelt: 'Ref-DAVIS17' is 'ref_davis17'.
 

@@ -14,12 +14,14 @@ import numpy as np
 from tqdm import tqdm
 
 from videomolmo.datasets import first_records, read_dataset
+from videomolmo.datasets.boxes import VIDSTG
 from videomolmo.datasets.mevis import REVOS_KINDS, REVOS_NAME
 from videomolmo.datasets.record import Expression, Record, Records
 from videomolmo.datasets.registry import known
 from videomolmo.errors import BadInput
 from videomolmo.evaluation.predictions import LAYOUT, Predictions
 from videomolmo.evaluation.score import (
+    BOXES,
     MISSING,
     Score,
     frames_of,
@@ -27,6 +29,7 @@ from videomolmo.evaluation.score import (
     points_row,
     revos_row,
     same_size,
+    score_boxes,
     score_count,
     score_masks,
     score_points,
@@ -55,6 +58,7 @@ QUOTED = {
     "ref_youtube_vos": {"VideoMolmo": 67.3, "VideoGLaMM": 66.8},
     "mevis": {"VideoMolmo": 53.9, "Molmo+SAM2": 46.9},
     "reason_vos": {"VideoMolmo": 51.1, "VideoLISA": 47.5},
+    "vidstg": {"VideoGLaMM": 39.66, "GLaMM+SAM2": 38.63, "PG-Video-LLaVA-13B": 35.10},
     "vpos": {"VideoMolmo, Ego4D": 54.9, "VideoMolmo, robotics": 27.6, "VideoMolmo, driving": 57.4,
              "VideoMolmo, cells": 19.2, "VideoMolmo, GUI": 65.7, "Molmo+SAM2, Ego4D": 50.4,
              "Molmo+SAM2, robotics": 26.7, "Molmo+SAM2, driving": 48.5, "Molmo+SAM2, cells": 14.2,
@@ -62,17 +66,19 @@ QUOTED = {
 }  # fmt: skip
 
 
-PROTOCOLS = {"mevis": "split valid, by its server", "ref_davis17": "mean of four annotators"}
+PROTOCOLS = {"mevis": "split valid, by its server", "ref_davis17": "mean of four annotators",
+             "vidstg": "questions"}  # fmt: skip
 
 
 def comparison(benchmark: str, ours: dict[str, float]) -> str:
-    """Our J&F, by what they were measured on, beside the published ones, which are marked as quoted: Markdown."""
+    """Our figures, by what they were measured on, beside the published ones, which are marked as quoted: Markdown."""
     rows = [(f"this run: {what}", f"{100 * value:.1f}", "measured here") for what, value in ours.items()]
     quoted = "quoted from the paper" + (f" ({PROTOCOLS[benchmark]})" if benchmark in PROTOCOLS else "")
     rows += [(name, f"{value:.1f}", quoted) for name, value in QUOTED.get(benchmark, {}).items()]
     if len(rows) < 2:
         rows.append(("nothing published", "", "no figures of this benchmark are known here"))
-    lines = ["| system | J&F % | source |", "|---|---|---|"]
+    measure = "mIoU of boxes %" if benchmark == VIDSTG else "J&F %"
+    lines = [f"| system | {measure} | source |", "|---|---|---|"]
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
 
 
@@ -189,7 +195,7 @@ def evaluate(
         raise BadInput(f"layout {layout!r} is for masks of others; give their folder, or no layout")
     records = first_records(read_dataset(benchmark, path, split), limit)
     by = {"foreign": str(external), "layout": layout} if external else {"model": model, "masks": masks, **settings}
-    manifest = _identity(benchmark, records, limit) | by | {"expressions": _digest(records)}
+    manifest = identity(benchmark, records, limit) | by | {"expressions": digest(records)}
     predictions = Predictions(external or out / "predictions", layout)
     metadata = manifest | {"commit": provenance.commit(), "weights": ""}  # those of others are not known
     if external is not None:
@@ -204,7 +210,7 @@ def evaluate(
         return _score(records, predictions, out, refused, key_of(manifest), metadata)
 
 
-def _identity(benchmark: str, records: Records, limit: int | None) -> dict:
+def identity(benchmark: str, records: Records, limit: int | None) -> dict:
     return {"benchmark": benchmark, "split": records.split, "limit": None if limit is None else int(limit)}
 
 
@@ -242,12 +248,12 @@ def _predict(
 ) -> dict[str, str]:
     """Predict what is not there yet; why expressions were refused. A clip or sentence that is stops no other."""
     refused: dict[str, str] = {}
-    todo = [pair for pair in _pairs(records) if read_answer(out, *pair, key) is None]
+    todo = [pair for pair in pairs_of(records) if read_answer(out, *pair, key) is None]
     for record, expression in tqdm(todo, desc="predict", unit="expression"):
         try:
             predict(grounder, record, expression, out, predictions, settings, key)
         except BadInput as error:
-            refused[_name(record, expression)] = str(error)
+            refused[name_of(record, expression)] = str(error)
     return refused
 
 
@@ -255,23 +261,23 @@ def _check_external(records: Records, predictions: Predictions) -> None:
     """Nothing where any mask of others is there."""
     if not predictions.root.is_dir():
         raise BadInput(f"{predictions.root} is no folder of predictions; check the path")
-    first = next(_pairs(records), None)
-    if first and not any(_has_any(predictions, *pair) for pair in _pairs(records)):
+    first = next(pairs_of(records), None)
+    if first and not any(_has_any(predictions, *pair) for pair in pairs_of(records)):
         looked_for = predictions.path(*first, 0)
         raise BadInput(f"no mask in {predictions.root}: the first looked for is {looked_for}; check path and layout")
 
 
-def _digest(records: Records) -> str:
+def digest(records: Records) -> str:
     """A hash of the names of all clips and expressions: another data set's answers are not taken for this one's."""
-    asked = [[record.clip, expression.id] for record, expression in _pairs(records)]
+    asked = [[record.clip, expression.id] for record, expression in pairs_of(records)]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
-def _pairs(records: Records) -> Iterator[tuple[Record, Expression]]:
+def pairs_of(records: Records) -> Iterator[tuple[Record, Expression]]:
     return ((record, expression) for record in records for expression in record.expressions)
 
 
-def _name(record: Record, expression: Expression) -> str:
+def name_of(record: Record, expression: Expression) -> str:
     return f"{record.clip}/{expression.id}"
 
 
@@ -283,8 +289,8 @@ def _scores(
     Without a `key` masks are external predictions: of them neither points nor counts are known, and none are scored.
     """
     rows, missing, missing_frames = [], [], {}
-    for record, expression in tqdm(list(_pairs(records)), desc="score", unit="expression"):
-        answer, name = read_answer(out, record, expression, key), _name(record, expression)
+    for record, expression in tqdm(list(pairs_of(records)), desc="score", unit="expression"):
+        answer, name = read_answer(out, record, expression, key), name_of(record, expression)
         try:
             masks = predictions if name not in refused else Predictions(out / "refused")  # what lies there answers
             scores = _mask_scores(record, expression, masks)  # another sentence; of this one there is nothing
@@ -309,7 +315,8 @@ def _scores(
 
 
 def _mask_scores(record: Record, expression: Expression, predictions: Predictions) -> list[Score]:
-    return (score_revos if record.dataset == REVOS_NAME else score_masks)(record, expression, predictions)
+    scorers = {REVOS_NAME: score_revos, VIDSTG: score_boxes}
+    return scorers.get(record.dataset, score_masks)(record, expression, predictions)
 
 
 def _has_any(predictions: Predictions, record: Record, expression: Expression) -> bool:
@@ -322,6 +329,8 @@ def _scores_of_nothing(record: Record, expression: Expression) -> list[Score]:
     """Zeros where nothing was predicted because the clip cannot be read, and its truth needs the clip's size."""
     if expression.objects is None:
         return score_count(expression, None)
+    if record.dataset == VIDSTG:
+        return [Score(BOXES, 0.0, 0)]
     zeros = revos_row(RevosScore(0.0, 0.0, 0.0, 0.0), 0)
     masks = zeros if record.dataset == REVOS_NAME else zeros[:3]  # J, F and J&F
     return [*masks, *points_row((0.0, 0.0, 0.0), 0), *score_count(expression, None)]
@@ -408,7 +417,9 @@ def scores_text(table: pd.DataFrame, out: Path) -> str:
 
 
 def j_and_f_of(table: pd.DataFrame) -> dict[str, float]:
-    """J&F of a run by what it is a mean of, as `comparison` shows it."""
-    names = {"J&F": "mean of {n} expressions", "four annotators, J&F-Mean": "mean of four annotators"}
-    rows = table[(table["clip"] == ALL) & (table["kind"] == ALL) & table["metric"].isin(names)]
+    """J&F of a run, or mIoU of boxes, by what it is a mean of, as `comparison` shows it."""
+    names = {"J&F": "mean of {n} expressions", "four annotators, J&F-Mean": "mean of four annotators",
+             BOXES: "mean of {n} questions"}  # fmt: skip
+    kind = table["metric"].map(lambda metric: "question" if metric == BOXES else ALL)
+    rows = table[(table["clip"] == ALL) & (table["kind"] == kind) & table["metric"].isin(names)]
     return {f"{row.split}, {names[row.metric].format(n=row.n)}": row.value for row in rows.itertuples()}

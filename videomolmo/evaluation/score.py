@@ -6,14 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from videomolmo.annotation.candidate_points import deepest_pixel
+from videomolmo.datasets.boxes import VIDSTG
 from videomolmo.datasets.record import Expression, Record
 from videomolmo.errors import BadInput
 from videomolmo.evaluation.predictions import Predictions
 from videomolmo.metrics import image_point_scores, j_and_f, mean_point_scores, revos_score
+from videomolmo.metrics.boxes import box_iou, box_of, sampled_frames
 from videomolmo.metrics.counting import is_close
 from videomolmo.metrics.expressions import RevosScore
 
 MISSING = "frames without a mask"
+BOXES = "mIoU of boxes"
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,29 @@ def score_revos(record: Record, expression: Expression, predictions: Predictions
     foreground = np.stack([record.foreground(frame) for frame in range(count)])
     scores = revos_row(revos_score(truth, found, foreground), count)
     return scores + ([Score(MISSING, float(missing_frames), count)] if missing_frames else [])
+
+
+def score_boxes(record: Record, expression: Expression, predictions: Predictions) -> list[Score]:
+    """IoU of the box around the mask and the true box, averaged over the sampled frames of the annotated moment.
+
+    Source: VidSTG's `gt_viou` as VideoGLaMM's evaluation has it: one frame a second, at most 40; a box ends at the last
+    row and column of its mask. Its mean over questions is what the paper calls VidSTG, interrogative mIoU.
+    """
+    count = frames_of(record)
+    first, end = expression.span or (0, count)
+    values, missing_frames = [], 0
+    for frame in sampled_frames(0, count, record.fps or 1.0):
+        box = record.box_of(expression.objects[0], frame) if expression.objects and first <= frame < end else None
+        if box is None:
+            continue
+        mask = predictions.read(record, expression, frame, record.size())
+        missing_frames += mask is None
+        around = None if mask is None else box_of(mask, to_last_pixel=True)
+        values.append(0.0 if around is None else box_iou(around, box))
+    if not values:
+        return []
+    scores = [Score(BOXES, float(np.mean(values)), len(values))]
+    return scores + ([Score(MISSING, float(missing_frames), len(values))] if missing_frames else [])
 
 
 def revos_row(score: RevosScore, n: int) -> list[Score]:
@@ -121,7 +147,7 @@ def score_count(expression: Expression, answer: dict | None) -> list[Score]:
 def can_score(record: Record) -> bool:
     """Whether anything said about a clip can be scored: a count, or the masks of what is meant on any frame."""
     frames = range(frames_of(record))
-    return any(
+    return record.dataset == VIDSTG or any(
         said.count is not None or any(record.truth(said, frame) is not None for frame in frames)
         for said in record.expressions
     )

@@ -20,6 +20,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Float64
+
 from videomolmo.errors import BadInput
 from videomolmo.metrics.captions import tokens
 
@@ -32,10 +35,14 @@ LONGEST = 8  # words of a paraphrase; the table has none longer
 
 
 class Meteor(NamedTuple):
-    """Scores from 0 to 1: `corpus` of all counts together, which is not the mean of `captions`."""
+    """Scores from 0 to 1: `corpus` of all counts together, which is not the mean of `captions`.
+
+    `counts` are what a corpus score is made of, one row for each caption; see `of_counts`.
+    """
 
     corpus: float
     captions: list[float]
+    counts: Float64[np.ndarray, "captions 9"]
 
 
 def meteor(truth: Sequence[str], pred: Sequence[str]) -> Meteor:
@@ -53,9 +60,13 @@ def meteor(truth: Sequence[str], pred: Sequence[str]) -> Meteor:
     pairs = [tuple(_normed(" ".join(tokens(text))) for text in pair) for pair in zip(truth, pred, strict=True)]
     tables = _Tables.of(words for pair in pairs for words in pair)
     counts = [_counted(found, true, tables) for true, found in pairs]
-    total = _Counts(*(sum(column) for column in zip(*counts, strict=True)))
-    whole = sum(one.chunks for one in counts if one.is_whole)  # which fragment nothing
-    return Meteor(_score(total._replace(chunks=total.chunks - whole)), [_score(one) for one in counts])
+    rows = np.array([one._replace(chunks=0) if one.is_whole else one for one in counts], dtype=np.float64)
+    return Meteor(of_counts(rows.sum(axis=0)), [_score(one) for one in counts], rows)
+
+
+def of_counts(total: Float64[np.ndarray, "9"]) -> float:
+    """The score of a corpus from the sum of its captions' counts, in which whole matches break nothing."""
+    return _score(_Counts(*map(float, total)))
 
 
 class _Counts(NamedTuple):
@@ -69,7 +80,7 @@ class _Counts(NamedTuple):
     true_matched: float
     found_weighted: float
     true_weighted: float
-    chunks: int
+    chunks: float
 
     @property
     def is_whole(self) -> bool:
