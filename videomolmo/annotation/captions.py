@@ -38,7 +38,7 @@ from videomolmo.weights import hub
 FORMS = ("masks", "captions", "sentences")
 ROWS, QUALITY, REPORT = "captions.jsonl", "quality.jsonl", "report.json"
 OURS = (ROWS, QUALITY, REPORT, "parts")
-CORNERS = np.array([2, 3], np.int32)  # what SAM 2 calls the corners of a box among its clicks
+CLICK, CORNERS = 1, (2, 3)  # what SAM 2 calls a click on an object, and the corners of a box
 MOST_SENTENCES = 4  # of one object in a request
 ASKED = 2  # times for one clip, where an answer cannot be read
 
@@ -126,8 +126,9 @@ def needs_boxes(record: Record) -> bool:
 def look(record: Record, form: str, tracker: MaskTracker | None, settings: CaptionSettings) -> Scene:
     """The objects of a clip that can be spoken of, and their masks on frames to show.
 
-    With a `tracker` masks are made of boxes, one by one; a mask is kept where the box around it agrees with the given
-    one, and an object where half of its masks are.
+    With a `tracker` masks are made of boxes, one by one. Of three ways to tell SAM 2 a box the one counts whose mask
+    fits it best; a mask is kept where the box around it agrees with the given one, an object where half of its masks
+    are.
     """
     wanted = {
         "masks": list(record.objects),
@@ -161,16 +162,24 @@ def _from_boxes(
     boxes = {name: box for name in found if (box := record.box_of(name, at)) is not None}
     if not boxes:
         return
-    corners = [np.array([[x, y], [x + width, y + height]]) for x, y, width, height in boxes.values()]
-    masks = tracker.masks_of(tracker.encode(frame), corners, [CORNERS] * len(corners))
-    for (name, box), mask in zip(boxes.items(), masks, strict=True):
-        around = box_of(mask)
-        iou = 0.0 if around is None else box_iou(around, box)
+    prompts = [prompt for box in boxes.values() for prompt in _prompts(box)]
+    masks = tracker.masks_of(tracker.encode(frame), *map(list, zip(*prompts, strict=True)))
+    for (name, box), several in zip(boxes.items(), masks.reshape(len(boxes), -1, *masks.shape[1:]), strict=True):
+        ious = [0.0 if (around := box_of(mask)) is None else box_iou(around, box) for mask in several]
+        iou, mask = max(ious), several[int(np.argmax(ious))]
         good = iou >= min_iou and mask.sum() >= SMALLEST
         quality.append({"clip": record.clip, "object": name, "frame": at, "box_iou": round(iou, 4),
                         "verdict": "kept" if good else "rejected"})  # fmt: skip
         if good:
             found[name][at] = mask
+
+
+def _prompts(box: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """What SAM 2 is told of a box: its corners, these and a click in the middle, the click alone (for nano SAM 2)."""
+    left, top, width, height = box
+    corners, middle = [[left, top], [left + width, top + height]], [left + width / 2, top + height / 2]
+    return [(np.array(corners), np.array(CORNERS)), (np.array([middle, *corners]), np.array([CLICK, *CORNERS])),
+            (np.array([middle]), np.array([CLICK]))]  # fmt: skip
 
 
 def _places(record: Record, objects: Sequence[str], found: dict | None, count: int) -> list[int]:
@@ -392,7 +401,7 @@ def _plan(
     size = len(maker.body(request)) * clips / 1e6
     each = f"{len(request.text)} characters and {len(request.pictures)} pictures each"
     return (
-        f"{clips} requests (at most {clips * ASKED} where answers cannot be read) of {each}, about {size:.1f} MB in "
+        f"{clips} requests (at most {clips * ASKED} where answers cannot be read) of {each}, about {size:.2g} MB in "
         f"all, to {maker.url} as {maker.model}"
     )
 

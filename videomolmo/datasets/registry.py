@@ -45,6 +45,11 @@ class Dataset:
 CAPTIONS = "captions"
 
 
+def captions_splits(root: Path) -> tuple[str, ...]:
+    """Names of the .jsonl files with rows; quality.jsonl is about their masks."""
+    return tuple(name for name in training_rows.training_rows_splits(root) if name != "quality")
+
+
 def read_captions(root: Path, split: str = CAPTIONS, source: str | Path | None = None) -> Records:
     """Records of {root}/{split}.jsonl, the captions that `videomolmo annotate --captions` wrote.
 
@@ -150,9 +155,7 @@ DATASETS: dict[str, Dataset] = {
         "gcg_nano, generated clips with grounded captions and questions", generated.read_gcg_nano,
         generated.GENERATED_SPLITS, "test", needs_path=False,
     ),
-    CAPTIONS: Dataset(
-        "captions annotated by this program", read_captions, training_rows.training_rows_splits
-    ),
+    CAPTIONS: Dataset("captions annotated by this program", read_captions, captions_splits, CAPTIONS),
 }  # fmt: skip
 
 

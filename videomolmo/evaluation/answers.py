@@ -149,7 +149,7 @@ def judged(
     if isinstance(maker, Endpoint) and todo:
         size = sum(len(maker.body(one)) for one in todo) / 1e6
         plan = (
-            f"{len(todo)} pairs of captions (at most {len(todo) * JUDGED} requests), about {size:.2f} MB of text, to "
+            f"{len(todo)} pairs of captions (at most {len(todo) * JUDGED} requests), about {size:.2g} MB of text, to "
         )
         plan += f"{maker.url} as {maker.model}"
         if not confirm(plan):
