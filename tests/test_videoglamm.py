@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken
+from tiny_videoglamm import WORDS, tiny_config, tiny_model, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerFast
 
 from videomolmo.cli import main
@@ -29,7 +29,6 @@ from videomolmo.systems.videoglamm import (
     VideoGLaMMProcessor,
     collate,
 )
-from videomolmo.systems.videoglamm.config import ImageConfig, LanguageConfig, MaskConfig, VideoConfig
 from videomolmo.systems.videoglamm.losses import mask_losses
 from videomolmo.systems.videoglamm.masks import decode_all, follow, to_size
 from videomolmo.systems.videoglamm.model import Written
@@ -39,44 +38,21 @@ from videomolmo.systems.videoglamm.splice import IGNORED, PLACEHOLDER
 from videomolmo.systems.videoglamm.weights import read_configuration
 
 CLIP = "model.image_vision_tower.vision_tower.vision_model."
-WORDS = "A red circle moves left behind the bar. What is there? <p> a red circle </p>"
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    made = build_nano_tokenizer([WORDS], 360)
-    made.add_tokens([AddedToken("<|end|>", special=True), AddedToken("[SEG]", special=False)])
-    made.split_special_tokens = False
-    return made
+    return tiny_tokenizer()
 
 
 @pytest.fixture(scope="module")
 def config(tokenizer: PreTrainedTokenizerFast) -> VideoGLaMMConfig:
-    end, segment = (tokenizer.get_vocab()[sign] for sign in ("<|end|>", "[SEG]"))
-    return VideoGLaMMConfig(
-        language=LanguageConfig(
-            vocab_size=len(tokenizer), width=32, ff=48, layers=2, heads=4, kv_heads=2, window=None, segment=segment,
-            end=(end,), begin=0, padding=0,
-        ),
-        image=ImageConfig(size_px=32, patch_px=8, width=16, ff=24, layers=2, heads=2, pool=2),
-        video=VideoConfig(
-            size_px=32, patch_px=8, frames=2, width=16, ff=24, layers=2, heads=2, pool=2, pretraining=None
-        ),
-        masks=MaskConfig(
-            size_px=64, width=32, memory_width=16, trunk_width=8, trunk_heads=1, stages=(1, 1, 2, 1),
-            windows=(8, 4, 16, 8), global_blocks=(3,), layers=1, ff=32, memories=3,
-        ),
-        frames=4,
-    )  # fmt: skip
+    return tiny_config(tokenizer)
 
 
 @pytest.fixture(scope="module")
 def model(config: VideoGLaMMConfig) -> VideoGLaMMForConditionalGeneration:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        made = VideoGLaMMForConditionalGeneration(config).eval()
-        made.lm_head.weight.data[config.language.segment] = torch.randn(config.language.width)  # is often written
-    return made
+    return tiny_model(config)
 
 
 @pytest.fixture(scope="module")

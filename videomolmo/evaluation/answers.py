@@ -105,9 +105,8 @@ class EncoderSimilarity:
             self._tokenizer = AutoTokenizer.from_pretrained(folder, **options)
             self._model = AutoModel.from_pretrained(folder, use_safetensors=True, **options).eval()
         except Exception as error:  # transformers raises many kinds; all mean that this is no such model
-            raise BadInput(
-                f"similarity {name!r}: no encoder that can be loaded ({str(error).splitlines()[0]})"
-            ) from error
+            line = str(error).strip().partition("\n")[0][:200]
+            raise BadInput(f"similarity {name!r}: no encoder that transformers can load ({line})") from error
 
     def __call__(self, true: Sequence[str], found: Sequence[str]) -> Float[np.ndarray, "true found"]:
         if not len(true) or not len(found):

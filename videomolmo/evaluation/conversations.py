@@ -129,7 +129,7 @@ def evaluate_conversations(
             f"--model {model}: points at what is named; {benchmark} asks for descriptions, as of a VideoGLaMM"
         )
     manifest = identity(benchmark, records, limit) | {
-        "model": str(model), "expressions": digest(records), "weights": grounder.weights, "kind": "conversations",
+        "model": str(model), "expressions": digest(records), "weights": grounder.weights, "about": "answers",
     }  # fmt: skip
     with provenance.locked_manifest(out, manifest, "an evaluation", OURS):
         key = key_of(manifest)
