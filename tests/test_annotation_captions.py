@@ -94,7 +94,7 @@ def test_the_three_forms(tmp_path):
     record, seen, request = scene("mevis", mini.mevis(tmp_path / "m"), "sentences")
     assert form_of(record) == "sentences" and seen.objects == ("7", "12") and seen.runs is None
     assert '1: "the bird flying away"' in request.text and '1, 2: "both birds"' in request.text
-    assert len(request.pictures) == 3 and request.pictures[0].shape == (mini.HEIGHT, mini.WIDTH, 3)
+    assert len(request.pictures) == 3 and request.pictures[0].shape == (16 * mini.HEIGHT, 16 * mini.WIDTH, 3)
     assert template_caption(request.facts) == "The video shows [the bird flying away](1) and [an object](2)."
     answer = read_caption('Here: {"caption": "[Two birds](1, 2), [one](1) of them away."} Good?', seen)
     assert [span.objects for span in answer.spans] == [("7", "12"), ("7",)]

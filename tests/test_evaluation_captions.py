@@ -132,6 +132,8 @@ def test_a_judge_is_asked_once_and_named(knowing, without_meteor, tmp_path, caps
         assert len(said) == 6 and "Could you" not in said[0] and all("moves" in one or "still" in one for one in said)
         assert main([*judged, "--yes"]) == 0 and len(server.asked) == 6
     assert main([*command, "--judge", "templates"]) == 2 and "templates cannot judge" in capsys.readouterr().err
+    assert main([*command, "--endpoint", "http://x"]) == 2 and "name the model" in capsys.readouterr().err
+    assert main(["evaluate", "--benchmark", "generated", "--judge", "tiny", "--out", str(tmp_path / "x")]) == 2
     kept = "".join(path.read_text() for path in tmp_path.rglob("*.json"))
     assert "secret" not in kept and '"reason": "alike"' in kept
 

@@ -548,3 +548,6 @@ def test_small_components_are_dropped():
     masks[0, 0, :4, :5] = masks[0, 0, 6:, 6:] = True
     kept = drop_small_components(masks)
     assert kept.sum() == 20 and kept[0, 0, :4, :5].all()
+    masks[0, 0] = False
+    masks[0, 0, :3, :4] = masks[0, 0, 3:6, 4:8] = True  # two of twelve pixels that meet in a corner
+    assert not drop_small_components(masks).any()

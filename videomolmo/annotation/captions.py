@@ -19,7 +19,16 @@ import numpy as np
 from tqdm import tqdm
 
 from videomolmo.annotation.annotate import SMALLEST, part_file, read_part, written_lines
-from videomolmo.annotation.words import TEMPLATES, Endpoint, Refused, Request, Unavailable, WordMaker, word_maker
+from videomolmo.annotation.words import (
+    LONGEST_SIDE_PX,
+    TEMPLATES,
+    Endpoint,
+    Refused,
+    Request,
+    Unavailable,
+    WordMaker,
+    word_maker,
+)
 from videomolmo.datasets import first_records, read_dataset
 from videomolmo.datasets.conversations import linked
 from videomolmo.datasets.files import Unreadable
@@ -223,7 +232,13 @@ def request_of(record: Record, form: str, scene: Scene) -> Request:
     parts = [SHOWN, TASKS[form].format(caption=caption, listed=listed), *[known] * bool(names)]
     text = "\n".join([*parts, FORMAT.format(numbers=", ".join(numbers.values()))])
     facts = {"numbers": list(numbers.values()), "names": names, "caption": caption, "sentences": said}
-    return Request(text, [draw_masks(frame, masks) for frame, masks in scene.shown], facts)
+    return Request(text, [_drawn(*shown) for shown in scene.shown], facts)
+
+
+def _drawn(frame: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """A frame with its objects, enlarged where it is small, so that the numbers can be read."""
+    times = max(LONGEST_SIDE_PX // max(frame.shape[:2]), 1)
+    return draw_masks(frame.repeat(times, 0).repeat(times, 1), masks.repeat(times, 1).repeat(times, 2))
 
 
 def _with_links(answer: GroundedAnswer, numbers: Mapping[str, str]) -> str:

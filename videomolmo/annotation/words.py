@@ -170,13 +170,18 @@ class Endpoint:
 
     def _post(self, client: httpx.Client, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
         """Status, headers and content of an answer, of which no more is read than any real one has."""
+        import httpx
+
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
         self.sent["requests"] += 1
         self.sent["bytes"] += len(body)
+        end = time.monotonic() + 2 * self._answer_s
         with client.stream("POST", self.url, content=body, headers=headers) as answer:
             content = b""
             for part in answer.iter_bytes():
                 content += part
+                if time.monotonic() > end:  # it drips
+                    raise httpx.ReadTimeout(f"no whole answer in {2 * self._answer_s:g} s")
                 if len(content) > MAX_ANSWER_BYTES:
                     raise Unavailable(f"{self.url} answers with more than {MAX_ANSWER_BYTES:,} bytes; check the URL")
             return answer.status_code, answer.headers, content

@@ -119,6 +119,8 @@ def evaluate_conversations(
     alike = WordSimilarity() if similarity == WordSimilarity.name else EncoderSimilarity(similarity)
     records = first_records(read_dataset(benchmark, path, split), limit)
     maker = None if judge is None else word_maker(judge, endpoint)
+    if judge is None and endpoint is not None:
+        raise BadInput(f"endpoint {endpoint} is given and no judge; name the model that shall judge, or leave it out")
     if judge is not None and maker is None:
         raise BadInput(f"judge {judge!r}: expected a model's name; templates cannot judge")
     from videomolmo.systems import load_grounder

@@ -50,16 +50,17 @@ def draw_masks(
     frame: UInt8[np.ndarray, "height width 3"], masks: Bool[np.ndarray, "objects height width"], ids: bool = True
 ) -> UInt8[np.ndarray, "height width 3"]:
     """The frame with every mask tinted and outlined in its object's colour, and its number beside it."""
-    picture, taken = frame.copy(), []
+    picture, taken, badges = frame.copy(), [], []
     for index, (mask, colour) in enumerate(zip(masks, palette(len(masks) + 1)[1:].tolist(), strict=True), start=1):
         if not mask.any():
             continue
         place, colour = scale_mask(np.ascontiguousarray(mask), 0, 0, 1, mask.shape), tuple(colour)
         tint(picture, *place, colour, OPACITY)
         outline(picture, *place, colour, WHITE, 2.5)
-        if ids:
-            part, top, left = place
-            badge(picture, str(index), left + part.shape[1], top + 4, colour, taken)
+        part, top, left = place
+        badges.append((str(index), left + part.shape[1], top + 4, colour))
+    for one in badges * ids:  # last, so that no object hides the number of another
+        badge(picture, *one, taken)
     return picture
 
 
