@@ -149,7 +149,7 @@ def test_an_endpoint_makes_captions_once_the_user_agrees(server, tmp_path):
     report = asked_of(server, tmp_path / "out", confirm=lambda plan: not plans.append(plan))
     assert len(server.asked) == 3 == report["rows"] and report["sent"]["requests"] == 3
     megabytes = float(re.search(r"about ([\d.]+) MB", plans[0])[1])
-    assert megabytes == pytest.approx(report["sent"]["bytes"] / 1e6, rel=0.3)
+    assert megabytes == pytest.approx(report["sent"]["bytes"] / 1e6, rel=0.7)  # of one clip, times three
     assert all(f"{server.url}/chat/completions as tiny" in plan for plan in plans)
     assert all(len(body["messages"][0]["content"]) == 3 for *_, body in server.asked)  # the text and two pictures
     for row, record in zip(rows_in(tmp_path / "out"), read_dataset("captions", tmp_path / "out"), strict=True):
@@ -178,6 +178,18 @@ def test_clips_without_a_good_answer_are_named_and_tried_again(server, tmp_path)
     assert "object '77'" in report["refused"]["10000000"] and "413 too large" in report["refused"]["10000001"]
     server.rest = lambda body: chat(captions_of(body))
     assert asked_of(server, tmp_path, confirm=lambda plan: True)["rows"] == 3
+
+
+def test_a_clip_that_cannot_be_read_stops_no_other(server, tmp_path):
+    root = mini.burst_ytvis_gcg(tmp_path / "set")
+    (root / "ytvis" / "vos" / "train" / "JPEGImages" / "ab12cd" / "00000.jpg").unlink()
+    server.rest = lambda body: chat(captions_of(body))
+    maker = Endpoint(server.url, "tiny", wait=lambda seconds: None)
+    settings = CaptionSettings("tiny", server.url)
+    report = annotate_captions(
+        "burst_ytvis_gcg", root, tmp_path / "out", settings, maker=maker, confirm=lambda plan: True
+    )
+    assert list(report["refused"]) == ["ab12cd"] and report["rows"] == 1 == len(server.asked)
 
 
 def test_the_command_line_sends_nothing_unasked(server, tmp_path, capsys, monkeypatch):

@@ -30,6 +30,7 @@ from videomolmo.annotation.words import (
     word_maker,
 )
 from videomolmo.datasets import first_records, read_dataset
+from videomolmo.datasets.annotations import encode_rle
 from videomolmo.datasets.conversations import linked
 from videomolmo.datasets.files import Unreadable
 from videomolmo.datasets.record import GroundedAnswer, Record, Span
@@ -160,7 +161,10 @@ def look(record: Record, form: str, tracker: MaskTracker | None, settings: Capti
         shown = [(video[at], _stacked(record, objects, found if tracker is not None else None, at)) for at in chosen]
     runs = None
     if tracker is not None:
-        runs = {name: [_run(found[name].get(at)) for at in range(count)] for name in objects}
+        runs = {
+            name: [None if (mask := found[name].get(at)) is None else encode_rle(mask) for at in range(count)]
+            for name in objects
+        }
     return Scene(tuple(objects), shown, runs, quality)
 
 
@@ -202,16 +206,6 @@ def _stacked(record: Record, objects: Sequence[str], found: dict | None, at: int
     empty = np.zeros(record.size(), bool)
     masks = [record.mask_of(name, at) if found is None else found[name].get(at) for name in objects]
     return np.stack([empty if mask is None else mask for mask in masks]) if masks else np.zeros((0, *empty.shape), bool)
-
-
-def _run(mask: np.ndarray | None) -> dict | None:
-    """COCO's run lengths of a mask."""
-    if mask is None:
-        return None
-    from pycocotools import mask as coco
-
-    runs = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode()}
 
 
 def request_of(record: Record, form: str, scene: Scene) -> Request:
@@ -363,22 +357,22 @@ def annotate_captions(
     """
     out, path, masks = require_path(out, "out"), as_path(path), hub.as_name(masks, "--masks")
     records = first_records(read_dataset(name, path, split), limit)
-    if not len(records):
-        raise BadInput(f"{name}: has no clip; check path and split")
-    form = form_of(records[0]) if settings.form == "auto" else settings.form
+    first = records[_first_readable(records)]
+    form = form_of(first) if settings.form == "auto" else settings.form
     tracker, weights = None, {}
-    if settings.from_boxes or needs_boxes(records[0]):
+    if settings.from_boxes or needs_boxes(first):
         from videomolmo.grounding import load_tracker
 
         tracker, weights = load_tracker(masks, "auto")
     maker = maker or word_maker(settings.words, settings.endpoint)
-    clips = hashlib.sha256(json.dumps([record.clip for record in records]).encode()).hexdigest()
+    names = [_name(records, number) for number in range(len(records))]
+    clips = hashlib.sha256(json.dumps(names).encode()).hexdigest()
     manifest = {"dataset": name, "split": records.split, "clips": len(records), "names": clips, "weights": weights,
                 **asdict(settings), "form": form}  # fmt: skip
     key, parts = key_of(manifest), out / "parts"
     todo = [number for number in range(len(records)) if read_part(part_file(parts, number), key) is None]
     if isinstance(maker, Endpoint) and todo:
-        plan = _plan(maker, records[todo[0]], form, tracker, settings, len(todo))
+        plan = _plan(maker, first, form, tracker, settings, len(todo))
         if not confirm(plan):
             raise BadInput(f"nothing was sent: {plan}; say yes, or give --yes")
     with provenance.locked_manifest(out, manifest, "captions", OURS):
@@ -391,7 +385,7 @@ def annotate_captions(
             except BadInput as error:
                 if isinstance(error, Unavailable):
                     raise
-                refused[_name(records, number)] = str(error)
+                refused[names[number]] = str(error)
                 continue
             part = {"made_by": key, "rows": [row] if row else [], "quality": quality}
             write_text(part_file(parts, number), json.dumps(part))
@@ -399,6 +393,23 @@ def annotate_captions(
             raise BadInput(f"no clip could be captioned; the first: {next(iter(refused.values()))}")
         found = (read_part(part_file(parts, number), key) for number in range(len(records)))
         return _gather(out, found, manifest | {"sent": getattr(maker, "sent", None)}, refused)
+
+
+def _first_readable(records: Sequence[Record]) -> int:
+    """The number of the first clip whose frames can be read, which shows what the others are like.
+
+    Raises:
+        BadInput: none can; the line is about the first.
+    """
+    reason: BadInput | None = None
+    for number in range(len(records)):
+        try:
+            with records[number].frames() as video:
+                video[0]
+            return number
+        except BadInput as error:
+            reason = reason or error
+    raise reason or BadInput("no clip to caption; check path and split")
 
 
 def _name(records: Sequence[Record], number: int) -> str:
@@ -411,7 +422,7 @@ def _name(records: Sequence[Record], number: int) -> str:
 def _plan(
     maker: Endpoint, record: Record, form: str, tracker: MaskTracker | None, settings: CaptionSettings, clips: int
 ) -> str:
-    """What would be sent, measured on the first clip."""
+    """What would be sent, measured on one clip."""
     request = request_of(record, form, look(record, form, tracker, settings))
     size = len(maker.body(request)) * clips / 1e6
     each = f"{len(request.text)} characters and {len(request.pictures)} pictures each"

@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 
 from videomolmo.annotation.words import WordMaker, word_maker
 from videomolmo.datasets import first_records, read_dataset
-from videomolmo.datasets.annotations import decode_rle
+from videomolmo.datasets.annotations import decode_rle, encode_rle
 from videomolmo.datasets.generated import GCG_NANO
 from videomolmo.datasets.record import Expression, Record, Records
 from videomolmo.datasets.registry import known
@@ -176,7 +176,7 @@ def _answer_all(grounder: VideoGrounder, records: Records, out: Path, key: str) 
         for frame in range(len(result.masks)):
             found = result.masks[frame]
             for object_id in runs:
-                runs[object_id].append(_run(found[int(object_id) - 1]))
+                runs[object_id].append(encode_rle(found[int(object_id) - 1]))
         write_json(
             answer_path(out, record, expression),
             {
@@ -190,13 +190,6 @@ def _answer_all(grounder: VideoGrounder, records: Records, out: Path, key: str) 
             },
         )
     return refused
-
-
-def _run(mask: np.ndarray) -> dict[str, Any]:
-    from pycocotools import mask as coco
-
-    runs = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode()}
 
 
 def true_answer(record: Record, expression: Expression) -> tuple[Grounded, list[int]]:
