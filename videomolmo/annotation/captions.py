@@ -352,8 +352,7 @@ def annotate_captions(
         The report; `refused` names clips without a caption, and why. They are tried again by the next run.
 
     Raises:
-        BadInput: `out` holds captions made otherwise, sending was not allowed, an endpoint gives no answers, no clip
-            could be captioned, or what `read_dataset` refuses.
+        BadInput: `out` holds captions made otherwise, sending was not allowed, nobody answers, or no clip is good.
     """
     out, path, masks = require_path(out, "out"), as_path(path), hub.as_name(masks, "--masks")
     records = first_records(read_dataset(name, path, split), limit)
@@ -378,21 +377,30 @@ def annotate_captions(
     with provenance.locked_manifest(out, manifest, "captions", OURS):
         parts.mkdir(exist_ok=True)
         remove_abandoned(parts, UNFINISHED)
-        refused: dict[str, str] = {}
+        refused = {}
         for number in tqdm(todo, desc="caption", unit="clip"):
-            try:
-                row, quality = caption_clip(records[number], number, form, maker, tracker, settings)
-            except BadInput as error:
-                if isinstance(error, Unavailable):
-                    raise
-                refused[names[number]] = str(error)
-                continue
-            part = {"made_by": key, "rows": [row] if row else [], "quality": quality}
-            write_text(part_file(parts, number), json.dumps(part))
+            if reason := _caption(records, number, form, maker, tracker, settings, parts, key):
+                refused[names[number]] = reason
         if len(refused) == len(records):
             raise BadInput(f"no clip could be captioned; the first: {next(iter(refused.values()))}")
         found = (read_part(part_file(parts, number), key) for number in range(len(records)))
         return _gather(out, found, manifest | {"sent": getattr(maker, "sent", None)}, refused)
+
+
+def _caption(
+    records: Sequence[Record], number: int, form: str, maker: WordMaker | None, tracker: MaskTracker | None,
+    settings: CaptionSettings, parts: Path, key: str,
+) -> str:  # fmt: skip
+    """Write the part of a clip, or say why it was refused; a maker that answers nobody ends the run."""
+    try:
+        row, quality = caption_clip(records[number], number, form, maker, tracker, settings)
+    except Unavailable:
+        raise
+    except BadInput as error:
+        return str(error)
+    part = {"made_by": key, "rows": [row] if row else [], "quality": quality}
+    write_text(part_file(parts, number), json.dumps(part))
+    return ""
 
 
 def _first_readable(records: Sequence[Record]) -> int:

@@ -90,10 +90,10 @@ def annotate(
     from_boxes: Annotated[bool, Option("--from-boxes", help="Masks by SAM 2, whatever there is.", **CAPTIONS)] = False,
     yes: Yes = False,
 ) -> None:
-    """Make training points from the masks of a data set, or with --captions sentences about it; resumable.
+    """Make training points, or captions, of a data set; resumable.
 
-    Captions: what has boxes alone gets masks by SAM 2; the words are made by templates, by an image-text model of
-    transformers, or by an endpoint for chat completions, which gets nothing before you said yes.
+    With --captions: what has boxes alone gets masks by SAM 2; the words are made by templates, by an image-text model
+    of transformers, or by an endpoint for chat completions, which gets nothing before you said yes.
     """
     if captions:
         settings = {"words": words, "endpoint": endpoint, "form": form, "pictures": pictures, "from_boxes": from_boxes}
@@ -166,6 +166,7 @@ def evaluate(
     The layout of PNG masks is {clip}/{expression}/{frame}.png; {object}, {source} and {exp_id} may stand in it too.
     """
     from videomolmo.datasets.registry import has_answers, known
+    from videomolmo.evaluation.predictions import LAYOUT
 
     words = {"similarity": similarity, "judge": judge, "endpoint": endpoint}
     if has_answers(benchmark):
@@ -176,30 +177,35 @@ def evaluate(
         return
     if judge or endpoint or similarity != "words":
         raise BadInput(f"--judge, --endpoint and --similarity are for captions; {benchmark} has none")
+    what = {"model": model, "masks": masks, "every": every, "fusion": fusion, "tau": tau, "context": context,
+            "device": device, "external_predictions": predictions, "layout": layout or LAYOUT}  # fmt: skip
+    _evaluate_masks(known(benchmark)[0], out, path, split, limit, compare, submission, what)
+
+
+def _evaluate_masks(
+    dataset: str, out: Path, path: Path | None, split: str | None, limit: int | None, compare: bool,
+    submission: Path | None, what: dict[str, Any],
+) -> None:  # fmt: skip
     from videomolmo.datasets import read_dataset
     from videomolmo.evaluation.evaluate import comparison, evaluate, j_and_f_of, scores_text
-    from videomolmo.evaluation.predictions import LAYOUT, Predictions, check_submission, write_submission
+    from videomolmo.evaluation.predictions import Predictions, check_submission, write_submission
     from videomolmo.evaluation.score import can_score
 
-    dataset, layout = known(benchmark)[0], layout or LAYOUT
     if submission:
         check_submission(dataset, submission)
         if limit is not None:
             raise BadInput("a submission needs all clips; leave out --limit")
-    records = read_dataset(benchmark, path, split)
+    records = read_dataset(dataset, path, split)
     with suppress(BadInput):  # a clip that cannot be read stops none of the others
         if len(records) and not can_score(records[0]):  # said now, not after hours of predicting
             print("the first clip has no public masks or counts: expect predictions only, no scores", file=sys.stderr)
-    table = evaluate(
-        benchmark, out, path=path, split=split, model=model, masks=masks, every=every, fusion=fusion, tau=tau,
-        context=context, device=device, limit=limit, external_predictions=predictions, layout=layout,
-    )  # fmt: skip
+    table = evaluate(dataset, out, path=path, split=split, limit=limit, **what)
     print(scores_text(table, out))
     if compare:
         print(comparison(dataset, j_and_f_of(table)))
     if submission:
-        count = write_submission(records, Predictions(predictions or out / "predictions", layout), dataset, submission)
-        print(f"{submission}: {count} masks")
+        masks = Predictions(what["external_predictions"] or out / "predictions", what["layout"])
+        print(f"{submission}: {write_submission(records, masks, dataset, submission)} masks")
 
 
 def _evaluate_captions(compare: bool, yes: bool, *where: Any, **what: Any) -> None:

@@ -118,11 +118,7 @@ def evaluate_conversations(
     benchmark, out = known(benchmark)[0], require_path(out, "out")
     alike = WordSimilarity() if similarity == WordSimilarity.name else EncoderSimilarity(similarity)
     records = first_records(read_dataset(benchmark, path, split), limit)
-    maker = None if judge is None else word_maker(judge, endpoint)
-    if judge is None and endpoint is not None:
-        raise BadInput(f"endpoint {endpoint} is given and no judge; name the model that shall judge, or leave it out")
-    if judge is not None and maker is None:
-        raise BadInput(f"judge {judge!r}: expected a model's name; templates cannot judge")
+    maker = _judge(judge, endpoint)
     from videomolmo.systems import load_grounder
 
     grounder = load_grounder(hub.as_name(model, "--model"), hub.as_name(masks, "--masks"), device)
@@ -143,6 +139,15 @@ def evaluate_conversations(
                     "judge": getattr(maker, "name", ""), "commit": provenance.commit()}  # fmt: skip
         write_json(out / "missing.json", {"missing": sorted(refused), "count": len(refused), "reasons": refused})
         return _write(out, metadata, scored.rows + scored.means())
+
+
+def _judge(name: str | None, endpoint: str | None) -> WordMaker | None:
+    if name is None and endpoint is not None:
+        raise BadInput(f"endpoint {endpoint} is given and no judge; name the model that shall judge, or leave it out")
+    maker = None if name is None else word_maker(name, endpoint)
+    if name is not None and maker is None:
+        raise BadInput(f"judge {name!r}: expected a model's name; templates cannot judge")
+    return maker
 
 
 def read_kept(out: Path, record: Record, expression: Expression, key: str) -> KeptConversation | None:
