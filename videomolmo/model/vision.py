@@ -82,8 +82,22 @@ def _norm(width: int) -> nn.GroupNorm:
     return nn.GroupNorm(max(count for count in (8, 4, 2, 1) if width % count == 0), width)
 
 
+def stem_layers(patch_px: int, width: int) -> list[nn.Module]:
+    """Stride-2 3x3 convolutions from a picture to one vector for each patch, two residual blocks before the last."""
+    depth = patch_px.bit_length() - 1
+    widths = [3] + [width >> (depth - 1 - level) for level in range(depth)]
+    layers: list[nn.Module] = []
+    for level in range(depth):
+        if level and level == depth - 1:
+            layers += [ResidualConv(widths[level]), ResidualConv(widths[level])]
+        if level:
+            layers += [_norm(widths[level]), nn.GELU()]
+        layers.append(nn.Conv2d(widths[level], widths[level + 1], 3, stride=2, padding=1))
+    return layers
+
+
 class ConvStem(nn.Module):
-    """Patch vectors from stride-2 3x3 convolutions with two residual blocks before the last: small shapes need them.
+    """Patch vectors from `stem_layers`: small shapes need them.
 
     Differs: ours, for the nano model, which learns shapes faster from it; the published stem is one linear map.
     """
@@ -91,16 +105,7 @@ class ConvStem(nn.Module):
     def __init__(self, patch_px: int, width: int) -> None:
         super().__init__()
         self.patch_px = patch_px
-        depth = patch_px.bit_length() - 1
-        widths = [3] + [width >> (depth - 1 - level) for level in range(depth)]
-        layers: list[nn.Module] = []
-        for level in range(depth):
-            if level and level == depth - 1:
-                layers += [ResidualConv(widths[level]), ResidualConv(widths[level])]
-            if level:
-                layers += [_norm(widths[level]), nn.GELU()]
-            layers.append(nn.Conv2d(widths[level], widths[level + 1], 3, stride=2, padding=1))
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*stem_layers(patch_px, width))
 
     def forward(self, pixels: Float[Tensor, "crops patches pixel"]) -> Float[Tensor, "crops patches width"]:
         """Undo the patch layout, convolve, and read one vector per patch."""

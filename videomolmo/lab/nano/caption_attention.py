@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
+from torch.nn import functional
 
 from videomolmo.lab.nano.caption_batches import Seen, patch_owners
 from videomolmo.synth.captions import Exchange, GroundedText
@@ -36,28 +37,37 @@ def visual_owners(config: VideoGLaMMConfig, clips: Sequence[Seen]) -> Int[Tensor
     return torch.cat([patch_owners(clips, side).flatten(1) for side in (config.image.pool, config.video.pool)], dim=1)
 
 
-def look_loss(
-    processor: VideoGLaMMProcessor, clips: Sequence[Seen], exchanges: Sequence[Exchange], labels: Tensor,
-    attentions: Sequence[Tensor], first: int,
-) -> Tensor:  # fmt: skip
-    """How little the supervised heads look at the object that the next word is about.
+def should_look(
+    processor: VideoGLaMMProcessor, clips: Sequence[Seen], exchanges: Sequence[Sequence[Exchange]],
+    labels: Int[Tensor, "clips tokens"],
+) -> Bool[Tensor, "clips tokens visual_tokens"]:  # fmt: skip
+    """Which visual tokens show the object that the next word is about; none where that is nobody.
 
     Args:
         processor: the model's.
-        clips, exchanges: of each row.
+        clips, exchanges: of each row the clip, and what is asked about it in the order of its labels.
         labels: of the batch after the frames entered.
-        attentions: of each layer (batch, heads, tokens, tokens).
-        first: where the visual tokens begin, in every row.
     """
     owners = visual_owners(processor.config, clips)
-    losses = []
-    for row, told in enumerate(exchanges):
-        about = torch.tensor(subjects(processor, told.answer))
+    found = torch.zeros(*labels.shape, owners.shape[1], dtype=torch.bool)
+    for row, asked in enumerate(exchanges):
+        about = torch.tensor([thing for told in asked for thing in subjects(processor, told.answer)])
         places = (labels[row] >= 0).nonzero()[:, 0] - 1
-        shown = owners[row][None] == about[:, None] + 1
-        known = shown.any(dim=1) & (about != NOBODY)
-        for layer in attentions[SUPERVISED[0]]:
-            looks = layer[row, SUPERVISED[1]][:, places[known], first : first + owners.shape[1]]
-            losses.append(-(looks * shown[known]).sum(-1).clamp(min=1e-5).log().flatten())
-    each = torch.cat(losses)
-    return each.sum() / max(len(each), 1)
+        found[row, places] = (owners[row][None] == about[:, None] + 1) & (about != NOBODY)[:, None]
+    return found
+
+
+def look_loss(should: Bool[Tensor, "clips tokens visual_tokens"], attentions: Sequence[Tensor], first: int) -> Tensor:
+    """How little the supervised heads look where they should.
+
+    Args:
+        should: see `should_look`.
+        attentions: of each layer (clips, heads, tokens, tokens).
+        first: where the visual tokens begin, in every row.
+    """
+    row, place = should.any(-1).nonzero(as_tuple=True)
+    if not len(row):
+        return torch.zeros(())
+    wanted = functional.pad(should, (first, attentions[0].shape[-1] - first - should.shape[-1]))[row, place]
+    looks = [(layer[row, SUPERVISED[1], place] * wanted[:, None]).sum(-1) for layer in attentions[SUPERVISED[0]]]
+    return -torch.stack(looks).clamp(min=1e-5).log().mean()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from videomolmo.synth.caption_scenes import BAR, GREY, Stories, caption_clip, stories
@@ -20,6 +20,7 @@ from videomolmo.systems.videoglamm.processor import chosen
 HELD_OUT = 10_000_000  # seeds from here on are never trained on
 COLOUR_CLASSES, SHAPE_CLASSES = ("none", *COLOURS, GREY), ("none", *SHAPES, BAR)
 MOTION_CLASSES = ("none", *MOTIONS)
+FACTS = ("behind", "hidden", "enters", "leaves", "free_first", "free_last")  # of a `Story`
 COVERED_FROM = 0.25  # of a patch: less of an object is background
 
 
@@ -89,12 +90,28 @@ def classes(clips: Sequence[Seen], owners: Int[Tensor, "clips shown patches"]) -
     return found
 
 
-def outlines(clips: Sequence[Seen], grid: int) -> Tensor:
-    """Which pixels of each patch belong to any object: (clips, shown, patches, pixels)."""
-    there = torch.from_numpy(np.stack([one.ids > 0 for one in clips]))
-    side = there.shape[-1] // grid
-    cells = there.unflatten(-1, (grid, side)).unflatten(2, (grid, side)).transpose(3, 4)
-    return cells.flatten(4).flatten(2, 3).float()
+def facts(clips: Sequence[Seen], owners: Int[Tensor, "clips shown patches"]) -> Float[Tensor, "c s p facts"]:
+    """Whether each of `FACTS` is true of the object of each patch; -1 where that is open, or there is no object."""
+    table = torch.full((len(clips), int(owners.max()) + 1, len(FACTS)), -1.0)
+    for row, one in enumerate(clips):
+        for at, told in enumerate(one.said.objects[: table.shape[1] - 1]):
+            known = [getattr(told, name) for name in FACTS]
+            table[row, at + 1] = torch.tensor([-1.0 if value is None else float(value) for value in known])
+    return torch.stack([own[patches] for own, patches in zip(table, owners, strict=True)])
+
+
+def centres(
+    clips: Sequence[Seen], owners: Int[Tensor, "clips shown patches"]
+) -> Float[Tensor, "clips shown patches xy"]:
+    """Where the object of each patch has its middle on that frame, x and y as shares of the frame; background: 0."""
+    found = torch.zeros(*owners.shape, 2)
+    for row, one in enumerate(clips):
+        for at, ids in enumerate(one.ids):
+            for number in owners[row, at].unique().tolist():
+                if number:
+                    middle = [float(places.mean()) for places in np.nonzero(ids == number)[::-1]]
+                    found[row, at, owners[row, at] == number] = torch.tensor(middle) / ids.shape[-1]
+    return found
 
 
 def text_inputs(

@@ -21,20 +21,18 @@ from videomolmo.synth.captions import KINDS, Exchange, GroundedText, exchange
 from videomolmo.systems.videoglamm import VideoGLaMMForConditionalGeneration, VideoGLaMMProcessor, collate
 from videomolmo.systems.videoglamm.masks import decode_all, to_size
 
-_SEE = {"task": "see", "batch": 8, "parts": ("encoders",), "frames": 4}
-_SEGMENT = {"task": "segment", "batch": 8, "parts": ("decoder",), "frames": 4}
-_SPEAK = {"task": "speak", "batch": 16, "parts": ("adapters", "language", "projector"), "cached_batches": 80}
-_GROUND = {"task": "ground", "batch": 8, "parts": tuple(part for part in PARTS if part != "encoders")}
-STAGES = (  # a short round to see that all of it works, then a long one
-    Stage("see", steps=800, max_lr=2e-3, **_SEE),
-    Stage("segment", steps=350, max_lr=1e-3, **_SEGMENT),
-    Stage("speak", steps=700, max_lr=2e-3, **_SPEAK),
-    Stage("ground", steps=80, max_lr=5e-4, cached_batches=50, **_GROUND),
-    Stage("see_2", steps=3000, max_lr=1.5e-3, **_SEE),
-    Stage("segment_2", steps=2000, max_lr=1e-3, **_SEGMENT),
-    Stage("speak_2", steps=6000, max_lr=1.5e-3, look_weight=0.3, **_SPEAK | {"cached_batches": 300}),
-    Stage("ground_2", steps=2500, max_lr=6e-4, look_weight=0.1, cached_batches=300, **_GROUND),
-)
+STAGES = (
+    Stage("see", "see", steps=3000, batch=8, max_lr=2e-3, parts=("video",), frames=4),
+    Stage("segment", "segment", steps=2500, batch=8, max_lr=1e-3, parts=("decoder",), frames=4),
+    Stage(
+        "speak", "speak", steps=8000, batch=6, max_lr=2e-3, parts=("adapters", "language", "projector"),
+        cached_batches=1200, look_weight=0.3,
+    ),
+    Stage(
+        "ground", "ground", steps=1200, batch=8, max_lr=5e-4, parts=tuple(part for part in PARTS if part != "video"),
+        cached_batches=150, look_weight=0.1,
+    ),
+)  # fmt: skip
 WRITTEN, AT_ONCE = 160, 32  # most tokens of an answer; questions answered in a batch
 
 

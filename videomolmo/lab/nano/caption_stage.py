@@ -18,19 +18,20 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from videomolmo.lab.nano import caption_batches as batches
-from videomolmo.lab.nano.caption_attention import look_loss
+from videomolmo.lab.nano.caption_attention import look_loss, should_look
 from videomolmo.lab.nano.caption_batches import COLOUR_CLASSES, MOTION_CLASSES, SHAPE_CLASSES, Seen
+from videomolmo.lab.nano.caption_packing import ask_several, pack
 from videomolmo.lab.nano.checkpoint import MovingAverage, found, load_weights, resume, save_checkpoint, save_progress
 from videomolmo.lab.nano.grounded_model import given_features, nano_glamm
 from videomolmo.systems.videoglamm import VideoGLaMMConfig, VideoGLaMMForConditionalGeneration, VideoGLaMMProcessor
-from videomolmo.systems.videoglamm.losses import mask_losses
+from videomolmo.systems.videoglamm.losses import mask_losses, word_loss
 from videomolmo.systems.videoglamm.masks import decode_all, to_size
 from videomolmo.systems.videoglamm.splice import PLACEHOLDER
 from videomolmo.training.log import append_log
 from videomolmo.training.model import cosine
 
 PARTS = {  # of the model, by the beginnings of their weights' names
-    "encoders": ("model.vision_tower.", "model.image_vision_tower."),
+    "video": ("model.vision_tower.",),
     "adapters": ("model.mm_projector.", "model.image_mm_projector."),
     "language": ("model.layers.", "model.norm.", "model.embed_tokens.", "lm_head."),
     "projector": ("model.text_hidden_fcs.",),
@@ -47,8 +48,9 @@ class Stage:
     `task`: "see" trains the encoders on what patches show; "segment" the mask decoder on prompts that are a table's
     entries for colour and shape; "speak" on words, and on [SEG]s that should be those entries; "ground" on the model's
     own losses. `cached_batches`: so many batches are encoded once by the frozen encoders and gone through again and
-    again, each time with new questions; 0: all are new. `captions`: share among questions. `frames`: length of clips.
-    `look_weight` weighs attention to the object that words are about.
+    again, each time with new questions; 0: all are new. `captions`: share among questions of "ground"; "speak" has a
+    caption and other questions about each clip, `questions` in all. `frames`: length of clips. `look_weight` weighs
+    attention to the object that words are about.
     """
 
     name: str
@@ -60,26 +62,27 @@ class Stage:
     frames: int = 12
     cached_batches: int = 0
     captions: float = 0.5
+    questions: int = 5
     look_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if self.task not in LOSSES or not set(self.parts) <= set(PARTS):
             raise ValueError(f"stage {self.name!r}: task {self.task!r} or parts {self.parts} are not known")
-        if "encoders" in self.parts and self.cached_batches:
-            raise ValueError(f"stage {self.name!r}: cached_batches go with frozen encoders alone")
+        if "video" in self.parts and self.cached_batches:
+            raise ValueError(f"stage {self.name!r}: cached_batches go with a frozen InternVideo2 alone")
 
 
 class Probes(nn.Module):
-    """Heads of training, dropped afterwards: what patches show, and a prompt for each colour and shape."""
+    """Heads of training, dropped later: what InternVideo2's patches show, and a prompt for each colour and shape."""
 
     def __init__(self, config: VideoGLaMMConfig) -> None:
         super().__init__()
-        image, video = config.image, config.video
-        self.colour = nn.Linear(image.width, len(COLOUR_CLASSES))
-        self.shape = nn.Linear(image.width, len(SHAPE_CLASSES))
-        self.outline = nn.Linear(image.width, image.patch_px**2)
-        self.motion = nn.Linear(video.width, len(MOTION_CLASSES))
-        self.moving_colour = nn.Linear(video.width, len(COLOUR_CLASSES))
+        width = config.video.width
+        self.see = nn.ModuleDict({
+            "colour": nn.Linear(width, len(COLOUR_CLASSES)), "shape": nn.Linear(width, len(SHAPE_CLASSES)),
+            "motion": nn.Linear(width, len(MOTION_CLASSES)), "facts": nn.Linear(width, len(batches.FACTS)),
+            "centre": nn.Linear(width, 2),
+        })  # fmt: skip
         self.prompt_colour = nn.Embedding(len(COLOUR_CLASSES), config.masks.width)
         self.prompt_shape = nn.Embedding(len(SHAPE_CLASSES), config.masks.width)
 
@@ -93,37 +96,40 @@ Log = dict[str, float]
 
 
 def features(model: VideoGLaMMForConditionalGeneration, seen: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What the two encoders make of frames, layer for layer as in the model, with gradient."""
-    inner = model.model
-    count, shown = seen["images"].shape[:2]
-    clip = inner.image_vision_tower.vision_tower.vision_model
-    context = clip(seen["context_images"].flatten(0, 1), output_hidden_states=True).hidden_states[-2][:, 1:]
-    chunks = seen["images"].unflatten(1, (-1, model.config.video.frames)).flatten(0, 1).transpose(1, 2)
-    video = inner.vision_tower.vision_encoder(chunks).unflatten(0, (count, -1)).flatten(1, 2)
-    return {"images": video.unflatten(1, (shown, -1)), "context_images": context.unflatten(0, (count, shown))}
+    """What the two frozen encoders make of frames."""
+    inner, count = model.model, len(seen["images"])
+    with torch.no_grad():
+        context = inner.image_vision_tower(seen["context_images"].flatten(0, 1)).unflatten(0, (count, -1))
+        return {"images": video_features(model, seen["images"]), "context_images": context}
+
+
+def video_features(model: VideoGLaMMForConditionalGeneration, images: Tensor) -> Tensor:
+    """Patch features of InternVideo2 (clips, shown, patches, width), with gradient."""
+    count, shown = images.shape[:2]
+    chunks = images.unflatten(1, (-1, model.config.video.frames)).flatten(0, 1).transpose(1, 2)
+    video = model.model.vision_tower.vision_encoder(chunks).unflatten(0, (count, -1)).flatten(1, 2)
+    return video.unflatten(1, (shown, -1))
 
 
 def see_loss(both: Both, processor: VideoGLaMMProcessor, clips: list[Seen], **_: Any) -> tuple[Tensor, Log]:
-    """Cross-entropy of colour and shape of CLIP's patches and of motion of InternVideo2's, and outlines in a patch."""
-    model, probes = both["model"], both["probes"]
-    made = features(model, batches.views(processor, clips))
-    image, video = made["context_images"], made["images"]
-    grid = model.config.image.size_px // model.config.image.patch_px
-    of_image = batches.classes(clips, batches.patch_owners(clips, grid))
-    of_video = batches.classes(clips, batches.patch_owners(clips, model.config.video.grid))
-    outline = functional.binary_cross_entropy_with_logits(probes.outline(image), batches.outlines(clips, grid))
-    loss, log = 5 * outline, {"outline": outline.item()}
-    for name, logits, wanted in (
-        ("colour", probes.colour(image), of_image["colour"]), ("shape", probes.shape(image), of_image["shape"]),
-        ("motion", probes.motion(video), of_video["motion"]),
-        ("moving_colour", probes.moving_colour(video), of_video["colour"]),
-    ):  # fmt: skip
+    """How badly InternVideo2's patches tell looks, centre and motion of the object on them, and what happens."""
+    model, see = both["model"], both["probes"].see
+    video = video_features(model, batches.views(processor, clips)["images"])
+    owners = batches.patch_owners(clips, model.config.video.grid)
+    loss, log = torch.zeros(()), {}
+    for name, wanted in batches.classes(clips, owners).items():
+        logits = see[name](video)
         weight = torch.ones(logits.shape[-1])
         weight[0] = BACKGROUND
         loss = loss + functional.cross_entropy(logits.flatten(0, 2), wanted.flatten(), weight)
         there = wanted > 0
         log[name] = (logits.argmax(-1) == wanted)[there].float().mean().item()
-    return loss, log
+    far = (see["centre"](video) - batches.centres(clips, owners))[owners > 0].abs().mean()
+    wanted, guess = batches.facts(clips, owners), see["facts"](video)
+    known = wanted >= 0
+    happens = functional.binary_cross_entropy_with_logits(guess[known], wanted[known])
+    log |= {"centre": far.item(), "facts": ((guess > 0) == (wanted > 0.5))[known].float().mean().item()}
+    return loss + 3 * far + 2 * happens, log
 
 
 def segment_loss(both: Both, processor: VideoGLaMMProcessor, clips: list[Seen], **_: Any) -> tuple[Tensor, Log]:
@@ -160,36 +166,66 @@ def speak_loss(
     both: Both, processor: VideoGLaMMProcessor, clips: list[Seen], seen: dict[str, Tensor], stage: Stage,
     rng: np.random.Generator,
 ) -> tuple[Tensor, Log]:  # fmt: skip
-    """Cross-entropy of the answers, and how far the prompt of each [SEG] is from the table's; with masks where asked.
+    """Cross-entropy of answers to several questions about each clip, and how far the prompts of [SEG]s are off.
 
-    The table teaches what a [SEG] should say at a fraction of the cost of decoding masks.
+    The table of prompts teaches what a [SEG] should say at a fraction of the cost of decoding masks.
     """
     model, probes = both["model"], both["probes"]
-    exchanges = [batches.ask(rng, one.said, stage.captions) for one in clips]
-    inputs = batches.text_inputs(processor, clips, exchanges, masks=stage.task == "ground")
-    meant = inputs.pop("meant")
+    exchanges = [ask_several(rng, one.said, stage.questions) for one in clips]
     with given_features(model):
-        out = model(
-            **inputs, images=list(seen["images"].float()), context_images=list(seen["context_images"].float()),
-            output_attentions=stage.look_weight > 0,
-        )  # fmt: skip
-    targets = out.labels[:, 1:]
-    right = (out.logits[:, :-1].argmax(-1) == targets)[targets >= 0].float().mean().item()
-    wanted = probes.prompts(meant).detach()
-    far = functional.mse_loss(torch.cat(out.segments), wanted, reduction="sum") / wanted.square().sum().clamp(min=1e-6)
-    log = {"ce": out.ce_loss.item(), "words": right, "prompt": far.item()}
-    if stage.task == "ground":
-        full = [to_size(one, true.shape[-2:]) for one, true in zip(out.mask_logits, inputs["masks"], strict=True)]
-        log |= {"bce": out.bce_loss.item(), "dice": out.dice_loss.item(), "iou": _iou(full, inputs["masks"])}
-    loss = out.loss + far
+        visual = [model.visual_tokens(*one) for one in zip(seen["images"], seen["context_images"], strict=True)]
+    rows = pack(processor, clips, exchanges, visual, model.model.embed_tokens)
+    out = model.model(
+        inputs_embeds=rows.embeds, attention_mask=rows.mask(), position_ids=rows.positions, use_cache=False,
+        output_attentions=stage.look_weight > 0,
+    )  # fmt: skip
+    logits, targets = model.lm_head(out.last_hidden_state[:, :-1]), rows.labels[:, 1:]
+    ce = word_loss(functional.pad(logits, (0, 0, 0, 1)), rows.labels)
+    far = _far(model.model.text_hidden_fcs[0](out.last_hidden_state[rows.segments]), probes.prompts(rows.meant))
+    right = (logits.argmax(-1) == targets)[targets >= 0].float().mean().item()
+    loss, log = ce + far, {"ce": ce.item(), "words": right, "prompt": far.item()}
     if stage.look_weight:
-        first = int((inputs["input_ids"][0] == PLACEHOLDER).nonzero()[0])
-        looking = look_loss(processor, clips, exchanges, out.labels, out.attentions, first)
+        looking = look_loss(should_look(processor, clips, exchanges, rows.labels), out.attentions, rows.first)
         loss, log["look"] = loss + stage.look_weight * looking, looking.item()
     return loss, log
 
 
-LOSSES = {"see": see_loss, "segment": segment_loss, "speak": speak_loss, "ground": speak_loss}
+def _far(said: Tensor, wanted: Tensor) -> Tensor:
+    """Squared distance of prompts from the table's, as a share of those."""
+    wanted = wanted.detach()
+    return functional.mse_loss(said, wanted, reduction="sum") / wanted.square().sum().clamp(min=1e-6)
+
+
+def ground_loss(
+    both: Both, processor: VideoGLaMMProcessor, clips: list[Seen], seen: dict[str, Tensor], stage: Stage,
+    rng: np.random.Generator,
+) -> tuple[Tensor, Log]:  # fmt: skip
+    """The model's own losses of words and masks for a question about each clip, and the distance of `speak_loss`."""
+    model = both["model"]
+    exchanges = [batches.ask(rng, one.said, stage.captions) for one in clips]
+    inputs = batches.text_inputs(processor, clips, exchanges, masks=True)
+    meant = inputs.pop("meant")
+    with given_features(model):
+        out = model(
+            **inputs, images=list(seen["images"]), context_images=list(seen["context_images"]),
+            output_attentions=stage.look_weight > 0,
+        )  # fmt: skip
+    targets = out.labels[:, 1:]
+    right = (out.logits[:, :-1].argmax(-1) == targets)[targets >= 0].float().mean().item()
+    far = _far(torch.cat(out.segments), both["probes"].prompts(meant))
+    log = {"ce": out.ce_loss.item(), "words": right, "prompt": far.item()}
+    full = [to_size(one, true.shape[-2:]) for one, true in zip(out.mask_logits, inputs["masks"], strict=True)]
+    log |= {"bce": out.bce_loss.item(), "dice": out.dice_loss.item(), "iou": _iou(full, inputs["masks"])}
+    loss = out.loss + far
+    if stage.look_weight:
+        first = int((inputs["input_ids"][0] == PLACEHOLDER).nonzero()[0])
+        should = should_look(processor, clips, [[told] for told in exchanges], out.labels)
+        looking = look_loss(should, out.attentions, first)
+        loss, log["look"] = loss + stage.look_weight * looking, looking.item()
+    return loss, log
+
+
+LOSSES = {"see": see_loss, "segment": segment_loss, "speak": speak_loss, "ground": ground_loss}
 
 
 def clips_of(
@@ -205,8 +241,7 @@ def clips_of(
             clips = batches.draw(rng, stage.batch, stage.frames, processor.config.frames)
             made = {}
             if stage.task in ("speak", "ground"):
-                with torch.no_grad():
-                    made = features(both["model"], batches.views(processor, clips))
+                made = features(both["model"], batches.views(processor, clips))
                 made = {name: value.half() for name, value in made.items()}
             if not stage.cached_batches:
                 yield clips, made
@@ -276,7 +311,8 @@ def _advance(
     for group in optimiser.param_groups:
         group["lr"] = cosine(step, stage.steps, stage.max_lr, WARMUP)
     rng = np.random.default_rng([seed, 31, step])
-    loss, log = LOSSES[stage.task](both, processor, batch[0], seen=batch[1], stage=stage, rng=rng)
+    seen = {name: value.float() for name, value in batch[1].items()}  # kept in half precision
+    loss, log = LOSSES[stage.task](both, processor, batch[0], seen=seen, stage=stage, rng=rng)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_([one for group in optimiser.param_groups for one in group["params"]], 1.0)

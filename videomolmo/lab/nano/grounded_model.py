@@ -11,19 +11,18 @@ from tokenizers import AddedToken
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from videomolmo.masks.sam2 import load_nano
 from videomolmo.model.tokenizer import build_nano_tokenizer
 from videomolmo.synth.caption_scenes import caption_clip, stories
 from videomolmo.synth.captions import KINDS, exchange
 from videomolmo.systems.videoglamm import VideoGLaMMConfig, VideoGLaMMForConditionalGeneration
 from videomolmo.systems.videoglamm.config import NANO_WIDTH, ImageConfig, LanguageConfig, MaskConfig, VideoConfig
 from videomolmo.systems.videoglamm.processor import END, PROMPT, SEGMENT
-from videomolmo.weights import hub
+from videomolmo.systems.videoglamm.weights import shared_weights
 
 SIGNS = ("<|system|>", "<|user|>", "<|assistant|>", END, SEGMENT)  # of the chat, and the one that stands for a mask
 PHRASE = ("<p> ", " </p> ")
 SIZE_PX = 128  # of what SAM 2 sees
-LANGUAGE_SIZES = {"width": 96, "ff": 176, "layers": 3, "heads": 4, "kv_heads": 2, "window": None}
+LANGUAGE_SIZES = {"width": 96, "ff": 256, "layers": 4, "heads": 4, "kv_heads": 2, "window": None}
 LARGEST_TOKENIZER = 416
 
 
@@ -42,33 +41,37 @@ def caption_tokenizer(examples: int = 300) -> PreTrainedTokenizerFast:
 
 
 def nano_config(tokenizer: PreTrainedTokenizerFast) -> VideoGLaMMConfig:
-    """Sizes that keep all weights within 8 MB in half precision, of which SAM 2 has 6.6.
+    """Sizes of a model whose CLIP and SAM 2 are the shipped ones and frozen, SAM 2's mask decoder left aside.
 
-    Differs: four frames, one chunk of InternVideo2's; no pretraining heads.
+    Differs: four frames, one chunk of InternVideo2's; convolutions before its blocks and CLIP's; no pretraining heads.
     """
     known = tokenizer.get_vocab()
     return VideoGLaMMConfig(
         language=LanguageConfig(
             vocab_size=len(tokenizer), segment=known[SEGMENT], end=(known[END],), begin=0, padding=0, **LANGUAGE_SIZES
         ),
-        image=ImageConfig(size_px=96, patch_px=8, width=64, ff=128, layers=4, heads=4, pool=6),
+        image=ImageConfig(size_px=96, patch_px=8, width=128, ff=256, layers=4, heads=4, pool=6, stem="conv"),
         video=VideoConfig(
-            size_px=64, patch_px=8, frames=4, width=64, ff=128, layers=4, heads=4, pool=4, pretraining=None
+            size_px=64, patch_px=8, frames=4, width=128, ff=256, layers=4, heads=4, pool=4, stem="conv",
+            pretraining=None,
         ),
         masks=MaskConfig(kind="nano", size_px=SIZE_PX, width=NANO_WIDTH),
-        frames=4,
+        frames=4, shared="nano",
     )  # fmt: skip
 
 
 def nano_glamm(config: VideoGLaMMConfig, seed: int) -> VideoGLaMMForConditionalGeneration:
-    """An untrained model with nano's trained SAM 2 in it.
+    """An untrained model with nano's trained CLIP and SAM 2 in it, and that CLIP's convolutions before InternVideo2.
 
     Differs: InternVideo2's layers begin at full scale; the published 1e-5 is for forty of them.
     """
     torch.manual_seed(seed)
     model = VideoGLaMMForConditionalGeneration(config, attn_implementation="eager")  # which tells where it looks
-    model.sam2.load_state_dict(load_nano(hub.nano_masks()).state_dict())
-    for block in model.model.vision_tower.vision_encoder.blocks:
+    model.load_state_dict(shared_weights(config), strict=False)
+    video = model.model.vision_tower.vision_encoder
+    stem = model.model.image_vision_tower.vision_tower.vision_model.embeddings.patch_embedding
+    video.patch_embed.proj.load_state_dict(stem.state_dict())
+    for block in video.blocks:
         for scale in (block.ls1, block.ls2):
             nn.init.ones_(scale.gamma)
     return model

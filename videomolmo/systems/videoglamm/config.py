@@ -51,7 +51,10 @@ class LanguageConfig:
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """CLIP, which sees every frame alone; its patches are pooled to a square of `pool` by `pool` tokens."""
+    """CLIP, which sees every frame alone; its patches are pooled to a square of `pool` by `pool` tokens.
+
+    `stem` "conv" is nano's: a few convolutions (`model.vision.stem_layers`) where the published one has a linear map.
+    """
 
     size_px: Side = 336
     patch_px: int_in(1, 256) = 14
@@ -62,12 +65,21 @@ class ImageConfig:
     norm_eps: float_in(0, 1) = 1e-5
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
     pool: int_in(1, 256) = 12
+    stem: Literal["linear", "conv"] = "linear"
 
     def __post_init__(self) -> None:
         check_fields(self)
         divides(self, "heads", "width")
         if self.size_px < self.patch_px:
             raise ValueError(f"ImageConfig.size_px is {self.size_px}, must be at least patch_px = {self.patch_px}")
+        _check_stem(self)
+
+
+def _check_stem(part: Any) -> None:
+    """Convolutions of stride 2 end at patches of a power of two."""
+    if part.stem == "conv" and part.patch_px & (part.patch_px - 1):
+        name = type(part).__name__
+        raise ValueError(f"{name}.patch_px is {part.patch_px}, must be a power of two for stem 'conv'")
 
 
 @dataclass(frozen=True)
@@ -89,6 +101,7 @@ class VideoConfig:
     """InternVideo2, which sees chunks of `frames` frames; their patches are pooled to `pool` by `pool` per frame.
 
     `layers` are those of the file; the last one is not run. `pretraining` is None where a file holds what is run alone.
+    `stem` as in `ImageConfig`.
     """
 
     size_px: Side = 224
@@ -100,9 +113,11 @@ class VideoConfig:
     heads: Heads = 16
     pool: int_in(1, 256) = 8
     pretraining: PretrainingConfig | None = field(default_factory=PretrainingConfig)
+    stem: Literal["linear", "conv"] = "linear"
 
     def __post_init__(self) -> None:
         check_fields(self)
+        _check_stem(self)
         divides(self, "heads", "width")
         divides(self, "patch_px", "size_px")
         if self.width % 16:
@@ -166,6 +181,8 @@ class VideoGLaMMConfig(NestedConfig):
         frames: shown to the encoders; longer videos are sampled, shorter ones repeat their last frame.
         most_objects: masks of a sample that a training step counts, missing ones as zero.
         ce_weight, bce_weight, dice_weight: of the three losses.
+        shared: "nano" where a file leaves out what it has in common with the models that this package ships: frozen
+            encoders. (The published export leaves out CLIP.)
     """
 
     model_type = "videoglamm"
@@ -179,6 +196,7 @@ class VideoGLaMMConfig(NestedConfig):
     ce_weight: float_in(0, 1e3) = 1.0
     bce_weight: float_in(0, 1e3) = 2.0
     dice_weight: float_in(0, 1e3) = 0.5
+    shared: Literal["nothing", "nano"] = "nothing"
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from videomolmo.model.vision import stem_layers
 from videomolmo.systems.videoglamm.config import PretrainingConfig, VideoConfig
 
 EPS = 1e-6
@@ -81,12 +82,23 @@ class PatchEmbedding(nn.Module):
     def __init__(self, config: VideoConfig) -> None:
         super().__init__()
         kernel = (1, config.patch_px, config.patch_px)
-        self.proj = nn.Conv3d(3, config.width, kernel_size=kernel, stride=kernel)
+        if config.stem == "conv":
+            self.proj = FramewiseStem(*stem_layers(config.patch_px, config.width))
+        else:
+            self.proj = nn.Conv3d(3, config.width, kernel_size=kernel, stride=kernel)
 
     def forward(
         self, chunks: Float[Tensor, "chunks 3 frames height width"]
     ) -> Float[Tensor, "chunks frames patches width"]:
         return rearrange(self.proj(chunks), "chunks width frames rows columns -> chunks frames (rows columns) width")
+
+
+class FramewiseStem(nn.Sequential):
+    """Nano's convolutions, on every frame alone."""
+
+    def forward(self, chunks: Float[Tensor, "chunks 3 frames height width"]) -> Tensor:
+        frames = super().forward(rearrange(chunks, "chunks colours frames h w -> (chunks frames) colours h w"))
+        return rearrange(frames, "(chunks frames) width h w -> chunks width frames h w", frames=chunks.shape[2])
 
 
 class Block(nn.Module):

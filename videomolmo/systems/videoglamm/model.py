@@ -21,12 +21,20 @@ from transformers.utils import ModelOutput
 from videomolmo.errors import BadInput
 from videomolmo.masks.configuration import Unfilled
 from videomolmo.model.pointing import CACHE
+from videomolmo.model.vision import stem_layers
 from videomolmo.systems.videoglamm.config import VideoGLaMMConfig
 from videomolmo.systems.videoglamm.internvideo2 import VideoTower
 from videomolmo.systems.videoglamm.losses import mask_losses, word_loss
 from videomolmo.systems.videoglamm.masks import build_sam2, decode_all, to_size
 from videomolmo.systems.videoglamm.splice import Spliced, splice
-from videomolmo.systems.videoglamm.weights import fill, folder_of, published_name, read_configuration, weights_in
+from videomolmo.systems.videoglamm.weights import (
+    fill,
+    folder_of,
+    published_name,
+    read_configuration,
+    shared_weights,
+    weights_in,
+)
 from videomolmo.weights.assign import Shards, write_folder
 
 MAX_NEW_TOKENS = 512
@@ -72,12 +80,23 @@ class ImageTower(nn.Module):
         super().__init__()
         self.vision_tower = nn.Module()
         self.vision_tower.vision_model = CLIPVisionModel(config.get_image_config())
+        if config.image.stem == "conv":
+            stem = PictureStem(*stem_layers(config.image.patch_px, config.image.width))
+            self.vision_tower.vision_model.embeddings.patch_embedding = stem
 
     @torch.no_grad()
     def forward(self, frames: Float[Tensor, "frames 3 size size"]) -> Float[Tensor, "frames patches width"]:
         model = self.vision_tower.vision_model
         pixels = frames.to(model.post_layernorm.weight.dtype)
         return model(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+
+
+class PictureStem(nn.Sequential):
+    """Nano's convolutions in the place of CLIP's one, whose `weight` transformers asks for its precision."""
+
+    @property
+    def weight(self) -> Tensor:
+        return self[0].weight
 
 
 class VisualPhi3(Phi3Model):
@@ -354,13 +373,20 @@ class VideoGLaMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> None:
         """Write config.json and the weights under published names; each file appears whole or not at all.
 
+        What a configuration with `shared` says is elsewhere is left out where it is the same.
+
         Args:
             save_directory: made where missing.
             dtype: of the stored weights; None keeps the model's.
             max_shard_size: most bytes of one file.
             kwargs: transformers' other options, which change nothing here.
         """
-        state = {published_name(name): value.detach() for name, value in self.state_dict().items()}
+        shared = shared_weights(self.config)
+        state = {
+            published_name(name): value.detach()
+            for name, value in self.state_dict().items()
+            if name not in shared or not torch.equal(value.detach().cpu().half(), shared[name].half())
+        }
         if dtype is not None:
             state = {name: value.to("cpu", dtype) for name, value in state.items()}
         config = copy.deepcopy(self.config)

@@ -75,6 +75,8 @@ def weights_in(folder: str | Path, model: nn.Module, clip: str | Path | None) ->
         BadInput: files missing or broken, or names missing, unexpected, doubled or of another shape.
     """
     found: list[tuple[str, Stored | Tensor]] = [(our_name(name), value) for name, value in Shards(folder).stored()]
+    known = {name for name, _ in found}
+    found += [(name, value) for name, value in shared_weights(model.config).items() if name not in known]
     if clip is not None and not any(name.startswith(CLIP) for name, _ in found):
         found += [(f"{CLIP}{name}", value) for name, value in _clip(clip).items()]
     lacking = clip is None and not any(name.startswith(CLIP) for name, _ in found)
@@ -109,6 +111,40 @@ def fill(
             module._buffers[own] = placed
         else:
             setattr(module, own, nn.Parameter(placed))
+
+
+OF_CLIP = {  # parts of nano's vision tower, and transformers' names for them
+    "vision.class_embedding": "embeddings.class_embedding",
+    "vision.positional_embedding": "embeddings.position_embedding.weight",
+    "vision.stem.layers.": "embeddings.patch_embedding.",
+    "vision.pre_norm.": "pre_layrnorm.",
+    "vision.blocks.": "encoder.layers.",
+}
+OF_BLOCK = {
+    "attention.wq.": "self_attn.q_proj.", "attention.wk.": "self_attn.k_proj.", "attention.wv.": "self_attn.v_proj.",
+    "attention.wo.": "self_attn.out_proj.", "attention_norm.": "layer_norm1.", "mlp_norm.": "layer_norm2.",
+    ".up.": ".mlp.fc1.", ".down.": ".mlp.fc2.",
+}  # fmt: skip
+
+
+def shared_weights(config: VideoGLaMMConfig) -> dict[str, Tensor]:
+    """Our names and the weights that a configuration says are those of the shipped models: CLIP, and all of SAM 2."""
+    if config.shared == "nothing":
+        return {}
+    return nano_clip() | {SAM2 + name: stored[...].float() for name, stored in Shards(hub.nano_masks()).stored()}
+
+
+def nano_clip() -> dict[str, Tensor]:
+    """The vision tower of the shipped pointing model at 96 pixels, which is a CLIP but for its stem, by our names."""
+    weights = {}
+    for name, stored in Shards(hub.nano_pointing_96()).stored():
+        for theirs, ours in OF_CLIP.items():
+            if name.startswith(theirs):
+                own = name.replace(theirs, ours, 1)
+                for before, after in OF_BLOCK.items():
+                    own = own.replace(before, after) if ours == "encoder.layers." else own
+                weights[CLIP + own] = stored[...].float()
+    return weights
 
 
 def _clip(name: str | Path) -> dict[str, Tensor]:
