@@ -27,7 +27,7 @@ QUESTIONS = {
     "count": ("How many {0} are there?", "Count the {0}."),
     "colour": ("What is {0}?", "Which objects are {0}?"),
     "relation": ("What is {0} {1}?",),
-    "refer": ("Segment {0}.", "Find {0}.", "Where is {0}?"),
+    "refer": ("Please segment {0} in the video.", "Segment {0}.", "Find {0}.", "Where is {0}?"),
 }
 
 

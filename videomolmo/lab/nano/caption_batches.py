@@ -12,7 +12,6 @@ from torch import Tensor
 
 from videomolmo.synth.caption_scenes import BAR, GREY, Stories, caption_clip, stories
 from videomolmo.synth.captions import KINDS, Exchange, exchange
-from videomolmo.synth.clips import Clip
 from videomolmo.synth.scene import COLOURS, MOTIONS, SHAPES
 from videomolmo.systems.videoglamm import VideoGLaMMProcessor, collate
 from videomolmo.systems.videoglamm.processor import chosen
@@ -32,7 +31,6 @@ class Seen:
         ids: 0 is background, object n of the clip is n + 1.
     """
 
-    clip: Clip
     said: Stories
     frames: UInt8[np.ndarray, "shown height width 3"]
     ids: UInt8[np.ndarray, "shown height width"]
@@ -43,7 +41,7 @@ class Seen:
         clip = caption_clip(seed, frames=frames)
         at = chosen(frames, shown)
         numbers = np.arange(1, clip.masks.shape[1] + 1, dtype=np.uint8)[None, :, None, None]
-        return cls(clip, stories(clip), clip.frames[at], (clip.masks[at] * numbers).max(axis=1))
+        return cls(stories(clip), clip.frames[at], (clip.masks[at] * numbers).max(axis=1))
 
     def masks(self, objects: Sequence[int]) -> np.ndarray:
         """Whether a pixel of the shown frames belongs to one of the objects."""

@@ -55,10 +55,12 @@ class Packed:
         return torch.zeros(sees.shape).masked_fill_(~sees, torch.finfo(torch.float32).min)[:, None]
 
 
-def ask_several(rng: np.random.Generator, said: Stories, count: int) -> list[Exchange]:
-    """A caption and so many questions less one, of different kinds where the clip has answers to them."""
-    asked = [exchange(said, rng, "caption")]
-    for kind in rng.permutation(KINDS[1:]):
+def ask_several(
+    rng: np.random.Generator, said: Stories, count: int, always: Sequence[str] = ("caption",)
+) -> list[Exchange]:
+    """So many questions: one of each kind in `always`, of other kinds where the clip has answers, then of any."""
+    asked = [exchange(said, rng, kind) for kind in always]
+    for kind in rng.permutation([kind for kind in KINDS if kind not in always]):
         made = exchange(said, rng, str(kind)) if len(asked) < count else None
         asked += [made] if made else []
     return asked + [ask(rng, said, 0.0) for _ in range(count - len(asked))]

@@ -25,12 +25,16 @@ STAGES = (
     Stage("see", "see", steps=3000, batch=8, max_lr=2e-3, parts=("video",), frames=4),
     Stage("segment", "segment", steps=2500, batch=8, max_lr=1e-3, parts=("decoder",), frames=4),
     Stage(
-        "speak", "speak", steps=8000, batch=6, max_lr=2e-3, parts=("adapters", "language", "projector"),
+        "speak", "speak", steps=5000, batch=6, max_lr=2e-3, parts=("adapters", "language", "projector"),
         cached_batches=1200, look_weight=0.3,
     ),
     Stage(
-        "ground", "ground", steps=1200, batch=8, max_lr=5e-4, parts=tuple(part for part in PARTS if part != "video"),
-        cached_batches=150, look_weight=0.1,
+        "speak_more", "speak", steps=3000, batch=6, max_lr=1.5e-3, parts=("adapters", "language", "projector"),
+        cached_batches=1000, look_weight=0.3, always=("caption", "motion"),  # which is learnt last
+    ),
+    Stage(
+        "ground", "ground", steps=800, batch=8, max_lr=5e-4, parts=tuple(part for part in PARTS if part != "video"),
+        cached_batches=100, look_weight=0.1,
     ),
 )  # fmt: skip
 WRITTEN, AT_ONCE = 160, 32  # most tokens of an answer; questions answered in a batch

@@ -48,9 +48,9 @@ class Stage:
     `task`: "see" trains the encoders on what patches show; "segment" the mask decoder on prompts that are a table's
     entries for colour and shape; "speak" on words, and on [SEG]s that should be those entries; "ground" on the model's
     own losses. `cached_batches`: so many batches are encoded once by the frozen encoders and gone through again and
-    again, each time with new questions; 0: all are new. `captions`: share among questions of "ground"; "speak" has a
-    caption and other questions about each clip, `questions` in all. `frames`: length of clips. `look_weight` weighs
-    attention to the object that words are about.
+    again, each time with new questions; 0: all are new. `captions`: share among questions of "ground"; "speak" has so
+    many `questions` about each clip, among them the kinds that are `always` there. `frames`: length of clips.
+    `look_weight` weighs attention to the object that words are about.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Stage:
     cached_batches: int = 0
     captions: float = 0.5
     questions: int = 5
+    always: tuple[str, ...] = ("caption",)
     look_weight: float = 0.0
 
     def __post_init__(self) -> None:
@@ -171,7 +172,7 @@ def speak_loss(
     The table of prompts teaches what a [SEG] should say at a fraction of the cost of decoding masks.
     """
     model, probes = both["model"], both["probes"]
-    exchanges = [ask_several(rng, one.said, stage.questions) for one in clips]
+    exchanges = [ask_several(rng, one.said, stage.questions, stage.always) for one in clips]
     with given_features(model):
         visual = [model.visual_tokens(*one) for one in zip(seen["images"], seen["context_images"], strict=True)]
     rows = pack(processor, clips, exchanges, visual, model.model.embed_tokens)
