@@ -33,9 +33,12 @@ def orders(arguments: list[str], options: list[list[str]]) -> Iterator[list[str]
 COMMANDS = {
     "ground": (["nowhere.mp4", "the red circle"], [["--out", "new"], ["--overwrite"], ["--every=3"]]),
     "convert": (["nowhere/weights", "new"], [["--dtype", "bfloat16"]]),
-    "export": (["nowhere/weights", "new"], [["--shard-size", "1GB"]]),
+    "export-weights": (["nowhere/weights", "new"], [["--shard-size", "1GB"]]),
+    "export": (["nowhere"], [["--to", "coco"], ["--out", "new.json"]]),
+    "import": (["nowhere.json"], [["--from", "coco"], ["--video", "nowhere.mp4"], ["--as=truth"]]),
     "train": (["nowhere.toml"], [["--out", "new"], ["--quiet"]]),
     "data check": (["mevis", "nowhere"], [["--split", "valid"]]),
+    "data fetch": (["nowhere", "new"], [["--accept-licence"]]),
     "sweep": (["nowhere.ipynb"], [["--grid", "nowhere.toml"], ["--out", "new"], ["--dry-run"]]),
     "sweep report": (["report", "nowhere"], [["--x", "tau"], ["--where", "a=b"], ["--html", "new.html"]]),
 }  # fmt: skip

@@ -295,7 +295,7 @@ def test_generated():
 
 
 def test_every_data_set_has_a_miniature():
-    assert set(DATASETS) == {*mini.BUILDERS, "generated", "vpos_nano", "gcg_nano", "molmo2_video_count"}
+    assert set(DATASETS) == {*mini.BUILDERS, "generated", "vpos_nano", "gcg_nano", "molmo2_video_count", "imported"}
 
 
 def test_what_is_not_documented_is_named(tmp_path):

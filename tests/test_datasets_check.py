@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from videomolmo.cli import main
 from videomolmo.datasets import DATASETS, read_dataset
-from videomolmo.datasets.annotations import decode_rle
 from videomolmo.datasets.check import check_dataset
 from videomolmo.datasets.files import JsonLines, MissingFile, Unreadable, safe_join
 from videomolmo.errors import BadInput
+from videomolmo.io.formats.run_lengths import decode_rle
 
 EVALUATED = {name: DATASETS[name].default for name in mini.BUILDERS}
 EVALUATED["ref_youtube_vos"] = "train"

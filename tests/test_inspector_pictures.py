@@ -16,7 +16,7 @@ from pycocotools import mask as rle
 
 from videomolmo.errors import BadInput
 from videomolmo.inspector.compare import Differences
-from videomolmo.inspector.exports import export_coco, export_davis, export_tracks, export_video, export_view, new_file
+from videomolmo.inspector.exports import export_labels, export_video, export_view
 from videomolmo.inspector.inspection import LAYERS, Inspection
 from videomolmo.inspector.plots import (
     DECISION_STYLES,
@@ -30,6 +30,7 @@ from videomolmo.inspector.plots import (
 from videomolmo.inspector.render import EncodedCache, Look, colour_of, encode, paint, view_size
 from videomolmo.inspector.segments import DECISIONS
 from videomolmo.io.drawing import palette
+from videomolmo.io.files import new_file
 from videomolmo.io.video import open_video
 
 BARE = {"points": False, "ids": False, "outlines": False}
@@ -256,31 +257,36 @@ def test_results_of_other_length_size_and_number_are_compared(seen):
 
 
 def test_davis_pictures_hold_labels(seen, tmp_path):
-    folder = export_davis(seen, tmp_path / "davis")
+    folder = tmp_path / "davis"
+    assert export_labels(seen, "davis", folder) == ["names"]
     assert sorted(path.name for path in folder.iterdir()) == [f"{t:05d}.png" for t in range(12)]
     with Image.open(folder / "00003.png") as image:
         assert image.mode == "P" and np.array_equal(np.reshape(image.getpalette(), (-1, 3))[:3], palette(3))
         labels = np.array(image)
     assert np.array_equal(labels == 2, seen.mask("fused", 3)[1])
-    truth = Inspection(made_result(), truth=export_davis(seen, tmp_path / "truth", "truth"))
+    export_labels(seen, "davis", tmp_path / "truth", "truth")
+    truth = Inspection(made_result(), truth=tmp_path / "truth")
     assert np.array_equal(truth.mask("truth", 5), seen.mask("truth", 5))
 
 
 def test_coco_masks_read_back(seen, tmp_path):
-    content = json.loads(export_coco(seen, tmp_path / "a.json").read_text())
-    assert len(content["images"]) == 12 and [c["name"] for c in content["categories"]] == ["object 1", "object 2"]
+    seen.names[1] = "ball"
+    assert export_labels(seen, "coco", tmp_path / "a.json") == []
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert len(content["images"]) == 12 and [c["name"] for c in content["categories"]] == ["ball", "the squares"]
     for one in content["annotations"]:
-        wanted = seen.mask("fused", one["image_id"])[one["category_id"] - 1]
+        wanted = seen.mask("fused", one["image_id"])[one["track_id"] - 1]
         assert np.array_equal(rle.decode(one["segmentation"]).astype(bool), wanted) and one["area"] == wanted.sum()
     assert len(content["annotations"]) == 24
 
 
 def test_tracks_are_a_table(seen, tmp_path):
     seen.names[1] = "ball, red"
-    table = pd.read_csv(export_tracks(seen, tmp_path / "tracks.csv"))
+    export_labels(seen, "csv", tmp_path / "tracks.csv")
+    table = pd.read_csv(tmp_path / "tracks.csv")
     wanted = seen.result.tracks
     assert np.array_equal(table[["frame", "object", "area_px"]], wanted[["frame", "object", "area_px"]])
-    assert set(table.name) == {"ball, red", "object 2"} and set(table.decision) <= set(DECISIONS)
+    assert set(table.name) == {"ball, red", "the squares"} and set(table.decision) <= set(DECISIONS)
 
 
 def test_videos_show_what_is_painted(seen, tmp_path):
@@ -330,13 +336,13 @@ def test_nothing_is_overwritten(seen, tmp_path):
     for name in ("a.json", "a.csv", "a.mp4", "a.gif", "a.png"):
         (mine / name).write_text("mine")
     exports = (
-        lambda: export_davis(seen, mine), lambda: export_coco(seen, mine / "a.json"),
-        lambda: export_tracks(seen, mine / "a.csv"), lambda: export_video(seen, mine / "a.mp4"),
+        lambda: export_labels(seen, "davis", mine), lambda: export_labels(seen, "coco", mine / "a.json"),
+        lambda: export_labels(seen, "csv", mine / "a.csv"), lambda: export_video(seen, mine / "a.mp4"),
         lambda: export_video(seen, mine / "a.gif"), lambda: export_view(seen, mine / "a.png", 0),
         lambda: export_view(seen, mine / "new.jpg", 0), lambda: export_video(seen, mine / "new.avi"),
-        lambda: export_tracks(seen, mine / "nowhere" / "a.csv"), lambda: export_view(seen, mine / "new.png", 99),
-        lambda: export_davis(Inspection(made_result(objects=0)), mine / "new"),
-        lambda: export_davis(seen, mine / "new", "nonsense"),
+        lambda: export_labels(seen, "csv", mine / "nowhere" / "a.csv"), lambda: export_view(seen, mine / "new.png", 99),
+        lambda: export_labels(Inspection(made_result(objects=0)), "davis", mine / "new"),
+        lambda: export_labels(seen, "davis", mine / "new", "nonsense"),
         lambda: export_video(Inspection(made_result(frames=0, objects=0)), mine / "new.mp4"),
     )  # fmt: skip
     for number, export in enumerate(exports):
@@ -352,8 +358,11 @@ def test_an_export_that_fails_leaves_nothing(seen, tmp_path, monkeypatch):
         raise RuntimeError("disk full")
 
     monkeypatch.setattr("videomolmo.inspector.exports.paint_beside", broken)
-    monkeypatch.setattr("videomolmo.inspector.exports.write_index_png", broken)
-    for export in (lambda: export_video(seen, tmp_path / "a.mp4"), lambda: export_davis(seen, tmp_path / "d")):
+    monkeypatch.setattr("videomolmo.io.formats.pictures.write_label_png", broken)
+    for export in (
+        lambda: export_video(seen, tmp_path / "a.mp4"),
+        lambda: export_labels(seen, "davis", tmp_path / "d"),
+    ):
         with pytest.raises(RuntimeError):
             export()
     assert list(tmp_path.iterdir()) == []

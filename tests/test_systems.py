@@ -18,7 +18,7 @@ from videomolmo.cli import main
 from videomolmo.errors import BadInput
 from videomolmo.fusion import fuse, iou
 from videomolmo.grounding import VideoGrounder
-from videomolmo.inspector.exports import export_coco
+from videomolmo.inspector.exports import export_labels
 from videomolmo.inspector.ground_truth import open_truth
 from videomolmo.inspector.inspection import Inspection
 from videomolmo.io.video import open_video
@@ -113,7 +113,7 @@ def test_a_segmenter_ends_in_the_same_result(here):
     folder = result.save("out", overlay=False)
     look = Inspection(folder)
     assert look.frames == len(frames) and np.array_equal(look.mask("fused", 3)[0], bright[3])
-    assert export_coco(look, here / "coco.json").is_file()
+    assert export_labels(look, "coco", here / "coco.json") == [] and (here / "coco.json").is_file()
     assert "what is bright" in GroundingResult.load(folder).summary()
 
 

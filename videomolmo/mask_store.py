@@ -66,6 +66,8 @@ def window_of(stored: StoredArrays, clip: ClipShape | None = None) -> Window:
 def read_window(path: Path, clip: ClipShape | None = None) -> dict[str, np.ndarray]:
     """The arrays of a file of masks: "ids", "shape", layers as bits (frames, objects, height, bytes), flags a mask.
 
+    "void" is (frames, height, bytes): pixels that count for nothing, where labels of others told of such.
+
     Args:
         path: of the file.
         clip: as the run describes it.
@@ -78,6 +80,7 @@ def read_window(path: Path, clip: ClipShape | None = None) -> dict[str, np.ndarr
         window = window_of(stored, clip)
         per_mask = (window.frames, len(window.ids))
         bits = {name: ("u1", (*per_mask, window.height, -(-window.width // 8))) for name in LAYERS}
+        bits["void"] = "u1", (window.frames, window.height, -(-window.width // 8))
         wanted = bits | {name: ("buif", per_mask) for name in ("has_forward", "has_backward")}
         found = {name: stored.read(name, *about) for name, about in wanted.items() if name in stored}
     return {"ids": window.ids, "shape": np.array((*per_mask, window.height, window.width)), **found}
@@ -104,11 +107,14 @@ class MaskStore:
         self.clip: ClipShape | None = None  # set where files are not our own: they must agree
 
     def write(
-        self, start: int, ids: tuple[int, ...], layers: dict[str, np.ndarray], known: dict[str, np.ndarray]
-    ) -> None:
+        self, start: int, ids: tuple[int, ...], layers: dict[str, np.ndarray], known: dict[str, np.ndarray],
+        void: Bool[np.ndarray, "frames height width"] | None = None,
+    ) -> None:  # fmt: skip
         """Add a window: `layers` bool (frames, objects, height, width), `known` bool (frames, objects)."""
         packed = {name: np.packbits(masks, axis=-1) for name, masks in layers.items()}
         shape = np.array(layers["fused"].shape)
+        if void is not None:
+            packed["void"] = np.packbits(void, axis=-1)
         flags = {f"has_{name}": value for name, value in known.items()}
         path = self.folder / f"{start:05d}.npz"
         with explain_os_error("masks cannot be written", path):
@@ -146,6 +152,14 @@ class MaskStore:
         if window is None:
             return np.zeros(0, int), np.zeros((0, size[0], -(-size[1] // 8)), np.uint8)
         return window["ids"], window[layer][offset]
+
+    def void(self, at: int, size: tuple[int, int]) -> Bool[np.ndarray, "height width"] | None:
+        """Pixels of frame `at` that count for nothing; None where there are none."""
+        window, offset = self._of(at)
+        if window is None or "void" not in window:
+            return None
+        mask = np.unpackbits(window["void"][offset], axis=-1, count=size[1]).view(bool)
+        return mask if mask.any() else None
 
     def known(self, layer: str, at: int, objects: int) -> np.ndarray:
         """Whether the propagation `layer` ("forward" or "backward") reaches frame `at`, per object."""
@@ -326,21 +340,6 @@ def centres(
     above = (rows * (np.arange(bits.shape[1]) + box[0])).sum(axis=1)
     some = np.where(area > 0, area, np.nan)
     return (left_of + within) / some, above / some, area
-
-
-def place_of(
-    mask: Bool[np.ndarray, "height width"], top: int = 0, left: int = 0
-) -> tuple[float, float, int, tuple[int, int, int, int]]:
-    """A mask's centre x and y, its area and its box (left, top, right, bottom, the last two exclusive), in pixels.
-
-    Args:
-        mask: not empty.
-        top, left: of the frame, where the mask begins.
-    """
-    rows, columns = np.nonzero(mask)
-    rows, columns = rows + top, columns + left
-    box = tuple(int(edge) for edge in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
-    return round(float(columns.mean()), 2), round(float(rows.mean()), 2), len(rows), box
 
 
 def in_pixels(box: Box, width: int) -> Box:

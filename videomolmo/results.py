@@ -10,20 +10,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from videomolmo.errors import BadInput
 from videomolmo.fusion import iou
 from videomolmo.io.files import new_results
-from videomolmo.io.plain_values import as_json, as_path
+from videomolmo.io.formats.labels import Labels, place_of
+from videomolmo.io.images import list_images
+from videomolmo.io.plain_values import as_int, as_json, as_path
 from videomolmo.io.schemas import Answer, answer_problem, read_metadata
 from videomolmo.io.tables import write_csv
 from videomolmo.io.untrusted import StoredArrays, parse, read_bytes
 from videomolmo.io.video import Frames, open_video
-from videomolmo.mask_store import LAYERS, NOWHERE, ClipShape, LazyMasks, MaskStore, crop, place_of, window_of
+from videomolmo.mask_store import LAYERS, NOWHERE, ClipShape, LazyMasks, MaskStore, crop, window_of
 
 if TYPE_CHECKING:
     import pandas as pd
+    from supervision import Detections
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,84 @@ class GroundingResult:
         text = stored["text"]
         phrases = (CaptionPhrase(text[one["start"] : one["stop"]], **one) for one in stored["phrases"])
         return Caption(text, tuple(phrases))
+
+    @cached_property
+    def names(self) -> list[str]:
+        """What each object is: as the file calls it that it is from, as the caption's phrase, or as was asked for."""
+        if "labels" in self.config:
+            return list(self.config["labels"]["names"])
+        phrases = {one.object: one.text for one in reversed(self.caption.phrases)} if self.caption else {}
+        return [phrases.get(n, self.sentence) for n in range(1, self.objects + 1)]
+
+    def void(self, frame: int) -> Bool[np.ndarray, "height width"] | None:
+        """Pixels that count for nothing, as labels of others may tell; None where there are none."""
+        return self.spool.void(frame, (self.height, self.width))
+
+    def detections(self, frame: int) -> "Detections":
+        """The objects on a frame for `supervision`: boxes, masks, scores, classes by name, and ids as `tracker_id`.
+
+        Raises:
+            BadInput: supervision is not installed, or there is no such frame.
+        """
+        try:
+            from supervision import Detections
+        except ImportError as error:
+            raise BadInput(f"supervision is not installed ({error}); run: pip install supervision") from None
+        if (at := as_int(frame, 0)) is None or at >= self.frames:
+            raise BadInput(f"frame is {frame!r}, expected a number from 0 to {self.frames - 1}")
+        labels = self.labels()
+        shapes = list(labels.shapes(at))
+        boxes = [place_of(mask)[3] for _, mask in shapes]
+        scores, names = [labels.score(at, n) for n, _ in shapes], [labels.names[n - 1] for n, _ in shapes]
+        return Detections(
+            xyxy=np.array(boxes, float).reshape(-1, 4),
+            mask=np.array([mask for _, mask in shapes], bool).reshape(-1, self.height, self.width),
+            confidence=np.array(scores, float) if scores and None not in scores else None,
+            class_id=np.array([labels.classes[name] - 1 for name in names], int),
+            tracker_id=np.array([labels.whole_id(n) for n, _ in shapes], int),
+            data={"class_name": np.array(names, str)},
+        )
+
+    def to(self, format: str, path: str | Path) -> list[str]:
+        """Write the fused masks for other tools: a name of `videomolmo.io.formats.registry.FORMATS`.
+
+        One frame's masks are in memory at a time. Corrections by hand are exported by the inspector and by `videomolmo
+        export`.
+
+        Args:
+            format: coco, yolo-seg, mot, mots, davis, cvat, label-studio, geojson or csv.
+            path: of a new file or folder.
+
+        Returns:
+            What the format could not hold, a phrase each.
+
+        Raises:
+            BadInput: no such format, or something is at `path`.
+        """
+        from videomolmo.io.formats.registry import export
+
+        return export(self.labels(), format, path)
+
+    def labels(self) -> Labels:
+        """The objects as writers of formats take them."""
+        source = as_path(self.source)
+        told = self.config.get("labels", {"ids": [str(n + 1) for n in range(self.objects)], "scores": {}})
+        scores = {int(n): {int(at): score for at, score in own.items()} for n, own in told["scores"].items()}
+        is_folder = source is not None and _is_file_or_folder(source) and source.is_dir()
+        stem = source.stem if source is not None else self.folder.name if self.folder else "clip"
+        return Labels(
+            stem or "clip", self.sentence, self.height, self.width, self.fps, self.times_s, tuple(told["ids"]),
+            tuple(self.names), self._shapes, self.void if told.get("has_void") else None, scores,
+            images=tuple(path.name for path in list_images(source)[: self.frames]) if is_folder else (),
+            video=source.name if source is not None and not is_folder else None, read_video=self.video,
+        )  # fmt: skip
+
+    def _shapes(self, at: int) -> Iterator[tuple[int, np.ndarray]]:
+        """The objects of a frame with their masks, one mask at a time."""
+        ids, bits = self.spool.bits("fused", at, (self.height, self.width))
+        for row in np.argsort(ids):
+            if bits[row].any():
+                yield int(ids[row]), np.unpackbits(bits[row], axis=-1, count=self.width).view(bool)
 
     def _layer(self, name: str) -> LazyMasks:
         return LazyMasks(self.spool, name, (self.frames, self.objects, self.height, self.width))
@@ -277,7 +358,8 @@ class GroundingResult:
             )
         write_csv(self.tracks, place / "tracks.csv")
         for at in range(self.frames):
-            write_index_png(place / "masks" / f"{at:05d}.png", self.masks[at], (self.height, self.width))
+            size = self.height, self.width
+            write_index_png(place / "masks" / f"{at:05d}.png", self.masks[at], size, self.void(at))
         for path in self.spool.files():
             shutil.copyfile(path, place / "propagation" / path.name)
         metadata = {

@@ -30,7 +30,6 @@ from videomolmo.annotation.words import (
     word_maker,
 )
 from videomolmo.datasets import first_records, read_dataset
-from videomolmo.datasets.annotations import encode_rle
 from videomolmo.datasets.conversations import linked
 from videomolmo.datasets.files import Unreadable
 from videomolmo.datasets.record import GroundedAnswer, Record, Span
@@ -39,6 +38,7 @@ from videomolmo.io import provenance
 from videomolmo.io.cache import key_of
 from videomolmo.io.drawing import draw_masks
 from videomolmo.io.files import UNFINISHED, remove_abandoned, write_json, write_text
+from videomolmo.io.formats.run_lengths import encode_rle
 from videomolmo.io.plain_values import as_float, as_int, as_path, require_path
 from videomolmo.masks.sam2 import MaskTracker
 from videomolmo.metrics.boxes import box_iou, box_of

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from typer import Argument, Option
 
-from videomolmo.cli import sets
+from videomolmo.cli import exchange, sets
 from videomolmo.cli.describe import describe
 from videomolmo.cli.ground import ground_one
 from videomolmo.cli.options import (
@@ -122,6 +122,8 @@ def ground(
 
 
 _command("Videos")(describe)
+_command("Results")(exchange.export)
+_command("Results", "import")(exchange.import_)
 
 
 @_command("Videos")
@@ -253,15 +255,14 @@ def convert(
     print(f"written to {target}: {sum(p.numel() for p in model.parameters()):,} parameters")
 
 
-@_command("Training and weights")
-def export(source: Source, target: Target, shard_size: Annotated[str, opt("Of one file.", "SIZE")] = "5GB") -> None:
+@_command("Training and weights", "export-weights")
+def export_weights(
+    source: Source, target: Target, shard_size: Annotated[str, opt("Of one file.", "SIZE")] = "5GB"
+) -> None:
     """Export weights under their published names."""
-    from videomolmo.io.files import check_new
-    from videomolmo.weights import checkpoint, hub
+    from videomolmo.cli.exchange import write_published
 
-    check_new(target)
-    checkpoint.export(hub.pointing_folder(source), target, shard_size)
-    print(f"written to {target}: {', '.join(sorted(path.name for path in target.iterdir()))}")
+    write_published(source, target, shard_size)
 
 
 @_command("Sweeps")

@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 from videomolmo.datasets.files import MALFORMED, MissingFile, Unreadable
+from videomolmo.io.formats.run_lengths import decode_rle, empty_mask
 from videomolmo.io.images import in_natural_order, read_labels
 
-MAX_PIXELS = 2**28  # of one mask; more than any real one has
 Size = Callable[[], tuple[int, int]]
 
 
@@ -45,6 +45,10 @@ class Annotations:
 
     def foreground(self, frame: int) -> Bool[np.ndarray, "height width"] | None:
         """Everything that counts as foreground, where the set says so beside the objects."""
+        return None
+
+    def void(self, frame: int) -> Bool[np.ndarray, "height width"] | None:
+        """Pixels that count for nothing, where the set tells of them beside its objects."""
         return None
 
     def box(self, object_id: str, frame: int) -> Sequence[float] | None:
@@ -156,86 +160,6 @@ def _shape(runs: Mapping[Any, Any] | Sequence[Any]) -> tuple[int, int] | None:
     """Size of an object's first mask that is there; the file may hold masks of other videos, which say nothing."""
     entries = runs.values() if isinstance(runs, Mapping) else runs
     return next((entry["size"] for entry in entries if isinstance(entry, Mapping) and "size" in entry), None)
-
-
-def empty_mask(shape: Any, place: object) -> Bool[np.ndarray, "height width"]:
-    """An empty mask of a size that stands in a file."""
-    try:
-        height, width = map(int, shape)
-    except MALFORMED:
-        height = width = 0
-    if not (height > 0 and width > 0 and height * width <= MAX_PIXELS):
-        raise Unreadable(f"{place}: size {shape!r}; expected height and width of a mask")
-    return np.zeros((height, width), dtype=bool)
-
-
-def decode_rle(entry: Any, place: object) -> Bool[np.ndarray, "height width"]:
-    """Mask of COCO run lengths, compressed or as a list of numbers; a list of several gives their union.
-
-    Raises:
-        Unreadable: they are no run lengths, or do not fill the size they state.
-    """
-    from pycocotools import mask as coco
-
-    if isinstance(entry, list) and entry:
-        return np.logical_or.reduce([decode_rle(part, place) for part in entry])
-    try:
-        (height, width), counts = empty_mask(entry["size"], place).shape, entry["counts"]
-        if isinstance(counts, (list, tuple)):
-            counts = [int(count) for count in counts]
-            if min(counts, default=0) < 0 or sum(counts) != height * width:
-                raise ValueError("runs do not fill the mask")
-            runs = coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-        else:
-            counts = counts if isinstance(counts, bytes) else counts.encode("ascii")
-            if sum(_run_lengths(counts)) != height * width:
-                raise ValueError("runs do not fill the mask")
-            runs = {"size": [height, width], "counts": counts}
-        return coco.decode(runs).astype(bool)
-    except Unreadable:
-        raise
-    except MALFORMED as error:
-        raise Unreadable(f"{place}: not a mask in COCO run lengths ({error})") from None
-
-
-def encode_rle(mask: Bool[np.ndarray, "height width"]) -> dict[str, Any]:
-    """COCO's compressed run lengths of a mask, ready for JSON.
-
-    Example:
-        >>> encode_rle(np.ones((2, 3), bool))
-        {'size': [2, 3], 'counts': '06'}
-    """
-    from pycocotools import mask as coco
-
-    runs = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode()}
-
-
-def _run_lengths(counts: bytes) -> list[int]:
-    """Lengths in compressed run lengths, read before C code that trusts them does.
-
-    Each number is written in groups of five bits, lowest first, from the character '0' on; bit 5 says that more
-    follow, bit 4 of the last group is the sign; from the fourth number on, it is the difference to the last but one.
-    """
-    lengths: list[int] = []
-    value = shift = 0
-    for character in counts:
-        group = character - 48
-        if not 0 <= group < 64 or shift > 30:
-            raise ValueError("characters that are no run lengths")
-        value |= (group & 31) << shift
-        shift += 5
-        if group & 32:
-            continue
-        if group & 16:
-            value -= 1 << shift
-        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
-        if lengths[-1] < 0:
-            raise ValueError("a negative run")
-        value = shift = 0
-    if shift:
-        raise ValueError("the last run is cut off")
-    return lengths
 
 
 class Boxes(Annotations):

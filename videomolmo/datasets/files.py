@@ -10,9 +10,7 @@ from typing import Any
 
 from videomolmo.errors import BadInput, MissingFile, Unreadable
 from videomolmo.io.images import in_natural_order
-from videomolmo.io.untrusted import open_plain, read_bytes
-
-MAX_INDEX_BYTES = 1 << 33  # of one file; run lengths of all masks of a data set may take gigabytes
+from videomolmo.io.untrusted import MAX_INDEX_BYTES, open_plain, read_bytes
 
 # what comes of an index that is not as documented, where plain code reads it
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from videomolmo.datasets.annotations import Annotations, BinaryPNGs, RLEs, decode_rle
+from videomolmo.datasets.annotations import Annotations, BinaryPNGs, RLEs
 from videomolmo.datasets.files import MALFORMED, LazyJson, MissingFile, Unreadable, read_json, safe_join, videos_of
 from videomolmo.datasets.record import Expression, ImageSequence, Record, Records, image_sequence, in_order
+from videomolmo.io.formats.run_lengths import decode_rle
 
 MEVIS = "mevis"
 MEVIS_SPLITS = ("train", "valid_u", "valid", "test")

@@ -337,6 +337,10 @@ class Record:
         """Everything in the foreground, where the set says so beside its objects (ReVOS)."""
         return self.annotations.foreground(self._frame(frame))
 
+    def void(self, frame: int) -> Bool[np.ndarray, "height width"] | None:
+        """Pixels that count for nothing, where the set tells of them beside its objects; None where there are none."""
+        return self.annotations.void(self._frame(frame))
+
     def box_of(self, object_id: str, frame: int) -> Float[np.ndarray, "4"] | None:
         """Left, top, width, height in pixels from 0; None where the object is absent or not annotated."""
         return as_box(self.annotations.box(self._known(object_id), self._frame(frame)))

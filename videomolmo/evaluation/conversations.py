@@ -20,7 +20,6 @@ from typing_extensions import TypedDict
 
 from videomolmo.annotation.words import WordMaker, word_maker
 from videomolmo.datasets import first_records, read_dataset
-from videomolmo.datasets.annotations import decode_rle, encode_rle
 from videomolmo.datasets.generated import GCG_NANO
 from videomolmo.datasets.record import Expression, Record, Records
 from videomolmo.datasets.registry import known
@@ -37,6 +36,7 @@ from videomolmo.evaluation.evaluate import ALL, COLUMNS, answer_path, digest, id
 from videomolmo.io import provenance
 from videomolmo.io.cache import key_of
 from videomolmo.io.files import atomic_file, write_json
+from videomolmo.io.formats.run_lengths import decode_rle, encode_rle
 from videomolmo.io.plain_values import require_path
 from videomolmo.io.tables import write_csv
 from videomolmo.io.untrusted import read_json

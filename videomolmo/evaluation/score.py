@@ -43,7 +43,8 @@ def score_masks(record: Record, expression: Expression, predictions: Predictions
             continue
         found = predictions.read(record, expression, frame, truth.shape)
         missing_frames += found is None
-        values.append(j_and_f(truth, np.zeros_like(truth) if found is None else found)[:2])
+        found = np.zeros_like(truth) if found is None else found
+        values.append(j_and_f(truth, found, record.void(frame))[:2])
     if not values:
         return []
     if missing_frames == len(values):

@@ -166,14 +166,24 @@ class CorrectPanel:
 
 Export = Callable[[InspectorState, Path], Any]
 EXPORTS: dict[str, tuple[str, Export]] = {  # what the user reads: ending of the name ("" a folder), how it is written
-    "DAVIS pictures": ("", lambda state, path: exports.export_davis(state.inspection, path)),
-    "COCO masks (JSON)": (".json", lambda state, path: exports.export_coco(state.inspection, path)),
-    "tracks (CSV)": (".csv", lambda state, path: exports.export_tracks(state.inspection, path)),
+    "DAVIS pictures": ("", lambda state, path: _labels(state, "davis", path)),
+    "COCO masks (JSON)": (".json", lambda state, path: _labels(state, "coco", path)),
+    "tracks (CSV)": (".csv", lambda state, path: _labels(state, "csv", path)),
+    "YOLO polygons": ("", lambda state, path: _labels(state, "yolo-seg", path)),
+    "MOT boxes": ("", lambda state, path: _labels(state, "mot", path)),
+    "MOTS masks": ("", lambda state, path: _labels(state, "mots", path)),
+    "CVAT masks (XML)": (".xml", lambda state, path: _labels(state, "cvat", path)),
+    "Label Studio tasks (JSON)": (".json", lambda state, path: _labels(state, "label-studio", path)),
+    "outlines (GeoJSON)": (".geojson", lambda state, path: _labels(state, "geojson", path)),
     "video (MP4)": (".mp4", lambda state, path: _video(state, path)),
     "video (GIF)": (".gif", lambda state, path: _video(state, path)),
     "this view (PNG)": (".png", lambda state, path: _view(state, path)),
     "training records": (".jsonl", lambda state, path: state.corrections.export_training(path)),
 }
+
+
+def _labels(state: InspectorState, to: str, path: Path) -> list[str]:
+    return exports.export_labels(state.inspection, to, path)
 
 
 def _video(state: InspectorState, path: Path) -> None:
@@ -223,19 +233,21 @@ class ExportPanel:
         path = free_path(self._state.folder, stem, ending)
         _being_written.add(path)
 
-        def job() -> Path:
+        def job() -> tuple[Path, list[str]]:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write(self._state, path)
+                lost = write(self._state, path)
             finally:
                 _being_written.discard(path)
-            return path
+            return path, lost if isinstance(lost, list) else []
 
         self._state.start(f"writing {path} …", job, self._done)
 
-    def _done(self, path: Path) -> None:
-        self.line.value = f"<small>wrote <code>{path}</code></small>"
-        self._state.set_status(f"wrote {path}")
+    def _done(self, written: tuple[Path, list[str]]) -> None:
+        path, lost = written
+        without = f"; without {'; '.join(lost)}" if lost else ""
+        self.line.value = f"<small>wrote <code>{path}</code>{without}</small>"
+        self._state.set_status(f"wrote {path}{without}")
 
 
 class AskPanel:

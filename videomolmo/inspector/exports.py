@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -16,13 +16,15 @@ import numpy as np
 from videomolmo.annotation.annotate import ABSENT
 from videomolmo.errors import BadInput
 from videomolmo.inspector.edit_history import Click
+from videomolmo.inspector.fused_masks import MASK_LAYERS
 from videomolmo.inspector.inspection import Inspection
 from videomolmo.inspector.render import Look, paint_beside
 from videomolmo.inspector.repropagation import middle_of_packed
-from videomolmo.io.drawing import png_bytes, write_index_png
-from videomolmo.io.files import atomic_file, explain_os_error, move_into_place, temporary_folder
-from videomolmo.io.tables import write_csv
-from videomolmo.mask_store import pack, place_of
+from videomolmo.io.drawing import png_bytes
+from videomolmo.io.files import move_into_place, new_file
+from videomolmo.io.formats.labels import Labels
+from videomolmo.io.formats.registry import export
+from videomolmo.mask_store import pack
 
 Progress = Callable[[int, int], None]
 Beside = tuple[Inspection, Look]  # a result, and how it is shown
@@ -30,80 +32,67 @@ SMALLEST_SIDE = 360  # of videos, so that players show small clips well
 GIF_SIDE = 360
 
 
-def export_davis(inspection: Inspection, folder: str | Path, layer: str = "fused") -> Path:
-    """Index PNGs with a palette, 00000.png …; where objects overlap, the later one is shown. Returns the folder.
+def export_labels(inspection: Inspection, to: str, path: str | Path, layer: str = "fused") -> list[str]:
+    """Write masks or tracks as shown, corrections included, for other tools; what the format could not hold.
+
+    Args:
+        inspection: what is shown.
+        to: a name of `videomolmo.io.formats.registry.FORMATS`.
+        path: of the new file or folder.
+        layer: a name of `Inspection.layers`.
 
     Raises:
-        BadInput: the folder exists and is not empty, the layer has nothing, or there are more objects than 255.
+        BadInput: the file exists, the layer has nothing, or the format cannot hold so many objects.
     """
-    folder = Path(folder)
-    _check_layer(inspection, layer)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadInput(f"{folder} exists and is not empty; give a new folder")
-    if inspection.objects > 255:
-        raise BadInput(f"{inspection.objects} objects do not fit into index pictures, which hold 255; use COCO")
-    _parent(folder)
-    with explain_os_error("cannot be written", folder), temporary_folder(folder.parent) as place:
-        (place / "frames").mkdir()
-        for t in range(inspection.frames):
-            size = inspection.height, inspection.width
-            write_index_png(place / "frames" / f"{t:05d}.png", inspection.mask(layer, t), size)
-        move_into_place(place / "frames", folder, replace=False)
-    return folder
+    return export(labels_of(inspection, layer), to, path)
 
 
-def export_coco(inspection: Inspection, path: str | Path, layer: str = "fused") -> Path:
-    """COCO JSON: images are frames, categories objects, segmentations compressed RLE as pycocotools reads it.
+def labels_of(inspection: Inspection, layer: str = "fused") -> Labels:
+    """A layer as writers of formats take it, with the ids, names and scores of the result as far as they still fit.
 
     Raises:
-        BadInput: the file exists, or the layer has nothing.
+        BadInput: the layer has nothing.
     """
-    from pycocotools import mask as rle
+    reasons = inspection.layers()
+    if layer not in reasons:
+        raise BadInput(f"layer {layer!r} is unknown; choose one of {', '.join(reasons)}")
+    if reasons[layer] is not None:
+        raise BadInput(f"layer {layer!r} has nothing to write: {reasons[layer]}")
+    result, is_truth = inspection.result, layer == "truth"
+    stored, count = result.labels(), inspection.truth.objects if is_truth else inspection.objects
+    ids, names = stored.ids, list(stored.names)
+    if is_truth or len(ids) > count or "labels" not in result.config:
+        ids, names = (), [] if is_truth else names[:count]
+    ids += tuple(str(n) for n in range(len(ids) + 1, count + 1))
+    names += [inspection.name_of(n) if is_truth else inspection.sentence for n in range(len(names) + 1, count + 1)]
+    if not is_truth:
+        names = [inspection.names.get(n, name) for n, name in enumerate(names, start=1)]
+    decisions, agreement = (inspection.decisions(), inspection.agreement) if layer == "fused" else (None, None)
 
-    _check_layer(inspection, layer)
-    size = {"height": inspection.height, "width": inspection.width}
-    content: dict = {
-        "info": {"description": f"{inspection.sentence} ({layer})", "version": "1.0"},
-        "images": [
-            {"id": t, "file_name": f"{t:05d}.jpg", "time_s": round(float(inspection.times_s[t]), 4), **size}
-            for t in range(inspection.frames)
-        ],
-        "categories": [{"id": n, "name": inspection.name_of(n)} for n in range(1, _count(inspection, layer) + 1)],
-        "annotations": [],
-    }
-    for t in range(inspection.frames):
-        masks = inspection.mask(layer, t)
-        for n in np.flatnonzero(() if masks is None else masks.any(axis=(1, 2))).tolist():
-            encoded = rle.encode(np.asfortranarray(masks[n].astype(np.uint8)))
-            content["annotations"].append(
-                {"id": len(content["annotations"]) + 1, "image_id": t, "category_id": n + 1, "iscrowd": 0,
-                 "area": int(rle.area(encoded)), "bbox": [float(edge) for edge in rle.toBbox(encoded)],
-                 "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}}
-            )  # fmt: skip
-    with new_file(path, ".json") as new:
-        new.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
-    return Path(path)
+    def columns(t: int, n: int) -> dict:
+        if decisions is None:
+            return {}
+        return {"decision": decisions[t, n - 1], "agreement": round(float(agreement[t, n - 1]), 4)}
+
+    return replace(
+        stored, sentence=inspection.sentence, ids=ids, names=tuple(names), columns=columns, times_s=inspection.times_s,
+        shapes=partial(_shapes, inspection, layer), void=None if is_truth else stored.void,
+        scores={} if is_truth else stored.scores, read_video=inspection.video,
+    )  # fmt: skip
 
 
-def export_tracks(inspection: Inspection, path: str | Path) -> Path:
-    """CSV of frame, time_s, object, name, x_px, y_px, area_px, box, decision, agreement; a row per object there.
-
-    Raises:
-        BadInput: the file exists.
-    """
-    import pandas as pd
-
-    decisions, agreement = inspection.decisions(), inspection.agreement
-    rows = []
-    for t in range(inspection.frames):
-        for n, top, left, mask in inspection.patches("fused", t):
-            x, y, area, box = place_of(mask, top, left)
-            time_s, agreed = round(float(inspection.times_s[t]), 4), round(float(agreement[t, n - 1]), 4)
-            rows.append((t, time_s, n, inspection.name_of(n), x, y, area, box, decisions[t, n - 1], agreed))
-    names = ("frame", "time_s", "object", "name", "x_px", "y_px", "area_px", "box", "decision", "agreement")
-    with new_file(path, ".csv") as new:
-        write_csv(pd.DataFrame(rows, columns=list(names)), new)
-    return Path(path)
+def _shapes(inspection: Inspection, layer: str, t: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The objects of a layer on a frame with their masks."""
+    if layer in MASK_LAYERS:
+        for n, top, left, part in sorted(inspection.patches(layer, t), key=lambda patch: patch.object_id):
+            mask = np.zeros((inspection.height, inspection.width), bool)
+            mask[top : top + part.shape[0], left : left + part.shape[1]] = part
+            yield n, mask
+        return
+    masks = inspection.mask(layer, t)
+    for n, mask in enumerate(() if masks is None else masks, start=1):
+        if mask.any():
+            yield n, mask
 
 
 def export_video(
@@ -207,40 +196,6 @@ def _write_gif(path: Path, pictures: Iterator[np.ndarray], fps: float, times_s: 
     )
     durations = [10 * step for step in [*steps, last]]
     next(images).save(path, "GIF", save_all=True, append_images=images, duration=durations, loop=0)
-
-
-def _count(inspection: Inspection, layer: str) -> int:
-    return inspection.truth.objects if layer == "truth" else inspection.objects
-
-
-def _check_layer(inspection: Inspection, layer: str) -> None:
-    reasons = inspection.layers()
-    if layer not in reasons:
-        raise BadInput(f"layer {layer!r} is unknown; choose one of {', '.join(reasons)}")
-    if reasons[layer] is not None:
-        raise BadInput(f"layer {layer!r} has nothing to write: {reasons[layer]}")
-
-
-def _parent(path: Path) -> None:
-    if not path.absolute().parent.is_dir():
-        raise BadInput(f"{path}: its folder {path.parent} does not exist; create it first")
-
-
-@contextmanager
-def new_file(path: str | Path, suffix: str) -> Iterator[Path]:
-    """Where to write a new file, see `atomic_file`.
-
-    Raises:
-        BadInput: the file exists, has another suffix, or no folder.
-    """
-    path = Path(path)
-    if path.suffix.lower() != suffix:
-        raise BadInput(f"{path}: expected a name that ends in {suffix}")
-    _parent(path)
-    if path.exists():
-        raise BadInput(f"{path} exists; give another name")
-    with atomic_file(path, replace=False) as new:
-        yield new
 
 
 JPEG_QUALITY = 95

@@ -16,6 +16,7 @@ from videomolmo.errors import BadInput
 from videomolmo.io.images import list_images, read_labels
 from videomolmo.io.plain_values import as_array, as_path
 from videomolmo.io.untrusted import StoredArrays, open_plain
+from videomolmo.results import GroundingResult
 
 SAMPLED = 200  # frames that decide which object is compared with which
 
@@ -64,12 +65,12 @@ def score(truth: GroundTruth, found: Callable[[int], np.ndarray | None], objects
     partner = _partners(truth, found, objects, frames)
     j, f = np.full((2, frames, truth.objects), np.nan)
     for t in range(frames):
-        right, masks = truth.masks(t), found(t)
+        right, masks, void = truth.masks(t), found(t), truth.void(t)
         if right is None:
             continue
         for k, other in enumerate(partner):
             mask = np.zeros(right.shape[1:], bool) if other is None or masks is None else masks[other - 1]
-            j[t, k], f[t, k] = j_and_f_per_frame(right[k], mask)
+            j[t, k], f[t, k] = j_and_f_per_frame(right[k], mask, void)
     return Scores(j, f, (j + f) / 2, tuple(partner))
 
 
@@ -107,6 +108,7 @@ class GroundTruth:
         frames: how many frames the truth tells of.
         size: (height, width) of the result, which masks are brought to.
         own_size: of the truth.
+        void: pixels of a frame that count for nothing, in the truth's own size; None where there are none.
 
     Attributes:
         notes: what the user should know, a sentence each.
@@ -119,7 +121,9 @@ class GroundTruth:
         frames: int,
         size: tuple[int, int],
         own_size: tuple[int, int],
+        void: Callable[[int], np.ndarray | None] = lambda t: None,
     ) -> None:
+        self._void = void
         self._read, self.objects, self.frames, self.size = read, objects, frames, size
         self.notes: list[str] = []
         if own_size != size:
@@ -130,6 +134,11 @@ class GroundTruth:
             self.notes.append("the truth has no objects")
         self.masks = lru_cache(maxsize=64)(self._masks)
 
+    def void(self, t: int) -> Bool[np.ndarray, "height width"] | None:
+        """Pixels of frame `t` that count for nothing; None where there are none."""
+        found = self._void(t) if 0 <= t < self.frames else None
+        return found if found is None or found.shape == self.size else _resize(found, self.size)
+
     def _masks(self, t: int) -> Masks | None:
         """True masks of frame `t`; None where the truth says nothing about it."""
         found = self._read(t) if 0 <= t < self.frames else None
@@ -139,7 +148,7 @@ class GroundTruth:
 
 
 def open_truth(source: Any, frames: int, size: tuple[int, int]) -> GroundTruth | None:
-    """Truth from an array, a folder of pictures, a .npz or a .npy; None for None.
+    """Truth from an array, a folder of pictures or of a result, a .npz or a .npy; None for None.
 
     Args:
         source: see `Inspection`.
@@ -153,12 +162,16 @@ def open_truth(source: Any, frames: int, size: tuple[int, int]) -> GroundTruth |
     path = as_path(source)
     if path is None:
         truth = _of_array(as_array(source, "truth"), size)
+    elif (path / "run.json").is_file():
+        result = GroundingResult.load(path)
+        own = result.height, result.width
+        truth = GroundTruth(lambda t: result.masks[t], result.objects, result.frames, size, own, result.void)
     elif path.is_dir():
         truth = _of_folder(path, frames, size)
     elif path.suffix.lower() in (".npz", ".npy") and path.is_file():
         truth = _of_array(_from_file(path), size)
     else:
-        raise BadInput(f"truth {path}: expected a folder of index PNGs, or a .npz or .npy file of masks")
+        raise BadInput(f"truth {path}: expected a folder of index PNGs or of a result, or a .npz or .npy file of masks")
     if truth.frames != frames:
         truth.notes.append(f"the truth tells of {truth.frames} frames, the result of {frames}")
     return truth

@@ -133,8 +133,8 @@ class Inspection:
     Args:
         result: a result, or the folder it was saved to.
         truth: None; bool (frames, objects, height, width) or (frames, height, width); numbers of objects (frames,
-            height, width), 0 for background; a folder of index PNGs; or a .npz or .npy with such an array. Truth of
-            another size is rescaled, and `missing` says so.
+            height, width), 0 for background; a folder of index PNGs or of a result; or a .npz or .npy with such an
+            array. Truth of another size is rescaled, and `missing` says so.
         video: replaces the recorded source: a path, an array, or `Frames`.
         corrected: show the corrections that lie in the folder; otherwise whoever corrects is shown them first.
 
@@ -143,7 +143,7 @@ class Inspection:
         given_video: as given, None for the recorded one.
         folder: where the result was saved, None if only in memory.
         sentence, frames, height, width, fps, times_s: of the clip.
-        names: object id to the name shown, where the user gave one.
+        names: object id to the name shown, where the user, or the file it is from, gave one.
         truth: masks that are right, None if there are none.
         history, log, runs: corrections, see `Corrections`.
         problems: what was damaged when it was opened.
@@ -171,7 +171,7 @@ class Inspection:
         settings = kept.config.get("model", {})
         rule, tau = self._run_with = settings.get("fusion", "iou"), settings.get("tau", 0.7)  # None: it makes no sense
         self.rule, self.tau, self.matching = rule or "iou", 0.7 if tau is None else float(tau), None
-        self.names, self.version = {}, 0
+        self.names, self.version = dict(enumerate(kept.config.get("labels", {}).get("names", ()), start=1)), 0
         self.log = CorrectionLog(self.folder, result_key(kept), ClipShape(self.frames, kept.objects, *size))
         self.history, self.propagations = (
             History(kept.objects),
@@ -195,7 +195,7 @@ class Inspection:
         return sorted((set(self._run_keys) - self.history.state.dropped) | own)
 
     def name_of(self, object_id: int) -> str:
-        """The name the user gave to an object, or "object n"."""
+        """The name that an object was given, or "object n"."""
         return self.names.get(object_id) or f"object {object_id}"
 
     def frame(self, t: int, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "height width 3"]:

@@ -18,7 +18,7 @@ from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES
 from videomolmo.io.cache import BoundedCache
 from videomolmo.io.plain_values import as_path
-from videomolmo.io.schemas import MAX_FRAMES, Answer, Metadata, answer_problem, contradiction
+from videomolmo.io.schemas import MAX_FRAMES, Answer, Metadata, answer_problem, contradiction, labels_problem
 from videomolmo.io.untrusted import StoredArrays, parse, read_bytes, read_json, wrong_keys
 from videomolmo.io.video import Frames, open_video
 from videomolmo.mask_store import MaskStore, window_of
@@ -163,6 +163,9 @@ def _rescued(folder: Path, video: Any) -> tuple[GroundingResult, list[str]]:
     known |= {name: metadata.pop(name) for name in known if name in metadata}
     if reason := contradiction(known | {"frames": len(times), "times_s": times}):
         raise BadInput(f"{folder}: no result can be shown: {reason}; give a folder of `ground`")
+    if reason := labels_problem(known | metadata):
+        problems.append(f"run.json: {reason}; they are not used")
+        metadata.pop("labels")
     recorded = metadata.pop("video", None)
     if (frames := metadata.pop("frames", len(times))) != len(times):
         problems.append(f"run.json: frames is {frames}, but it has the times of {len(times)}, which are shown")

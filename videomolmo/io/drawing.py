@@ -34,13 +34,28 @@ def palette(count: int) -> UInt8[np.ndarray, "count 3"]:
     return colours
 
 
-def write_index_png(path: Path, masks: Bool[np.ndarray, "objects height width"] | None, size: tuple[int, int]) -> None:
-    """DAVIS-style PNG of a frame of `size`: pixel n belongs to object n; of objects that overlap, to the later one."""
-    from PIL import Image
+def write_index_png(
+    path: Path,
+    masks: Bool[np.ndarray, "objects height width"] | None,
+    size: tuple[int, int],
+    void: Bool[np.ndarray, "height width"] | None = None,
+) -> None:
+    """DAVIS-style PNG of a frame of `size`: pixel n belongs to object n; of objects that overlap, to the later one.
 
+    The `void`, where nothing else is, is 255.
+    """
     labels = np.zeros(size, np.uint8)
+    if void is not None:
+        labels[void] = 255
     for index, mask in enumerate(() if masks is None else masks, start=1):
         labels[mask] = min(index, 255)
+    write_label_png(path, labels)
+
+
+def write_label_png(path: Path, labels: UInt8[np.ndarray, "height width"]) -> None:
+    """Numbers of objects as a PNG whose palette shows each in its colour."""
+    from PIL import Image
+
     image = Image.fromarray(labels)
     image.putpalette(palette(256).ravel().tolist())
     image.save(path, compress_level=1)  # large flat areas shrink as well, in a third of the time

@@ -67,6 +67,45 @@ def atomic_files(folder: str | Path, last: str) -> Iterator[Path]:
             move_all_into_place(sorted((place / "files").iterdir(), key=lambda path: path.name == last), folder)
 
 
+@contextmanager
+def new_file(path: str | Path, suffix: str) -> Iterator[Path]:
+    """Where to write a new file, see `atomic_file`.
+
+    Raises:
+        BadInput: the file exists, has another suffix, or no folder.
+    """
+    path = Path(path)
+    if path.suffix.lower() != suffix:
+        raise BadInput(f"{path}: expected a name that ends in {suffix}")
+    _check_parent(path)
+    if os.path.lexists(path):
+        raise BadInput(f"{path} exists; give another name")
+    with atomic_file(path, replace=False) as new:
+        yield new
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """An empty folder that takes its place when the block ends well.
+
+    Raises:
+        BadInput: something that is not an empty folder is there, or no folder to put it in.
+    """
+    path = Path(path)
+    if os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
+        raise BadInput(f"{path} exists and is not empty; give a new folder")
+    _check_parent(path)
+    with explain_os_error("cannot be written", path), temporary_folder(path.absolute().parent) as place:
+        (place / "files").mkdir()
+        yield place / "files"
+        move_into_place(place / "files", path, replace=False)
+
+
+def _check_parent(path: Path) -> None:
+    if not path.absolute().parent.is_dir():
+        raise BadInput(f"{path}: its folder {path.parent} does not exist; create it first")
+
+
 def move_into_place(source: Path, path: Path, *, replace: bool = True) -> None:
     """Move a file, or a folder with files, to its place once it is on the disk; `replace` as in `atomic_file`."""
     for file in [*source.rglob("*"), source] if source.is_dir() else [source]:

@@ -1,5 +1,6 @@
 """Schemas of what runs leave on disk and is read back: kinds, types and ranges of run.json, answers, corrections."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
@@ -40,6 +41,17 @@ class StoredCaption(TypedDict):
     phrases: Annotated[list[StoredPhrase], Field(max_length=MAX_OBJECTS)]
 
 
+class StoredLabels(TypedDict):
+    """What a file of labels, which a result was made of, calls its objects, and how sure it was of each on a frame."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)
+    format: Text
+    ids: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=MAX_OBJECTS)]
+    names: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=MAX_OBJECTS)]
+    scores: dict[str, dict[str, Number]]
+    has_void: bool
+
+
 class Metadata(TypedDict):
     """run.json of a result; what else stands in it is kept as it is."""
 
@@ -55,6 +67,7 @@ class Metadata(TypedDict):
     warning: Text | None
     model: NotRequired[dict[str, Any]]
     caption: NotRequired[StoredCaption]
+    labels: NotRequired[StoredLabels]
 
 
 class Answer(TypedDict):
@@ -121,6 +134,8 @@ def contradiction(metadata: Mapping[str, Any]) -> str:
         return f"{metadata['objects']} objects of {size} are more than can be held"
     if reason := caption_problem(metadata):
         return reason
+    if reason := labels_problem(metadata):
+        return reason
     return "" if metadata["frames"] == frames else f"frames is {metadata['frames']}, but times_s has {frames}"
 
 
@@ -133,6 +148,18 @@ def caption_problem(metadata: Mapping[str, Any]) -> str:
         if phrase["object"] > metadata["objects"]:
             return f"a phrase names object {phrase['object']} of {metadata['objects']}"
     return ""
+
+
+def labels_problem(metadata: Mapping[str, Any]) -> str:
+    """What in the labels of `Metadata` contradicts itself or the objects; "" where nothing does, or there are none."""
+    if (labels := metadata.get("labels")) is None:
+        return ""
+    if not len(labels["ids"]) == len(labels["names"]) == metadata["objects"]:
+        counts = f"{len(labels['ids'])} ids and {len(labels['names'])} names"
+        return f"labels tell of {counts} of {metadata['objects']} objects"
+    numbers = (*labels["scores"], *(at for own in labels["scores"].values() for at in own))
+    known = all(re.fullmatch("[0-9]{1,9}", number) for number in numbers)
+    return "" if known else "labels tell scores of what is no object or no frame"
 
 
 def answer_problem(answer: Mapping[str, Any], frames: int, size: tuple[int, int]) -> str:

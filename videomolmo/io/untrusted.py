@@ -25,6 +25,7 @@ from videomolmo.errors import BadInput
 MAX_TEXT_BYTES = 64 << 20  # of a text of a model, read whole; published tokenizers have up to 33 MB
 MAX_JSON_BYTES = 32 << 20  # of a file that a run left
 MAX_ARRAY_BYTES = 2 << 30
+MAX_INDEX_BYTES = 1 << 33  # of a file of labels; run lengths of all masks of a data set may take gigabytes
 _MAX_HEADER_BYTES = 10_000  # of an array
 _MAX_DIRECTORY_BYTES = 64 << 10  # of a zip file
 _CHUNK_BYTES = 1 << 18  # unpacked at a time
