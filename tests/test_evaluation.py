@@ -19,8 +19,9 @@ from videomolmo.cli import main
 from videomolmo.datasets import read_dataset
 from videomolmo.datasets.record import Expression
 from videomolmo.errors import BadInput
-from videomolmo.evaluation.evaluate import ALL, comparison, evaluate
+from videomolmo.evaluation.evaluate import ALL, evaluate
 from videomolmo.evaluation.predictions import Predictions, write_submission
+from videomolmo.evaluation.quoted import comparison
 from videomolmo.evaluation.score import score_count, score_masks, score_points
 from videomolmo.io.files import locked_folder
 from videomolmo.protocols import as_question
@@ -431,7 +432,8 @@ def test_paths_stay_inside(records, tmp_path: Path) -> None:
 def test_quoted_figures_are_marked() -> None:
     text = comparison("ref_davis17", {"val, mean of 8 expressions": 0.5})
     assert "| this run: val, mean of 8 expressions | 50.0 | measured here |" in text
-    assert "| VideoMolmo | 72.5 | quoted from the paper (mean of four annotators) |" in text
+    assert "| VideoMolmo | 72.5 | quoted: arXiv:2506.05336, June 2025 (mean of four annotators) |" in text
+    assert "nothing published" in comparison("generated", {})
 
 
 def test_vpos_nano_comes_through_the_same_door() -> None:

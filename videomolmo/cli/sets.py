@@ -187,8 +187,9 @@ def _evaluate_masks(
     submission: Path | None, what: dict[str, Any],
 ) -> None:  # fmt: skip
     from videomolmo.datasets import read_dataset
-    from videomolmo.evaluation.evaluate import comparison, evaluate, j_and_f_of, scores_text
+    from videomolmo.evaluation.evaluate import evaluate, j_and_f_of, scores_text
     from videomolmo.evaluation.predictions import Predictions, check_submission, write_submission
+    from videomolmo.evaluation.quoted import comparison
     from videomolmo.evaluation.score import can_score
 
     if submission:
