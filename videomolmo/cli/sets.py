@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
+from videomolmo.cli.fetch import fetch
 from videomolmo.cli.options import (
     Benchmark,
     DataPath,
@@ -36,7 +37,8 @@ from videomolmo.io.command_line import Command, Group
 CAPTIONS, WORDS = {"rich_help_panel": "Captions"}, {"rich_help_panel": "Endpoint"}
 Endpoint = Annotated[str | None, opt("URL of chat completions; key: $VIDEOMOLMO_API_KEY.", "URL", **WORDS)]
 Yes = Annotated[bool, Option("--yes", help="Send without asking.", **WORDS)]
-data = typer.Typer(cls=Group, rich_markup_mode=None, help="List public data sets; check a download.")
+data = typer.Typer(cls=Group, rich_markup_mode=None, help="List public data sets; fetch one; check a download.")
+data.command("fetch", cls=Command)(fetch)
 
 
 @data.command("list", cls=Command)
