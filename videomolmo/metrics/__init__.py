@@ -2,8 +2,8 @@
 
 regions: J and F of masks · davis: DAVIS-2017 · expressions: MeViS, ReasonVOS, ReVOS, Ref-DAVIS17 · point_scores: points
 on images and in videos · counting: numbers · tracks: points followed over time · hota: identities over time ·
-conversations: phrases with masks. Truth comes first, prediction second. `reference=True` and its like reproduce the
-public tools where ours differ on purpose.
+conversations: phrases with masks · captions, meteor: words · boxes: boxes around masks. Truth comes first, prediction
+second. `reference=True` and its like reproduce the public tools where ours differ on purpose.
 """
 
 from videomolmo.metrics.conversations import gcg_matches, gcg_miou, gcg_scores
