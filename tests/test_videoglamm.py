@@ -272,7 +272,6 @@ def test_describing_on_the_command_line(model, processor, writes, tmp_path: Path
     assert GroundingResult.load(tmp_path / "out").caption.text == WORDS_SAID
     before = (tmp_path / "out" / "run.json").read_bytes()
     for refused, named in (
-        ([], "--model is missing"),
         (["--model", str(tmp_path / "glamm")], "out"),
         (["--model", "nano", "--overwrite"], "expected a VideoGLaMM"),
         (["--model", "nano", "--overwrite", "--branch", "first-frame"], "branch is no option"),

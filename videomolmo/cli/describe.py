@@ -15,13 +15,13 @@ from videomolmo.io.command_line import FULL
 if TYPE_CHECKING:
     from videomolmo.results import GroundingResult
 
-QUESTION = "What can be seen in the video, and what does it do?"
+QUESTION = "Describe the video."
 
 
 def describe(
     video: Annotated[str, Argument(metavar="VIDEO", help="Video file or folder of images.")],
     question: Annotated[str, Argument(metavar="QUESTION", help="What to tell of it.")] = QUESTION,
-    model: Annotated[str | None, Option(metavar="MODEL", help="A folder or hub id of a VideoGLaMM.")] = None,
+    model: Annotated[str, Option(metavar="MODEL", help="nano-glamm, or a folder or hub id.")] = "nano-glamm",
     out: Annotated[Path | None, Option(parser=Path, metavar="DIR", help="Folder (default: results/describe).")] = None,
     branch: Annotated[str | None, Option(metavar="KIND", help="each-frame (default) or first-frame.")] = None,
     device: Annotated[str, Option(metavar="DEVICE", help="auto, cpu, cuda, or mps (untried).")] = "auto",
@@ -37,8 +37,6 @@ def describe(
     from videomolmo.io.video import open_video
     from videomolmo.systems import load_grounder
 
-    if model is None:
-        raise BadInput("--model is missing; give the folder or hub id of a VideoGLaMM (none is shipped)")
     out = out or (Path("results/describe") if overwrite else unused(Path("results/describe")))
     folder = check_folder(out, overwrite=overwrite, source=video)
     with open_video(video) as frames:

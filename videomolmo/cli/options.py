@@ -39,7 +39,9 @@ MODELS, RUNNING, REPORT, MANY = (
     {"rich_help_panel": panel} for panel in ("Models", "Running", "Report", "Several at once")
 )
 TYPES = "float32 bfloat16 float16"
-Model = Annotated[str, opt("nano, nano-96, a folder, hub id[@revision], Molmo 2.", "MODEL", "nano nano-96", **MODELS)]
+Model = Annotated[
+    str, opt("nano, nano-96, nano-glamm, a folder, hub id[@revision].", "MODEL", "nano nano-96 nano-glamm", **MODELS)
+]
 Masks = Annotated[str, opt("SAM 2: nano, a folder, .pt file, or hub id.", "MODEL", "nano", **MODELS)]
 Every = Annotated[int, whole("Frames between key frames.", "K", callback=at_least_one)]
 Fusion = Annotated[str, Option(metavar="RULE", help="How both directions are fused.", autocompletion=rules)]
