@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pandas as pd
+import plain_system
 import pytest
 from bench.kill_ground import result_of
+from numbered_frames import encode
 
 from videomolmo.cli import main
-from videomolmo.cli.ground_many import _ground, jobs_of
+from videomolmo.cli.ground_many import _Dropped, _ground, _ground_there, jobs_of
 from videomolmo.errors import BadInput
 from videomolmo.grounding import VideoGrounder
 from videomolmo.io.tables import read_csv
 from videomolmo.io.video import VideoWriter
 from videomolmo.io.video_decode import PyAVReader
 from videomolmo.results import GroundingResult
+from videomolmo.systems import SYSTEMS
 
-SETTINGS = {"every": 5, "fusion": "iou", "tau": 0.7, "context": None, "max_frames": 4, "reader": "pyav"}
+SETTINGS = {
+    "every": 5,
+    "fusion": "iou",
+    "tau": 0.7,
+    "context": None,
+    "max_frames": 4,
+    "reader": "pyav",
+} | dict.fromkeys(("latency", "start", "end", "fps"))
 
 
 @pytest.fixture
@@ -107,3 +120,53 @@ def test_sentences_about_a_video_share_its_frames_and_their_features(shipped_gro
     for job in jobs:
         one, other = (result_of(tmp_path / name / job.name) for name in ("alone", "together"))
         assert {name for name in one if one[name] != other[name]} <= {"overlay.mp4"} and one.keys() == other.keys()
+
+
+@pytest.fixture
+def scheduler() -> Iterator[str]:
+    """The address of a Dask scheduler with two workers for one job at a time each."""
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, protocol="tcp", host="127.0.0.1",
+        dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
+    ) as cluster:  # fmt: skip
+        yield cluster.scheduler_address
+
+
+def test_a_cluster_does_the_same_as_processes_here(videos, scheduler, tmp_path, monkeypatch, capsys):
+    loads = []
+    monkeypatch.setitem(SYSTEMS, "plain", lambda *given, **options: loads.append(given) or plain_system.load())
+    encode(videos / "more.mp4", count=8)
+    monkeypatch.chdir(tmp_path)
+    sentences = ["the light", "--sentence", "the dark"]
+    given = ["ground", "videos", *sentences, "--model", "plain", "--every", "2", "--end", "6f"]
+    assert main([*given, "--out", "here"]) == 1
+    loads.clear()
+    assert main([*given, "--out", "there", "--scheduler", scheduler]) == 1
+    assert len(loads) == 1  # both workers are threads of this process, and keep their models
+    here, there = (read_csv(tmp_path / name / "results.csv") for name in ("here", "there"))
+    assert there.drop(columns="problem").equals(here.drop(columns="problem")) and here.objects.max() == 1
+    assert there.outcome.tolist() == ["failed"] * 2 + ["done"] * 4 and "bad.mp4: not a video" in there.problem[0]
+    for name in there.folder[2:]:
+        assert result_of(tmp_path / "here" / name) == result_of(tmp_path / "there" / name)
+    assert main([*given, "--out", "there", "--scheduler", scheduler, "--workers", "2"]) == 2
+    assert "--workers says nothing to a scheduler" in capsys.readouterr().err
+    monkeypatch.setattr("videomolmo.io.cluster.ANSWER_WITHIN_S", 1)
+    monkeypatch.setattr("videomolmo.io.cluster.ANSWER_WITHIN_S", 1)
+    assert main([*given[:3], "--scheduler", "tcp://127.0.0.1:9"]) == 2
+    assert "no Dask scheduler answers at tcp://127.0.0.1:9" in capsys.readouterr().err
+
+
+def test_what_a_cluster_was_asked_by_somebody_who_left_is_dropped(videos, tmp_path, monkeypatch):
+    monkeypatch.setitem(SYSTEMS, "plain", lambda *given, **options: plain_system.load())
+    wanted = iter([True])
+    monkeypatch.setattr("videomolmo.cli.ground_many.ASK_EVERY_S", 0.0)
+    monkeypatch.setattr("videomolmo.cli.ground_many.still_wanted", lambda task: lambda: next(wanted, False))
+    jobs = [replace(job, path=job.video) for job in jobs_of([str(videos / "good.mp4")], ["a"], SETTINGS | {"every": 1})]
+    (tmp_path / "out").mkdir()
+    with pytest.raises(_Dropped):
+        _ground_there(({"model": "plain"}, tmp_path / "out", False, jobs), "task")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good_a.unfinished"]  # and may go on
+    with pytest.raises(BadInput, match="does not see"):
+        _ground_there(({"model": "plain"}, tmp_path / "nowhere", False, jobs), "task")

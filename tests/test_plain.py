@@ -207,7 +207,7 @@ def test_settings_that_are_none_are_refused_before_work(settings, said):
 
 def test_settings_come_out_plain():
     found = check_settings(torch.tensor(5), "iou", torch.tensor(0.5), np.int8(2))
-    assert found == {"every": 5, "fusion": "iou", "tau": 0.5, "context": 2} and json.dumps(found)
+    assert found == {"every": 5, "fusion": "iou", "tau": 0.5, "context": 2, "latency": None} and json.dumps(found)
     made = Settings(every=np.int64(2), iou_threshold=np.float32(0.5), seed=np.uint8(3), negative=np.True_)
     assert json.dumps(vars(made)) and made.every == 2 and made.iou_threshold == 0.5 and made.negative is True
     with pytest.raises(BadInput, match=r"every is 2\.5, expected a whole number"):

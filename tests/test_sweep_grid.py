@@ -16,9 +16,10 @@ from small_notebooks import BODY, PARAMETERS, write_notebook
 
 from videomolmo.cli import main
 from videomolmo.errors import BadInput
+from videomolmo.io.cluster import Executor
 from videomolmo.io.files import locked_folder
 from videomolmo.sweep.grid import Grid, fits, read_grid, read_notebook
-from videomolmo.sweep.run import Executor, as_time, estimate, make_plan
+from videomolmo.sweep.run import as_time, estimate, make_plan
 from videomolmo.sweep.store import Record, Store
 
 ROOT = Path(__file__).parent.parent
@@ -138,7 +139,7 @@ def test_what_a_grid_may_not_say(tmp_path, notebook, capsys, text, told):
     ],
 )  # fmt: skip
 def test_what_the_command_refuses(tmp_path, notebook, capsys, monkeypatch, arguments, told):
-    monkeypatch.setattr("videomolmo.sweep.run.ANSWER_WITHIN_S", 1)
+    monkeypatch.setattr("videomolmo.io.cluster.ANSWER_WITHIN_S", 1)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "diary.txt").touch()
     (tmp_path / "grid.toml").write_text("")

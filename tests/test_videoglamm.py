@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bench.kill_ground import result_of
 from safetensors.torch import load_file, save_file
 from tiny_videoglamm import WORDS, tiny_config, tiny_model, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerFast
@@ -19,6 +20,7 @@ from videomolmo.cli import main
 from videomolmo.errors import BadInput
 from videomolmo.grounding import VideoGrounder, as_question
 from videomolmo.io.video import VideoWriter, open_video
+from videomolmo.mask_store import MaskStore
 from videomolmo.model.tokenizer import build_nano_tokenizer
 from videomolmo.protocols import Question
 from videomolmo.results import Caption, CaptionPhrase, GroundingResult
@@ -281,6 +283,52 @@ def test_describing_on_the_command_line(model, processor, writes, tmp_path: Path
         errors = capsys.readouterr().err
         assert named in errors and errors.count("\n") == 1
     assert (tmp_path / "out" / "run.json").read_bytes() == before
+
+
+def test_a_stopped_description_goes_on_to_the_same_files(
+    model, processor, writes, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes(SAID)
+    monkeypatch.setattr("videomolmo.systems.videoglamm.segmenter.PART", 4)
+    model.save_pretrained(tmp_path / "glamm")
+    processor.save_pretrained(tmp_path / "glamm")
+    with VideoWriter(tmp_path / "clip.mp4", 10, 24, 40) as file:
+        for frame in clip(11):
+            file.write(frame)
+
+    def describe(name: str, *more: str) -> int:
+        given = ["describe", tmp_path / "clip.mp4", "--model", tmp_path / "glamm", "--device", "cpu", "--end", "10f"]
+        return main([*map(str, given), "--out", str(tmp_path / name), *more])
+
+    write = MaskStore.write
+
+    def interrupted(self, start: int, *given: object) -> None:
+        if start == 8:
+            raise KeyboardInterrupt
+        write(self, start, *given)
+
+    def stop(name: str) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(MaskStore, "write", interrupted)
+            assert describe(name) == 130
+        assert "frames before 8 are done, and the same command goes on from there" in capsys.readouterr().err
+
+    assert describe("whole") == 0
+    stop("out")
+    masked: list[int] = []
+    monkeypatch.setattr(
+        "videomolmo.systems.videoglamm.segmenter.decode_all",
+        lambda sam, pictures, vectors: masked.append(len(pictures)) or decode_all(sam, pictures, vectors),
+    )
+    assert describe("out") == 0 and result_of(tmp_path / "out") == result_of(tmp_path / "whole")
+    assert sum(masked) == 2 and not (tmp_path / "out.unfinished").exists()
+    result = GroundingResult.load(tmp_path / "out")
+    assert result.caption.text == WORDS_SAID and result.key_frames == [0, 4, 8] and result.frames == 10
+
+    stop("other")
+    writes("It is [SEG].")  # a machine that counts otherwise
+    assert describe("other") == 2 and "said otherwise before it was stopped; run it again" in capsys.readouterr().err
+    assert describe("other") == 0 and GroundingResult.load(tmp_path / "other").objects == 1
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES, fuse, iou
-from videomolmo.io.video import LiveFrames, open_video
+from videomolmo.io.live import LiveFrames
+from videomolmo.io.video import open_video
 from videomolmo.masks.sam2 import MEAN, STD, MaskTracker
 from videomolmo.masks.windows import Window, track_windows
 from videomolmo.weights.hub import nano_masks
@@ -299,7 +300,7 @@ def test_a_pointer_that_reads_far_ahead_has_frames_decoded_again(truthful, clip,
     video = open_video(clip.frames)
     original = video._reader.read
     video._reader.read = lambda number: read.append(number) or original(number)
-    monkeypatch.setattr("videomolmo.grounding.MOST_HELD", 3 * clip.frames[0].nbytes)
+    monkeypatch.setattr("videomolmo.io.decoded.MOST_HELD", 3 * clip.frames[0].nbytes)
     assert np.array_equal(grounder(video, "the thing").masks[:], wanted.masks[:])
     assert read == [*range(12), *range(12)]
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from videomolmo.model.tokenizer import build_nano_tokenizer
-from videomolmo.systems.videoglamm import VideoGLaMMConfig, VideoGLaMMForConditionalGeneration
+from videomolmo.systems.videoglamm import VideoGLaMMConfig, VideoGLaMMForConditionalGeneration, VideoGLaMMProcessor
 from videomolmo.systems.videoglamm.config import ImageConfig, LanguageConfig, MaskConfig, VideoConfig
 
 WORDS = "A red circle moves left behind the bar. What is there? <p> a red circle </p>"
@@ -48,3 +50,11 @@ def tiny_model(config: VideoGLaMMConfig) -> VideoGLaMMForConditionalGeneration:
         made = VideoGLaMMForConditionalGeneration(config).eval()
         made.lm_head.weight.data[config.language.segment] = torch.randn(config.language.width)  # is often written
     return made
+
+
+def save(folder: Path) -> None:
+    """Write all of it, for `--model`."""
+    words = tiny_tokenizer()
+    sizes = tiny_config(words)
+    tiny_model(sizes).save_pretrained(folder)
+    VideoGLaMMProcessor(words, sizes).save_pretrained(folder)

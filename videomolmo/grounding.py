@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -15,9 +14,12 @@ from jaxtyping import Float
 from videomolmo.errors import BadInput
 from videomolmo.fusion import check_rule
 from videomolmo.io import provenance
+from videomolmo.io.decoded import Decoded
+from videomolmo.io.files import RECORDING
+from videomolmo.io.live import LiveFrames, recorded
 from videomolmo.io.plain_values import as_int
-from videomolmo.io.timing import Stopwatch
-from videomolmo.io.video import Frames, LiveFrames, open_video
+from videomolmo.io.sources import check_stretch, excerpt, open_source
+from videomolmo.io.video import Frames
 from videomolmo.mask_store import MaskStore
 from videomolmo.points import Answer
 from videomolmo.protocols import Frame, OnText, Pointer, Question, Segmentation, Segmenter, Tracker, as_question
@@ -30,9 +32,6 @@ if TYPE_CHECKING:
     from videomolmo.unfinished import Unfinished
 
 Result = TypeVar("Result")
-
-
-MOST_HELD = 2**29  # bytes of frames that wait for an answer
 
 
 class VideoGrounder:
@@ -125,8 +124,12 @@ class VideoGrounder:
         fusion: str = "iou",
         tau: float = 0.7,
         context: int | None = None,
+        start: float | str | None = None,
+        end: float | str | None = None,
+        fps: float | None = None,
         max_frames: int | None = None,
         reader: str = "pyav",
+        latency: int | None = None,
         progress: bool = False,
         on_text: OnText | None = None,
         kept: Unfinished | None = None,
@@ -134,14 +137,20 @@ class VideoGrounder:
         """Find what the sentence names: points on key frames, masks on every frame.
 
         Args:
-            video: a video file, a folder of images, uint8 (frames, height, width, 3), or what `open_video` gives.
+            video: a video file, a folder of images, uint8 (frames, height, width, 3), what `open_video` gives, or the
+                name of a live source ("camera:0", "rtsp://…", see `videomolmo.io.live.open_live`), whose frames are
+                recorded for the result; it goes on until the source or `end` does.
             sentence: a noun phrase ("the red circle") or a question.
             every: key frames lie this many frames apart (k).
             fusion: a name in `videomolmo.fusion.RULES`; `forward` and `backward` have nothing followed the other way.
             tau: IoU from which the two directions count as agreeing (τ).
             context: past frames the model looks at (l); None takes the model's own.
+            start, end: the stretch that is looked at, in seconds, or with an f behind it a frame ("57f"); `end` is left
+                out. See `videomolmo.io.sources.excerpt`, also on how the result tells where its frames come from.
+            fps: look at so many frames a second, evenly chosen; a slower video is looked at whole.
             max_frames: read only so many frames; said to `open_video` where that was called before.
             reader: "pyav" or "decord"; idem.
+            latency: as for `stream`.
             progress: show bars.
             on_text: called while answers are written, with a key frame's number and its text so far; for example
                 `lambda frame, text: print(f"\\r{frame}: {text}", end="")`.
@@ -152,9 +161,15 @@ class VideoGrounder:
 
         Source: paper, section 3.
         """
-        video, settings = _opened(video, reader, max_frames), check_settings(every, fusion, tau, context)
-        read = {"reader": reader, "max_frames": None if max_frames is None else int(max_frames)}
-        return drained(self.steps(video, sentence, settings, read, progress=progress, on_text=on_text, kept=kept))
+        settings = check_settings(every, fusion, tau, context, latency)
+        read = {"reader": reader, "max_frames": None if max_frames is None else int(max_frames),
+                **check_stretch(start, end, fps)}  # fmt: skip
+        opened = _opened(video, **read)
+        try:
+            return drained(self.steps(opened, sentence, settings, read, progress=progress, on_text=on_text, kept=kept))
+        finally:
+            if opened.is_live:
+                opened.close()
 
     def steps(
         self, video: Frames, sentence: str, settings: dict[str, Any], read: dict[str, Any], *, progress: bool = False,
@@ -163,11 +178,14 @@ class VideoGrounder:
         """As a call, but yields after each window how many frames have final masks; the result is returned.
 
         Args:
-            video: opened with `read`, its "reader" and "max_frames".
+            video: opened with `read`, its "reader", "max_frames", "start", "end" and "fps".
             settings: see `check_settings`.
         """
-        work = self._begin(video, sentence, settings, on_text, progress=progress, kept=kept)
-        spool, objects = yield from _stored(work.windows, work.question.clock, len(video), progress, kept)
+        store = MaskStore() if kept is None else kept.store
+        recording = store.folder / RECORDING if video.is_live else None
+        with recorded(video, recording) as video:
+            work = self._begin(video, sentence, settings, on_text, progress=progress, kept=kept)
+            objects = yield from _stored(work.windows, store, work.question, progress, kept)
         clock, frames = work.question.clock, work.frames
         config = {
             "model": {**work.settings, "question": work.question.text, **read, **work.about},
@@ -176,10 +194,14 @@ class VideoGrounder:
             "weights_sha256": self.weights, "versions": provenance.versions(), "commit": provenance.commit(),
             "seconds": dict.fromkeys(("io", "vision", "text", "masks"), 0.0) | clock.rounded(),
         }  # fmt: skip
+        config |= {"live": video.report()} if video.is_live else {}
+        known = {name: getattr(video, name) for name in ("source_frames", "source_times_s")}
         return GroundingResult(
             sentence=sentence, answers=work.answers, objects=objects, height=video.height, width=video.width,
-            times_s=np.asarray(video.times_s)[: frames.count], fps=video.fps, spool=spool, config=config,
-            source=video.source, warning=video.warning, _video=video,
+            times_s=np.asarray(video.times_s)[: frames.count], fps=video.fps, spool=store, config=config,
+            source=video.name if video.is_live else video.source, warning=video.warning, recording=recording,
+            _video=None if video.is_live else video,
+            **{name: None if of is None else of[: frames.count] for name, of in known.items()},
         )  # fmt: skip
 
     def stream(
@@ -191,35 +213,41 @@ class VideoGrounder:
         fusion: str = "iou",
         tau: float = 0.7,
         context: int | None = None,
+        start: float | str | None = None,
+        end: float | str | None = None,
+        fps: float | None = None,
         on_text: OnText | None = None,
         latency: int | None = None,
     ) -> Iterator[Window]:
         """Masks of one window after the other, each as soon as it is final; nothing is stored.
 
         Args:
-            video: as for a call; or an iterator of frames, uint8 (height, width, 3), such as a camera gives them, that
-                may go on for ever. Frames are asked for as they are needed.
-            sentence, every, fusion, tau, context, on_text: as for a call.
-            latency: windows that may wait to be worked on together, which is faster; None: 1 for an iterator, else as
-                many as are faster together.
+            video: as for a call; or an iterator of frames, uint8 (height, width, 3), that may go on for ever, and is
+                timed at 30 a second. Frames are asked for as they are needed.
+            sentence, every, fusion, tau, context, start, end, fps, on_text: as for a call.
+            latency: windows that may wait to be worked on together, which is faster; None: 1 for a live source or an
+                iterator, else as many as are faster together.
 
         Raises:
             BadInput: as for a call; of the frames when it comes to them.
 
         Example:
-            >>> for window in grounder.stream(camera, "the red circle"):  # doctest: +SKIP
+            >>> for window in grounder.stream("camera:0", "the red circle"):  # doctest: +SKIP
             ...     print(window.start, window.ids, window.fused.shape)
         """
-        if latency is not None and as_int(latency) is None:
-            raise BadInput(f"latency is {latency!r}, expected a whole number of windows from 1, or None")
-        if isinstance(video, Iterator):
-            video, latency = LiveFrames(video), latency or 1
-        settings = check_settings(every, fusion, tau, context)
-        return self._begin(_opened(video, "pyav", None), sentence, settings, on_text, latency=latency).windows
+        settings = check_settings(every, fusion, tau, context, latency)
+        video = LiveFrames(video) if isinstance(video, Iterator) else video
+        video = _opened(video, **check_stretch(start, end, fps))
+        try:
+            return self._begin(video, sentence, settings, on_text).windows
+        except BaseException:
+            if video.is_live:
+                video.close()
+            raise
 
     def _begin(
         self, video: Frames, sentence: str, settings: dict[str, Any], on_text: OnText | None, *, progress: bool = False,
-        kept: Unfinished | None = None, latency: int | None = None,
+        kept: Unfinished | None = None,
     ) -> _Work:  # fmt: skip
         """A question about a video and the windows that will answer it; no frame has been decoded yet."""
         text, about = as_question(sentence), self.describe(settings["context"])
@@ -231,15 +259,16 @@ class VideoGrounder:
             settings["every"],
             settings["context"],
             on_text,
-            latency=latency,
+            latency=settings["latency"] or (1 if video.is_live else None),
             sentence=sentence,
             known=known,
+            reached=0 if kept is None else kept.reached,
         )
-        frames, answers, caption = _Decoded(question), [], {}
+        frames, answers, caption = Decoded(video, question.clock), [], {}
         if self.segmenter is None:
             windows = self._point_and_track(frames, question, answers, settings, progress, kept)
         else:
-            windows = self._segment(frames, question, answers, caption)
+            windows = self._segment(frames, question, answers, caption, kept)
         return _Work(question, frames, answers, caption, windows, settings, about)
 
     def describe(self, context: int | None = None) -> dict[str, Any]:
@@ -253,7 +282,7 @@ class VideoGrounder:
         return {"device": str(device), **model.describe(context)}
 
     def _point_and_track(
-        self, frames: _Decoded, question: Question, answers: list[KeyAnswer], settings: dict[str, Any], progress: bool,
+        self, frames: Decoded, question: Question, answers: list[KeyAnswer], settings: dict[str, Any], progress: bool,
         kept: Unfinished | None,
     ) -> Iterator[Window]:  # fmt: skip
         """Windows between key frames, from the frames that the pointer has seen and the answers it gave."""
@@ -267,25 +296,32 @@ class VideoGrounder:
         return track_windows(self.tracker, clicked, len(question.video), **options, **going_on)
 
     def _segment(
-        self, frames: _Decoded, question: Question, answers: list[KeyAnswer], caption: dict[str, Any]
-    ) -> Iterator[Window]:
-        """A window and an answer for each part of a segmentation.
+        self, frames: Decoded, question: Question, answers: list[KeyAnswer], caption: dict[str, Any],
+        kept: Unfinished | None,
+    ) -> Iterator[Window]:  # fmt: skip
+        """A window and an answer for each part of a segmentation; none for parts whose masks are kept.
 
-        Its masks are kept as those behind a last key frame are: they came forwards, and nothing came backwards.
+        Its masks are stored as those behind a last key frame are: they came forwards, and nothing came backwards.
         """
-        from videomolmo.masks.windows import Window
+        from videomolmo.masks.windows import Identities, Window
 
-        reached = 0
+        reached = objects = 0
         for part in self.segmenter.segment(frames, question):
-            _check_part(part, reached, question.video)
-            masks, ids = part.masks, tuple(int(name) for name in part.ids)
+            part.check(reached, question.video)
+            masks, ids, stop = part.masks, tuple(int(name) for name in part.ids), reached + len(part.masks)
             if part.text and not reached:
                 caption["caption"] = {"text": part.text, "phrases": [phrase._asdict() for phrase in part.phrases]}
+            is_kept = kept is not None and stop <= question.reached
+            answers.append(_answer_of(part, reached, question.video, kept if is_kept else None))
+            objects, start, reached = max(objects, *ids, 0), reached, stop
+            if is_kept:
+                continue
             first, reaches = (np.arange(len(masks)) == 0)[:, None], np.ones(masks.shape[:2], bool)
-            outcome, when = "found" if masks.any() else "absent", round(float(question.video.times_s[reached]), 4)
-            answers.append(KeyAnswer(reached, when, part.text, outcome, [], []))
-            yield Window(reached, ids, masks, masks & first[..., None, None], masks, reaches, reaches & first)
-            reached += len(masks)
+            yield Window(start, ids, masks, masks & first[..., None, None], masks, reaches, reaches & first)
+            if kept is not None:
+                kept.add(answers[-1])
+                state = {**Identities().state(), "count": np.array(objects)}
+                kept.keep({"reached": np.array(reached), "ids": np.array(ids, int), **state})
         if reached != (count := frames.take_rest()):
             raise BadInput(f"the segmenter gave masks of {reached} frames, expected {count}, one for each")
 
@@ -294,7 +330,7 @@ class _Work(NamedTuple):
     """What goes on for a question: answers (and a segmenter's caption) come as the windows are asked for."""
 
     question: Question
-    frames: _Decoded
+    frames: Decoded
     answers: list[KeyAnswer]
     caption: dict[str, Any]
     windows: Iterator[Window]
@@ -304,7 +340,7 @@ class _Work(NamedTuple):
 
 def _with_clicks(
     found: Iterator[tuple[int, Answer | None]],
-    frames: _Decoded,
+    frames: Decoded,
     question: Question,
     answers: list[KeyAnswer],
     progress: bool,
@@ -314,7 +350,8 @@ def _with_clicks(
     from tqdm import tqdm
 
     video, every, reached = question.video, question.every, 0
-    with tqdm(total=-(-len(video) // every), desc="point", unit=" key frames", disable=not progress) as bar:
+    total = None if video.is_live else -(-len(video) // every)
+    with tqdm(total=total, desc="point", unit=" key frames", disable=not progress) as bar:
         for at, answer in found:
             if at != (key := every * len(answers)) or at >= len(video):
                 raise BadInput(f"the pointer answers on frame {at}, expected the next key frame, {key}, or no more")
@@ -332,76 +369,24 @@ def _with_clicks(
         raise BadInput(f"the pointer gave {len(answers)} answers, expected {keys}, one on each key frame")
 
 
-class _Decoded(Iterator):
-    """The frames of a question's video, decoded as they are taken, and their `count` so far.
-
-    Told to `keep`, it holds those that were taken until they are taken `again`; where they grow too many, because a
-    model reads far ahead, they are decoded again instead.
-    """
-
-    def __init__(self, question: Question) -> None:
-        self._video, self._clock = question.video, question.clock
-        self._frames = self._clock.each("io", self._video.iterate())
-        self.count = 0
-        self._taken: deque[Frame] | None = None
-
-    def keep(self) -> None:
-        """From now on, for `again`."""
-        self._taken = deque()
-
-    def __next__(self) -> Frame:
-        frame = next(self._frames)
-        self.count += 1
-        if self._taken is not None:
-            self._taken.append(frame)
-            if len(self._taken) * frame.nbytes > MOST_HELD and not isinstance(self._video, LiveFrames):
-                start = self.count - len(self._taken)
-                self._second, self._taken = self._clock.each("io", self._video.iterate(start)), None
-        return frame
-
-    def again(self) -> Iterator[Frame]:
-        """Frames from the first, decoded where nobody took them yet."""
-        while True:
-            if self._taken is None:
-                frame = next(self._second, None)
-                if frame is None:
-                    return
-                yield frame
-            elif self._taken or next(self, None) is not None:
-                yield self._taken.popleft()
-            else:
-                return
-
-    def take_rest(self) -> int:
-        """How many frames there are, those that nobody took included.
-
-        Raises:
-            BadInput: there is none.
-        """
-        for _ in self:
-            pass
-        if not self.count:
-            raise BadInput(f"{self._video.name}: no frame could be decoded; check the file with another player")
-        return self.count
-
-
 def _stored(
-    windows: Iterator[Window], clock: Stopwatch, frames: int, progress: bool, kept: Unfinished | None
-) -> Generator[int, None, tuple[MaskStore, int]]:
-    """Masks of all windows, written to disk one by one, and the number of objects; some may be `kept`."""
+    windows: Iterator[Window], store: MaskStore, question: Question, progress: bool, kept: Unfinished | None
+) -> Generator[int, None, int]:
+    """The number of objects, once the masks of all windows are in the store; yields after each window."""
     from tqdm import tqdm
 
-    spool, objects, reached = (MaskStore(), 0, 0) if kept is None else (kept.store, kept.objects, kept.reached)
-    with tqdm(total=frames, initial=reached, desc="track", unit=" frames", disable=not progress) as bar:
-        for window in clock.each("masks", windows):
+    objects, reached = (0, 0) if kept is None else (kept.objects, kept.reached)
+    total = None if question.video.is_live else len(question.video)
+    with tqdm(total=total, initial=reached, desc="track", unit=" frames", disable=not progress) as bar:
+        for window in question.clock.each("masks", windows):
             layers = {"fused": window.fused, "forward": window.forward, "backward": window.backward}
             known = {"forward": window.has_forward, "backward": window.has_backward}
-            with clock.measure("io"):
-                spool.write(window.start, window.ids, layers, known)
+            with question.clock.measure("io"):
+                store.write(window.start, window.ids, layers, known)
             objects = max(objects, *window.ids, 0)
             bar.update(len(window.fused))
             yield window.start + len(window.fused)
-    return spool, objects
+    return objects
 
 
 def drained(steps: Generator[Any, None, Result]) -> Result:
@@ -413,19 +398,19 @@ def drained(steps: Generator[Any, None, Result]) -> Result:
             return end.value
 
 
-def _check_part(part: Segmentation, reached: int, video: Frames) -> None:
-    """Nothing, where a part of a segmentation that begins at frame `reached` fits the video."""
-    masks, shape = part.masks, (len(part.ids), video.height, video.width)
-    if masks.dtype != bool or masks.shape[1:] != shape or not 0 < len(masks) <= len(video) - reached:
-        raise BadInput(
-            f"the segmenter gave {masks.dtype} masks {tuple(masks.shape)} from frame {reached} of {len(video)}, "
-            f"expected bool (frames, {', '.join(map(str, shape))})"
-        )
-    strange = [phrase for phrase in part.phrases if not 0 <= phrase.start < phrase.stop <= len(part.text)]
-    if strange or not {phrase.object for phrase in part.phrases} <= {*part.ids}:
-        raise BadInput(f"the segmenter names objects {part.ids} by {part.phrases}, expected places in its text")
-    if len({*part.ids}) != len(part.ids) or min(part.ids, default=1) < 1:
-        raise BadInput(f"the segmenter names objects {part.ids}, expected different numbers from 1")
+def _answer_of(part: Segmentation, at: int, video: Frames, kept: Unfinished | None) -> KeyAnswer:
+    """What is told of a part of a segmentation that begins at frame `at`; where its masks are kept, what was told then.
+
+    Raises:
+        BadInput: its words or objects are others than then.
+    """
+    if kept is None:
+        outcome = "found" if part.masks.any() else "absent"
+        return KeyAnswer(at, round(float(video.times_s[at]), 4), part.text, outcome, [], [])
+    before = kept.answers.get(at)
+    if before is None or before.text != part.text or kept.store.ids(at).tolist() != [*part.ids]:
+        raise BadInput(f"the model says {part.text!r:.80} now, and said otherwise before it was stopped; run it again")
+    return before
 
 
 def _key_answer(at: int, answer: Answer, video: Frames) -> KeyAnswer:
@@ -435,29 +420,37 @@ def _key_answer(at: int, answer: Answer, video: Frames) -> KeyAnswer:
     return KeyAnswer(at, when, answer.text, answer.outcome, points, inside, answer.problem)
 
 
-def check_settings(every: int, fusion: str, tau: float, context: int | None = None) -> dict[str, Any]:
+def check_settings(
+    every: int, fusion: str, tau: float, context: int | None = None, latency: int | None = None
+) -> dict[str, Any]:
     """Settings that a video can be grounded with, by name, as plain numbers.
 
     Raises:
-        BadInput: `every` or `context` is no whole number from 1, or what `check_rule` refuses.
+        BadInput: `every`, `context` or `latency` is no whole number from 1, or what `check_rule` refuses.
     """
     apart, past = as_int(every), None if context is None else as_int(context)
     if apart is None:
         raise BadInput(f"every is {every!r}, expected a whole number of frames from 1; 5 is usual")
     if past is None and context is not None:
         raise BadInput(f"context is {context!r}, expected a whole number of past frames from 1, or None: the model's")
-    return {"every": apart, "fusion": fusion, "tau": check_rule(fusion, tau), "context": past}
+    waiting = None if latency is None else as_int(latency)
+    if waiting is None and latency is not None:
+        raise BadInput(f"latency is {latency!r}, expected a whole number of windows from 1, or None")
+    return {"every": apart, "fusion": fusion, "tau": check_rule(fusion, tau), "context": past, "latency": waiting}
 
 
-def _opened(video: str | os.PathLike | np.ndarray | Frames, reader: str, max_frames: int | None) -> Frames:
+def _opened(
+    video: str | os.PathLike | np.ndarray | Frames, reader: str = "pyav", max_frames: int | None = None,
+    start: float | str | None = None, end: float | str | None = None, fps: float | None = None,
+) -> Frames:  # fmt: skip
     if not isinstance(video, Frames):
-        return open_video(video, reader=reader, max_frames=max_frames)
+        return open_source(video, reader, max_frames, start=start, end=end, fps=fps)
     if max_frames is not None or reader != "pyav":
         raise BadInput(
             f"max_frames={max_frames}, reader={reader!r} for {video!r}, which is open already; "
             "give them to open_video instead"
         )
-    return video
+    return excerpt(video, start, end, fps)
 
 
 def rounded(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import weakref
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +120,9 @@ class MaskStore:
         path = self.folder / f"{start:05d}.npz"
         with explain_os_error("masks cannot be written", path):
             np.savez_compressed(path, ids=np.array(ids, int), shape=shape, **packed, **flags)
-        self._starts = sorted({*self._starts, start})
+        place = bisect_left(self._starts, start)
+        if self._starts[place : place + 1] != [start]:
+            self._starts.insert(place, start)
         self._cache.pop(start)
 
     def files(self) -> list[Path]:
@@ -161,6 +164,11 @@ class MaskStore:
         mask = np.unpackbits(window["void"][offset], axis=-1, count=size[1]).view(bool)
         return mask if mask.any() else None
 
+    def ids(self, at: int) -> np.ndarray:
+        """Of the objects of frame `at`."""
+        window, _ = self._of(at)
+        return np.zeros(0, int) if window is None else window["ids"]
+
     def known(self, layer: str, at: int, objects: int) -> np.ndarray:
         """Whether the propagation `layer` ("forward" or "backward") reaches frame `at`, per object."""
         flags = np.zeros(objects, bool)
@@ -170,11 +178,11 @@ class MaskStore:
         return flags
 
     def _of(self, at: int) -> tuple[dict[str, Any] | None, int]:
-        before = [start for start in self._starts if start <= at]
-        if not before:
+        place = bisect_right(self._starts, at)
+        if not place:
             return None, 0
-        window = self._window(before[-1])
-        offset = at - before[-1]
+        window = self._window(self._starts[place - 1])
+        offset = at - self._starts[place - 1]
         return (window, offset) if offset < len(window["fused"]) else (None, 0)
 
 
@@ -223,6 +231,29 @@ class LazyMasks(np.lib.mixins.NDArrayOperatorsMixin):
     def __repr__(self) -> str:
         frames, objects, height, width = self.shape
         return f"LazyMasks({self._layer}: {frames} frames, {objects} objects, {height}×{width})"
+
+
+def check_windows(spool: MaskStore, told: ClipShape) -> None:
+    """Nothing where the files of masks follow each other up to the last frame, and are what the run tells.
+
+    Raises:
+        OSError, BadInput: some cannot be read, are not of this run, or are missing: their masks would look empty.
+    """
+    reached, most = 0, 0
+    for path in spool.files():
+        if int(path.stem) > reached:
+            break
+        with StoredArrays(path) as stored:
+            window = window_of(stored, told)
+            bits = len(window.ids) * window.frames * window.height * -(-window.width // 8)
+            if any(not 0 <= stored.bytes.get(name, -1) - bits < 1 << 14 for name in LAYERS):  # and its header
+                raise BadInput(f"{path}: its masks are not of the shape that it tells")
+        reached = int(path.stem) + window.frames
+        most = max(most, *window.ids.tolist(), 0)
+    if reached < told.frames:
+        raise BadInput(f"propagation/ has no masks of frame {reached}")
+    if most != told.objects:
+        raise BadInput(f"run.json tells of {told.objects} objects, the masks of {most}")
 
 
 Box = tuple[int, int, int, int]  # top, bottom, left, right; bottom and right exclusive, left and right in bytes

@@ -101,6 +101,7 @@ class Question:
         clock: for models that want to tell parts of their work apart; all of it is counted anyway.
         sentence: what the user typed, for models that are asked in words of their own.
         known: key frames from the first on whose answers an earlier process kept.
+        reached: frames from the first on whose masks an earlier process of a segmenter kept.
     """
 
     text: str
@@ -112,6 +113,7 @@ class Question:
     clock: Stopwatch = field(default_factory=Stopwatch)
     sentence: str = ""
     known: Collection[int] = ()
+    reached: int = 0
 
 
 class Pointer(Protocol):
@@ -238,6 +240,24 @@ class Segmentation:
     text: str = ""
     phrases: tuple[Phrase, ...] = ()
 
+    def check(self, reached: int, video: Frames) -> None:
+        """Nothing, where a part that begins at frame `reached` fits the video.
+
+        Raises:
+            BadInput: it does not.
+        """
+        masks, shape = self.masks, (len(self.ids), video.height, video.width)
+        if masks.dtype != bool or masks.shape[1:] != shape or not 0 < len(masks) <= len(video) - reached:
+            raise BadInput(
+                f"the segmenter gave {masks.dtype} masks {tuple(masks.shape)} from frame {reached} of {len(video)}, "
+                f"expected bool (frames, {', '.join(map(str, shape))})"
+            )
+        strange = [phrase for phrase in self.phrases if not 0 <= phrase.start < phrase.stop <= len(self.text)]
+        if strange or not {phrase.object for phrase in self.phrases} <= {*self.ids}:
+            raise BadInput(f"the segmenter names objects {self.ids} by {self.phrases}, expected places in its text")
+        if len({*self.ids}) != len(self.ids) or min(self.ids, default=1) < 1:
+            raise BadInput(f"the segmenter names objects {self.ids}, expected different numbers from 1")
+
 
 class Segmenter(Protocol):
     """Makes masks and text of a video and a sentence at once, without points.
@@ -251,6 +271,9 @@ class Segmenter(Protocol):
 
     def segment(self, frames: Iterator[Frame], question: Question) -> Iterator[Segmentation]:
         """Masks of every frame, in parts as long as the model likes, in order; no part is kept in memory.
+
+        Of parts that end before `question.reached` the masks may be anything, at no cost; the kept ones count. Texts
+        and identities must be those of the earlier process there, else all begins anew.
 
         Arguments and errors are those of `Pointer.answers`.
         """

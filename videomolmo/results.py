@@ -14,15 +14,16 @@ from jaxtyping import Bool, Float
 
 from videomolmo.errors import BadInput
 from videomolmo.fusion import iou
-from videomolmo.io.files import new_results
+from videomolmo.io.files import RECORDING, new_results
 from videomolmo.io.formats.labels import Labels, place_of
 from videomolmo.io.images import list_images
 from videomolmo.io.plain_values import as_int, as_json, as_path
 from videomolmo.io.schemas import Answer, answer_problem, read_metadata
+from videomolmo.io.sources import from_source
 from videomolmo.io.tables import write_csv
-from videomolmo.io.untrusted import StoredArrays, parse, read_bytes
+from videomolmo.io.untrusted import parse, read_bytes
 from videomolmo.io.video import Frames, open_video
-from videomolmo.mask_store import LAYERS, NOWHERE, ClipShape, LazyMasks, MaskStore, crop, window_of
+from videomolmo.mask_store import NOWHERE, ClipShape, LazyMasks, MaskStore, check_windows, crop
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,6 +51,11 @@ class KeyAnswer:
     points_px: list[tuple[float, float]]
     inside: list[bool]
     problem: str | None = None
+
+    @classmethod
+    def read(cls, row: dict[str, Any]) -> "KeyAnswer":
+        """Of a row of answers.jsonl, which may also tell of the source."""
+        return cls(**{name: value for name, value in row.items() if name not in ("source_frame", "source_time_s")})
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,10 @@ class GroundingResult:
 
     Masks are read from disk when indexed: `masks`, `forward`, `backward` are bool (frames, objects, height, width).
     Object n of `tracks` is row n - 1 of the masks. `folder` is where the result was last saved to or loaded from.
+
+    Frames and times count from 0 where the stretch that was looked at begins. Of an excerpt and of a live source,
+    `source_frames` and `source_times_s` are number and time of each frame where it comes from, else None; the tables
+    have them beside. `recording` is the file with the frames of a live source, which are had only once.
     """
 
     sentence: str
@@ -105,6 +115,9 @@ class GroundingResult:
     source: Any = None
     warning: str | None = None
     folder: Path | None = field(default=None, compare=False)
+    source_frames: np.ndarray | None = None
+    source_times_s: np.ndarray | None = None
+    recording: Path | None = None
     _video: Frames | None = field(default=None, repr=False)
 
     @property
@@ -207,9 +220,14 @@ class GroundingResult:
         return Labels(
             stem or "clip", self.sentence, self.height, self.width, self.fps, self.times_s, tuple(told["ids"]),
             tuple(self.names), self._shapes, self.void if told.get("has_void") else None, scores,
-            images=tuple(path.name for path in list_images(source)[: self.frames]) if is_folder else (),
+            images=self._images_of(source) if is_folder else (), columns=lambda at, number: self.in_source(at),
             video=source.name if source is not None and not is_folder else None, read_video=self.video,
         )  # fmt: skip
+
+    def _images_of(self, folder: Path) -> tuple[str, ...]:
+        names = [path.name for path in list_images(folder)]
+        numbers = range(self.frames) if self.source_frames is None else self.source_frames
+        return tuple(names[at] for at in numbers if at < len(names))
 
     def _shapes(self, at: int) -> Iterator[tuple[int, np.ndarray]]:
         """The objects of a frame with their masks, one mask at a time."""
@@ -235,13 +253,23 @@ class GroundingResult:
         """One row per frame and object that is there: frame, time_s, object, x_px, y_px, area_px, box, source.
 
         x and y are the mask's centre of mass; box is (left, top, right, bottom), right and bottom exclusive; source
-        says where the mask comes from: key, both, forward or backward.
+        says where the mask comes from: key, both, forward or backward. Of an excerpt, columns source_frame and
+        source_time_s follow.
         """
         import pandas as pd
 
         rows = [row for at in range(self.frames if self.objects else 0) for row in self._rows(at)]
         columns = ["frame", "time_s", "object", "x_px", "y_px", "area_px", "box", "source"]
-        return pd.DataFrame(rows, columns=columns)
+        table = pd.DataFrame(rows, columns=columns)
+        return table.assign(**self.in_source(table["frame"])) if self.source_frames is not None else table
+
+    def in_source(self, at: Any) -> dict[str, Any]:
+        """ "source_frame" and "source_time_s" of a frame (or several), where they differ from its own."""
+        if self.source_frames is None:
+            return {}
+        at = np.asarray(at, int)
+        frames, times_s = self.source_frames[at], self.source_times_s[at].round(4)
+        return {"source_frame": frames.tolist(), "source_time_s": times_s.tolist()}
 
     def _rows(self, at: int) -> Iterator[tuple]:
         size = self.height, self.width
@@ -277,17 +305,31 @@ class GroundingResult:
             self._video = self.open_video()
         return self._video
 
-    def open_video(self) -> Frames:
+    def open_video(self, given: Any = None) -> Frames:
         """As `video`, opened anew: whoever asks for it closes it.
+
+        Args:
+            given: replaces the source: a path, an array, or frames that are open.
 
         Raises:
             BadInput: as `video`.
         """
+        if given is not None:
+            return self._opened(given)
+        if self.recording is not None:
+            return open_video(self.recording, max_frames=self.frames)
         if self.source is None:
             raise BadInput("this result was made from an array and loaded from disk: give load(folder, video=…)")
         if isinstance(self.source, (str, Path)) and not _is_file_or_folder(self.source):
             raise BadInput(f"{self.source!r:.300}: no such video; give load(folder, video=…)")
-        return open_video(self.source, max_frames=self.frames)
+        return self._opened(self.source)
+
+    def _opened(self, source: Any) -> Frames:
+        """Those frames of the source that this result is about; of a live one there are no others to choose from."""
+        is_open, numbers = isinstance(source, Frames), None if "live" in self.config else self.source_frames
+        if numbers is None:
+            return source if is_open else open_video(source, max_frames=self.frames)
+        return from_source(source if is_open else open_video(source), numbers)
 
     @property
     def is_open(self) -> bool:
@@ -353,20 +395,26 @@ class GroundingResult:
         from videomolmo.io.drawing import write_index_png
 
         with open(place / "answers.jsonl", "w", encoding="utf-8") as file:
-            file.writelines(
-                json.dumps(vars(answer), ensure_ascii=False, default=as_json) + "\n" for answer in self.answers
-            )
+            for answer in self.answers:
+                row = vars(answer) | self.in_source(answer.frame)
+                file.write(json.dumps(row, ensure_ascii=False, default=as_json) + "\n")
         write_csv(self.tracks, place / "tracks.csv")
         for at in range(self.frames):
             size = self.height, self.width
             write_index_png(place / "masks" / f"{at:05d}.png", self.masks[at], size, self.void(at))
         for path in self.spool.files():
             shutil.copyfile(path, place / "propagation" / path.name)
+        if self.recording is not None:
+            shutil.copyfile(self.recording, place / RECORDING)
+        source = self.source if "live" in self.config else _plain_source(self.source)
         metadata = {
-            "sentence": self.sentence, "video": _plain_source(self.source), "frames": self.frames,
+            "sentence": self.sentence, "video": source, "frames": self.frames,
             "objects": self.objects, "height": self.height, "width": self.width, "fps": self.fps,
             "times_s": self.times_s.round(6).tolist(), "warning": self.warning, **self.config,
         }  # fmt: skip
+        if self.source_frames is not None:
+            metadata["source_frames"] = self.source_frames.tolist()
+            metadata["source_times_s"] = self.source_times_s.round(6).tolist()
         text = json.dumps(metadata, indent=1, ensure_ascii=False, default=as_json)
         (place / "run.json").write_text(text + "\n", encoding="utf-8")
 
@@ -383,11 +431,12 @@ class GroundingResult:
             known = {name: metadata.pop(name) for name in ("sentence", "objects", "height", "width", "fps", "warning")}
             times, source = np.array(metadata.pop("times_s"), float), metadata.pop("video")
             metadata.pop("frames")
+            known |= stored_source(metadata, folder, video)
             told = ClipShape(len(times), *(known[name] for name in ClipShape._fields[1:]))
             answers = _read_answers(folder / "answers.jsonl", told)
             spool = MaskStore(folder / "propagation")
             if known["objects"]:
-                _check_windows(spool, told)
+                check_windows(spool, told)
             spool.clip = told
         except (OSError, BadInput) as error:
             raise BadInput(
@@ -396,10 +445,10 @@ class GroundingResult:
         opened = video if isinstance(video, Frames) else None
         video = as_path(video) or video
         given = source if video is None else video if opened is None else opened.source
-        return cls(
-            answers=answers, times_s=times, spool=spool, config=metadata, folder=folder, source=given, _video=opened,
-            **known,
-        )  # fmt: skip
+        result = cls(answers=answers, times_s=times, spool=spool, config=metadata, folder=folder, source=given, **known)
+        if opened is not None:
+            result._video = result.open_video(opened)
+        return result
 
 
 def _read_answers(path: Path, told: ClipShape) -> list[KeyAnswer]:
@@ -414,31 +463,23 @@ def _read_answers(path: Path, told: ClipShape) -> list[KeyAnswer]:
             row = parse(Answer, line, f"{path}, line {number}")
             if reason := answer_problem(row, told.frames, told[2:]):
                 raise BadInput(f"{path}, line {number}: {reason}")
-            answers.append(KeyAnswer(**row))
+            answers.append(KeyAnswer.read(row))
     return answers
 
 
-def _check_windows(spool: MaskStore, told: ClipShape) -> None:
-    """Nothing where the files of masks follow each other up to the last frame, and are what the run tells.
+def stored_source(metadata: dict[str, Any], folder: Path, video: Any = None) -> dict[str, Any]:
+    """What run.json tells of where the frames come from, taken out of it, as fields of a result.
 
-    Raises:
-        OSError, BadInput: some cannot be read, are not of this run, or are missing: their masks would look empty.
+    Args:
+        metadata: of run.json.
+        folder: where the recording of a live source lies.
+        video: what replaces it.
     """
-    reached, most = 0, 0
-    for path in spool.files():
-        if int(path.stem) > reached:
-            break
-        with StoredArrays(path) as stored:
-            window = window_of(stored, told)
-            bits = len(window.ids) * window.frames * window.height * -(-window.width // 8)
-            if any(not 0 <= stored.bytes.get(name, -1) - bits < 1 << 14 for name in LAYERS):  # and its header
-                raise BadInput(f"{path}: its masks are not of the shape that it tells")
-        reached = int(path.stem) + window.frames
-        most = max(most, *window.ids.tolist(), 0)
-    if reached < told.frames:
-        raise BadInput(f"propagation/ has no masks of frame {reached}")
-    if most != told.objects:
-        raise BadInput(f"run.json tells of {told.objects} objects, the masks of {most}")
+    names = ("source_frames", "source_times_s")
+    found = {name: np.array(metadata.pop(name)) for name in names if name in metadata}
+    if "live" in metadata and video is None and (folder / RECORDING).is_file():
+        found["recording"] = folder / RECORDING
+    return found
 
 
 def _is_file_or_folder(path: str | Path) -> bool:

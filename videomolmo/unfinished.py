@@ -142,7 +142,7 @@ def _read_answers(path: Path) -> dict[int, KeyAnswer]:
     length, lines = 0, read_bytes(path).split(b"\n")
     with suppress(BadInput):
         for line in lines[:-1]:
-            answer = KeyAnswer(**parse(Answer, line, str(path)))
+            answer = KeyAnswer.read(parse(Answer, line, str(path)))
             found[answer.frame] = answer
             length += len(line) + 1
     os.truncate(path, length)

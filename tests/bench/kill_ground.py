@@ -1,6 +1,6 @@
 """Kill `videomolmo ground` again and again, by SIGKILL, and see that the same command goes on to the same result.
 
-    python tests/bench/kill_ground.py [KILLS] [SEED]
+    python tests/bench/kill_ground.py [KILLS] [SEED] [ground or describe]
 
 Each run is a process of its own, forked from this one where the packages are loaded once. Every other one is killed at
 a moment drawn at random, the others at a call drawn at random of those that change files.
@@ -109,8 +109,8 @@ def kill_and_compare(place: Path, arguments: list[str], kills: int, seed: int) -
     return told
 
 
-def run(kills: int, seed: int, frames: int = 60) -> dict[str, int]:
-    """`kill_and_compare` with the shipped models and clip, in a temporary folder."""
+def run(kills: int, seed: int, frames: int = 60, what: str = "ground") -> dict[str, int]:
+    """`kill_and_compare` in a temporary folder, with the shipped models and clip, or to describe it with a tiny one."""
     import torch
 
     import videomolmo.cli.ground_many
@@ -118,16 +118,26 @@ def run(kills: int, seed: int, frames: int = 60) -> dict[str, int]:
     import videomolmo.io.drawing
     import videomolmo.masks.sam2
     import videomolmo.pointing
-    import videomolmo.systems
+    import videomolmo.systems.videoglamm.segmenter
     import videomolmo.unfinished
     import videomolmo.weights.checkpoint  # noqa: F401
 
     torch.set_num_threads(1)  # a process with threads cannot be forked
     with tempfile.TemporaryDirectory() as place:
         os.chdir(place)
-        arguments = ["ground", "--every", "2", "--max-frames", str(frames), "--device", "cpu"]
+        arguments = ["ground", "--every", "2"]
+        if what == "describe":
+            import tiny_videoglamm
+
+            from videomolmo.weights.hub import sample_clip
+
+            tiny_videoglamm.save(Path(place) / "glamm")
+            arguments = ["describe", str(sample_clip()), "--model", "glamm", "--out", "results/ground"]
+        arguments += ["--max-frames", str(frames), "--device", "cpu"]
         return kill_and_compare(Path(place), arguments, kills, seed)
 
 
 if __name__ == "__main__":
-    print(run(*map(int, sys.argv[1:] or ["50"]), *([0] if len(sys.argv) < 3 else [])))
+    kills, seed, what = (sys.argv[1:] + ["50", "0", "ground"][len(sys.argv) - 1 :])[:3]
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    print(run(int(kills), int(seed), what=what))

@@ -12,7 +12,6 @@ from typer import Argument, Option
 
 from videomolmo.cli import exchange, sets
 from videomolmo.cli.describe import describe
-from videomolmo.cli.ground import ground_one
 from videomolmo.cli.options import (
     MANY,
     MODELS,
@@ -20,12 +19,17 @@ from videomolmo.cli.options import (
     RUNNING,
     TYPES,
     Device,
+    End,
     Every,
+    Fps,
     Fusion,
     Masks,
+    MaxFrames,
     Model,
     Past,
     Quantize,
+    Reader,
+    Start,
     Tau,
     file,
     number,
@@ -36,7 +40,7 @@ from videomolmo.errors import BadInput
 from videomolmo.io.command_line import Command, Group, at_least_one, run, show_version
 
 if TYPE_CHECKING:
-    from videomolmo.sweep.run import Executor
+    from videomolmo.io.cluster import Executor
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,7 +67,7 @@ def _videomolmo(version: Version = False) -> None:
 
 @_command("Videos")
 def ground(
-    video: Annotated[str | None, Argument(metavar="VIDEO", help="Video file or folder of images.")] = None,
+    video: Annotated[str | None, Argument(metavar="VIDEO", help="A file, folder of images, or live source.")] = None,
     sentence: Annotated[str | None, Argument(metavar="SENTENCE", help="For example 'the red circle'.")] = None,
     out: Annotated[Path | None, file("Folder to write (default: results/ground, or ground.1 and on).")] = None,
     model: Model = "nano",
@@ -78,47 +82,39 @@ def ground(
     attention: Annotated[str, opt("sdpa, eager or flash_attention_2.", "KIND", **MODELS)] = "sdpa",
     device_map: Annotated[str | None, opt("auto: spread the model over all GPUs.", "MAP", "auto", **MODELS)] = None,
     offline: Annotated[bool, Option("--offline", help="Use only what was downloaded before.", **MODELS)] = False,
-    max_frames: Annotated[int | None, whole("Only the first N frames.", "N", callback=at_least_one)] = None,
-    reader: Annotated[str, opt("pyav or decord.", "READER", "pyav decord")] = "pyav",
+    start: Start = None,
+    end: End = None,
+    fps: Fps = None,
+    max_frames: MaxFrames = None,
+    reader: Reader = "pyav",
+    latency: Annotated[int | None, whole("Windows worked on together; 1 if live.", "N", callback=at_least_one)] = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace earlier results in DIR.")] = False,
     more_videos: Annotated[list[str] | None, Option("--video", metavar="VIDEO", help="One more.", **MANY)] = None,
     more_sentences: Annotated[list[str] | None, Option("--sentence", metavar="TEXT", help="One more.", **MANY)] = None,
-    workers: Annotated[int, whole("Processes, each with its own models.", "N", callback=at_least_one, **MANY)] = 1,
+    workers: Annotated[int | None, whole("Processes, each with its own models (default: 1).", "N", **MANY)] = None,
+    scheduler: Annotated[str | None, opt("Dask scheduler, such as tcp://node1:8786.", "ADDRESS", **MANY)] = None,
+    cluster: Annotated[str | None, opt("Dask workers by slurm, pbs, sge, lsf …", "NAME", **MANY)] = None,
 ) -> int | None:
     """Point at what SENTENCE names in VIDEO, and track it.
 
     Without both, the shipped sample clip is taken. Writes points, masks, tracks and an overlay video; resumable: the
     same command goes on where a run was stopped, from what lies in DIR.unfinished.
 
-    VIDEO may also be a folder of videos, or a table (.csv, .parquet) with columns video, sentence and settings: then
-    DIR (default: results/videos) gets a folder for each sentence about each video, and results.csv.
+    VIDEO may be live (camera:0, rtsp://…, http://…, - or a FIFO) until it ends, or --end, or Ctrl-C; its frames are
+    recorded in DIR, but for those of a camera or an endless stream that come while the models are busy.
 
-    Exit code: with several videos or sentences 1 when some failed.
+    VIDEO may also be a folder of videos, or a table (.csv, .parquet) with columns video, sentence and settings: then
+    DIR (default: results/videos) gets a folder for each sentence about each video, and results.csv. Exit code: with
+    several videos or sentences 1 when some failed.
     """
-    from videomolmo.cli.ground_many import ground_many, is_many, jobs_of
-    from videomolmo.fusion import check_rule
-    from videomolmo.protocols import as_question
-    from videomolmo.weights import hub
+    from videomolmo.cli.ground_many import ground_all
 
     models = {"model": model, "masks": masks, "device": device, "dtype": dtype, "quantize": quantize,
               "attention": attention, "device_map": device_map, "offline": offline}  # fmt: skip
-    settings = {"every": every, "fusion": fusion, "tau": tau, "context": context, "max_frames": max_frames,
-                "reader": reader}  # fmt: skip
-    if video is None and not more_videos:
-        video, sentence = hub.sample_clip(), None if more_sentences else hub.SAMPLE_SENTENCE
-    videos = [str(one) for one in (video, *(more_videos or ())) if one is not None]
-    sentences = [one for one in (sentence, *(more_sentences or ())) if one is not None]
-    check_rule(fusion, tau)
-    if len(videos) > 1 or len(sentences) > 1 or any(map(is_many, videos)):
-        jobs = jobs_of(videos, sentences, settings)
-        for job in jobs:
-            as_question(job.sentence)
-        return ground_many(jobs, out or Path("results/videos"), overwrite, models, workers)
-    if not sentences:
-        raise BadInput(f"a sentence is missing; say what to look for in {video}, for example 'the red circle'")
-    as_question(sentences[0])
-    ground_one(videos[0], sentences[0], out, overwrite, models, settings)
-    return None
+    settings = {"every": every, "fusion": fusion, "tau": tau, "context": context, "latency": latency,
+                "max_frames": max_frames, "reader": reader, "start": start, "end": end, "fps": fps}  # fmt: skip
+    asked = [one for one in (video, *(more_videos or ())) if one is not None], [sentence, *(more_sentences or ())]
+    return ground_all(*asked, out, overwrite, models, settings, (workers, scheduler, cluster))
 
 
 _command("Videos")(describe)
@@ -306,7 +302,7 @@ def sweep(
     for name in ("grid", "out"):
         if running[name] is None:
             raise BadInput(f"--{name} is missing; usage: videomolmo sweep NOTEBOOK --grid FILE --out DIR [options]")
-    from videomolmo.sweep.run import Executor
+    from videomolmo.io.cluster import Executor
 
     run, executor = _plan if dry_run else _sweep, Executor(workers, scheduler, cluster)
     return run((Path(notebook), grid, out, cache), executor, retry_failed, seconds_per_cell)

@@ -1,58 +1,96 @@
-"""What the command `ground` does with a video and a sentence: what is finished of a killed run is not done again."""
+"""What `ground` and `describe` do with a video and a sentence: what is finished of a killed run is not done again."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+import sys
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videomolmo.cli.describe import names_for, save, unused
 from videomolmo.errors import BadInput
+from videomolmo.io.command_line import FULL
 
 if TYPE_CHECKING:
     from videomolmo.grounding import VideoGrounder
     from videomolmo.io.video import Frames
+    from videomolmo.results import GroundingResult
 
-READ = ("reader", "max_frames")  # settings for `open_video`
+READ = ("reader", "max_frames", "start", "end", "fps")  # settings for `open_source`
 
 
 def ground_one(
-    video: str, sentence: str, out: Path | None, overwrite: bool, models: dict[str, Any], settings: dict[str, Any]
-) -> None:
+    video: str, sentence: str, out: Path | None, overwrite: bool, load: Callable[[], VideoGrounder],
+    settings: dict[str, Any], place: str = "results/ground",
+) -> None:  # fmt: skip
     """Ground one sentence in one video, and tell of it.
 
     Args:
-        models: arguments of `load_grounder`.
-        video, sentence, out, overwrite, settings: see `ground_and_save`.
+        load: gives the models.
+        video, sentence, out, overwrite, settings, place: see `ground_and_save`.
     """
     from videomolmo.grounding import drained
     from videomolmo.io.files import check_folder
-    from videomolmo.io.video import open_video
+    from videomolmo.io.live import live_name
+    from videomolmo.io.sources import open_source
     from videomolmo.unfinished import place_of
 
     replaces = overwrite or (out is not None and place_of(out).is_dir())  # the latter is looked at with the models
-    check_folder(out or unused(Path("results/ground")), overwrite=replaces, source=video)
-    with open_video(video, reader=settings["reader"], max_frames=settings["max_frames"]) as frames:
-        print(f"{Path(video).name}: {len(frames)} frames, {frames.width}×{frames.height}, {frames.fps:g} fps")
-    from videomolmo.systems import load_grounder
-
-    steps = ground_and_save(load_grounder(**models), video, sentence, out, overwrite, settings)
-    folder, summary = drained(steps)
+    check_folder(out or unused(Path(place)), overwrite=replaces, source=video)
+    if live_name(video) is not None:
+        out = out or (Path(place) if overwrite else unused(Path(place)))
+        folder, summary = _ground_live(video, sentence, out, overwrite, load, settings)
+    else:
+        with open_source(video, **{name: settings[name] for name in READ}) as frames:
+            print(f"{Path(video).name}: {described(frames)}")
+        steps = ground_and_save(load(), video, sentence, out, overwrite, settings, place=place)
+        folder, summary = drained(steps)
     print(f"{summary}\nwritten to {folder}: answers.jsonl, tracks.csv, masks/, overlay.mp4, run.json")
+
+
+def described(frames: Frames) -> str:
+    """How many frames there are, of which size and rate, and from where in the video."""
+    text = f"{frames.width}×{frames.height}, {frames.fps:g} fps"
+    if frames.is_live:
+        return f"live, {text}"
+    if frames.source_frames is not None:
+        first, last = frames.source_frames[[0, -1]]
+        text += f" (frames {first} to {last}, {frames.source_times_s[0]:.2f} to {frames.source_times_s[-1]:.2f} s)"
+    return f"{len(frames)} frames, {text}"
+
+
+def _ground_live(
+    name: str, sentence: str, out: Path, overwrite: bool, load: Callable[[], VideoGrounder], settings: dict[str, Any]
+) -> tuple[Path, str]:
+    """As `ground_and_save`, from a source whose frames come once: it ends by itself, by `--end`, or by Ctrl-C."""
+    from videomolmo.grounding import check_settings, drained
+    from videomolmo.io.command_line import ending_in_order
+    from videomolmo.io.sources import open_source
+
+    frames = open_source(name, **{name: settings[name] for name in READ})
+    try:
+        print(f"{frames.name}: {described(frames)}; Ctrl-C ends it, and what there is then is saved", flush=True)
+        grounder = load()
+        own = {name: value for name, value in settings.items() if name not in READ}
+        with ending_in_order(frames.close):
+            read = {name: settings[name] for name in READ}
+            result = drained(grounder.steps(frames, sentence, check_settings(**own), read, progress=True))
+            return save(result, out, overwrite), result.summary()
+    finally:
+        frames.close()
 
 
 def ground_and_save(
     grounder: VideoGrounder, video: str, sentence: str, out: Path | None, overwrite: bool,
-    settings: dict[str, Any], opened: Frames | None = None,
+    settings: dict[str, Any], opened: Frames | None = None, place: str = "results/ground",
 ) -> Generator[int, None, tuple[Path, str]]:  # fmt: skip
     """The folder with the result, and its summary, after the steps of `VideoGrounder.steps`.
 
     Args:
         grounder: with its models.
         video, sentence: as for a grounder.
-        out: where the result goes; None: where the same run was stopped, else results/ground, ground.1 or so.
+        out: where the result goes; None: where the same run was stopped, else `place`, ground.1 or so.
         overwrite: whether it may replace earlier results.
         settings: further arguments of a grounder.
         opened: the video, to go through it step by step, without bars; without it there are bars, and no steps.
@@ -66,7 +104,7 @@ def ground_and_save(
     from videomolmo.unfinished import unfinished
 
     asked = _asked(grounder, video, sentence, settings)
-    out = out or (Path("results/ground") if overwrite else _own_place(Path("results/ground"), asked))
+    out = out or (Path(place) if overwrite else _own_place(Path(place), asked))
     remove_abandoned(out.parent, UNFINISHED)
     with unfinished(out, asked) as kept:
         try:
@@ -132,3 +170,25 @@ def _own_place(folder: Path, asked: dict[str, Any]) -> Path:
                 lock.release()  # or a living process is at it
                 return path
     raise BadInput(f"{folder} and a thousand names like it are taken; give a folder with --out")
+
+
+def save(result: GroundingResult, folder: Path, overwrite: bool) -> Path:
+    """Save where it was asked for, or beside it if somebody else wrote there meanwhile: the work is not thrown away."""
+    try:
+        return result.save(folder, overwrite=overwrite)
+    except BadInput as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
+            raise
+        print(f"videomolmo: {error}", file=sys.stderr)
+        return result.save(unused(folder))
+
+
+def unused(folder: Path) -> Path:
+    """A folder, or where there is something of its name: that with .1, .2 and so on behind it."""
+    return next(path for path in names_for(folder) if not path.exists())
+
+
+def names_for(folder: Path) -> Iterator[Path]:
+    """A folder, and a thousand others with .1, .2 and so on behind its name."""
+    yield folder
+    yield from (folder.with_name(f"{folder.name}.{n}") for n in range(1, 1000))

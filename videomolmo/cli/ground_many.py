@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
+import socket
 import sys
+import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videomolmo.cli.ground import ground_and_save, is_saved
+from videomolmo.cli.ground import READ, ground_and_save, ground_one, is_saved
 from videomolmo.errors import BadInput
+from videomolmo.io.capture import without_password
+from videomolmo.io.cluster import DIED_AGAIN, Executor, still_wanted, submitted
+from videomolmo.io.live import live_name
+from videomolmo.io.sources import check_stretch
 from videomolmo.io.video import Frames
 
 if TYPE_CHECKING:
@@ -22,21 +32,34 @@ if TYPE_CHECKING:
 
 TABLES = (".csv", ".parquet")
 TABLE = "results.csv"
-TEXT, WHOLE = ("video", "sentence", "fusion", "reader"), ("every", "context", "max_frames")
+ASK_EVERY_S = 0.5  # whether the work is still wanted
+SHIPPED = ("nano", "nano-96")  # models by name, whatever lies here under it
+TEXT, WHOLE = ("video", "sentence", "fusion", "reader", "start", "end"), ("every", "context", "max_frames", "latency")
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A sentence about a video, the name of the folder of its result, and a grounder's further arguments."""
+    """A sentence about a video, the name of the folder of its result, and a grounder's further arguments.
+
+    `path` is where the video lies for a worker elsewhere.
+    """
 
     video: str
     sentence: str
     name: str
     settings: dict[str, Any]
+    path: str | None = None
+
+    @property
+    def file(self) -> str:
+        """Where the video lies."""
+        return self.path or self.video
 
 
 def is_many(video: str) -> bool:
     """Whether this is a table, or a folder of videos rather than of one video's images."""
+    if live_name(video) is not None:
+        return False
     path = Path(video)
     return path.suffix.lower() in TABLES or bool(path.is_dir() and _videos_in(path))
 
@@ -59,13 +82,58 @@ def jobs_of(videos: Sequence[str], sentences: Sequence[str], settings: dict[str,
     names: dict[str, int] = {}
     jobs = []
     for video, sentence, own in asked:
+        if live_name(video) is not None:
+            raise BadInput(
+                f"{without_password(video)}: a live source is looked at alone, for one sentence; leave the others out"
+            )
         name = "_".join(re.sub(r"\W+", "-", text)[:60].strip("-_") for text in (Path(video).stem, sentence))
         names[name] = names.get(name, -1) + 1
         jobs.append(Job(video, sentence, f"{name}.{names[name]}" if names[name] else name, own))
     return jobs
 
 
-def ground_many(jobs: Sequence[Job], out: Path, overwrite: bool, models: dict[str, Any], workers: int) -> int:
+def ground_all(
+    videos: Sequence[str], sentences: Sequence[str | None], out: Path | None, overwrite: bool, models: dict[str, Any],
+    settings: dict[str, Any], where: tuple[int | None, str | None, str | None],
+) -> int | None:  # fmt: skip
+    """What the command `ground` does: one sentence about one video, or several; returns the exit code.
+
+    Args:
+        videos, sentences: those given, perhaps none; then the sample clip is meant.
+        out: folder for the results; None: one under results/.
+        overwrite: whether earlier results may be replaced.
+        models: arguments of `load_grounder`.
+        settings: further arguments of a grounder.
+        where: workers, scheduler and cluster, see `Executor`.
+    """
+    from videomolmo.fusion import check_rule
+    from videomolmo.protocols import as_question
+    from videomolmo.systems import load_grounder
+    from videomolmo.weights import hub
+
+    asked = [one for one in sentences if one is not None]
+    if not videos:
+        videos, asked = [str(hub.sample_clip())], asked or [hub.SAMPLE_SENTENCE]
+    check_rule(settings["fusion"], settings["tau"])
+    settings |= check_stretch(*(settings[name] for name in ("start", "end", "fps")))
+    executor = Executor(*where)
+    if len(videos) > 1 or len(asked) > 1 or any(map(is_many, videos)):
+        jobs = jobs_of(videos, asked, settings)
+        for job in jobs:
+            as_question(job.sentence)
+        return ground_many(jobs, out or Path("results/videos"), overwrite, models, executor)
+    if executor != Executor():
+        raise BadInput("--workers, --scheduler and --cluster belong to several videos or sentences; leave them out")
+    if not asked:
+        raise BadInput(f"a sentence is missing; say what to look for in {videos[0]}, for example 'the red circle'")
+    as_question(asked[0])
+    ground_one(videos[0], asked[0], out, overwrite, partial(load_grounder, **models), settings)
+    return None
+
+
+def ground_many(
+    jobs: Sequence[Job], out: Path, overwrite: bool, models: dict[str, Any], executor: Executor | None = None
+) -> int:
     """Ground all of it, tell how each went, and write the table; 1 where something failed, else 0.
 
     What was done before is not done again. The table has a row for each job: video, sentence, folder, outcome (done or
@@ -73,25 +141,25 @@ def ground_many(jobs: Sequence[Job], out: Path, overwrite: bool, models: dict[st
 
     Args:
         jobs: see `jobs_of`.
-        out: the folder for all results.
+        out: the folder for all results; a cluster's workers must see it, and the videos, under the same path.
         overwrite: whether earlier results in their folders may be replaced.
         models: arguments of `load_grounder`.
-        workers: processes, each with its own models.
+        executor: where it is done; each process has its own models.
     """
     import pandas as pd
 
     from videomolmo.io.files import check_folder
     from videomolmo.io.tables import write_csv
-    from videomolmo.io.workers import run_all
 
     check_folder(out, overwrite=True, results=False)
     rows: dict[str, dict[str, Any]] = {}
     groups: dict[tuple, list[Job]] = {}
     for job in jobs:
-        groups.setdefault((job.video, job.settings["reader"], job.settings["max_frames"]), []).append(job)
-    given = models, out, overwrite
+        groups.setdefault((job.video, *(job.settings[name] for name in READ)), []).append(job)
+    executor = executor or Executor()
+    run = _on_cluster if executor.is_elsewhere else _here
     try:
-        with closing(run_all(_ground, list(groups.values()), workers, "ground", _load, given)) as results:
+        with closing(run(list(groups.values()), executor, (models, out, overwrite))) as results:
             for name, row in chain.from_iterable(results):
                 rows[name] = row
                 told = row["problem"] or f"{row['objects']} objects on {row['frames']} frames"
@@ -108,23 +176,89 @@ def ground_many(jobs: Sequence[Job], out: Path, overwrite: bool, models: dict[st
     return 1 if failed else 0
 
 
+Given = tuple[dict[str, Any], Path, bool]  # arguments of `load_grounder`, folder for all results, whether to overwrite
+Rows = list[tuple[str, dict[str, Any]]]  # of the table, by the names of their jobs
+
+
+def _here(groups: list[list[Job]], executor: Executor, given: Given) -> Iterator[Rows]:
+    from videomolmo.io.workers import run_all
+
+    return run_all(_ground, groups, executor.workers or 1, "ground", _load, given)
+
+
+def _on_cluster(groups: list[list[Job]], executor: Executor, given: Given) -> Iterator[Rows]:
+    """As `_here`; a group whose worker dies again and again has failed, and stops no other."""
+    models, out, overwrite = given
+    models = {name: _absolute(value) for name, value in models.items()}
+    out.mkdir(parents=True, exist_ok=True)
+    sent = [(models, out.absolute(), overwrite, [replace(job, path=_absolute(job.video)) for job in g]) for g in groups]
+    with executor.client() as client, closing(submitted(client, _ground_there, sent, "ground")) as ended:
+        for (*_, jobs), future in ended:
+            try:
+                yield future.result()
+            except (Exception, asyncio.CancelledError) as error:  # of the worker, or of whatever it runs
+                died = type(error).__name__ == "KilledWorker"
+                failed = _failed(BadInput(f"its {DIED_AGAIN}") if died else error)
+                yield [(job.name, _blank(job) | failed) for job in jobs]
+
+
+def _absolute(value: Any) -> Any:
+    """A path to what is here as a whole one; a name, such as of a model on the hub, as it is."""
+    is_path = isinstance(value, (str, Path)) and os.path.exists(value) and value not in SHIPPED
+    return str(Path(value).absolute()) if is_path else value
+
+
+def _ground_there(sent: tuple[dict[str, Any], Path, bool, list[Job]], task: str) -> Rows:
+    """`_ground` in a worker of a cluster, which keeps its models for the next; one at a time, whatever its threads."""
+    models, out, overwrite, jobs = sent
+    if not out.is_dir():
+        raise BadInput(f"{socket.gethostname()} does not see {out}: workers must share it")
+    with _at_work:
+        if _loaded.get("models") != models:
+            _loaded.clear()
+            _loaded.update(models=models, grounder=_load(models, out, overwrite)[0])
+        wanted, asked = still_wanted(task), time.monotonic()
+
+        def go_on() -> None:
+            nonlocal asked
+            if time.monotonic() - asked > ASK_EVERY_S:
+                asked = time.monotonic()
+                if not wanted():
+                    raise _Dropped
+
+        return _ground((_loaded["grounder"], out, overwrite), jobs, go_on)
+
+
+class _Dropped(Exception):
+    """Whoever wanted this went away; what is finished of it stays."""
+
+
+_loaded: dict[str, Any] = {}  # in a worker of a cluster: arguments of `load_grounder`, and what it gave
+_at_work = threading.Lock()
+
+
 def _load(models: dict[str, Any], out: Path, overwrite: bool) -> tuple[VideoGrounder, Path, bool]:
     from videomolmo.systems import load_grounder
 
     return load_grounder(**models), out, overwrite
 
 
-def _ground(begun: tuple[VideoGrounder, Path, bool], jobs: list[Job]) -> list[tuple[str, dict[str, Any]]]:
-    """Names of jobs about one video, with their rows of the table. What they share is decoded and encoded once."""
-    from videomolmo.io.video import open_video
+def _ground(begun: tuple[VideoGrounder, Path, bool], jobs: list[Job], go_on: Callable[[], None] = lambda: None) -> Rows:
+    """Rows of the table for jobs about one video. What they share is decoded and encoded once.
+
+    Args:
+        begun: see `_load`.
+        jobs: the jobs.
+        go_on: called after each window; what it raises ends all of it.
+    """
+    from videomolmo.io.sources import open_source
 
     grounder, out, overwrite = begun
     rows = {job.name: _row(grounder, job, out / job.name) for job in jobs}
     todo = [job for job in jobs if rows[job.name]["outcome"] != "done"]
     try:
         if todo:
-            settings = todo[0].settings
-            video = open_video(jobs[0].video, reader=settings["reader"], max_frames=settings["max_frames"])
+            video = open_source(todo[0].file, **{name: todo[0].settings[name] for name in READ})
     except (BadInput, OSError) as error:
         for job in todo:
             rows[job.name] |= _failed(error)
@@ -136,7 +270,7 @@ def _ground(begun: tuple[VideoGrounder, Path, bool], jobs: list[Job]) -> list[tu
         for job in todo:
             opened = _Shared(video, coming.pop())
             steps = ground_and_save(
-                grounder, job.video, job.sentence, out / job.name, overwrite, job.settings, opened=opened
+                grounder, job.file, job.sentence, out / job.name, overwrite, job.settings, opened=opened
             )
             running[job] = stack.enter_context(closing(steps))
         reached = dict.fromkeys(running, 0)
@@ -144,9 +278,12 @@ def _ground(begun: tuple[VideoGrounder, Path, bool], jobs: list[Job]) -> list[tu
             job = min(running, key=reached.__getitem__)
             try:
                 reached[job] = next(running[job])
+                go_on()
             except StopIteration as end:
                 del running[job]
-                rows[job.name] |= _row(grounder, job, end.value[0])
+                rows[job.name] |= _found(end.value[0])
+            except _Dropped:
+                raise
             except Exception as error:  # whatever is wrong with one stops none of the others
                 del running[job]
                 rows[job.name] |= _failed(error)
@@ -155,17 +292,26 @@ def _ground(begun: tuple[VideoGrounder, Path, bool], jobs: list[Job]) -> list[tu
 
 def _row(grounder: VideoGrounder, job: Job, folder: Path) -> dict[str, Any]:
     """A job's row, "done" where its result lies in a folder."""
+    row = _blank(job) | {"folder": folder.name}
+    with suppress(BadInput, OSError):
+        if is_saved(grounder, job.file, job.sentence, folder, job.settings):
+            row |= _found(folder)
+    return row
+
+
+def _found(folder: Path) -> dict[str, Any]:
+    """What a row tells of a result."""
     from videomolmo.results import GroundingResult
 
-    row = {"video": job.video, "sentence": job.sentence, "folder": folder.name, "outcome": None, "frames": None,
-           "key_frames": None, "found": None, "objects": None, "problem": None}  # fmt: skip
-    with suppress(BadInput, OSError):
-        if is_saved(grounder, job.video, job.sentence, folder, job.settings):
-            result = GroundingResult.load(folder)
-            found = sum(answer.outcome == "found" for answer in result.answers)
-            row |= {"outcome": "done", "frames": result.frames, "key_frames": len(result.answers), "found": found,
-                    "objects": result.objects}  # fmt: skip
-    return row
+    result = GroundingResult.load(folder)
+    found = sum(answer.outcome == "found" for answer in result.answers)
+    return {"folder": folder.name, "outcome": "done", "frames": result.frames, "key_frames": len(result.answers),
+            "found": found, "objects": result.objects}  # fmt: skip
+
+
+def _blank(job: Job) -> dict[str, Any]:
+    return {"video": job.video, "sentence": job.sentence, "folder": job.name, "outcome": None, "frames": None,
+            "key_frames": None, "found": None, "objects": None, "problem": None}  # fmt: skip
 
 
 def _failed(error: Exception) -> dict[str, Any]:
@@ -250,11 +396,19 @@ def _rows(path: Path, sentences: Sequence[str], settings: dict[str, Any]) -> Ite
             raise BadInput(f"{path}, line {number}: no video; fill it in")
         own = {name: _plain(name, value, f"{path}, line {number}") for name, value in given.items()}
         video, named = str(path.parent / own.pop("video")), own.pop("sentence", None)
-        check_settings(*((settings | own)[name] for name in ("every", "fusion", "tau", "context")))
+        check_settings(*((settings | own)[name] for name in ("every", "fusion", "tau", "context", "latency")))
+        own |= {name: value for name, value in _stretch(own, f"{path}, line {number}").items() if name in own}
         asked = sentences if named is None else [named]
         if not asked:
             raise BadInput(f"{path}, line {number}: no sentence; fill it in")
         yield from ((video, sentence, settings | own) for sentence in asked)
+
+
+def _stretch(own: dict[str, Any], place: str) -> dict[str, Any]:
+    try:
+        return check_stretch(*(own.get(name) for name in ("start", "end", "fps")))
+    except BadInput as error:
+        raise BadInput(f"{place}: {error}") from None
 
 
 def _plain(name: str, value: Any, place: str) -> Any:

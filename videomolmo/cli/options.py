@@ -54,3 +54,8 @@ DataPath = Annotated[Path | None, file("Its folder (default: $VIDEOMOLMO_DATA/NA
 Split = Annotated[str | None, opt("Which part of it.", "SPLIT")]
 Limit = Annotated[int | None, whole("Only the first N clips.", "N")]
 Resumed = Annotated[Path, file("Folder to write, or to resume in.")]
+Start = Annotated[str | None, opt("From here: 12.5 (s), 1:30, or 57f (a frame).", "TIME")]
+End = Annotated[str | None, opt("To before here; ends a live source.", "TIME")]
+Fps = Annotated[float | None, number("Frames a second, at most (default: all).", "N")]
+MaxFrames = Annotated[int | None, whole("Only the first N frames.", "N", callback=at_least_one)]
+Reader = Annotated[str, opt("pyav or decord.", "READER", "pyav decord")]

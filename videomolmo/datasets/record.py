@@ -19,6 +19,7 @@ from videomolmo.datasets.files import MALFORMED, MissingFile, Unreadable, safe_j
 from videomolmo.errors import BadInput
 from videomolmo.io.images import ImageReader, image_size
 from videomolmo.io.plain_values import as_int
+from videomolmo.io.sources import Selected
 from videomolmo.io.video import Frames, open_video
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi")
@@ -94,7 +95,12 @@ class VideoFile:
         numbers = self.numbers
         if numbers is None and self.times_s is not None:
             numbers = tuple(int(np.abs(frames.times_s - time).argmin()) for time in self.times_s)
-        return frames if numbers is None else Frames(_Selected(frames, numbers), frames.name)
+        if numbers is None:
+            return frames
+        if beyond := [number for number in numbers if not 0 <= number < len(frames)]:
+            frames.close()
+            raise Unreadable(f"{frames.name}: has {len(frames)} frames; frame {beyond[0]} is annotated")
+        return Frames(Selected(frames, numbers, frames.times_s[list(numbers)]), frames.name)
 
     def size(self) -> tuple[int, int]:
         if self.height_width:
@@ -156,32 +162,6 @@ def _failure(look: Callable[[], object]) -> Exception | None:
     except ValueError as error:
         return Unreadable(str(error))
     return None
-
-
-class _Selected:
-    """Some frames of a video under numbers from 0."""
-
-    def __init__(self, frames: Frames, numbers: Sequence[int]):
-        beyond = [number for number in numbers if not 0 <= number < len(frames)]
-        if beyond:
-            frames.close()
-            raise Unreadable(f"{frames.name}: has {len(frames)} frames; frame {beyond[0]} is annotated")
-        self._frames, self._numbers = frames, numbers
-        self.height, self.width, self.fps = frames.height, frames.width, frames.fps
-        self.times_s, self.pixel_aspect = frames.times_s[list(numbers)], frames.pixel_aspect
-
-    @property
-    def warning(self) -> str | None:
-        return self._frames.warning
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def read(self, number: int) -> UInt8[np.ndarray, "height width 3"]:
-        return self._frames[self._numbers[number]]
-
-    def close(self) -> None:
-        self._frames.close()
 
 
 class Span(NamedTuple):

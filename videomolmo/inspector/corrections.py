@@ -280,7 +280,7 @@ def ask(inspection: Inspection, sentence: str, grounder: Any, **settings: Any) -
         sentence: see `VideoGrounder`.
         grounder: a `VideoGrounder`.
         settings: of `VideoGrounder.__call__`; `every`, `fusion`, `tau`, `context`, `reader` come from the run, and
-            `max_frames` is its length.
+            `max_frames` is its length; of an excerpt its own frames are looked at.
 
     Raises:
         BadInput: there is no video, or what the grounder refuses.
@@ -289,7 +289,11 @@ def ask(inspection: Inspection, sentence: str, grounder: Any, **settings: Any) -
         raise BadInput("there is no video to ask about; give Inspection(…, video=…)")
     run = inspection.result.config.get("model", {})
     kept = {name: run[name] for name in ("every", "fusion", "tau", "context", "reader") if run.get(name) is not None}
-    source = inspection.result.source if inspection.given_video is None else inspection.given_video
-    if isinstance(source, (str, Path)):
+    result, given = inspection.result, inspection.given_video
+    source = result.source if given is None else given
+    if not isinstance(source, (str, Path)):
+        return grounder(inspection.video(), sentence, **kept | settings)
+    if result.recording is None and result.source_frames is None:
         return grounder(source, sentence, **kept | {"max_frames": inspection.frames} | settings)
-    return grounder(inspection.video(), sentence, **kept | settings)
+    kept.pop("reader", None)
+    return grounder(result.open_video(given), sentence, **kept | settings)

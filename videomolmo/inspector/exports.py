@@ -71,8 +71,9 @@ def labels_of(inspection: Inspection, layer: str = "fused") -> Labels:
 
     def columns(t: int, n: int) -> dict:
         if decisions is None:
-            return {}
-        return {"decision": decisions[t, n - 1], "agreement": round(float(agreement[t, n - 1]), 4)}
+            return result.in_source(t)
+        agreed = round(float(agreement[t, n - 1]), 4)
+        return {"decision": decisions[t, n - 1], "agreement": agreed, **result.in_source(t)}
 
     return replace(
         stored, sentence=inspection.sentence, ids=ids, names=tuple(names), columns=columns, times_s=inspection.times_s,
@@ -283,6 +284,8 @@ def training_row(inspection: Inspection, clip: str) -> dict:
         "fps": inspection.fps,
         "corrections": len(inspection.history.records),
     }
+    if origin := inspection.result.in_source(row["frame_idxs"]):
+        row |= {"source_frames": origin["source_frame"], "source_times_s": origin["source_time_s"]}
     return row | ({"negative_points": negative} if negative else {})
 
 

@@ -18,11 +18,19 @@ from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES
 from videomolmo.io.cache import BoundedCache
 from videomolmo.io.plain_values import as_path
-from videomolmo.io.schemas import MAX_FRAMES, Answer, Metadata, answer_problem, contradiction, labels_problem
+from videomolmo.io.schemas import (
+    MAX_FRAMES,
+    Answer,
+    Metadata,
+    answer_problem,
+    contradiction,
+    labels_problem,
+    source_problem,
+)
 from videomolmo.io.untrusted import StoredArrays, parse, read_bytes, read_json, wrong_keys
-from videomolmo.io.video import Frames, open_video
+from videomolmo.io.video import Frames
 from videomolmo.mask_store import MaskStore, window_of
-from videomolmo.results import GroundingResult, KeyAnswer
+from videomolmo.results import GroundingResult, KeyAnswer, stored_source
 
 MAX_BYTES = 160 << 20
 GREY = 96  # where there is no picture
@@ -101,10 +109,8 @@ class FrameCache:
 
 def _way_to(result: GroundingResult, given: Any) -> tuple[Callable[[], Frames], bool]:
     """What opens a video, and whether it is then ours to close."""
-    if isinstance(given, Frames):
-        return lambda: given, False
     if given is not None:
-        return partial(open_video, given, max_frames=result.frames), True
+        return partial(result.open_video, given), not isinstance(given, Frames)
     return (result.video, False) if result.is_open else (result.open_video, True)
 
 
@@ -166,6 +172,12 @@ def _rescued(folder: Path, video: Any) -> tuple[GroundingResult, list[str]]:
     if reason := labels_problem(known | metadata):
         problems.append(f"run.json: {reason}; they are not used")
         metadata.pop("labels")
+    reason = source_problem(metadata | {"times_s": times})
+    if reason or any("source_frames" in problem for problem in problems):
+        problems += [f"run.json: {reason}; they are not used"] if reason else []
+        for name in ("source_frames", "source_times_s", "video"):
+            metadata.pop(name, None)  # nobody knows which frames of the video these are
+    known |= stored_source(metadata, folder, video)
     recorded = metadata.pop("video", None)
     if (frames := metadata.pop("frames", len(times))) != len(times):
         problems.append(f"run.json: frames is {frames}, but it has the times of {len(times)}, which are shown")
@@ -273,7 +285,7 @@ def _answers(path: Path, frames: int, size: tuple[int, int]) -> tuple[list[KeyAn
             row = parse(Answer, line, path.name)
             if answer_problem(row, frames, size):
                 raise BadInput("it contradicts itself")
-            answers.append(KeyAnswer(**row))
+            answers.append(KeyAnswer.read(row))
         except BadInput:
             senseless.append(f"{row.get('frame', '?')!r:.20}")
     return answers, _told_of(path.name, unread, senseless)

@@ -191,6 +191,8 @@ class InspectorState:
         if not longest.frames:
             return "this result has no frames"
         words = [f"frame {frame} of 0–{self.canvas.frames - 1}", f"{longest.times_s[frame]:.2f} s"]
+        if origin := longest.result.in_source(frame):
+            words.append(f"of the source {origin['source_frame']}, {origin['source_time_s']:.2f} s")
         for one, side in zip(self.shown, ("left: ", "right: ") if self.other is not None else ("",), strict=True):
             outcome = one.outcomes().get(frame)
             if frame >= one.frames:

@@ -103,6 +103,26 @@ def _ended_in_order() -> Iterator[None]:
                 signal.signal(number, signal.SIG_DFL)
 
 
+@contextmanager
+def ending_in_order(end: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM call `end` in place of what they do otherwise, the first time."""
+    before = {}
+
+    def hear(number: int, _: object) -> None:
+        for other, handler in before.items():
+            signal.signal(other, handler)
+        before.clear()
+        end()
+
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _line_of(error: OSError, command: str) -> str:
     """What the system refused: which path, or at least which command and what it was about to do."""
     remedy = "make room there" if error.errno in FULL else "check the path and who may use it"

@@ -1,5 +1,6 @@
 """Drawing on frames: tints, textures, outlines, badges and marks in place; overlay videos and contact sheets."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -98,15 +99,21 @@ def result_frame(
 
     Everything is drawn at `size` (height, width; by default its own), so that lines and letters are sharp there.
     """
+    return _with_answers(result, at, frame, size, [answer for answer in result.answers if answer.frame == at])
+
+
+def _with_answers(
+    result: Any, at: int, frame: np.ndarray, size: tuple[int, int] | None, answers: list[Any]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """As `result_frame`, for whom the answers on the frame are at hand."""
     masks, size = result.masks[at], size or frame.shape[:2]
     scale = size[0] / frame.shape[0], size[1] / frame.shape[1]
     if size != frame.shape[:2]:
         frame, masks = _fitted(frame, size), np.array([_fitted(mask, size) for mask in masks]).reshape(-1, *size)
     picture = draw_masks(frame, masks)
-    for answer in result.answers:
-        if answer.frame == at:
-            inside = [point for point, is_in in zip(answer.points_px, answer.inside, strict=True) if is_in]
-            draw_points(picture, [(x * scale[1], y * scale[0]) for x, y in inside])
+    for answer in answers:
+        inside = [point for point, is_in in zip(answer.points_px, answer.inside, strict=True) if is_in]
+        draw_points(picture, [(x * scale[1], y * scale[0]) for x, y in inside])
     return picture
 
 
@@ -130,10 +137,12 @@ def write_overlay(result: Any, path: Path) -> Path:
     short, long = sorted((result.height, result.width))
     enlarge = max(1, min(-(-SHOWN_WELL // short), ENLARGED_TO // long))
     size = result.height * enlarge, result.width * enlarge
-    video = result.video()
+    video, answers = result.video(), defaultdict(list)
+    for answer in result.answers:
+        answers[answer.frame].append(answer)
     with VideoWriter(path, result.fps, *size, result.times_s, video.pixel_aspect) as writer:
         for at, frame in enumerate(video.iterate(stop=result.frames)):
-            writer.write(result_frame(result, at, frame, size))
+            writer.write(_with_answers(result, at, frame, size, answers.pop(at, [])))
     return path
 
 

@@ -291,7 +291,14 @@ def check_new(folder: Path) -> None:
 
 OWN = {"sentence", "times_s", "objects"}  # by which a run.json is known as ours
 BETWEEN = {"videomolmo": "this result is being replaced"}  # run.json while it is
-FILES = ("answers.jsonl", "tracks.csv", "overlay.mp4", "run.json")  # run.json comes last: it makes a folder a result
+RECORDING = "recorded_frames.mp4"  # of a live source
+FILES = (
+    "answers.jsonl",
+    "tracks.csv",
+    "overlay.mp4",
+    RECORDING,
+    "run.json",
+)  # run.json comes last: it makes a folder a result
 FOLDERS = {"masks": re.compile(r"\d{5,}\.png"), "propagation": WINDOW_FILE}
 CORRECTIONS = ("corrections.jsonl", "corrections")  # a person's work on the result beside them
 

@@ -65,13 +65,15 @@ class Metadata(TypedDict):
     fps: Annotated[float, Field(allow_inf_nan=False, ge=0, le=1e6)]
     times_s: Annotated[list[Seconds], Field(max_length=MAX_FRAMES)]
     warning: Text | None
+    source_frames: NotRequired[Annotated[list[Frame], Field(max_length=MAX_FRAMES)]]
+    source_times_s: NotRequired[Annotated[list[Seconds], Field(max_length=MAX_FRAMES)]]
     model: NotRequired[dict[str, Any]]
     caption: NotRequired[StoredCaption]
     labels: NotRequired[StoredLabels]
 
 
 class Answer(TypedDict):
-    """A line of answers.jsonl; see `videomolmo.results.KeyAnswer`."""
+    """A line of answers.jsonl; see `videomolmo.results.KeyAnswer`. Nobody but readers of the file needs its source."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
     frame: Frame
@@ -81,6 +83,8 @@ class Answer(TypedDict):
     points_px: Points
     inside: Annotated[list[bool], Field(max_length=10_000)]
     problem: NotRequired[Text | None]
+    source_frame: NotRequired[Frame]
+    source_time_s: NotRequired[Seconds]
 
 
 class AnsweredFrame(TypedDict):
@@ -132,11 +136,22 @@ def contradiction(metadata: Mapping[str, Any]) -> str:
     if pixels > MAX_PIXELS or pixels * metadata["objects"] > MAX_MASK_PIXELS:
         size = f"{metadata['height']}×{metadata['width']} pixels"
         return f"{metadata['objects']} objects of {size} are more than can be held"
-    if reason := caption_problem(metadata):
+    if reason := caption_problem(metadata) or source_problem(metadata):
         return reason
     if reason := labels_problem(metadata):
         return reason
     return "" if metadata["frames"] == frames else f"frames is {metadata['frames']}, but times_s has {frames}"
+
+
+def source_problem(metadata: Mapping[str, Any]) -> str:
+    """What in the frames of the source of `Metadata` contradicts itself or the clip; "" where nothing does."""
+    for name in ("source_frames", "source_times_s"):
+        there = metadata.get(name)
+        if (there is None) != (metadata.get("source_frames") is None):
+            return f"{name} is {'missing' if there is None else 'there alone'}"
+        if there is not None and (len(there) != len(metadata["times_s"]) or sorted(there) != [*there]):
+            return f"{name} are not {len(metadata['times_s'])} that rise, one for each frame"
+    return ""
 
 
 def caption_problem(metadata: Mapping[str, Any]) -> str:

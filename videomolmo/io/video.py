@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import operator
 import os
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 
 from videomolmo.errors import BadInput
 from videomolmo.io.images import IMAGE_SUFFIXES, read_folder
@@ -55,7 +53,7 @@ class Frames(Sequence):
 
     Attributes:
         name: of the file or folder, or 'array'.
-        source: path of the file or folder that holds these frames and no others; None of an array.
+        source: path of the file or folder that holds these frames; None of an array.
         height, width: of every frame, pixels, turned and mirrored as the file's display matrix says.
         pixel_aspect: width of a pixel over its height; 1 of images and arrays.
         fps: mean frames a second.
@@ -64,7 +62,14 @@ class Frames(Sequence):
             'decoded 57 of 58 or more frames, then: ...' where the file does not say how many there were; or 'left out
             the first 12 frames, which do not decode'. It is known at opening when the file ends early or its container
             has a hole, and otherwise when reading comes to the place.
+        is_live: whether each frame is had once, in order, and nobody knows how many will come.
+        source_frames, source_times_s: of an excerpt or a live source, number and time of each frame where it comes
+            from; None where these are the same.
     """
+
+    is_live = False
+    source_frames: Int64[np.ndarray, " frames"] | None = None
+    source_times_s: Float64[np.ndarray, " frames"] | None = None
 
     def __init__(self, reader: _Reader, name: str, max_frames: int | None = None, source: Path | None = None):
         self._reader, self.name, self.source = reader, name, source
@@ -193,44 +198,6 @@ class _ArrayReader:
 
     def close(self) -> None:
         """Nothing to release."""
-
-
-class LiveFrames(Frames):
-    """Frames of an iterator, each had once and in order, for as long as it gives some.
-
-    Args:
-        frames: uint8 (height, width, 3), all of one size; the first is taken at once.
-        fps: frames a second.
-
-    Raises:
-        BadInput: no frame, or what is none.
-    """
-
-    def __init__(self, frames: Iterator[UInt8[np.ndarray, "height width 3"]], fps: float = _DEFAULT_FPS) -> None:
-        first = next(frames, None)
-        if first is None:
-            raise BadInput("the iterator of frames gave none; expected uint8 (height, width, 3)")
-        super().__init__(_ArrayReader(np.asarray(first)[None], fps), "live frames")
-        self._coming, self._length = itertools.chain([first], frames), sys.maxsize
-        self.times_s = _Ticks(fps)
-
-    def iterate(self, start: int = 0, stop: int | None = None) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
-        """The frames to come."""
-        for number, frame in enumerate(itertools.islice(self._coming, start, stop)):
-            if frame.dtype != np.uint8 or frame.shape != (self.height, self.width, 3):
-                expected = f"uint8 ({self.height}, {self.width}, 3) as the first"
-                raise BadInput(f"live frame {number} is {frame.dtype} {frame.shape}: expected {expected}")
-            yield frame.copy()
-
-
-class _Ticks:
-    """The time of any frame, at an even rate."""
-
-    def __init__(self, fps: float) -> None:
-        self.fps = fps
-
-    def __getitem__(self, number: int) -> float:
-        return number / self.fps
 
 
 class DecordReader:

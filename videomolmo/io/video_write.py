@@ -40,7 +40,7 @@ class VideoWriter:
         height: of each frame, pixels.
         width: of each frame, pixels. An odd size is made even in the file by repeating the last row or column.
         times_s: when each frame is shown, in seconds; by default `fps` tells. The last one, and frames after it, stay
-            as long as most do.
+            as long as most do. () where each is told with its frame.
         pixel_aspect: width of a pixel over its height, as players are to show it.
 
     Raises:
@@ -83,8 +83,9 @@ class VideoWriter:
         self._rate = Fraction(fps).limit_denominator(1001) or Fraction(1, 1001)
         self._aspect = Fraction(pixel_aspect).limit_denominator(1 << 15)
         self._unit, self._ticks, self._lasting = 1 / self._rate, None, {}
+        self._grows = times_s is not None and not len(times_s)
         if times_s is not None:
-            self._unit, self._ticks = Fraction(1, _TICKS), _ticks(times_s)
+            self._unit, self._ticks = Fraction(1, _TICKS), [] if self._grows else _ticks(times_s)
         self._container, self._until_done = None, ExitStack()
         try:
             self._temporary = self._until_done.enter_context(temporary_folder(self.path.parent)) / self.path.name
@@ -109,11 +110,12 @@ class VideoWriter:
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = 1  # limited range, what players expect of yuv420p
 
-    def write(self, frame: np.ndarray) -> None:
+    def write(self, frame: np.ndarray, time_s: float | None = None) -> None:
         """Add one frame.
 
         Args:
             frame: RGB, uint8 (height, width, 3), of the size given to the writer.
+            time_s: when it is shown, of a writer that was told no times but ().
 
         Raises:
             BadInput: another size or type, or the writer is closed.
@@ -127,6 +129,9 @@ class VideoWriter:
             raise BadInput(
                 f"frame {self.frames} is {frame.dtype} {frame.shape}; expected uint8 ({self.height}, {self.width}, 3)"
             )
+        if time_s is not None:
+            self._first_s = time_s if not self._ticks else self._first_s
+            self._ticks.append(max(round((time_s - self._first_s) * _TICKS), self._ticks[-1] + 1 if self._ticks else 0))
         frame = np.pad(frame, ((0, self.height % 2), (0, self.width % 2), (0, 0)), mode="edge")
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
         picture = self._reformatter.reformat(picture, format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
@@ -146,8 +151,8 @@ class VideoWriter:
         """When frame `number` is shown, in units of the file."""
         if self._ticks is None:
             return number
-        known = len(self._ticks)
-        usual = round(np.median(np.diff(self._ticks))) if known > 1 else round(_TICKS / self._rate)
+        known, ticks = len(self._ticks), self._ticks[-100:] if self._grows else self._ticks
+        usual = round(np.median(np.diff(ticks))) if known > 1 else round(_TICKS / self._rate)
         usual = max(usual, _TICKS // 1000)  # below a millisecond in all, MP4 says that a video has no length
         return self._ticks[number] if number < known else self._ticks[-1] + (number - known + 1) * usual
 

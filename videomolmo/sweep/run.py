@@ -1,23 +1,18 @@
 """Run a notebook over a grid: Dask hands the trials out, papermill and nbclient run each, what is done is skipped."""
 
 import asyncio
-import importlib
-import logging
-import os
-import shutil
 import signal
 import statistics
 import time
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from videomolmo.errors import BadInput
+from videomolmo.io.cluster import DIED_AGAIN, Executor, submitted
 from videomolmo.io.files import UNFINISHED, locked_folder, remove_abandoned, temporary_folder
 from videomolmo.sweep.grid import CACHE, RESULTS, Grid, Notebook, Trial, read_grid, read_notebook
 from videomolmo.sweep.store import DAMAGED, DONE, FAILED, MISSING, Record, Store, check_place, now
@@ -27,119 +22,7 @@ from videomolmo.sweep.trial import STOPPED, Job, run_trial
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-STOP_WITHIN_S, ANSWER_WITHIN_S = 20, 20
-CLUSTERS = {
-    "htcondor": "HTCondor", "local": "Local", "lsf": "LSF", "moab": "Moab", "oar": "OAR", "pbs": "PBS", "sge": "SGE",
-    "slurm": "SLURM",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Executor:
-    """Where trials run: in threads here, on a Dask cluster, or in jobs of a batch system.
-
-    Attributes:
-        workers: trials at once here (None: one for each core), or workers asked of a batch system (None: one).
-        scheduler: address of a Dask scheduler, such as tcp://node1:8786.
-        cluster: a batch system that dask-jobqueue knows.
-        options: for it, beside those of dask-jobqueue's own configuration files.
-
-    Raises:
-        BadInput: two places at once, or a name or number that cannot be.
-    """
-
-    workers: int | None = None
-    scheduler: str | None = None
-    cluster: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise BadInput(f"--workers is {self.workers}, expected at least 1")
-        if self.scheduler and self.cluster:
-            raise BadInput("--scheduler and --cluster name two places; give one")
-        if self.scheduler and self.workers:
-            raise BadInput("--workers says nothing to a scheduler, which brings its own workers; leave it out")
-        if self.cluster and self.cluster not in CLUSTERS:
-            raise BadInput(f"--cluster is {self.cluster!r}, expected one of {', '.join(CLUSTERS)}")
-
-    @property
-    def max_workers(self) -> int | None:
-        """How many trials run at once; None where others decide."""
-        return None if self.scheduler else self.workers or (1 if self.cluster else _cores())
-
-    @property
-    def threads(self) -> int | None:
-        """Threads for each trial, so that trials at once do not crowd this machine; None where others decide."""
-        return None if self.scheduler or self.cluster else max(1, _cores() // (self.workers or _cores()))
-
-    @contextmanager
-    def client(self) -> Iterator["Client"]:
-        """A Dask client whose tasks run there.
-
-        Raises:
-            BadInput: nobody answers, a package is missing, or the batch system refuses.
-        """
-        import dask
-        from distributed import LocalCluster
-
-        if self.scheduler:
-            with _connected(self.scheduler, self.scheduler) as client:
-                yield client
-        elif self.cluster:
-            with _batch(self.cluster, self.options) as cluster, _connected(cluster, self.cluster) as client:
-                cluster.scale(self.workers or 1)
-                yield client
-        else:
-            one = {"n_workers": 1, "threads_per_worker": self.max_workers, "processes": False, "memory_limit": None}
-            # its pages, which it insists on serving, are empty, and nobody sees them from elsewhere
-            pages = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
-            none = {f"distributed.{who}.http.routes": [] for who in ("scheduler", "worker")}
-            with (
-                dask.config.set(none),
-                LocalCluster(**one, **pages, silence_logs=logging.CRITICAL) as cluster,
-                _connected(cluster, "this machine") as client,
-            ):
-                yield client
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _connected(address: Any, name: str) -> Iterator["Client"]:
-    from distributed import Client
-
-    try:
-        client = Client(address, timeout=ANSWER_WITHIN_S, set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:
-        raise BadInput(
-            f"no Dask scheduler answers at {name} ({error}); start one with `dask scheduler`, and workers with "
-            f"`dask worker {name} --nthreads 1`"
-        ) from None
-    with client:
-        yield client
-
-
-@contextmanager
-def _batch(name: str, options: Mapping[str, Any]) -> Iterator[Any]:
-    try:
-        # `local` starts jobs as processes here: to try a [cluster] table without a batch system
-        module = importlib.import_module("dask_jobqueue.local" if name == "local" else "dask_jobqueue")
-    except ImportError:
-        raise BadInput(f"--cluster {name} needs dask-jobqueue: pip install 'videomolmo[cluster]'") from None
-    kind = getattr(module, f"{CLUSTERS[name]}Cluster")
-    submit = kind.job_cls.submit_command
-    if submit and not shutil.which(submit):
-        raise BadInput(f"--cluster {name} submits jobs with {submit}, which is not here; run it on a login node")
-    try:
-        cluster = kind(**options)
-    except (ValueError, TypeError) as error:
-        raise BadInput(f"dask-jobqueue refuses the [cluster] table for {name}: {error}") from None
-    with cluster:
-        yield cluster
+STOP_WITHIN_S = 20
 
 
 @dataclass(frozen=True)
@@ -302,22 +185,16 @@ def sweep(
 
 
 def _run_all(jobs: list[Job], store: Store, client: "Client") -> Summary:
-    from distributed import as_completed
-
-    summary, futures = Summary(), {}
+    summary = Summary()
     try:
-        for job in jobs:
-            task = f"trial-{uuid.uuid4().hex}"
-            futures[client.submit(run_trial, job, task, key=task, pure=False)] = job
-        with tqdm(total=len(jobs), unit="cell") as bar:
-            for future in as_completed(futures, loop=client.loop):
-                summary.failed += _status(future, futures[future], store, summary) == FAILED
+        with tqdm(total=len(jobs), unit="cell") as bar, closing(submitted(client, run_trial, jobs, "trial")) as ended:
+            for job, future in ended:
+                summary.failed += _status(future, job, store, summary) == FAILED
                 bar.set_postfix({"failed": summary.failed} if summary.failed else {})
                 bar.update()
     except KeyboardInterrupt as error:
         summary.stopped_by = getattr(error, "number", signal.SIGINT)
-        client.cancel(list(futures), force=True)  # those that run end within a second
-        until = time.monotonic() + STOP_WITHIN_S
+        until = time.monotonic() + STOP_WITHIN_S  # those that run end within a second
         while any(store.out.glob(f"{UNFINISHED}*")) and time.monotonic() < until:
             time.sleep(0.1)
             remove_abandoned(store.out, UNFINISHED)
@@ -332,7 +209,7 @@ def _status(future: "Future", job: Job, store: Store, summary: Summary) -> str:
         if type(error).__name__ != "KilledWorker":
             summary.lost[job.trial.name] = f"{type(error).__name__}: {error}"
             return STOPPED
-        text = "its worker died again and again: killed from outside, often for want of memory"
+        text = f"its {DIED_AGAIN}"
         metadata = job.metadata() | {"started": now(), "seconds": 0.0, "error": text, "traceback": str(error)}
     with temporary_folder(store.out) as place:
         (place / job.trial.name).mkdir()

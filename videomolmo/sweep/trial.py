@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from videomolmo.errors import BadInput
 from videomolmo.io import provenance
+from videomolmo.io.cluster import still_wanted
 from videomolmo.io.files import temporary_folder
 from videomolmo.sweep.grid import Trial
 from videomolmo.sweep.store import DONE, FAILED, NOTEBOOK, Store, now
@@ -69,7 +70,7 @@ def run_trial(job: Job, task: str) -> str:
         with temporary_folder(store.out) as place:
             folder, started, since = place / job.trial.name, now(), time.monotonic()
             folder.mkdir()
-            status, why = asyncio.run(_run(job, store.notebook, folder, _is_wanted(task)))
+            status, why = asyncio.run(_run(job, store.notebook, folder, still_wanted(task)))
             if status == STOPPED:
                 return STOPPED
             if status == DIED:
@@ -79,21 +80,6 @@ def run_trial(job: Job, task: str) -> str:
             how = {"started": started, "seconds": round(time.monotonic() - since, 3), "tries": tried}
             return _keep(store, folder, status, job.metadata() | how | why)
     raise AssertionError("the last try ends above")
-
-
-def _is_wanted(task: str) -> Callable[[], bool]:
-    """Whether this worker is to go on: the scheduler drops a task when its client says so or goes away."""
-    from distributed import get_client, get_worker
-
-    here, client = get_worker().address, get_client()
-
-    def ask() -> bool:
-        try:
-            return task in client.processing([here])[here]
-        except (OSError, KeyError):  # the scheduler is gone, or knows nothing of this worker any more
-            return False
-
-    return ask
 
 
 def _keep(store: Store, folder: Path, status: str, metadata: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 
 from videomolmo.errors import BadInput
 from videomolmo.grounding import VideoGrounder, load_tracker
+from videomolmo.io.live import refuse_live
 from videomolmo.io.untrusted import first_line
 from videomolmo.model.tokenizer import broken_tokenizers_are_refused, check_words
 from videomolmo.points import Answer, read_points
@@ -181,6 +182,7 @@ class Molmo2Pointer:
         signs = [sign for sign in self.processor.tokenizer.all_special_tokens if sign in question.text]
         if signs:
             raise BadInput(f"the sentence holds {signs[0]!r}, a sign of the model's own; leave it out")
+        refuse_live(question.video, "this model")
         check_times(np.asarray(question.video.times_s, np.float64), question.every, MOST_FRAMES)
         return self._answers(frames, question)
 

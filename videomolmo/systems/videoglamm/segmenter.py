@@ -15,6 +15,7 @@ from transformers.generation import BaseStreamer
 
 from videomolmo.errors import BadInput
 from videomolmo.grounding import VideoGrounder, load_tracker
+from videomolmo.io.live import refuse_live
 from videomolmo.protocols import Frame, Phrase, Question, Segmentation
 from videomolmo.systems.videoglamm.masks import decode_all, follow, to_size
 from videomolmo.systems.videoglamm.model import VideoGLaMMForConditionalGeneration
@@ -104,8 +105,9 @@ class VideoGLaMMSegmenter:
         """See `Segmenter.segment`.
 
         Raises:
-            BadInput: a question with the model's own signs in it; at once, before any frame is decoded.
+            BadInput: a question with the model's own signs in it, or a live source; before any frame is decoded.
         """
+        refuse_live(question.video, "VideoGLaMM")
         self.processor.tokens(as_asked(question))
         return self._segment(frames, question)
 
@@ -150,10 +152,12 @@ class VideoGLaMMSegmenter:
             while part := list(islice(followed, PART)):
                 yield np.stack(part)
             return
+        done = 0
         for first in frames:
             part = np.stack([first, *islice(frames, PART - 1)])
-            if not len(vectors):
-                yield np.zeros((len(part), 0, *size), bool)
+            done += len(part)
+            if not len(vectors) or done <= question.reached:
+                yield np.broadcast_to(False, (len(part), len(vectors), *size))
                 continue
             found = decode_all(self.model.sam2, self.processor.sam_images(part).to(weight), vectors)
             masks = [(to_size(found[:, at : at + 1], size) > 0)[:, 0].cpu().numpy() for at in range(len(part))]
