@@ -110,7 +110,8 @@ INK = """([top, bottom]) => { // columns of the time line in which anything is d
     return { inked: [...inked].sort((a, b) => a - b), width: line.clientWidth, height: line.clientHeight };
 }"""
 TRAITS = {"frames": 101, "fps": 10, "marks": [[0, "found"], [50, "found"]], "marks_beside": [], "sizes": [[48, 64]],
-          "mode": "look", "titles": []}  # fmt: skip
+          "mode": "navigate", "titles": [],
+          "captions": [], "repropagated": [], "pending": [], "shortcuts": [], "tips": {}}  # fmt: skip
 
 
 def open_canvas(page, **traits) -> None:
@@ -233,7 +234,7 @@ def test_a_click_on_a_run_of_decisions_goes_to_the_frame_under_the_mouse(page):
 
     inspection = Inspection(made_result(frames=400, every=200, width=500))
     figure = agreement_figure(inspection)
-    bar = next(trace for trace in figure.data if (trace.meta or {}).get("decision") == "one side")
+    bar = next(trace for trace in figure.data if (trace.meta or {}).get("decision") == "single direction")
     assert bar.mode == "lines" and bar.x[0] < 240 and bar.x[1] > 380  # one long run
     page.evaluate(OPEN_PLOTS, ["shown", (SCRIPTS / "plots.js").read_text(), figure.to_json()])
     page.evaluate("text => shown.model.answer({kind: 'library'}, new TextEncoder().encode(text))", get_plotlyjs())

@@ -40,8 +40,8 @@ def test_a_new_object_is_the_chosen_one_after_its_first_point(look, tiny_grounde
     object_id = inspector.correct.object_id
     inspector.correct.mode.value = "add"
     object_id.value = None
-    inspector.objects.rows[1][1].value = "the cup"
-    assert object_id.value is None and object_id.options[0][0] == "1 · the cup"  # only a name changed
+    inspector.objects.rename(1, "the cup")
+    assert object_id.value is None and object_id.options[1][0] == "1 · the cup"  # only a name changed
     browser.tell(kind="click", frame=6, pane=0, x=50, y=40)
     assert inspector.inspection.objects == 3 == object_id.value, inspector.state.words.value
     browser.tell(kind="click", frame=6, pane=0, x=52, y=42)
@@ -50,15 +50,14 @@ def test_a_new_object_is_the_chosen_one_after_its_first_point(look, tiny_grounde
 
 def test_a_new_object_is_seen_though_another_is_hidden(look, tiny_grounder):
     inspector, browser = look(grounder=tiny_grounder)
-    inspector.objects.rows[1][0].value = False
+    inspector.objects.list.hidden = [1]
     inspector.correct.mode.value, inspector.correct.object_id.value = "add", None
     browser.tell(kind="click", frame=6, pane=0, x=50, y=40)
-    shown = {number: box.value for number, (box, _) in inspector.objects.rows.items()}
-    assert shown == {1: False, 2: True, 3: True}
+    assert [number for number, *_ in inspector.objects.list.rows] == [1, 2, 3] and inspector.objects.list.hidden == [1]
     assert [inspector.state.look.shows(number) for number in (1, 2, 3)] == [False, True, True]
     inspector.state.inspection = Inspection(made_result(objects=5))  # as another sentence gives
     inspector.state.reset()
-    assert all(inspector.state.look.shows(number) == box.value for number, (box, _) in inspector.objects.rows.items())
+    assert inspector.objects.list.hidden == [] and len(inspector.objects.list.rows) == 5
     assert inspector.state.look.shows(5)
 
 
@@ -67,7 +66,7 @@ def test_the_static_picture_follows_what_is_ticked(look):
     pages = [inspector.picture()]
     for change in (
         lambda: setattr(inspector.look.layers["backward"], "value", False),
-        lambda: setattr(inspector.objects.rows[1][0], "value", False),
+        lambda: setattr(inspector.objects.list, "hidden", [1]),
         lambda: setattr(inspector, "frame", 7),
     ):
         change()

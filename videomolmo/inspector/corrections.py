@@ -34,7 +34,7 @@ class Change(NamedTuple):
         record: as written to corrections.jsonl.
         object: id of the object concerned, None where several are.
         frames: first frame and the one after the last whose masks may have changed.
-        propagated: frames that SAM 2 went through.
+        propagated: how many frames SAM 2 propagated masks to.
     """
 
     record: dict[str, Any]
@@ -54,14 +54,18 @@ class Corrections:
             live as long as the inspection.
         tracker: a `MaskTracker`, a `VideoGrounder`, or None: then corrections made before can be seen and undone, and
             new ones that need propagation are refused.
+        load: gives a tracker and the hashes of its weights where none was given and one is needed.
 
     Attributes:
         records: all records so far, oldest first, those of undo and redo included.
     """
 
-    def __init__(self, inspection: Inspection, tracker: Any = None) -> None:
+    def __init__(
+        self, inspection: Inspection, tracker: Any = None, load: Callable[[], tuple[Any, Any]] | None = None
+    ) -> None:
         self.inspection = inspection
         self.tracker, self.weights = getattr(tracker, "tracker", tracker), getattr(tracker, "weights", None)
+        self._load = load
         self._propagation: Propagation | None = None
 
     @property
@@ -252,6 +256,8 @@ class Corrections:
         return {"commit": provenance.commit(), "weights_sha256": masks or None}
 
     def _propagator(self, needs: list[Need]) -> Propagation:
+        if self.tracker is None and self._load is not None and self.inspection.video() is not None:
+            self.tracker, self.weights = self._load()
         if self.tracker is None:
             frames = sum(need.stop - need.start for need in needs)
             raise BadInput(f"{frames} frames must be followed by SAM 2 for this; give a grounder or a MaskTracker")

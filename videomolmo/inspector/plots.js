@@ -65,28 +65,45 @@ async function render({ model, el }) {
   const plots = [], open = new AbortController();
   let Plotly = null, frame = 0, told = null, drawing = Promise.resolve();
 
-  const pick = (plot, { points, event }) => {
+  // Hovering shows a frame for a moment, a click goes there; without a picture beside it the kernel is told.
+  const seek = (to, stay) => {
+    if (to === told && !stay) return;
+    told = to;
+    const view = el.closest(".vm-inspector")?.querySelector(".vm-view");
+    if (view) view.dispatchEvent(new CustomEvent("vm-seek", { detail: { frame: to, stay }, bubbles: true }));
+    else if (to !== null) model.send({ kind: "go", frame: to });
+  };
+  const pick = (plot, { points, event }, stay) => {
     const point = points?.[0], bar = point?.data.meta?.decision && point.data.mode === "lines";
-    const x = bar ? Math.round(under(plot, event, point.xaxis)) : point?.x; // of a bar plotly knows only the ends
-    if (Number.isFinite(x) && x !== told) model.send({ kind: "go", frame: (told = x) });
+    const x = bar ? under(plot, event, point.xaxis) : point?.x; // of a bar plotly knows only the ends
+    if (Number.isFinite(x)) seek(Math.round(x), stay);
+  };
+  const fold = (plot, name) => { // what is not wanted can be folded away
+    const box = document.createElement("details"), title = document.createElement("summary");
+    box.open = true;
+    box.className = "vm-plot";
+    title.textContent = name;
+    box.append(title, plot);
+    box.addEventListener("toggle", () => box.open && plot.layout && Plotly.Plots.resize(plot));
+    el.append(box);
   };
   const under = (plot, event, axis) => axis.p2d(event.clientX - plot.getBoundingClientRect().left - axis._offset);
   const draw = async () => {
     const figures = model.get("figures").map((text) => JSON.parse(text));
-    while (plots.length > figures.length) { Plotly.purge(plots.at(-1)); plots.pop().remove(); }
+    while (plots.length > figures.length) { Plotly.purge(plots.at(-1)); plots.pop().closest("details").remove(); }
     for (const [n, { data, layout }] of figures.entries()) {
       const plot = plots[n] ?? document.createElement("div");
-      const margin = { ...layout.margin, l: 80, r: 150 }; // alike, so that the time lines stand below each other
       const clear = { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" }; // the page's own ground
-      const wide = { ...layout, ...clear, margin, autosize: true, hoverdistance: -1 };
+      const wide = { ...layout, ...clear, autosize: true, hoverdistance: -1 };
       if (wide.shapes?.length) wide.shapes[0] = { ...wide.shapes[0], visible: false };
       plot.style.height = `${layout.height}px`; // a figure that is resized takes the size of its box
       if (!plots[n]) {
         plots[n] = plot;
-        el.append(plot);
+        fold(plot, model.get("names")?.[n] ?? "");
         await Plotly.newPlot(plot, data, wide, CONFIG);
-        plot.on("plotly_hover", (event) => pick(plot, event));
-        plot.on("plotly_click", (event) => pick(plot, event));
+        plot.on("plotly_hover", (event) => pick(plot, event, false));
+        plot.on("plotly_click", (event) => pick(plot, event, true));
+        plot.addEventListener("mouseleave", () => seek(null, false));
         plot.on("plotly_afterplot", () => place(plot));
         plot.now = Object.assign(document.createElement("div"), { className: "vm-now" });
         plot.append(plot.now);
@@ -106,7 +123,7 @@ async function render({ model, el }) {
   };
   let resting = 0; // the timer between two moves of the lines: they may lag behind a held key, the pictures may not
   const moved = (event) => {
-    frame = told = event.detail;
+    frame = event.detail;
     if (resting) return;
     const at = frame;
     plots.forEach(place);
