@@ -47,6 +47,7 @@ class View {
     this.titles = element("div", "vm-titles", this.root);
     this.glass = element("div", "vm-glass", this.root);
     this.canvas = element("canvas", "vm-picture", this.glass, { width: 1, height: 1 });
+    this.where = element("span", "vm-over", this.glass); // what is under the pointer: moves nothing around it
     this.zoom = new Zoom(this.root, this.glass, this.canvas);
     this.phrases = new Phrases(this.model, this.root, (alone) => this.tell({ kind: "alone", ...alone }));
     this.line = new TimeLine(this.model, this.root, (frame) => {
@@ -66,7 +67,6 @@ class View {
     button("▸", "one frame on  →", () => this.want(this.wanted + 1));
     button("⇥", "next key frame  ]", () => this.toKey(1));
     this.caption = element("div", "", element("div", "vm-caption", bar), { textContent: " " });
-    this.where = element("span", "vm-where", bar);
     button("⊖", "zoom out  −", () => this.enlarge(1 / ZOOM_STEP));
     button("⊕", "zoom in  + (Ctrl and wheel; drag to pan)", () => this.enlarge(ZOOM_STEP));
     button("⤢", "whole picture  0", () => this.enlarge(0));
@@ -122,7 +122,8 @@ class View {
     if (whole === this.root) return;
     on(whole, "pointerover", (event) => {
       const control = event.target.closest?.("[class*=vm-tip-]"), id = control?.className.match(/vm-tip-(\w+)/)[1];
-      if (control) control.title = this.model.get("tips")[id] ?? "";
+      const titled = control ? [control, ...control.querySelectorAll("[title]")] : []; // some have a title of their own
+      for (const one of titled) one.title = this.model.get("tips")[id] ?? "";
     });
     on(whole, "keydown", (event) => this.pressed(event));
     const back = () => setTimeout(() => this.root.focus({ preventScroll: true }));

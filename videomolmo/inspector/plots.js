@@ -6,6 +6,10 @@
 const LIBRARY = "videomolmoPlotly";
 const PATIENCE_MS = 5000, LOOK_MS = 50; // until a view goes on or asks again; between two looks for the library
 const REST_MS = 80; // while frames follow each other
+const SIGNS = {
+  diamond: "◆", circle: "●", square: "■", "triangle-up": "▲", "triangle-right": "▶", "triangle-left": "◀",
+  "triangle-down": "▼", x: "✖", "line-ew-open": "―",
+};
 const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
 
 // The library is large and comes down the same line as the first picture, which people wait for.
@@ -78,12 +82,22 @@ async function render({ model, el }) {
     const x = bar ? under(plot, event, point.xaxis) : point?.x; // of a bar plotly knows only the ends
     if (Number.isFinite(x)) seek(Math.round(x), stay);
   };
+  const explain = (plot, data) => { // plotly's own legend takes the plot's room where it is narrow
+    const legend = plot.closest("details")?.querySelector(".vm-legend");
+    legend?.replaceChildren(...data.filter((one) => one.name && one.showlegend !== false).map((one) => {
+      const made = document.createElement("span"), sign = document.createElement("b");
+      sign.textContent = SIGNS[one.marker?.symbol] ?? (one.mode === "lines" && one.meta?.decision ? "▬" : "―");
+      sign.style.color = one.marker?.color ?? one.line?.color;
+      made.append(sign, ` ${one.name}`);
+      return made;
+    }));
+  };
   const fold = (plot, name) => { // what is not wanted can be folded away
     const box = document.createElement("details"), title = document.createElement("summary");
     box.open = true;
     box.className = "vm-plot";
     title.textContent = name;
-    box.append(title, plot);
+    box.append(title, Object.assign(document.createElement("div"), { className: "vm-legend" }), plot);
     box.addEventListener("toggle", () => box.open && plot.layout && Plotly.Plots.resize(plot));
     el.append(box);
   };
@@ -94,7 +108,7 @@ async function render({ model, el }) {
     for (const [n, { data, layout }] of figures.entries()) {
       const plot = plots[n] ?? document.createElement("div");
       const clear = { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" }; // the page's own ground
-      const wide = { ...layout, ...clear, autosize: true, hoverdistance: -1 };
+      const wide = { ...layout, ...clear, autosize: true, hoverdistance: -1, showlegend: false };
       if (wide.shapes?.length) wide.shapes[0] = { ...wide.shapes[0], visible: false };
       plot.style.height = `${layout.height}px`; // a figure that is resized takes the size of its box
       if (!plots[n]) {
@@ -108,6 +122,7 @@ async function render({ model, el }) {
         plot.now = Object.assign(document.createElement("div"), { className: "vm-now" });
         plot.append(plot.now);
       } else await Plotly.react(plot, data, wide, CONFIG);
+      explain(plot, data);
       place(plot);
     }
     el.dataset.drawn = Number(el.dataset.drawn ?? 0) + 1;

@@ -70,7 +70,7 @@ ROW_LETTERS = 10  # of a name beside the plot of decisions
 THEMES = ("light", "dark")
 _GROUND = {"light": ("plotly_white", "#ffffff", "#222222"), "dark": ("plotly_dark", "#111418", "#e8e8e8")}
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
-LINES_PX, ROW_PX, MARGINS_PX = 120, 16, 62  # heights of a plot of lines, of an object's row, and of what is around
+LINES_PX, ROW_PX, MARGINS_PX = 110, 16, 44  # heights of a plot of lines, of an object's row, and of what is around
 MAX_KEY_LINES = 120
 MAX_MARKED = 80  # frames with a marker each: every marker is an element that browsers lay out for each frame shown
 
@@ -116,7 +116,7 @@ def agreement_figure(inspection: Inspection, t: int | None = None, theme: str = 
         inspection.tau, line={"color": "#d55e00", "width": 2, "dash": "dash"}, opacity=0.35 if used else 1, row=1,
         col=1, annotation={"text": f"τ = {inspection.tau:.2f}{used}", "font": {"size": 12}},
     )  # fmt: skip
-    figure.update_yaxes(range=[-0.04, 1.06], title="agreement, IoU", row=1, col=1)
+    figure.update_yaxes(range=[-0.04, 1.06], title="IoU", row=1, col=1)
     figure.update_yaxes(autorange="reversed", type="category", row=2, col=1)
     figure.update_xaxes(title="frame", row=2, col=1)
     return figure
@@ -238,8 +238,8 @@ def _finish(figure: Figure, inspection: Inspection, t: int | None, theme: str, h
     faint = {"line": {"color": ink, "width": 1, "dash": "dot"}, "opacity": 0.22, "layer": "below"}
     figure.update_layout(
         template=template, paper_bgcolor=ground, plot_bgcolor=ground, height=height, hovermode="closest",
-        font={"size": 13, "family": _FONT, "color": ink}, margin={"l": 84, "r": 14, "t": 26, "b": 36},
-        legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "font": {"size": 12}}, uirevision="inspector",
+        font={"size": 13, "family": _FONT, "color": ink}, margin={"l": 84, "r": 14, "t": 8, "b": 36},
+        uirevision="inspector",
         shapes=[now, *({**upright, **faint, "x0": key, "x1": key} for key in keys)],
     )  # fmt: skip
     figure.update_yaxes(automargin=False, title_standoff=4)  # all time axes stand below each other
