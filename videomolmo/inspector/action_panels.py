@@ -13,7 +13,7 @@ import ipywidgets as widgets
 
 from videomolmo.errors import BadInput
 from videomolmo.inspector import exports
-from videomolmo.inspector.corrections import Cancelled, Change, ask
+from videomolmo.inspector.corrections import Cancelled, Change, Progress, ask
 from videomolmo.inspector.inspection import Inspection
 from videomolmo.inspector.session import InspectorState, objects_at
 from videomolmo.inspector.view_panels import section
@@ -71,8 +71,9 @@ class CorrectPanel:
     def _bind_keys(self) -> None:
         for key, mode in MODE_KEYS.items():
             self._state.bind(key, lambda mode=mode: self.mode.disabled or setattr(self.mode, "value", mode))
-        for key, button in zip("xzyc", (self.drop, self.undo, self.redo, self.cancel), strict=True):
+        for key, button in zip("xzy", (self.drop, self.undo, self.redo), strict=True):
             self._state.bind(key, lambda button=button: button.disabled or button.click())
+        self._state.bind("c", self._state.work.cancel)
         for n in range(1, 10):
             self._state.bind(str(n), lambda n=n: self._choose(n))
 
@@ -293,6 +294,7 @@ class AskPanel:
     Attributes:
         text: the sentence.
         button: asks it.
+        bar, cancel: how far the question that runs has come, and what stops it.
         history: sentences asked so far.
         keep: saves the result shown, with its corrections, where it lies in no folder yet.
     """
@@ -313,8 +315,14 @@ class AskPanel:
         self.keep = widgets.Button(description="save this result", icon="save", layout=widgets.Layout(width="auto"))
         self.keep.tooltip = f"it is in memory only; write it and its corrections below {state.folder}"
         self.keep.on_click(lambda _: self.save())
+        self.bar = widgets.IntProgress(0, 0, 1, layout=widgets.Layout(width="190px"))
+        self.cancel = widgets.Button(description="cancel", icon="stop", layout=widgets.Layout(width="auto"))
+        self.cancel.tooltip = "stop asking; nothing is changed  (c)"
+        self.cancel.on_click(lambda _: state.work.cancel())
+        self.running = widgets.HBox([self.bar, self.cancel], layout=widgets.Layout(display="none"))
         self.box = widgets.VBox([
-            section("Ask another sentence"), widgets.HBox([self.text, self.button]), self.history, self.keep,
+            section("Ask another sentence"), widgets.HBox([self.text, self.button]), self.running, self.history,
+            self.keep,
         ])  # fmt: skip
         state.data_listeners.append(self._offer)
         self._offer()
@@ -343,8 +351,27 @@ class AskPanel:
         if not sentence or not state.is_free():
             return
         inspection = state.inspection
-        job = lambda: Inspection(ask(inspection, sentence, state.models.grounder()))  # noqa: E731  without truth
-        state.start(f"asking for “{sentence}” …", job, self._done)
+
+        def job(progress: Progress, cancel: Callable[[], bool]) -> Inspection:
+            grounder = state.models.grounder()
+            return Inspection(ask(inspection, sentence, grounder, progress=progress, cancel=cancel))  # without truth
+
+        self.bar.value, self.running.layout.display = 0, ""
+        loading = " (the run's own models are loaded first)" if state.models.waits else ""
+        state.set_status(f"asking for “{sentence}” …{loading}")
+        state.work.start(job, self._news, self._end)
+
+    def _news(self, steps: int, of: int) -> None:
+        self.bar.max, self.bar.value = max(1, of), steps
+
+    def _end(self, found: Inspection | None, error: BaseException | None) -> None:
+        self.running.layout.display = "none"
+        if isinstance(error, Cancelled):
+            self._state.set_status("cancelled: nothing was changed")
+        elif error is not None:
+            self._state.show_error(error)
+        else:
+            self._done(found)
 
     def _done(self, found: Inspection) -> None:
         self._state.asked.append(found)

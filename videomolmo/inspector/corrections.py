@@ -276,7 +276,15 @@ def _frames_changed(before: Corrected, after: Corrected) -> tuple[int, int]:
     return min(one.start for _, one in different), max(one.stop for _, one in different)
 
 
-def ask(inspection: Inspection, sentence: str, grounder: Any, **settings: Any) -> GroundingResult:
+def ask(
+    inspection: Inspection,
+    sentence: str,
+    grounder: Any,
+    *,
+    progress: Progress | None = None,
+    cancel: Cancel | None = None,
+    **settings: Any,
+) -> GroundingResult:
     """A new sentence about the same frames, with the settings of the run where none are given.
 
     A video file or folder is opened anew, so that the inspection can be looked through meanwhile.
@@ -287,14 +295,26 @@ def ask(inspection: Inspection, sentence: str, grounder: Any, **settings: Any) -
         grounder: a `VideoGrounder`.
         settings: of `VideoGrounder.__call__`; `every`, `fusion`, `tau`, `context`, `reader` come from the run, and
             `max_frames` is its length.
+        progress: called with frames answered about and frames in all, while answers are written.
+        cancel: asked then; True stops.
 
     Raises:
         BadInput: there is no video, or what the grounder refuses.
+        Cancelled: `cancel` said so.
     """
     if inspection.video() is None:
         raise BadInput("there is no video to ask about; give Inspection(…, video=…)")
     run = inspection.result.config.get("model", {})
     kept = {name: run[name] for name in ("every", "fusion", "tau", "context", "reader") if run.get(name) is not None}
+
+    def written(frame: int, _: str) -> None:
+        if cancel is not None and cancel():
+            raise Cancelled
+        if progress is not None:
+            progress(frame, inspection.frames)
+
+    if progress is not None or cancel is not None:
+        settings.setdefault("on_text", written)
     source = inspection.result.source if inspection.given_video is None else inspection.given_video
     if isinstance(source, (str, Path)):
         return grounder(source, sentence, **kept | {"max_frames": inspection.frames} | settings)

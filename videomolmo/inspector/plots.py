@@ -117,7 +117,8 @@ def agreement_figure(inspection: Inspection, t: int | None = None, theme: str = 
         col=1, annotation={"text": f"τ = {inspection.tau:.2f}{used}", "font": {"size": 12}},
     )  # fmt: skip
     figure.update_yaxes(range=[-0.04, 1.06], title="IoU", row=1, col=1)
-    figure.update_yaxes(autorange="reversed", type="category", row=2, col=1)
+    order = [label_of(inspection, object_id, ROW_LETTERS) for object_id in listed(objects)]
+    figure.update_yaxes(autorange="reversed", type="category", categoryorder="array", categoryarray=order, row=2, col=1)
     figure.update_xaxes(title="frame", row=2, col=1)
     return figure
 

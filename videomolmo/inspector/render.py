@@ -41,7 +41,7 @@ class Look:
 
     layers: tuple[str, ...] = ("fused",)
     objects: tuple[int, ...] | None = None
-    opacity: float = 0.3
+    opacity: float = draw.OPACITY
     outlines: bool = True
     points: bool = True
     ids: bool = True

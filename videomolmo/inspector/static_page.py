@@ -167,7 +167,7 @@ def _contact_sheet(area: Any, one: Inspection, look: Look, frames: list[int], ti
     axes.text(0, height + 5, layers, va="top", fontsize=9, parse_math=False)
 
 
-CAPTION_LETTERS, MAX_CAPTION_LINES = 120, 8  # of a line, about; further lines are left out
+CAPTION_LETTERS, MAX_CAPTION_LINES = 150, 8  # of a line, about; further lines are left out
 CaptionLine = list[tuple[str, tuple[int, ...]]]
 
 
@@ -250,7 +250,8 @@ def _static_plots(area: Any, of: list[Figure], titles: list[str], ratios: Sequen
     else:
         every = _axes(area, 1, len(plots), legend=False, grid={"wspace": 0.3})[0]
     for axes, (figure, name), title in zip(every, plots, titles, strict=False):
-        layout, rows = figure.layout[f"yaxis{name[1:]}"], {}
+        layout = figure.layout[f"yaxis{name[1:]}"]
+        rows = {row: number for number, row in enumerate(layout.categoryarray or ())}
         for trace in figure.data:
             if (trace.yaxis or "y") == name:
                 _static_trace(axes, trace, rows)
