@@ -435,6 +435,9 @@ def test_it_can_be_read_in_the_dark_and_enlarged(first, page):
     )
     line = first.box.locator(".vm-line").element_handle()  # drawn anew for the finer pixels, or its letters blur
     page.wait_for_function("line => line.width >= 1.45 * line.clientWidth", arg=line)
+    page.wait_for_function(  # painted for the finer pixels, not enlarged
+        "picture => picture.width >= 1.45 * picture.clientWidth", arg=first.picture.element_handle()
+    )
     first.scroll_up()
     shoot(page, "zoom_150")
 

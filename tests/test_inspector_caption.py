@@ -56,11 +56,11 @@ def test_over_a_phrase_its_masks_are_shown_alone(look):
     before = browser.picture
     browser.tell(kind="alone", pane=0, objects=[2])
     alone = browser.picture
-    (shown,) = inspector.state.looks
+    (shown,) = inspector.state.painted
     assert shown.objects == (2,) and shown.layers == ("fused",) and not shown.points and shown.opacity >= 0.5
     assert not np.array_equal(alone, before) and inspector.state.look.layers == ("forward", "backward")
     browser.go(3)
-    assert inspector.state.looks[0].objects == (2,)  # while the frame moves
+    assert inspector.state.painted[0].objects == (2,)  # while the frame moves
     browser.tell(kind="alone")
     browser.go(2)
     assert np.array_equal(browser.picture, before)
@@ -87,7 +87,7 @@ def test_two_results_have_their_own_captions_and_colour_the_same_object_alike(lo
     assert browser.canvas.captions[0][0] == [browser.canvas.captions[1][0][0], [[1, *swatch(1)]]]
     assert browser.canvas.captions[1][0][1] == [[2, *swatch(1)]]
     browser.tell(kind="alone", pane=1, objects=[2])
-    assert [one.objects for one in inspector.state.looks] == [(1,), (2,)]
+    assert [one.objects for one in inspector.state.painted] == [(1,), (2,)]
     same, fewer = Inspection(made_result()), Inspection(made_result(objects=1))
     for differences, wanted in ((Differences(same, same), None), (Differences(fewer, same), None)):
         differences.compute()

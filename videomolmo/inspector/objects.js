@@ -56,6 +56,8 @@ function render({ model, el }) {
   };
   const refresh = () => {
     const hidden = model.get("hidden"), rows = model.get("rows");
+    root.dataset.hidden = hidden.join(" ");
+    root.dispatchEvent(new CustomEvent("vm-shown", { bubbles: true })); // the plots listen
     count.textContent = rows.length ? `${rows.length - hidden.length} of ${rows.length} shown` : "";
     for (const [id, name] of rows) {
       const one = lines.get(id);

@@ -103,9 +103,10 @@ async function render({ model, el }) {
   };
   const under = (plot, event, axis) => axis.p2d(event.clientX - plot.getBoundingClientRect().left - axis._offset);
   const draw = async () => {
-    const figures = model.get("figures").map((text) => JSON.parse(text));
+    const figures = model.get("figures").map((text) => JSON.parse(text)), hidden = unseen();
     while (plots.length > figures.length) { Plotly.purge(plots.at(-1)); plots.pop().closest("details").remove(); }
     for (const [n, { data, layout }] of figures.entries()) {
+      for (const one of data) one.visible = !hidden.has(String(one.meta?.object));
       const plot = plots[n] ?? document.createElement("div");
       const clear = { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" }; // the page's own ground
       const wide = { ...layout, ...clear, autosize: true, hoverdistance: -1, showlegend: false };
@@ -126,6 +127,15 @@ async function render({ model, el }) {
       place(plot);
     }
     el.dataset.drawn = Number(el.dataset.drawn ?? 0) + 1;
+  };
+  const unseen = () => { // objects that the list beside the plots hides
+    const list = el.closest(".vm-inspector")?.querySelector(".vm-objects")?.dataset.hidden;
+    return new Set(list?.split(" ").filter(Boolean));
+  };
+  let shown = "";
+  const choose = () => {
+    const now = [...unseen()].join();
+    if (now !== shown && plots.length) { shown = now; redraw(); }
   };
   const redraw = () => { drawing = drawing.then(draw); return drawing; };
   const place = (plot) => { // where plotly put its axes is known only to itself
@@ -153,6 +163,7 @@ async function render({ model, el }) {
     }
     const inspector = el.closest(".vm-inspector") ?? el;
     inspector.addEventListener("vm-frame", moved, { signal: open.signal });
+    inspector.addEventListener("vm-shown", choose, { signal: open.signal });
     if (inspector !== el) await pictured(inspector); // alone there is none
     Plotly = await library(model, open.signal);
     frame = Number(inspector.querySelector(".vm-view")?.dataset.frame ?? 0);

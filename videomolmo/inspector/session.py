@@ -113,11 +113,16 @@ class InspectorState:
             own = self.look.objects
             partners = None if own is None else self.differences.partners(own)
             looks[1] = replace(self.look, objects=partners, colours=self.differences.colours())
-        if self.alone is not None:
-            pane, objects = self.alone
-            each = [objects if n == pane else self._partners(pane, objects) for n in range(len(looks))]
-            looks = [_alone(look, objects) for look, objects in zip(looks, each, strict=True)]
         return looks
+
+    @property
+    def painted(self) -> list[Look]:
+        """How each of `shown` is painted now: as `looks`, or objects alone while the pointer is over their phrase."""
+        if self.alone is None:
+            return self.looks
+        pane, objects = self.alone
+        each = [objects if n == pane else self._partners(pane, objects) for n in range(len(self.shown))]
+        return [_alone(look, objects) for look, objects in zip(self.looks, each, strict=True)]
 
     def _partners(self, pane: int, objects: tuple[int, ...]) -> tuple[int, ...]:
         """Objects of the other picture that belong to those of one; none until the results are compared."""
@@ -205,7 +210,7 @@ class InspectorState:
         """The encoded pictures of a frame, and the line below them."""
         pictures = [
             self._cache.picture(one, frame, look)
-            for one, look in zip(self.shown, self.looks, strict=True)
+            for one, look in zip(self.shown, self.painted, strict=True)
             if one.frames
         ]
         return pictures, self._caption(frame)
@@ -216,7 +221,7 @@ class InspectorState:
         self.corrections.clear_cache()
         for one in [*self.shown, *self.asked]:
             one.close()
-        self.theme = None
+        self.theme = self.alone = None
         notify(self.theme_listeners)
 
     def remove_listeners(self) -> None:
@@ -316,7 +321,8 @@ def _title(one: Inspection) -> tuple[str, str]:
     source = one.result.source if one.given_video is None else one.given_video
     file = Path(source).name if isinstance(source, (str, Path)) else "frames in memory"
     tau = f", τ = {one.tau:g}" if "tau" in RULES[one.rule].options else ""
-    words = [file, str(loaded.get("model") or ""), f"k = {model['every']}" if model.get("every") else "",
+    system = str(loaded.get("model") or "")
+    words = [file, Path(system).name if Path(system).is_absolute() else system, f"k = {model['every']}" if model.get("every") else "",
              f"rule {one.rule}{tau}", f"{one.frames} frames", f"{one.width}×{one.height} px"]  # fmt: skip
     return f"“{one.sentence}”", " · ".join(word for word in words if word)
 
