@@ -321,9 +321,10 @@ def _title(one: Inspection) -> tuple[str, str]:
     source = one.result.source if one.given_video is None else one.given_video
     file = Path(source).name if isinstance(source, (str, Path)) else "frames in memory"
     tau = f", τ = {one.tau:g}" if "tau" in RULES[one.rule].options else ""
-    system = str(loaded.get("model") or "")
-    words = [file, Path(system).name if Path(system).is_absolute() else system, f"k = {model['every']}" if model.get("every") else "",
-             f"rule {one.rule}{tau}", f"{one.frames} frames", f"{one.width}×{one.height} px"]  # fmt: skip
+    system, every = str(loaded.get("model") or ""), model.get("every")
+    system = Path(system).name if Path(system).is_absolute() else system
+    words = [file, system, f"k = {every}" if every else "", f"rule {one.rule}{tau}", f"{one.frames} frames"]
+    words.append(f"{one.width}×{one.height} px")
     return f"“{one.sentence}”", " · ".join(word for word in words if word)
 
 
