@@ -133,10 +133,10 @@ class View {
       if (event.detail && !event.target.closest(TEXT) && !this.root.contains(event.target)) back();
     });
     on(whole, "change", (event) => { if (byMouse && !event.target.matches("[type=text]")) back(); });
-    on(whole, "keydown", (event) => {
+    whole.addEventListener("keydown", (event) => { // fields of ipywidgets let no key out
       byMouse = false;
       if (event.target.matches?.(TEXT) && ["Enter", "Escape"].includes(event.key)) back();
-    });
+    }, { capture: true, signal: this.stop.signal });
   }
 
   close() {
