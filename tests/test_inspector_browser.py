@@ -296,13 +296,13 @@ def test_tau_is_applied_at_once(first):
 
 
 def test_a_click_in_a_plot_moves_the_frame_and_the_frame_moves_the_line(first):
+    first.press("Home")
+    first.shows(0)
     plot = first.box.locator(".js-plotly-plot").nth(0)
     plot.scroll_into_view_if_needed()
     place = plot.locator(".nsewdrag").first.bounding_box()
     span = plot.evaluate("plot => plot.layout.xaxis.range")
     near = "([view, frame]) => Math.abs(view.dataset.frame - frame) <= 1"
-    first.press("Home")
-    first.shows(0)
     for frame in (20, 40):  # hovering is enough to look
         x = place["x"] + place["width"] * (frame - span[0]) / (span[1] - span[0])
         first.page.mouse.move(x, place["y"] + place["height"] / 2)
