@@ -48,7 +48,7 @@ def test_every_layer_is_that_of_the_result(result):
     both = ~np.isnan(result.agreement)
     apart = np.asarray(result.forward) ^ np.asarray(result.backward)
     assert np.array_equal(masks_of(seen, "disagreement"), apart & both[..., None, None])
-    assert seen.layers() == dict.fromkeys(LAYERS) | {"truth": "no truth was given"}
+    assert seen.layers() == dict.fromkeys(LAYERS) | {"truth": "no ground truth was given"}
     assert seen.key_frames == [0, 5, 10] and seen.outcomes() == {0: "found", 5: "found", 10: "found"}
     assert seen.missing() == []
 

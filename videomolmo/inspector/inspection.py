@@ -242,7 +242,7 @@ class Inspection:
         found: dict[str, str | None] = dict.fromkeys(LAYERS, reason)
         if reason is None:
             found |= self._fused.unavailable_layers()
-        found["truth"] = None if self.truth is not None else "no truth was given"
+        found["truth"] = None if self.truth is not None else "no ground truth was given"
         return found
 
     def mask(self, layer: str, t: int) -> Bool[np.ndarray, "objects height width"] | None:
