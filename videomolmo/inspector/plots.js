@@ -10,7 +10,7 @@ const SIGNS = {
   diamond: "◆", circle: "●", square: "■", "triangle-up": "▲", "triangle-right": "▶", "triangle-left": "◀",
   "triangle-down": "▼", x: "✖", "line-ew-open": "―",
 };
-const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+const CONFIG = { responsive: true, displayModeBar: false }; // its buttons would lie over the lines
 
 // The library is large and comes down the same line as the first picture, which people wait for.
 function pictured(inspector) {
@@ -78,9 +78,8 @@ async function render({ model, el }) {
     else if (to !== null) model.send({ kind: "go", frame: to });
   };
   const pick = (plot, { points, event }, stay) => {
-    const point = points?.[0], bar = point?.data.meta?.decision && point.data.mode === "lines";
-    const x = bar ? under(plot, event, point.xaxis) : point?.x; // of a bar plotly knows only the ends
-    if (Number.isFinite(x)) seek(Math.round(x), stay);
+    const axis = points?.[0]?.xaxis; // the frame under the mouse, not that of the nearest point of a line
+    if (axis) seek(Math.max(0, Math.round(under(plot, event, axis))), stay);
   };
   const explain = (plot, data) => { // plotly's own legend takes the plot's room where it is narrow
     const legend = plot.closest("details")?.querySelector(".vm-legend");
