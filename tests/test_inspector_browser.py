@@ -195,16 +195,77 @@ def test_the_picture_is_the_frame_and_the_layers_on_it(first):
 
     first.press("Home", "ArrowRight")
     first.shows(1)
-    for label in ("forward", "backward", "truth", "points", "numbers"):
+    for label in ("forward", "backward", "ground truth", "points", "IDs"):
         fused = first.after(lambda label=label: first.tick(label))
-    plain = first.after(lambda: first.tick("fused"))
+    plain = first.after(lambda: first.tick("prediction"))
     frame = open_video(sample_clip())[1]
     wanted = cv2.resize(frame, plain.shape[1::-1], interpolation=cv2.INTER_LINEAR).astype(int)
     assert np.abs(plain - wanted).mean() < 6
     changed = np.abs(fused - plain).max(axis=2) > 30
     assert 0.001 < changed.mean() < 0.2
-    first.after(lambda: first.tick("fused"))
-    first.tick("truth")
+    first.after(lambda: first.tick("prediction"))
+    first.tick("ground truth")
+
+
+def test_keys_work_after_a_control_was_used_and_the_notebook_is_not_edited(first, page):
+    cells = "window.jupyterapp.shell.currentWidget.content.widgets.length"
+    count, inside = page.evaluate(cells), "box => box.contains(document.activeElement)"
+    first.press("Home")
+    first.shows(0)
+    for use in (
+        lambda: first.tick("bounding boxes"),
+        lambda: first.box.locator("select", has_text="iou").select_option("iou"),
+        lambda: first.box.get_by_role("button", name="navigate", exact=True).click(),
+        lambda: first.box.get_by_text("Layers", exact=True).click(),
+        lambda: first.tick("bounding boxes"),
+    ):
+        frame = first.frame
+        use()
+        page.wait_for_function(inside, arg=first.box.element_handle())
+        page.keyboard.press("ArrowRight")
+        first.shows(frame + 1)
+    for key in ("b", "b"):  # to the notebook "insert a cell below": here the layer
+        first.after(lambda key=key: page.keyboard.press(key))
+    first.box.get_by_placeholder("the blue square").focus()
+    page.keyboard.type("xx")  # a field takes its own
+    assert first.box.get_by_placeholder("the blue square").input_value() == "xx"
+    page.keyboard.press("Escape")
+    page.wait_for_function("view => view === document.activeElement", arg=first.view.element_handle())
+    first.box.get_by_placeholder("the blue square").fill("")
+    assert page.evaluate(cells) == count
+    boxes = first.box.locator("label", has_text=re.compile("^bounding boxes"))
+    boxes.hover()
+    assert "(u)" in boxes.locator("input").get_attribute("title")
+
+
+def test_over_a_phrase_its_object_is_shown_alone_and_an_object_marks_its_phrase(first, page):
+    first.press("Home", "]")
+    first.shows(15)
+    both = first.pixels()
+    phrases = first.box.locator(".vm-phrase")
+    assert [one.strip() for one in phrases.all_inner_texts()] == ["the circle", "1", "2"]
+    one, two = (first.after(lambda n=n: phrases.nth(n).hover()) for n in (1, 2))
+    assert np.abs(one - two).max() > 60 and np.abs(one - both).max() > 60
+    first.after(lambda: page.mouse.move(5, 5))
+    assert first.becomes(both)
+    first.after(lambda: phrases.nth(1).focus())
+    assert first.becomes(one)  # and by keyboard
+    first.after(lambda: first.view.focus())
+    rows, columns = np.nonzero(np.abs(one - two).max(axis=2) > 60)  # where either mask is
+    box, hot = first.picture.bounding_box(), first.box.locator(".vm-phrase.vm-hot")
+    order = np.argsort(np.abs(rows - np.median(rows)))
+    for n in order[:: max(1, len(order) // 8)]:
+        x, y = columns[n] / both.shape[1] * box["width"], rows[n] / both.shape[0] * box["height"]
+        page.mouse.move(box["x"] + x, box["y"] + y)
+        page.wait_for_timeout(300)
+        if hot.count():
+            break
+    hot.first.wait_for()
+    assert "object" in first.box.locator(".vm-over").inner_text()
+    assert first.box.locator(".vm-object.vm-hot").count() == 1
+    page.mouse.move(5, 5)
+    hot.first.wait_for(state="detached")
+    shoot(page, "caption")
 
 
 def test_tau_is_applied_at_once(first):
@@ -225,7 +286,7 @@ def test_tau_is_applied_at_once(first):
         return next(set(one["x"]) for one in of if one["name"] == "union")
 
     set_tau(1)
-    first.box.get_by_text(re.compile("fused again in")).wait_for()
+    first.box.get_by_text(re.compile("re-fused in")).wait_for()
     assert first.eventually(lambda: union(lines) < union(first.lines(0)))
     assert 8 in union(first.lines(0))  # agreement that is not perfect is none any more
     assert first.differs(pixels)
@@ -235,22 +296,25 @@ def test_tau_is_applied_at_once(first):
 
 
 def test_a_click_in_a_plot_moves_the_frame_and_the_frame_moves_the_line(first):
+    first.press("Home")
+    first.shows(0)
     plot = first.box.locator(".js-plotly-plot").nth(0)
     plot.scroll_into_view_if_needed()
     place = plot.locator(".nsewdrag").first.bounding_box()
     span = plot.evaluate("plot => plot.layout.xaxis.range")
     near = "([view, frame]) => Math.abs(view.dataset.frame - frame) <= 1"
-    for frame in (20, 40):  # hovering is enough
+    for frame in (20, 40):  # hovering is enough to look
         x = place["x"] + place["width"] * (frame - span[0]) / (span[1] - span[0])
         first.page.mouse.move(x, place["y"] + place["height"] / 2)
         first.page.wait_for_function(near, arg=[first.view.element_handle(), frame])
-    first.view.evaluate("view => view.focus({preventScroll: true})")
-    first.page.keyboard.press("Home")
-    first.shows(0)
-    first.page.mouse.down()  # where the mouse is: only the click can bring the frame back
+    first.page.mouse.move(5, 5)
+    first.shows(0)  # and is given back
+    first.page.mouse.move(x, place["y"] + place["height"] / 2)
+    first.page.mouse.down()
     first.page.mouse.up()
     first.page.wait_for_function(near, arg=[first.view.element_handle(), 40])
     first.page.mouse.move(5, 5)
+    first.page.wait_for_function(near, arg=[first.view.element_handle(), 40])  # a click stays
     first.scroll_up()
     first.press("End")
     first.box.locator(".vm-now[data-frame='59']").nth(2).wait_for()
@@ -268,7 +332,7 @@ def test_a_click_in_the_frame_corrects_and_is_undone(first, folder):
     plain = first.pixels()
     first.correct.click()
     first.click_at(200.5, 120.5, 320, 240)
-    first.says("SAM 2 went through")
+    first.says("frames re-propagated")
     record = json.loads(log.read_text().splitlines()[-1])
     assert record["action"] == "add_point" and record["frame"] == 6
     assert abs(record["x"] - 200.5) <= 1 and abs(record["y"] - 120.5) <= 1
@@ -279,7 +343,7 @@ def test_a_click_in_the_frame_corrects_and_is_undone(first, folder):
     first.says("undo")
     assert first.becomes(plain)
     assert len(log.read_text().splitlines()) == before + 2
-    first.box.get_by_role("button", name="look", exact=True).click()
+    first.box.get_by_role("button", name="navigate", exact=True).click()
 
 
 def test_results_are_taken_away(first, folder):
@@ -315,7 +379,7 @@ def test_a_running_correction_is_cancelled_and_nothing_is_changed(first, folder)
     first.shows(30)
     plain = first.pixels()
     first.box.locator("button", has_text="cancel").evaluate(PRESS_WHEN_SHOWN)
-    first.box.get_by_role("button", name="drop answer").click()
+    first.box.get_by_role("button", name="reject key frame").click()
     first.says("cancelled: nothing was changed")
     assert first.becomes(plain) and log.read_text() == before
     first.box.get_by_role("button", name="cancel").wait_for(state="hidden")
@@ -371,6 +435,9 @@ def test_it_can_be_read_in_the_dark_and_enlarged(first, page):
     )
     line = first.box.locator(".vm-line").element_handle()  # drawn anew for the finer pixels, or its letters blur
     page.wait_for_function("line => line.width >= 1.45 * line.clientWidth", arg=line)
+    page.wait_for_function(  # painted for the finer pixels, not enlarged
+        "picture => picture.width >= 1.45 * picture.clientWidth", arg=first.picture.element_handle()
+    )
     first.scroll_up()
     shoot(page, "zoom_150")
 

@@ -110,7 +110,8 @@ INK = """([top, bottom]) => { // columns of the time line in which anything is d
     return { inked: [...inked].sort((a, b) => a - b), width: line.clientWidth, height: line.clientHeight };
 }"""
 TRAITS = {"frames": 101, "fps": 10, "marks": [[0, "found"], [50, "found"]], "marks_beside": [], "sizes": [[48, 64]],
-          "mode": "look", "titles": []}  # fmt: skip
+          "mode": "navigate", "titles": [],
+          "captions": [], "repropagated": [], "pending": [], "shortcuts": [], "tips": {}}  # fmt: skip
 
 
 def open_canvas(page, **traits) -> None:
@@ -192,6 +193,113 @@ def test_a_held_key_shows_every_frame_and_asks_for_many_at_once(page, size):
 PIXEL = base64.b64encode(encode(np.zeros((48, 64, 3), np.uint8), "png")[0]).decode()
 
 
+CAPTION = [["A red ", []], ["circle <b>", [[1, "#e69f00", "#000000"]]], [" and ", []],
+           ["both", [[1, "#e69f00", "#000000"], [2, "#56b4e9", "#000000"]]]]  # fmt: skip
+SAID = "kind => shown.model.said.filter((one) => one.kind === kind).at(-1)"
+
+
+def test_phrases_of_a_caption_are_text_that_keyboard_and_pointer_reach(page):
+    open_canvas(page, captions=[CAPTION])
+    page.evaluate(PAINTS, [PIXEL])
+    line = page.locator(".vm-sentence")
+    assert line.inner_text() == "A red circle <b>1 and both12" and line.locator("b").count() == 0
+    page.locator(".vm-view").focus()
+    page.keyboard.press("Tab")
+    page.wait_for_function(f"({SAID})('alone')?.objects?.join() === '1'")
+    page.keyboard.press("Tab")
+    page.wait_for_function(f"({SAID})('alone').objects?.join() === '1,2'")
+    page.keyboard.press("ArrowRight")  # keys go on from there
+    page.wait_for_selector(".vm-view[data-frame='1']")
+    page.locator(".vm-phrase").nth(3).hover()
+    page.wait_for_function(f"({SAID})('alone').objects?.join() === '2'")
+    assert page.locator(".vm-phrase.vm-hot").all_inner_texts() == ["both", "2"]
+    page.mouse.move(1, 1)
+    page.evaluate("document.activeElement.blur()")
+    page.wait_for_function(f"({SAID})('alone').objects === undefined")
+    view = page.evaluate("shown.model.said.find(({kind}) => kind === 'ready').view")
+    place = page.locator(".vm-picture").bounding_box()
+    page.mouse.move(place["x"] + 20, place["y"] + 20)
+    page.wait_for_function(f"({SAID})('hover')")
+    answer = {"kind": "over", "view": view, "pane": 0, "objects": [2], "names": ["the <i>bar"]}
+    page.evaluate("answer => shown.model.answer(answer)", answer)
+    assert page.locator(".vm-phrase.vm-hot").all_inner_texts() == ["both", "2"]
+    assert page.locator(".vm-over").inner_text().startswith("the <i>bar · x ")
+
+
+def test_the_picture_is_enlarged_and_moved_and_clicks_stay_where_they_are(page):
+    open_canvas(page)
+    page.evaluate(PAINTS, [PIXEL])
+    view, picture = page.locator(".vm-view"), page.locator(".vm-picture")
+    view.focus()
+    view.press("Home")
+    page.wait_for_selector(".vm-view[data-frame='0']")
+    whole = picture.bounding_box()
+    assert (whole["width"], whole["height"]) == (64, 48)
+    for _ in range(3):
+        view.press("+")
+    page.wait_for_function(f"({SAID})('size')?.sharp === 4")
+    glass, large = page.locator(".vm-glass").bounding_box(), picture.bounding_box()
+    assert glass == whole and abs(large["width"] / whole["width"] - 1.5**3) < 0.01
+    x, y = glass["x"] + 40, glass["y"] + 30
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x - 12, y - 9, steps=3)
+    page.mouse.up()
+    moved = picture.bounding_box()
+    assert abs(moved["x"] - large["x"] + 12) < 1 and abs(moved["y"] - large["y"] + 9) < 1
+    assert page.evaluate(f"({SAID})('click')") is None  # it was no click
+    page.mouse.click(x, y)
+    clicked = page.evaluate(f"({SAID})('click')")
+    assert abs(clicked["x"] - (x - moved["x"]) / 1.5**3) < 0.5 and abs(clicked["y"] - (y - moved["y"]) / 1.5**3) < 0.5
+    view.press("0")
+    assert picture.bounding_box() == whole
+    page.evaluate("shown.model.traits.pending = [[0, 32, 24, true], [5, 1, 1, true]]; shown.model.change()")
+    inked = "([x, y]) => document.querySelector('.vm-picture').getContext('2d').getImageData(x, y, 1, 1).data[0] > 200"
+    assert page.evaluate(inked, [32, 24]) and not page.evaluate(inked, [1, 1])  # the point is seen before its masks
+
+
+def test_hints_are_there_until_they_are_put_away_and_the_legend_tells_what_occurs(page):
+    open_canvas(page, marks=[[0, "found"], [50, "dropped"]], repropagated=[[0, 50]], shortcuts=["x"])
+    legend, lines = page.locator(".vm-legend"), page.locator(".vm-hints")
+    assert "▲ found" in legend.inner_text() and "– rejected" in legend.inner_text() and "△" not in legend.inner_text()
+    assert "▬ re-propagated" in legend.inner_text() and lines.is_visible()
+    page.locator(".vm-view").focus()
+    page.keyboard.press("?")
+    assert not lines.is_visible()
+    page.keyboard.press("x")
+    assert page.evaluate(f"({SAID})('key').key") == "x"
+    page.keyboard.press("q")
+    page.keyboard.press("Control+x")
+    assert page.evaluate("shown.model.said.filter(({kind}) => kind === 'key').length") == 1
+
+
+def test_objects_are_a_list_with_all_none_and_solo(page):
+    rows = [[n, f"<i>thing {n}", "#e69f00", "#000000"] for n in range(1, 13)]
+    source = (SCRIPTS / "objects.js").read_text()
+    page.add_style_tag(content=(SCRIPTS / "canvas.css").read_text())
+    page.evaluate(CANVAS, [source, {"rows": rows, "hidden": [], "more": "and 3 more"}])
+    page.evaluate("""() => {
+        shown.model.set = (name, value) => { shown.model.traits[name] = value; };
+        shown.model.save_changes = () => {};
+    }""")
+    hidden = lambda: page.evaluate("shown.model.traits.hidden")  # noqa: E731
+    lines = page.locator(".vm-object")
+    assert lines.count() == 12 and page.locator(".vm-objects-list").bounding_box()["height"] <= 190  # it scrolls
+    assert lines.nth(2).locator(".vm-name").input_value() == "<i>thing 3"
+    lines.nth(2).get_by_text("solo").click()
+    assert hidden() == [n for n in range(1, 13) if n != 3] and page.get_by_text("1 of 12 shown").is_visible()
+    lines.nth(2).get_by_text("solo").click()
+    assert hidden() == []
+    page.get_by_text("none", exact=True).click()
+    assert hidden() == list(range(1, 13))
+    lines.nth(0).locator("[type=checkbox]").check()
+    assert hidden() == list(range(2, 13))
+    page.get_by_text("all", exact=True).click()
+    lines.nth(1).locator(".vm-name").fill("the cup")
+    lines.nth(1).locator(".vm-name").press("Enter")
+    assert page.evaluate("shown.model.said.at(-1)") == {"kind": "name", "id": 2, "text": "the cup"}
+
+
 def test_playing_goes_on_from_where_the_user_goes(page):
     open_canvas(page)
     page.evaluate(PAINTS, [PIXEL])
@@ -233,7 +341,7 @@ def test_a_click_on_a_run_of_decisions_goes_to_the_frame_under_the_mouse(page):
 
     inspection = Inspection(made_result(frames=400, every=200, width=500))
     figure = agreement_figure(inspection)
-    bar = next(trace for trace in figure.data if (trace.meta or {}).get("decision") == "one side")
+    bar = next(trace for trace in figure.data if (trace.meta or {}).get("decision") == "single direction")
     assert bar.mode == "lines" and bar.x[0] < 240 and bar.x[1] > 380  # one long run
     page.evaluate(OPEN_PLOTS, ["shown", (SCRIPTS / "plots.js").read_text(), figure.to_json()])
     page.evaluate("text => shown.model.answer({kind: 'library'}, new TextEncoder().encode(text))", get_plotlyjs())

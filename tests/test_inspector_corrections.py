@@ -46,7 +46,7 @@ def test_a_point_between_key_frames_changes_only_its_object_there(opened, folder
     assert touched and touched <= {(t, 1) for t in range(6, 10)}
     assert change.frames == (5, 10) and change.object == 1 and change.propagated == 4  # 7, 8, 9 on, and 6 back
     assert steps == [(n, 5) for n in range(1, 6)]  # the key frame opens both directions
-    assert inspection.key_frames == [0, 5, 7, 10] and inspection.decisions()[7].tolist() == ["key", "one side"]
+    assert inspection.key_frames == [0, 5, 7, 10] and inspection.decisions()[7].tolist() == ["key", "single direction"]
     [point] = inspection.points(7)
     assert (point.x, point.y, point.object, point.corrected, point.positive) == (20, 15, 1, True, True)
     assert files_of(folder) == files  # nothing of the run was changed
@@ -132,7 +132,7 @@ def test_dropping_the_first_or_the_last_answer(folder, frame, span):
     gone, left = ("forward", "backward") if frame == 0 else ("backward", "forward")
     between = list(span)[1:] if frame == 0 else list(span)[:4]
     assert before[gone][between, 0].any(axis=(1, 2)).all() and not after[gone][between, 0].any()
-    assert set(inspection.decisions()[list(span), 0]) == {"one side"}
+    assert set(inspection.decisions()[list(span), 0]) == {"single direction"}
     assert np.array_equal(after["fused"][list(span), 0], after[left][list(span), 0])
     corrections.undo()
     assert same(everything(inspection), before)
@@ -157,7 +157,13 @@ def test_a_new_object_begins_with_a_positive_point(folder):
     change = corrections.add_point(3, 30, 30)
     assert change.object == 3 == inspection.objects
     assert changed(before, everything(inspection)) == {(t, 3) for t in range(1, 5)}
-    assert inspection.decisions()[:, 2].tolist() == ["none", *["one side"] * 2, "key", "one side", *["none"] * 7]
+    assert inspection.decisions()[:, 2].tolist() == [
+        "none",
+        *["single direction"] * 2,
+        "key",
+        "single direction",
+        *["none"] * 7,
+    ]
     corrections.undo()
     assert inspection.objects == 2 and same(everything(inspection), before)
     with pytest.raises(BadInput, match="a new object begins"):

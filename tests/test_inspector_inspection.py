@@ -48,7 +48,7 @@ def test_every_layer_is_that_of_the_result(result):
     both = ~np.isnan(result.agreement)
     apart = np.asarray(result.forward) ^ np.asarray(result.backward)
     assert np.array_equal(masks_of(seen, "disagreement"), apart & both[..., None, None])
-    assert seen.layers() == dict.fromkeys(LAYERS) | {"truth": "no truth was given"}
+    assert seen.layers() == dict.fromkeys(LAYERS) | {"truth": "no ground truth was given"}
     assert seen.key_frames == [0, 5, 10] and seen.outcomes() == {0: "found", 5: "found", 10: "found"}
     assert seen.missing() == []
 
@@ -85,7 +85,7 @@ def test_decisions_are_what_happened(result):
     decisions = seen.decisions()
     assert decisions.shape == (12, 2) and set(decisions.ravel()) <= set(DECISIONS)
     assert decisions[0].tolist() == ["key", "key"] and decisions[5].tolist() == ["key", "none"]
-    assert (decisions[1:5, 1] == "one side").all()  # the model did not point at object 2 on frame 5
+    assert (decisions[1:5, 1] == "single direction").all()  # the model did not point at object 2 on frame 5
     for t in (1, 2, 3, 4):
         forward, backward, fused = result.forward[t, 0], result.backward[t, 0], result.masks[t, 0]
         agreed = iou(forward, backward) >= 0.7

@@ -15,7 +15,7 @@ from videomolmo.fusion import fuse
 from videomolmo.inspector.corrections import Corrections
 from videomolmo.inspector.ground_truth import open_truth
 from videomolmo.inspector.inspection import Inspection
-from videomolmo.inspector.plots import static_picture
+from videomolmo.inspector.static_page import static_picture
 from videomolmo.results import GroundingResult, KeyAnswer
 
 SIZE = (8, 10)
@@ -193,8 +193,8 @@ def test_many_objects_are_drawn_but_listed_in_part(tmp_path):
     result = made_result(objects=3)
     result.objects = 2000
     with videomolmo.inspect(result, folder=tmp_path) as inspector:
-        assert len(inspector.objects.rows) == 200 and inspector.inspection.objects == 2000
+        assert len(inspector.objects.list.rows) == 200 and inspector.inspection.objects == 2000
         assert any("2000 objects" in line for line in inspector.inspection.missing())
-        inspector.objects.rows[1][0].value = False
+        inspector.objects.list.hidden = [1]
         shown = inspector.state.look.objects
         assert 1 not in shown and shown[0] == 2 and shown[-1] == 2000

@@ -24,11 +24,11 @@ from videomolmo.inspector.plots import (
     agreement_figure,
     difference_figure,
     scores_figure,
-    static_picture,
     track_figure,
 )
 from videomolmo.inspector.render import EncodedCache, Look, colour_of, encode, paint, view_size
 from videomolmo.inspector.segments import DECISIONS
+from videomolmo.inspector.static_page import static_picture
 from videomolmo.io.drawing import palette
 from videomolmo.io.files import new_file
 from videomolmo.io.video import open_video
@@ -184,7 +184,7 @@ def test_plots_of_a_long_clip_draw_lines_and_runs_instead_of_thousands_of_marker
 
 def test_plots_without_truth_say_so():
     figure = scores_figure(Inspection(made_result()))
-    assert not figure.data and "no truth" in figure.layout.annotations[0].text
+    assert not figure.data and "no ground truth" in figure.layout.annotations[0].text
 
 
 @pytest.mark.parametrize("name", ["no frames", "one frame", "no objects", "no answers", "twenty"])
@@ -209,11 +209,11 @@ def test_the_static_page_of_two(seen):
 
 
 def test_the_static_page_shows_what_is_ticked_then_the_other_layers_and_the_present_frame(seen, monkeypatch):
-    from videomolmo.inspector import plots
+    from videomolmo.inspector import static_page
 
-    left_out = next(t for t in range(12) if t not in plots.chosen_frames([seen]))
+    left_out = next(t for t in range(12) if t not in static_page.chosen_frames([seen]))
     drawn = []
-    monkeypatch.setattr(plots, "paint", lambda one, t, look: drawn.append((t, look)) or paint(one, t, look))
+    monkeypatch.setattr(static_page, "paint", lambda one, t, look: drawn.append((t, look)) or paint(one, t, look))
     pages = []
     for look, frame in ((Look(), 0), (Look(("forward", "truth")), 0), (Look(objects=(2,)), 0), (Look(), left_out)):
         pages.append(static_picture(seen, None, [look], frame))
@@ -222,7 +222,7 @@ def test_the_static_page_shows_what_is_ticked_then_the_other_layers_and_the_pres
         assert {one.objects for _, one in drawn} == {look.objects}
         drawn.clear()
     assert len(set(pages)) == len(pages)
-    assert all(t in plots.chosen_frames([seen], also=t) for t in range(12))
+    assert all(t in static_page.chosen_frames([seen], also=t) for t in range(12))
 
 
 # two results

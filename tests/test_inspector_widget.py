@@ -60,7 +60,7 @@ def test_layers_objects_and_opacity_change_the_picture(look):
     for change in (
         lambda: setattr(inspector.look.layers["backward"], "value", True),
         lambda: setattr(inspector.look.layers["fused"], "value", False),
-        lambda: setattr(inspector.objects.rows[1][0], "value", False),
+        lambda: setattr(inspector.objects.list, "hidden", [1]),
     ):
         change()
         assert not np.array_equal(browser.picture, seen[-1])
@@ -116,7 +116,7 @@ def test_what_the_model_wrote_is_shown_as_text(look):
 
 def test_a_name_is_changed(look):
     inspector, _ = look()
-    inspector.objects.rows[2][1].value = "the cup"
+    inspector.objects.list._handle_custom_msg({"kind": "name", "id": 2, "text": "the cup"}, [])
     assert inspector.inspection.names[2] == "the cup"
     assert any("the cup" in text for text, _ in inspector.correct.object_id.options)
 
@@ -136,7 +136,7 @@ def test_clicks_correct_and_are_undone(look, tiny_grounder):
     assert browser.canvas.mode == "add"
     browser.tell(kind="click", frame=6, pane=0, x=30.25, y=20.5)
     assert [record["action"] for record in inspector.corrections.records] == ["add_point"], inspector.state.words.value
-    assert inspector.corrections.records[0]["x"] == 30.25 and "SAM 2" in inspector.state.words.value
+    assert inspector.corrections.records[0]["x"] == 30.25 and "re-propagated" in inspector.state.words.value
     assert any(point.corrected for point in inspector.inspection.points(6))
     assert [6, "corrected"] in browser.canvas.marks
     assert inspector.correct.bar.value == inspector.correct.bar.max > 1
@@ -234,7 +234,7 @@ def test_a_layer_that_only_the_right_result_has_can_be_shown(look):
 def test_two_results_share_the_time_line(look):
     result = made_result()
     inspector, browser = look(result, np.ones((FRAMES, HEIGHT, WIDTH), bool), other=result, other_rule="union")
-    assert len(browser.sent[-1][1]) == 2 and len(browser.canvas.titles) == 2 and "union" in browser.canvas.titles[1]
+    assert len(browser.sent[-1][1]) == 2 and len(browser.canvas.titles) == 2 and "union" in browser.canvas.titles[1][1]
     inspector.compare.button.click()
     assert browser.frame == inspector.frame != 0
     assert "J&amp;F left" in inspector.compare.line.value and "J&amp;F right" in inspector.compare.line.value
@@ -252,7 +252,7 @@ def test_odd_results_open(look, objects, frames):
     inspector, browser = look(made_result(objects, frames))
     browser.go(3)
     assert browser.frame == max(0, min(3, frames - 1))
-    assert len(inspector.objects.rows) == objects
+    assert len(inspector.objects.list.rows) == objects
     inspector.fusion.rule.value = "union"
     assert "frame" in browser.sent[-1][0]["captions"][0]
     if not frames:

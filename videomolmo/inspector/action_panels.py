@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,17 @@ import ipywidgets as widgets
 
 from videomolmo.errors import BadInput
 from videomolmo.inspector import exports
-from videomolmo.inspector.corrections import Cancelled, Change, ask
+from videomolmo.inspector.corrections import Cancelled, Change, Progress, ask
 from videomolmo.inspector.inspection import Inspection
-from videomolmo.inspector.session import InspectorState
+from videomolmo.inspector.session import InspectorState, objects_at
 from videomolmo.inspector.view_panels import section
 
-MODES = [("look", "look"), ("+ point", "add"), ("− point", "off"), ("remove point", "remove")]
-NEW = "new object"
+MODES = [("navigate", "navigate"), ("+ point", "add"), ("− point", "off"), ("remove point", "remove")]
+MODE_TIPS = ["a click changes nothing  (Esc)", "a click adds a point on an object  (p)",
+             "a click adds a point that is not on the object  (n)", "a click removes the point there  (r)"]  # fmt: skip
+MODE_KEYS = {"Escape": "navigate", "p": "add", "n": "off", "r": "remove"}
+AUTO, UNDER, NEW = 0, "object under the click", "new object"
+SAID = {"add_point": "point added", "remove_point": "point removed", "drop_answer": "key frame rejected"}
 REACH = 0.03  # of the frame's diagonal: how near a click must be to the point it removes
 
 
@@ -26,41 +31,57 @@ class CorrectPanel:
     """Buttons above the picture; what a click in it means.
 
     Attributes:
-        mode: look, add, off (a point that is not on the object) or remove.
-        object_id: the object that new points belong to, None for a new one.
+        mode: navigate, add, off (a point that is not on the object) or remove.
+        object_id: the object that new points belong to; `AUTO` for the one under the click, None for a new one.
         drop, undo, redo, cancel: buttons.
         bar: progress of the correction that runs.
+        why: why nothing can be corrected.
     """
 
     def __init__(self, state: InspectorState) -> None:
         self._state = state
-        self.mode = widgets.ToggleButtons(
-            options=MODES, style={"button_width": "auto"}, tooltips=["a click only looks", "a point on the object",
-            "a point that is not on the object", "remove the point that is clicked"],
-        )  # fmt: skip
-        self.object_id = widgets.Dropdown(
-            layout=widgets.Layout(width="130px"), tooltip="the object new points belong to"
+        self.mode = widgets.ToggleButtons(options=MODES, style={"button_width": "auto"}, tooltips=MODE_TIPS)
+        self.object_id = widgets.Dropdown(layout=widgets.Layout(width="170px"))
+        state.tip(self.object_id, "the object that new points belong to  (1–9)")
+        self.drop = self._button(
+            "reject key frame", "trash", self._drop, "as if the model had not been asked on this frame  (x)"
         )
-        self.drop = self._button("drop answer", "trash", self._drop, "as if the model had not been asked here")
         self.undo = self._button(
-            "undo", "undo", lambda: self._at_once(state.corrections.undo), "undo the last correction"
+            "undo", "undo", lambda: self._at_once(state.corrections.undo), "undo the last correction  (z)"
         )
         self.redo = self._button(
-            "redo", "repeat", lambda: self._at_once(state.corrections.redo), "redo the correction undone last"
+            "redo", "repeat", lambda: self._at_once(state.corrections.redo), "redo the correction undone last  (y)"
         )
-        self.cancel = self._button("cancel", "stop", state.work.cancel, "stop what runs; nothing is changed")
+        self.cancel = self._button("cancel", "stop", state.work.cancel, "stop what runs; nothing is changed  (c)")
         self.bar = widgets.IntProgress(0, 0, 1, layout=widgets.Layout(width="150px"))
         self.running = widgets.HBox([self.bar, self.cancel], layout=widgets.Layout(display="none"))
+        self.why = widgets.HTML(layout=widgets.Layout(display="none"))
         self.box = widgets.HBox(
-            [self.mode, self.object_id, self.drop, self.undo, self.redo, self.running],
+            [self.mode, self.object_id, self.drop, self.undo, self.redo, self.running, self.why],
             layout=widgets.Layout(flex_flow="row wrap", align_items="center"),
         )
         self.mode.observe(self._remode, "value")
+        self._bind_keys()
         state.clicked = self.click
         state.data_listeners.append(self.refresh)
         state.frame_listeners.append(self._enable)
         state.work.listeners.append(self._enable)
         self.refresh()
+
+    def _bind_keys(self) -> None:
+        for key, mode in MODE_KEYS.items():
+            self._state.bind(key, lambda mode=mode: self.mode.disabled or setattr(self.mode, "value", mode))
+        for key, button in zip("xzy", (self.drop, self.undo, self.redo), strict=True):
+            self._state.bind(key, lambda button=button: button.disabled or button.click())
+        self._state.bind("c", self._state.work.cancel)
+        for n in range(1, 10):
+            self._state.bind(str(n), lambda n=n: self._choose(n))
+
+    def _choose(self, object_id: int) -> None:
+        """The object that new points belong to; chosen again, the one under the click."""
+        if 1 <= object_id <= self._state.inspection.objects and not self.object_id.disabled:
+            self.object_id.value = AUTO if self.object_id.value == object_id else object_id
+            self._state.set_status(f"new points belong to: {self.object_id.label}")
 
     def _button(self, text: str, icon: str, act: Callable[[], Any], why: str) -> widgets.Button:
         made = widgets.Button(description=text, icon=icon, tooltip=why, layout=widgets.Layout(width="auto"))
@@ -71,43 +92,55 @@ class CorrectPanel:
         """Offer the objects there are, and what can be done."""
         inspection, chosen, before = self._state.inspection, self.object_id.value, self.object_id.options
         numbers = range(1, inspection.objects + 1)
-        options = [(f"{n} · {inspection.name_of(n)}"[:24], n) for n in numbers] + [(NEW, None)]
+        options = [(UNDER, AUTO), *((f"{n} · {inspection.name_of(n)}"[:24], n) for n in numbers), (NEW, None)]
         if list(before) != options:
             self.object_id.options = options
-            asked_for_new = chosen is None and len(before) > 1  # else nothing else could be chosen
-            self.object_id.value = chosen if chosen in numbers or asked_for_new else options[0][1]
+            self.object_id.value = chosen if chosen in numbers or (chosen is None and before) else AUTO
         self._enable()
 
     def _enable(self) -> None:
         state = self._state
-        can = state.grounder is not None and not state.work.busy and state.inspection.frames > 0
+        unknown = state.models.unknown
+        can = unknown is None and not state.work.busy and state.inspection.frames > 0
         self.mode.disabled = not can
         self.object_id.disabled = not can
         self.drop.disabled = not (can and state.inspection.outcomes().get(state.frame) not in (None, "dropped"))
         self.undo.disabled = state.work.busy or not state.corrections.can_undo
         self.redo.disabled = state.work.busy or not state.corrections.can_redo
-        if state.grounder is None:
-            self.mode.tooltip = "give inspect(result, grounder=…) to correct"
+        self.why.value = f"<small>Corrections and questions need models; {escape(unknown or '')}</small>"
+        self.why.layout.display = "none" if unknown is None else ""
 
     def _remode(self, change: dict[str, Any]) -> None:
         self._state.canvas.mode = change["new"]
 
     def click(self, frame: int, x: float, y: float) -> None:
         """What a click at x, y of a frame does in the present mode."""
-        if self.mode.value == "look":
+        if self.mode.value == "navigate":
             self._state.set_status(self._what_is_at(frame, x, y))
         elif self.mode.value == "remove":
             self._state.run_safely(self._remove, frame, x, y)
         else:
-            add, positive = self._state.corrections.add_point, self.mode.value == "add"
-            object_id = self.object_id.value
-            self._run("point", lambda **news: add(frame, x, y, object_id, positive, **news))
+            self._state.run_safely(self._add, frame, x, y, self.mode.value == "add")
+
+    def _add(self, frame: int, x: float, y: float, positive: bool) -> None:
+        if not self._state.is_free():
+            return
+        add, object_id = self._state.corrections.add_point, self._object_for(frame, x, y, positive)
+        self._state.canvas.pending = [[frame, x, y, positive]]  # seen at once; its masks take a while
+        whose = "a new object" if object_id is None else self._state.inspection.name_of(object_id)
+        self._run(f"point for {whose}", lambda **news: add(frame, x, y, object_id, positive, **news))
+
+    def _object_for(self, frame: int, x: float, y: float, positive: bool) -> int | None:
+        """The chosen object; else the one whose mask is shown under the click; else a new one, None."""
+        if self.object_id.value != AUTO:
+            return self.object_id.value
+        found = [n for n in objects_at(self._state.inspection, frame, x, y) if self._state.look.shows(n)]
+        if not found and not positive:
+            raise BadInput("there is no object under the click: choose which object this point is not on")
+        return found[0] if found else None
 
     def _what_is_at(self, frame: int, x: float, y: float) -> str:
-        masks = self._state.inspection.mask("fused", frame)
-        inside = masks is not None and 0 <= int(y) < masks.shape[1] and 0 <= int(x) < masks.shape[2]
-        found = [n + 1 for n in range(len(masks)) if masks[n, int(y), int(x)]] if inside else []
-        names = ", ".join(self._state.inspection.name_of(n) for n in found)
+        names = ", ".join(map(self._state.inspection.name_of, objects_at(self._state.inspection, frame, x, y)))
         return f"x {x:.1f}, y {y:.1f} px on frame {frame}: {names or 'no object'}"
 
     def _remove(self, frame: int, x: float, y: float) -> None:
@@ -126,7 +159,7 @@ class CorrectPanel:
 
     def _drop(self) -> None:
         drop, frame = self._state.corrections.drop_answer, self._state.frame
-        self._run("drop", lambda **news: drop(frame, **news))
+        self._run("rejected key frame", lambda **news: drop(frame, **news))
 
     def _at_once(self, act: Callable[[], Change]) -> None:
         if self._state.is_free():
@@ -140,7 +173,8 @@ class CorrectPanel:
             return
         self.running.layout.display = ""
         self.bar.value = 0
-        self._state.set_status(f"{what}: masks are made again between the neighbouring key frames …")
+        loading = "the run's own models are loaded, then " if self._state.models.waits else ""
+        self._state.set_status(f"{what}: {loading}masks are re-propagated between the neighbouring key frames …")
         self._state.work.start(lambda progress, cancel: act(progress=progress, cancel=cancel), self._news, self._done)
 
     def _news(self, steps: int, of: int) -> None:
@@ -148,6 +182,7 @@ class CorrectPanel:
 
     def _done(self, change: Change | None, error: BaseException | None) -> None:
         self.running.layout.display = "none"
+        self._state.canvas.pending = []
         if error is not None:
             if isinstance(error, Cancelled):
                 self._state.set_status("cancelled: nothing was changed")
@@ -156,12 +191,14 @@ class CorrectPanel:
                 self._state.show_error(error)
             return
         self._state.refresh()
-        if change.record["action"] == "add_point":
-            self.object_id.value = change.object  # a new object, too, is what the next points belong to
+        if self.object_id.value is None and change.record["action"] == "add_point":
+            self.object_id.value = change.object  # the next points belong to the object that was begun
         first, end = change.frames
         changed = f"frames {first}–{end - 1} changed" if end > first else "no frame changed"
-        action = change.record["action"].replace("_", " ")
-        self._state.set_status(f"{action}: {changed}, SAM 2 went through {change.propagated}")
+        action = SAID.get(change.record["action"], change.record["action"])
+        whose = f" ({self._state.inspection.name_of(change.object)})" if change.object else ""
+        words = [f"{action}{whose}: {changed}, {change.propagated} frames re-propagated", self._state.models.note]
+        self._state.set_status("; ".join(filter(None, words)))
 
 
 Export = Callable[[InspectorState, Path], Any]
@@ -220,6 +257,7 @@ class ExportPanel:
         self.kind = widgets.Dropdown(options=list(EXPORTS), layout=widgets.Layout(width="170px"))
         self.button = widgets.Button(description="export", icon="download", layout=widgets.Layout(width="90px"))
         self.button.tooltip = f"write it below {state.folder}"
+        state.tip(self.kind, f"what is written below {state.folder}")
         self.button.on_click(lambda _: self.export())
         self.line = widgets.HTML()
         self.box = widgets.VBox([section("Export"), widgets.HBox([self.kind, self.button]), self.line])
@@ -256,6 +294,7 @@ class AskPanel:
     Attributes:
         text: the sentence.
         button: asks it.
+        bar, cancel: how far the question that runs has come, and what stops it.
         history: sentences asked so far.
         keep: saves the result shown, with its corrections, where it lies in no folder yet.
     """
@@ -263,17 +302,27 @@ class AskPanel:
     def __init__(self, state: InspectorState) -> None:
         self._state = state
         self.text = widgets.Text(placeholder="the blue square", layout=widgets.Layout(width="190px"))
+        self.text.on_msg(lambda _, content, __: content.get("event") == "submit" and self.ask())  # Enter
         self.button = widgets.Button(description="ask", icon="search", layout=widgets.Layout(width="70px"))
         self.history = widgets.Dropdown(layout=widgets.Layout(width="auto", display="none"))
-        self.button.disabled = self.text.disabled = state.grounder is None
-        self.button.tooltip = "run both models" if state.grounder is not None else "give inspect(result, grounder=…)"
+        unknown = state.models.unknown
+        self.button.disabled = self.text.disabled = unknown is not None
+        state.tip(self.text, unknown or "a sentence about the same video  (Enter asks it)")
+        state.tip(self.button, unknown or "point and track for this sentence  (Enter)")
+        state.tip(self.history, "sentences asked so far: choose one to see its result")
         self.button.on_click(lambda _: self.ask())
         self.history.observe(self._back, "value")
         self.keep = widgets.Button(description="save this result", icon="save", layout=widgets.Layout(width="auto"))
         self.keep.tooltip = f"it is in memory only; write it and its corrections below {state.folder}"
         self.keep.on_click(lambda _: self.save())
+        self.bar = widgets.IntProgress(0, 0, 1, layout=widgets.Layout(width="190px"))
+        self.cancel = widgets.Button(description="cancel", icon="stop", layout=widgets.Layout(width="auto"))
+        self.cancel.tooltip = "stop asking; nothing is changed  (c)"
+        self.cancel.on_click(lambda _: state.work.cancel())
+        self.running = widgets.HBox([self.bar, self.cancel], layout=widgets.Layout(display="none"))
         self.box = widgets.VBox([
-            section("Ask something else"), widgets.HBox([self.text, self.button]), self.history, self.keep,
+            section("Ask another sentence"), widgets.HBox([self.text, self.button]), self.running, self.history,
+            self.keep,
         ])  # fmt: skip
         state.data_listeners.append(self._offer)
         self._offer()
@@ -302,8 +351,27 @@ class AskPanel:
         if not sentence or not state.is_free():
             return
         inspection = state.inspection
-        job = lambda: Inspection(ask(inspection, sentence, state.grounder))  # noqa: E731  without truth
-        state.start(f"asking for “{sentence}” …", job, self._done)
+
+        def job(progress: Progress, cancel: Callable[[], bool]) -> Inspection:
+            grounder = state.models.grounder()
+            return Inspection(ask(inspection, sentence, grounder, progress=progress, cancel=cancel))  # without truth
+
+        self.bar.value, self.running.layout.display = 0, ""
+        loading = " (the run's own models are loaded first)" if state.models.waits else ""
+        state.set_status(f"asking for “{sentence}” …{loading}")
+        state.work.start(job, self._news, self._end)
+
+    def _news(self, steps: int, of: int) -> None:
+        self.bar.max, self.bar.value = max(1, of), steps
+
+    def _end(self, found: Inspection | None, error: BaseException | None) -> None:
+        self.running.layout.display = "none"
+        if isinstance(error, Cancelled):
+            self._state.set_status("cancelled: nothing was changed")
+        elif error is not None:
+            self._state.show_error(error)
+        else:
+            self._done(found)
 
     def _done(self, found: Inspection) -> None:
         self._state.asked.append(found)

@@ -1,4 +1,5 @@
-// Frames (one picture, or two side by side), keys and clicks; time_line.js comes before this in the same module.
+// Frames (one picture, or two side by side), keys and clicks; time_line.js, phrases.js, hints.js and zoom.js come before
+// this in the same module.
 // The kernel paints. This asks for frames, keeps and shows them, and tells what was pressed. Frames that come next on
 // the way are asked for beforehand, several at once: a message costs more than a picture.
 const REQUESTS = 2; // on their way at a time; one more for a frame that is waited for
@@ -9,6 +10,8 @@ const READ_MS = 80; // between two captions: nobody reads faster, and the page i
 const PAUSE_MS = 60, UNTOLD_MS = 180; // the kernel is told where the user is after such a rest, or time on the way
 const GAP = 6; // pixels between two pictures
 const STEPS = { ArrowLeft: -1, ArrowRight: 1 };
+const DRAGGED_PX = 4; // a press that moves farther is no click
+const TEXT = "input:not([type=checkbox], [type=radio]), textarea, select, [contenteditable=true]"; // take all keys
 
 function isDark() {
   return document.body.dataset.jpThemeLight === "false";
@@ -30,18 +33,23 @@ class View {
     this.drawn = 0; // pictures so far
     this.panes = []; // left edge and width of each picture, pixels of the canvas
     this.playing = null;
+    this.sharp = 1; // pixels of the picture for each CSS pixel
+    this.home = null; // where the user was before a plot showed another frame for a moment
     this.build(el);
     this.listen();
-    this.tell({ kind: "ready", width: this.width = this.root.clientWidth, dark: isDark() });
+    this.tell({ kind: "ready", ...this.room(), dark: isDark() });
   }
 
   build(el) {
     this.root = element("div", "vm-view", el, { tabIndex: 0 });
     this.root.setAttribute("role", "slider");
     this.root.setAttribute("aria-label", "frame");
-    this.root.dataset.lmSuppressShortcuts = "true"; // arrows and space are ours, not the notebook's
     this.titles = element("div", "vm-titles", this.root);
-    this.canvas = element("canvas", "vm-picture", this.root, { width: 1, height: 1 });
+    this.glass = element("div", "vm-glass", this.root);
+    this.canvas = element("canvas", "vm-picture", this.glass, { width: 1, height: 1 });
+    this.where = element("span", "vm-over", this.glass); // what is under the pointer: moves nothing around it
+    this.zoom = new Zoom(this.root, this.glass, this.canvas);
+    this.phrases = new Phrases(this.model, this.root, (alone) => this.tell({ kind: "alone", ...alone }));
     this.line = new TimeLine(this.model, this.root, (frame) => {
       this.root.focus({ preventScroll: true });
       this.want(frame);
@@ -59,25 +67,32 @@ class View {
     button("▸", "one frame on  →", () => this.want(this.wanted + 1));
     button("⇥", "next key frame  ]", () => this.toKey(1));
     this.caption = element("div", "", element("div", "vm-caption", bar), { textContent: " " });
-    this.where = element("span", "vm-where", bar);
-    element("div", "vm-help", this.root, {
-      textContent: "← → frame · shift ±10 · space play · home end · [ ] key frames  (click the picture first)",
-    });
+    button("⊖", "zoom out  −", () => this.enlarge(1 / ZOOM_STEP));
+    button("⊕", "zoom in  + (Ctrl and wheel; drag to pan)", () => this.enlarge(ZOOM_STEP));
+    button("⤢", "whole picture  0", () => this.enlarge(0));
+    this.hints = new Hints(this.model, this.root);
   }
 
   listen() {
     const stop = new AbortController();
     const on = (target, name, act) => target.addEventListener(name, act, { signal: stop.signal });
     on(this.root, "keydown", (event) => this.pressed(event));
-    on(this.canvas, "pointerdown", (event) => this.clicked(event));
+    on(this.canvas, "pointerdown", (event) => this.pressedAt(event));
+    on(this.canvas, "pointerup", (event) => this.clicked(event));
     on(this.canvas, "pointermove", (event) => this.pointed(event));
-    on(this.canvas, "pointerleave", () => { this.where.textContent = ""; });
+    on(this.canvas, "pointerleave", () => { this.where.textContent = ""; this.over = null; hover(this.root, []); });
+    on(this.glass, "wheel", (event) => {
+      if (!event.ctrlKey) return; // the page scrolls
+      event.preventDefault();
+      this.enlarge(event.deltaY < 0 ? ZOOM_STEP : 1 / ZOOM_STEP, event);
+    });
     this.onMessage = (content, buffers) => this.receive(content, buffers);
     this.onTraits = () => {
       this.wanted = Math.max(0, Math.min(this.wanted, this.model.get("frames") - 1)); // of another result, perhaps
       this.describe();
       this.line.frame = this.wanted;
       this.line.draw();
+      this.redraw();
     };
     this.model.on("msg:custom", this.onMessage);
     this.model.on("change", this.onTraits);
@@ -91,11 +106,43 @@ class View {
     this.theme.observe(document.body, { attributeFilter: ["data-jp-theme-light"] });
     this.stop = stop;
     this.describe();
+    this.attach(on);
+  }
+
+  attach(on) { // keys and clicks of the whole inspector, once this is in the page
+    if (this.stop.signal.aborted) return;
+    if (!this.root.isConnected) { requestAnimationFrame(() => this.attach(on)); return; }
+    const whole = this.root.closest(".vm-inspector") ?? this.root;
+    // The notebook's shortcuts (x cuts the cell) are off in here, but for those with Ctrl, such as saving.
+    const suppress = (event) => whole.toggleAttribute("data-lm-suppress-shortcuts", !(event?.ctrlKey || event?.metaKey));
+    suppress();
+    window.addEventListener("keydown", suppress, { capture: true, signal: this.stop.signal });
+    on(whole, "vm-hover", (event) => this.phrases.mark(event.detail));
+    on(whole, "vm-seek", ({ detail: { frame, stay } }) => this.seek(frame, stay));
+    if (whole === this.root) return;
+    on(whole, "pointerover", (event) => {
+      const control = event.target.closest?.("[class*=vm-tip-]"), id = control?.className.match(/vm-tip-(\w+)/)[1];
+      const titled = control ? [control, ...control.querySelectorAll("[title]")] : []; // some have a title of their own
+      for (const one of titled) one.title = this.model.get("tips")[id] ?? "";
+    });
+    on(whole, "keydown", (event) => this.pressed(event));
+    const back = () => setTimeout(() => this.root.focus({ preventScroll: true }));
+    let byMouse = false; // whoever goes through the controls with Tab stays there
+    on(whole, "pointerdown", () => { byMouse = true; });
+    on(whole, "click", (event) => {
+      if (event.detail && !event.target.closest(TEXT) && !this.root.contains(event.target)) back();
+    });
+    on(whole, "change", (event) => { if (byMouse && !event.target.matches("[type=text]")) back(); });
+    whole.addEventListener("keydown", (event) => { // fields of ipywidgets let no key out
+      byMouse = false;
+      if (event.target.matches?.(TEXT) && ["Enter", "Escape"].includes(event.key)) back();
+    }, { capture: true, signal: this.stop.signal });
   }
 
   close() {
     this.tell({ kind: "closed" }); // the kernel need keep nothing for it
     this.stop.abort();
+    this.phrases.close();
     this.halt();
     clearTimeout(this.later);
     clearTimeout(this.saying);
@@ -157,6 +204,7 @@ class View {
   }
 
   receive(content, buffers) {
+    if (content.kind === "over") { this.named(content); return; }
     const mine = content.view === this.id, asked = mine ? this.pending.shift() ?? [] : [];
     if (content.age !== this.age) this.forget(content.age);
     if (!mine && (content.moved || this.shown < 0)) { // moved by somebody else
@@ -166,7 +214,8 @@ class View {
     const each = content.frames.length ? buffers.length / content.frames.length : 0;
     content.frames.forEach((frame, n) => {
       const files = buffers.slice(n * each, (n + 1) * each).map((one, at) => [one, content.types[n * each + at]]);
-      this.decode(frame, files, { caption: content.captions[n], ms: content.ms / content.frames.length });
+      const rest = { caption: content.captions[n], ms: content.ms / content.frames.length, sharp: content.sharp };
+      this.decode(frame, files, rest);
     });
     for (const frame of asked.filter((one) => !content.frames.includes(one))) {
       this.coming.delete(frame);
@@ -213,7 +262,7 @@ class View {
     const one = this.kept.get(frame);
     if (!one || frame === this.shown && !one.fresh) return;
     one.fresh = false;
-    this.draw(one.images);
+    this.draw(one, frame);
     if (this.shown < 0) this.root.classList.add("vm-live"); // styles go by this: what changes with each frame is dear
     this.shown = frame;
     this.say(one.caption);
@@ -230,7 +279,12 @@ class View {
     this.saying = setTimeout(() => { this.saying = 0; if (this.words !== caption) this.say(this.words); }, READ_MS);
   }
 
-  draw(images) {
+  redraw() {
+    const one = this.kept.get(this.shown);
+    if (one) this.draw(one, this.shown);
+  }
+
+  draw({ images, sharp = 1 }, frame) {
     const width = images.reduce((sum, image) => sum + image.width, 0) + GAP * (images.length - 1);
     const height = Math.max(1, ...images.map((image) => image.height));
     if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
@@ -242,13 +296,44 @@ class View {
       left += image.width + GAP;
       return pane;
     });
+    this.sharp = sharp;
+    this.zoom.fit(sharp);
+    for (const [at, ...mark] of this.model.get("pending") ?? []) if (at === frame) this.mark(context, ...mark);
+  }
+
+  mark(context, x, y, positive) { // a point that is asked for: its masks are being made
+    const [pane] = this.panes, [height, width] = this.model.get("sizes")[0];
+    const at = [pane.left + x / width * pane.width, y / height * pane.height], size = 7 * this.sharp;
+    context.lineWidth = 2 * this.sharp;
+    context.setLineDash([3 * this.sharp, 2 * this.sharp]);
+    for (const [colour, radius] of [["black", size + context.lineWidth], ["white", size]]) {
+      context.strokeStyle = colour;
+      context.beginPath();
+      context.arc(...at, radius, 0, 7);
+      context.stroke();
+    }
+    context.setLineDash([]);
+    context.beginPath();
+    context.moveTo(at[0] - size, at[1]);
+    context.lineTo(at[0] + size, at[1]);
+    if (positive) { context.moveTo(at[0], at[1] - size); context.lineTo(at[0], at[1] + size); }
+    context.stroke();
+  }
+
+  room() { // what the kernel paints for: CSS pixels, and pixels of the screen for each of them
+    return { width: this.width = this.root.clientWidth, sharp: this.asked = this.zoom.density };
+  }
+
+  enlarge(by, event) {
+    this.zoom.enlarge(by, event);
+    this.resized();
   }
 
   // ---- keys, play ---------------------------------------------------------------------------------------------------
   pressed(event) {
-    if (event.ctrlKey || event.metaKey) return;
-    if (event.target !== this.root && event.key === " ") return; // a focused button takes the space bar itself
+    if (event.ctrlKey || event.metaKey || event.altKey || this.takes(event)) return;
     const { key } = event;
+    this.home = null;
     if (key in STEPS) { // a held key goes on when the picture is there: no frame is left out, none comes after it
       if (!event.repeat || this.shown === this.wanted) this.want(this.wanted + STEPS[key] * (event.shiftKey ? 10 : 1));
     }
@@ -257,9 +342,28 @@ class View {
     else if (key === "[" || key === "PageUp") this.toKey(-1);
     else if (key === "]" || key === "PageDown") this.toKey(1);
     else if (key === " ") this.toggle();
+    else if (key === "+" || key === "=") this.enlarge(ZOOM_STEP);
+    else if (key === "-") this.enlarge(1 / ZOOM_STEP);
+    else if (key === "0") this.enlarge(0);
+    else if (key === "?") this.hints.toggle();
+    else if ((this.model.get("shortcuts") ?? []).includes(key)) { if (!event.repeat) this.tell({ kind: "key", key }); }
     else return;
     event.preventDefault();
     event.stopPropagation();
+  }
+
+  takes({ target, key }) { // a control that has the focus takes some keys itself
+    if (target === this.root || !target.matches) return false;
+    if (target.matches(TEXT)) return true;
+    if (key === " " || key === "Enter") return target.matches("button, input, [role=button]");
+    return target.matches("[role=slider]") && /^(Arrow|Page|Home|End)/.test(key);
+  }
+
+  seek(frame, stay) { // a plot shows a frame for a moment (null: no longer), or goes there
+    if (frame !== null && !stay) this.home ??= this.wanted;
+    const to = frame ?? this.home;
+    if (stay || frame === null) this.home = null;
+    if (to !== null && to !== this.wanted) this.want(to);
   }
 
   toKey(step) {
@@ -302,15 +406,48 @@ class View {
     return { pane, x: (x - one.left) / one.width * size[1], y: y / one.height * size[0] };
   }
 
-  clicked(event) {
+  pressedAt(event) {
     this.root.focus({ preventScroll: true });
-    const at = this.place(event);
-    if (at && event.button === 0 && this.shown >= 0) this.tell({ kind: "click", frame: this.shown, ...at });
+    if (event.button) return;
+    this.canvas.setPointerCapture(event.pointerId);
+    this.press = { from: [event.clientX, event.clientY], pan: this.zoom.pan, dragged: false };
+  }
+
+  clicked(event) {
+    const press = this.press, at = this.place(event);
+    this.press = null;
+    if (press && !press.dragged && at && this.shown >= 0) this.tell({ kind: "click", frame: this.shown, ...at });
   }
 
   pointed(event) {
-    const at = this.place(event);
+    const at = this.place(event), { press } = this;
+    const moved = press && [event.clientX - press.from[0], event.clientY - press.from[1]];
+    if (moved && Math.hypot(...moved) > DRAGGED_PX) press.dragged = this.zoom.by > 1;
+    if (press?.dragged) {
+      this.zoom.move(press.pan.map((one, n) => one + moved[n]));
+      return;
+    }
+    this.over = at;
     this.where.textContent = at ? `x ${Math.floor(at.x)}  y ${Math.floor(at.y)} px` : "";
+    this.wonder();
+  }
+
+  wonder() { // what is under the pointer: one question at a time, the latest
+    if (!this.over || this.wondering || this.shown < 0 || this.over === this.wondered) return;
+    this.wondered = this.over;
+    this.wondering = true;
+    this.tell({ kind: "hover", frame: this.shown, ...this.over });
+  }
+
+  named({ view, objects, names, pane }) {
+    if (view !== this.id) return;
+    this.wondering = false;
+    if (this.over) {
+      hover(this.root, objects, pane);
+      const { x, y } = this.over, place = `x ${Math.floor(x)}  y ${Math.floor(y)} px`;
+      this.where.textContent = names.length ? `${names.join(", ")} · ${place}` : place;
+    }
+    this.wonder();
   }
 
   // ---- what is around the picture -----------------------------------------------------------------------------------
@@ -318,7 +455,8 @@ class View {
     clearTimeout(this.resizing);
     this.resizing = setTimeout(() => {
       const width = this.root.clientWidth;
-      if (width && width !== this.width) this.tell({ kind: "size", width: this.width = width }); // its height is ours
+      if (width && (width !== this.width || this.zoom.density !== this.asked)) this.tell({ kind: "size", ...this.room() });
+      this.zoom.fit(this.sharp);
       this.line.draw();
     }, 150);
   }
@@ -328,7 +466,13 @@ class View {
     this.root.setAttribute("aria-valuemax", Math.max(0, this.model.get("frames") - 1));
     this.root.dataset.mode = this.model.get("mode");
     this.titles.replaceChildren();
-    for (const text of this.model.get("titles")) element("span", "", this.titles, { textContent: text });
+    for (const [name, more] of this.model.get("titles")) {
+      const title = element("div", "", this.titles, { title: `${name}\n${more}` });
+      element("b", "", title, { textContent: name });
+      element("span", "", title, { textContent: more });
+    }
+    this.phrases.draw();
+    this.hints.draw();
   }
 }
 

@@ -1,4 +1,4 @@
-"""The picture with its time line: frames on request, keys, clicks; the browser's half is time_line.js and canvas.js."""
+"""The picture with its time line: frames on request, keys, clicks; canvas.js is the browser's half."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -9,8 +9,10 @@ import anywidget
 import traitlets
 
 Picture = tuple[bytes, str]  # a file's content and its MIME type
+MAX_SHARP = 4.0  # pixels painted for each pixel of the page
 FIRST_WIDTH_PX = 640  # until the browser says how wide it is
 MAX_AT_ONCE = 16  # frames in one answer
+SCRIPTS = ("time_line.js", "phrases.js", "hints.js", "zoom.js", "canvas.js")
 
 
 class FrameCanvas(anywidget.AnyWidget):
@@ -20,30 +22,45 @@ class FrameCanvas(anywidget.AnyWidget):
         picture: gives the pictures of a frame and the line below them; asked for those shown, or soon to be.
         on_frame: called after the user moved to a frame.
         on_click: called with frame, picture (0 or 1), x and y in pixels of that picture's video.
-        on_size: called with the width in pixels that there is for the pictures.
+        on_size: called with the width that there is for the pictures, and how many pixels of the screen each of its
+            pixels has.
+        on_hover: names of the objects at x and y of a picture, by their ids; takes what `on_click` takes.
+        on_alone: called with a picture and the objects that are shown alone for a moment; None: all are again.
+        on_key: called with one of `shortcuts` that was pressed.
         on_theme: called with whether JupyterLab's theme is dark.
 
     Attributes:
         frames, fps: of the clip.
         marks, marks_beside: key frames of the first and of the second picture, each with its outcome.
         sizes: height and width of each picture's video, pixels.
-        mode: what a click means; only "look" keeps the ordinary pointer.
-        titles: above the pictures.
+        mode: what a click means; only "navigate" keeps the ordinary pointer.
+        titles: above the pictures, each as a name and what else there is to tell.
+        captions: of each picture, in pieces of a text and the objects it names: id, colour, and ink to be read on it.
+        repropagated: stretches whose masks follow corrections, first frame and the one after the last.
+        pending: points whose masks are being made, as frame, x, y, and whether they are on the object.
+        tips: what controls of the inspector are for, by their model's id.
+        shortcuts: keys that `on_key` is called for.
         frame: the one shown.
+        sharp: pixels of a painted picture for each pixel of the page; whoever paints sets it.
         looked_at: whether any browser shows this.
         asked_at: `time.monotonic()` when a browser asked last; 0 before that.
         kept: what must not be given back while a browser shows this, or is about to; `keeper` is a weak way to it.
     """
 
-    _esm = "\n".join(Path(__file__).with_name(name).read_text("utf-8") for name in ("time_line.js", "canvas.js"))
+    _esm = "\n".join(Path(__file__).with_name(name).read_text("utf-8") for name in SCRIPTS)
     _css = Path(__file__).with_name("canvas.css").read_text("utf-8")  # of a path anywidget keeps every widget for ever
     frames = traitlets.Int(0).tag(sync=True)
     fps = traitlets.Float(30.0).tag(sync=True)
     marks = traitlets.List().tag(sync=True)
     marks_beside = traitlets.List().tag(sync=True)
     sizes = traitlets.List().tag(sync=True)
-    mode = traitlets.Unicode("look").tag(sync=True)
-    titles = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    mode = traitlets.Unicode("navigate").tag(sync=True)
+    titles = traitlets.List().tag(sync=True)
+    captions = traitlets.List().tag(sync=True)
+    repropagated = traitlets.List().tag(sync=True)
+    pending = traitlets.List().tag(sync=True)
+    tips = traitlets.Dict().tag(sync=True)
+    shortcuts = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
     def __init__(
         self,
@@ -51,17 +68,21 @@ class FrameCanvas(anywidget.AnyWidget):
         *,
         on_frame: Callable[[int], None],
         on_click: Callable[[int, int, float, float], None],
-        on_size: Callable[[int], None],
+        on_size: Callable[[int, float], None],
         on_theme: Callable[[bool], None],
         on_left: Callable[[], None],
+        on_hover: Callable[[int, int, float, float], dict[int, str]],
+        on_alone: Callable[[int, list[int] | None], None],
+        on_key: Callable[[str], None],
         **traits: Any,
     ) -> None:
         super().__init__(**traits)
-        self.frame, self.looked_at, self.asked_at, self._age = 0, False, 0.0, 0
+        self.frame, self.looked_at, self.asked_at, self._age, self.sharp = 0, False, 0.0, 0, 1.0
         self._picture, self._on_left, self.kept = picture, on_left, None
         self.keeper: Callable[[], Any] = lambda: None
         self._views: set[str] = set()
         self._on_frame, self._on_click, self._on_size, self._on_theme = on_frame, on_click, on_size, on_theme
+        self._on_hover, self._on_alone, self._on_key = on_hover, on_alone, on_key
         self.on_msg(self._receive)
 
     def show(self, frame: int | None = None) -> None:
@@ -79,7 +100,8 @@ class FrameCanvas(anywidget.AnyWidget):
     def _deliver(self, frames: list[int], *, moved: bool, view: str | None = None) -> None:
         """Send the pictures of some frames; a request is always answered, or the browser would wait for ever."""
         begun = time.thread_time()  # of this processor: the browser and others share the machine
-        content = {"kind": "pictures", "view": view, "frame": self.frame, "moved": moved, "age": self._age}
+        content = {"kind": "pictures", "view": view, "frame": self.frame, "moved": moved}
+        content |= {"age": self._age, "sharp": self.sharp}
         captions, data, kinds, failed = {}, [], [], None
         for frame in frames:
             try:
@@ -106,12 +128,21 @@ class FrameCanvas(anywidget.AnyWidget):
             if self.frame != was:
                 self._on_frame(self.frame)
         elif kind == "click":
-            self._on_click(int(content["frame"]), int(content["pane"]), float(content["x"]), float(content["y"]))
+            self._on_click(*_place(content))
+        elif kind == "hover":
+            names = self._on_hover(*_place(content))
+            answer = {"kind": "over", "view": content.get("view"), "pane": int(content["pane"])}
+            self.send(answer | {"objects": list(names), "names": list(names.values())})
+        elif kind == "alone":
+            self._on_alone(int(content.get("pane", 0)), content.get("objects"))
+        elif kind == "key":
+            self._on_key(str(content["key"]))
         elif kind == "theme":
             self._on_theme(bool(content["dark"]))
         elif kind in ("ready", "size"):
             self.looked_at = True
-            self._on_size(int(content["width"]) or FIRST_WIDTH_PX)
+            sharp = min(MAX_SHARP, max(1.0, float(content.get("sharp") or 1)))
+            self._on_size(int(content["width"]) or FIRST_WIDTH_PX, sharp)
             if kind == "ready":
                 self._views.add(content["view"])
                 self.kept = self.keeper()
@@ -123,3 +154,8 @@ class FrameCanvas(anywidget.AnyWidget):
                 self.looked_at = False
                 self._on_left()
                 self.kept = None
+
+
+def _place(content: dict[str, Any]) -> tuple[int, int, float, float]:
+    """Frame, picture, x and y, as a browser tells them."""
+    return int(content["frame"]), int(content["pane"]), float(content["x"]), float(content["y"])

@@ -71,6 +71,21 @@ class Differences:
             return None
         return tuple(right for left, right in self.pairs if right and (left is None or left in shown))
 
+    def colours(self) -> tuple[int, ...] | None:
+        """For each object of the second result whose colour it has: its partner's, or one that the first has not.
+
+        None until they are compared, and where every object has its own anyway.
+        """
+        if not self.known:
+            return None
+        taken, found = self.first.objects, []
+        partners = {right: left for left, right in self.pairs if right}
+        for object_id in range(1, self.second.objects + 1):
+            left = partners.get(object_id)
+            taken += left is None
+            found.append(taken if left is None else left)
+        return None if found == list(range(1, len(found) + 1)) else tuple(found)
+
     def missing(self) -> list[str]:
         """What cannot be compared, a sentence each."""
         a, b, found = self.first, self.second, []
@@ -81,7 +96,7 @@ class Differences:
                 f"One result is {a.width}×{a.height} pixels, the other {b.width}×{b.height}: its masks are rescaled."
             )
         if (a.truth is None) != (b.truth is None):
-            found.append("Only one of the two has truth: J&F is shown for that one.")
+            found.append("Only one of the two has ground truth: J&F is shown for that one.")
         return found
 
     def compute(self) -> None:

@@ -34,7 +34,7 @@ class Change(NamedTuple):
         record: as written to corrections.jsonl.
         object: id of the object concerned, None where several are.
         frames: first frame and the one after the last whose masks may have changed.
-        propagated: frames that SAM 2 went through.
+        propagated: how many frames SAM 2 propagated masks to.
     """
 
     record: dict[str, Any]
@@ -54,14 +54,18 @@ class Corrections:
             live as long as the inspection.
         tracker: a `MaskTracker`, a `VideoGrounder`, or None: then corrections made before can be seen and undone, and
             new ones that need propagation are refused.
+        load: gives a tracker and the hashes of its weights where none was given and one is needed.
 
     Attributes:
         records: all records so far, oldest first, those of undo and redo included.
     """
 
-    def __init__(self, inspection: Inspection, tracker: Any = None) -> None:
+    def __init__(
+        self, inspection: Inspection, tracker: Any = None, load: Callable[[], tuple[Any, Any]] | None = None
+    ) -> None:
         self.inspection = inspection
         self.tracker, self.weights = getattr(tracker, "tracker", tracker), getattr(tracker, "weights", None)
+        self._load = load
         self._propagation: Propagation | None = None
 
     @property
@@ -252,6 +256,8 @@ class Corrections:
         return {"commit": provenance.commit(), "weights_sha256": masks or None}
 
     def _propagator(self, needs: list[Need]) -> Propagation:
+        if self.tracker is None and self._load is not None and self.inspection.video() is not None:
+            self.tracker, self.weights = self._load()
         if self.tracker is None:
             frames = sum(need.stop - need.start for need in needs)
             raise BadInput(f"{frames} frames must be followed by SAM 2 for this; give a grounder or a MaskTracker")
@@ -270,7 +276,15 @@ def _frames_changed(before: Corrected, after: Corrected) -> tuple[int, int]:
     return min(one.start for _, one in different), max(one.stop for _, one in different)
 
 
-def ask(inspection: Inspection, sentence: str, grounder: Any, **settings: Any) -> GroundingResult:
+def ask(
+    inspection: Inspection,
+    sentence: str,
+    grounder: Any,
+    *,
+    progress: Progress | None = None,
+    cancel: Cancel | None = None,
+    **settings: Any,
+) -> GroundingResult:
     """A new sentence about the same frames, with the settings of the run where none are given.
 
     A video file or folder is opened anew, so that the inspection can be looked through meanwhile.
@@ -281,14 +295,26 @@ def ask(inspection: Inspection, sentence: str, grounder: Any, **settings: Any) -
         grounder: a `VideoGrounder`.
         settings: of `VideoGrounder.__call__`; `every`, `fusion`, `tau`, `context`, `reader` come from the run, and
             `max_frames` is its length; of an excerpt its own frames are looked at.
+        progress: called with frames answered about and frames in all, while answers are written.
+        cancel: asked then; True stops.
 
     Raises:
         BadInput: there is no video, or what the grounder refuses.
+        Cancelled: `cancel` said so.
     """
     if inspection.video() is None:
         raise BadInput("there is no video to ask about; give Inspection(…, video=…)")
     run = inspection.result.config.get("model", {})
     kept = {name: run[name] for name in ("every", "fusion", "tau", "context", "reader") if run.get(name) is not None}
+
+    def written(frame: int, _: str) -> None:
+        if cancel is not None and cancel():
+            raise Cancelled
+        if progress is not None:
+            progress(frame, inspection.frames)
+
+    if progress is not None or cancel is not None:
+        settings.setdefault("on_text", written)
     result, given = inspection.result, inspection.given_video
     source = result.source if given is None else given
     if not isinstance(source, (str, Path)):

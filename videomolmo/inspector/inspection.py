@@ -48,6 +48,13 @@ class Point(NamedTuple):
     index: int = 0
 
 
+class Piece(NamedTuple):
+    """Words of a caption; `objects` are those that they name, () where they name none."""
+
+    text: str
+    objects: tuple[int, ...] = ()
+
+
 class Series(NamedTuple):
     """An object over time, a number per frame: centre of mass (NaN where it is not seen) and area, in pixels."""
 
@@ -194,6 +201,26 @@ class Inspection:
         own = {frame for (_, frame), clicks in self.history.state.clicks.items() if clicks}
         return sorted((set(self._run_keys) - self.history.state.dropped) | own)
 
+    def caption(self) -> list[Piece]:
+        """What was written about the video, cut into phrases and the words between them.
+
+        Where no caption was written, the sentence is the phrase: it names all objects. Of phrases that overlap the
+        earlier one counts.
+        """
+        written = self.result.caption
+        if written is None:
+            return [Piece(self.sentence, tuple(listed(self.objects)))]
+        named: dict[tuple[int, int], list[int]] = {}
+        for one in written.phrases:
+            named.setdefault((one.start, one.stop), []).append(one.object)
+        pieces, at = [], 0
+        for (start, stop), objects in sorted(named.items()):
+            if start >= at:
+                named_here = Piece(written.text[start:stop], tuple(dict.fromkeys(objects)))
+                pieces += [Piece(written.text[at:start]), named_here]
+                at = stop
+        return [piece for piece in (*pieces, Piece(written.text[at:])) if piece.text]
+
     def name_of(self, object_id: int) -> str:
         """The name that an object was given, or "object n"."""
         return self.names.get(object_id) or f"object {object_id}"
@@ -215,7 +242,7 @@ class Inspection:
         found: dict[str, str | None] = dict.fromkeys(LAYERS, reason)
         if reason is None:
             found |= self._fused.unavailable_layers()
-        found["truth"] = None if self.truth is not None else "no truth was given"
+        found["truth"] = None if self.truth is not None else "no ground truth was given"
         return found
 
     def mask(self, layer: str, t: int) -> Bool[np.ndarray, "objects height width"] | None:
@@ -304,7 +331,7 @@ class Inspection:
         """What became of each object on each frame, as text of `DECISIONS`: array (frames, objects).
 
         key: its own mask on a key frame · intersection, union: of both directions · fallback: both directions reach,
-        one is empty, the other is taken · one side: only one direction reaches · forward, backward: a rule chose this
+        one is empty, the other is taken · single direction: only one reaches · forward, backward: a rule chose this
         one · mixed: a rule made something else of both · none: nothing is there.
         """
         return np.array(DECISIONS)[self._fused.tables().codes]
@@ -332,6 +359,20 @@ class Inspection:
         """Key frame to outcome of its answer: found, absent, malformed, or dropped by a correction."""
         dropped = self.history.state.dropped
         return {frame: "dropped" if frame in dropped else one.outcome for frame, one in sorted(self._answers.items())}
+
+    def corrections_on(self, t: int) -> dict[int, Clicks]:
+        """Object to the clicks in force on frame `t`, where a person changed them; empty: the object is not there."""
+        return {object_id: own for (object_id, at), own in self.history.state.clicks.items() if at == t}
+
+    def corrected_frames(self) -> list[int]:
+        """Frames whose clicks a person changed, or whose answer was rejected, in order."""
+        state = self.history.state
+        return sorted({at for _, at in state.clicks} | state.dropped)
+
+    def repropagated(self) -> list[tuple[int, int]]:
+        """Stretches, first frame and the one after the last, whose masks follow corrections; they may overlap."""
+        source = self._source
+        return sorted({(one.start, one.stop) for _, one in source.stretches()}) if isinstance(source, Corrected) else []
 
     def video(self) -> Frames | None:
         """The video, None where it cannot be opened."""

@@ -6,7 +6,11 @@
 const LIBRARY = "videomolmoPlotly";
 const PATIENCE_MS = 5000, LOOK_MS = 50; // until a view goes on or asks again; between two looks for the library
 const REST_MS = 80; // while frames follow each other
-const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+const SIGNS = {
+  diamond: "◆", circle: "●", square: "■", "triangle-up": "▲", "triangle-right": "▶", "triangle-left": "◀",
+  "triangle-down": "▼", x: "✖", "line-ew-open": "―",
+};
+const CONFIG = { responsive: true, displayModeBar: false }; // its buttons would lie over the lines
 
 // The library is large and comes down the same line as the first picture, which people wait for.
 function pictured(inspector) {
@@ -65,35 +69,72 @@ async function render({ model, el }) {
   const plots = [], open = new AbortController();
   let Plotly = null, frame = 0, told = null, drawing = Promise.resolve();
 
-  const pick = (plot, { points, event }) => {
-    const point = points?.[0], bar = point?.data.meta?.decision && point.data.mode === "lines";
-    const x = bar ? Math.round(under(plot, event, point.xaxis)) : point?.x; // of a bar plotly knows only the ends
-    if (Number.isFinite(x) && x !== told) model.send({ kind: "go", frame: (told = x) });
+  // Hovering shows a frame for a moment, a click goes there; without a picture beside it the kernel is told.
+  const seek = (to, stay) => {
+    if (to === told && !stay) return;
+    told = to;
+    const view = el.closest(".vm-inspector")?.querySelector(".vm-view");
+    if (view) view.dispatchEvent(new CustomEvent("vm-seek", { detail: { frame: to, stay }, bubbles: true }));
+    else if (to !== null) model.send({ kind: "go", frame: to });
+  };
+  const pick = (plot, { points, event }, stay) => {
+    const axis = points?.[0]?.xaxis; // the frame under the mouse, not that of the nearest point of a line
+    if (axis) seek(Math.max(0, Math.round(under(plot, event, axis))), stay);
+  };
+  const explain = (plot, data) => { // plotly's own legend takes the plot's room where it is narrow
+    const legend = plot.closest("details")?.querySelector(".vm-legend");
+    legend?.replaceChildren(...data.filter((one) => one.name && one.showlegend !== false).map((one) => {
+      const made = document.createElement("span"), sign = document.createElement("b");
+      sign.textContent = SIGNS[one.marker?.symbol] ?? (one.mode === "lines" && one.meta?.decision ? "▬" : "―");
+      sign.style.color = one.marker?.color ?? one.line?.color;
+      made.append(sign, ` ${one.name}`);
+      return made;
+    }));
+  };
+  const fold = (plot, name) => { // what is not wanted can be folded away
+    const box = document.createElement("details"), title = document.createElement("summary");
+    box.open = true;
+    box.className = "vm-plot";
+    title.textContent = name;
+    box.append(title, Object.assign(document.createElement("div"), { className: "vm-legend" }), plot);
+    box.addEventListener("toggle", () => box.open && plot.layout && Plotly.Plots.resize(plot));
+    el.append(box);
   };
   const under = (plot, event, axis) => axis.p2d(event.clientX - plot.getBoundingClientRect().left - axis._offset);
   const draw = async () => {
-    const figures = model.get("figures").map((text) => JSON.parse(text));
-    while (plots.length > figures.length) { Plotly.purge(plots.at(-1)); plots.pop().remove(); }
+    const figures = model.get("figures").map((text) => JSON.parse(text)), hidden = unseen();
+    while (plots.length > figures.length) { Plotly.purge(plots.at(-1)); plots.pop().closest("details").remove(); }
     for (const [n, { data, layout }] of figures.entries()) {
+      for (const one of data) one.visible = !hidden.has(String(one.meta?.object));
       const plot = plots[n] ?? document.createElement("div");
-      const margin = { ...layout.margin, l: 80, r: 150 }; // alike, so that the time lines stand below each other
       const clear = { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" }; // the page's own ground
-      const wide = { ...layout, ...clear, margin, autosize: true, hoverdistance: -1 };
+      const wide = { ...layout, ...clear, autosize: true, hoverdistance: -1, showlegend: false };
       if (wide.shapes?.length) wide.shapes[0] = { ...wide.shapes[0], visible: false };
       plot.style.height = `${layout.height}px`; // a figure that is resized takes the size of its box
       if (!plots[n]) {
         plots[n] = plot;
-        el.append(plot);
+        fold(plot, model.get("names")?.[n] ?? "");
         await Plotly.newPlot(plot, data, wide, CONFIG);
-        plot.on("plotly_hover", (event) => pick(plot, event));
-        plot.on("plotly_click", (event) => pick(plot, event));
+        plot.on("plotly_hover", (event) => pick(plot, event, false));
+        plot.on("plotly_click", (event) => pick(plot, event, true));
+        plot.addEventListener("mouseleave", () => seek(null, false));
         plot.on("plotly_afterplot", () => place(plot));
         plot.now = Object.assign(document.createElement("div"), { className: "vm-now" });
         plot.append(plot.now);
       } else await Plotly.react(plot, data, wide, CONFIG);
+      explain(plot, data);
       place(plot);
     }
     el.dataset.drawn = Number(el.dataset.drawn ?? 0) + 1;
+  };
+  const unseen = () => { // objects that the list beside the plots hides
+    const list = el.closest(".vm-inspector")?.querySelector(".vm-objects")?.dataset.hidden;
+    return new Set(list?.split(" ").filter(Boolean));
+  };
+  let shown = "";
+  const choose = () => {
+    const now = [...unseen()].join();
+    if (now !== shown && plots.length) { shown = now; redraw(); }
   };
   const redraw = () => { drawing = drawing.then(draw); return drawing; };
   const place = (plot) => { // where plotly put its axes is known only to itself
@@ -106,7 +147,7 @@ async function render({ model, el }) {
   };
   let resting = 0; // the timer between two moves of the lines: they may lag behind a held key, the pictures may not
   const moved = (event) => {
-    frame = told = event.detail;
+    frame = event.detail;
     if (resting) return;
     const at = frame;
     plots.forEach(place);
@@ -121,6 +162,7 @@ async function render({ model, el }) {
     }
     const inspector = el.closest(".vm-inspector") ?? el;
     inspector.addEventListener("vm-frame", moved, { signal: open.signal });
+    inspector.addEventListener("vm-shown", choose, { signal: open.signal });
     if (inspector !== el) await pictured(inspector); // alone there is none
     Plotly = await library(model, open.signal);
     frame = Number(inspector.querySelector(".vm-view")?.dataset.frame ?? 0);

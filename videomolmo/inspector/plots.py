@@ -1,14 +1,8 @@
-"""Plots over time, interactive and static."""
+"""Plots over time: agreement and decisions, scores, differences, tracks."""
 
 from __future__ import annotations
 
-import io
-import itertools
-import textwrap
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,14 +11,14 @@ from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES
 from videomolmo.inspector.compare import Differences
 from videomolmo.inspector.inspection import Inspection, Scores, listed
-from videomolmo.inspector.render import LAYER_SIGNS, Look, colour_of, paint
+from videomolmo.inspector.render import colour_of
 from videomolmo.io.drawing import luminance
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from plotly.graph_objects import Figure
 
 
+Scoring = Callable[[Inspection], Scores | None]  # J&F of a result; None where there is none, or none yet
 LIGHT = 0.6  # luminance from which a line is hard to see on white
 
 
@@ -36,16 +30,16 @@ class Style(NamedTuple):
     marker: str
 
 
-DECISION_STYLES = {
-    "key": Style("#7f7f7f", "diamond", "D"),
-    "intersection": Style("#009e73", "circle", "o"),
-    "union": Style("#e69f00", "square", "s"),
-    "fallback": Style("#d55e00", "triangle-up", "^"),
-    "one side": Style("#56b4e9", "triangle-right", ">"),
-    "forward": Style("#0072b2", "triangle-left", "<"),
-    "backward": Style("#cc79a7", "triangle-down", "v"),
-    "mixed": Style("#b8860b", "x", "X"),
-    "none": Style("#bbbbbb", "line-ew-open", "_"),
+DECISION_STYLES = {  # of no object's colours, light or dark, and told apart by colour-blind people as well
+    "key": Style("#a040e8", "diamond", "D"),
+    "intersection": Style("#00b8b8", "circle", "o"),
+    "union": Style("#f000a8", "square", "s"),
+    "fallback": Style("#f00000", "triangle-up", "^"),
+    "single direction": Style("#7890f0", "triangle-right", ">"),
+    "forward": Style("#2030e8", "triangle-left", "<"),
+    "backward": Style("#f09060", "triangle-down", "v"),
+    "mixed": Style("#507000", "x", "X"),
+    "none": Style("#c0c0c0", "line-ew-open", "_"),
 }
 DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}  # in plotly and in matplotlib
 
@@ -63,9 +57,20 @@ def hex_of(object_id: int, theme: str = "light") -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
+def label_of(inspection: Inspection, object_id: int, letters: int = 24) -> str:
+    """An object's number and name for a legend, cut short; the number tells apart what is named alike."""
+    name = inspection.names.get(object_id)
+    if name is None:
+        return f"object {object_id}" if letters > 12 else str(object_id)
+    text = f"{object_id} · {name}"
+    return text if len(text) <= letters else text[: letters - 1].rstrip() + "…"
+
+
+ROW_LETTERS = 10  # of a name beside the plot of decisions
 THEMES = ("light", "dark")
 _GROUND = {"light": ("plotly_white", "#ffffff", "#222222"), "dark": ("plotly_dark", "#111418", "#e8e8e8")}
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
+LINES_PX, ROW_PX, MARGINS_PX = 110, 16, 44  # heights of a plot of lines, of an object's row, and of what is around
 MAX_KEY_LINES = 120
 MAX_MARKED = 80  # frames with a marker each: every marker is an element that browsers lay out for each frame shown
 
@@ -82,36 +87,38 @@ def agreement_figure(inspection: Inspection, t: int | None = None, theme: str = 
     """
     from plotly.subplots import make_subplots
 
-    objects, packed = inspection.objects, 0.06 * min(8, max(1, inspection.objects)) + 0.06
-    figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.04, row_heights=[1 - packed, packed])
+    objects, rows = inspection.objects, max(1, len(listed(inspection.objects)))
+    heights = [LINES_PX, 14 + ROW_PX * rows]
+    figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=8 / sum(heights), row_heights=heights)
     frames, decisions = np.arange(inspection.frames), inspection.decisions()[:, : len(listed(objects))]
     for object_id in listed(objects):
         styles = [DECISION_STYLES[name] for name in decisions[:, object_id - 1]]
         figure.add_scatter(
-            x=frames, y=inspection.agreement[:, object_id - 1], name=inspection.name_of(object_id),
+            x=frames, y=inspection.agreement[:, object_id - 1], name=label_of(inspection, object_id),
             meta={"object": object_id},
             mode=_line(frames)["mode"], line={"color": hex_of(object_id, theme), "dash": _dash(object_id), "width": 2},
             marker={"color": [style.colour for style in styles], "symbol": [style.symbol for style in styles],
                     "size": 8, "line": {"color": hex_of(object_id, theme), "width": 1}},
             customdata=decisions[:, object_id - 1], hovertemplate="frame %{x} · IoU %{y:.2f} · %{customdata}",
-            legendgroup="objects", row=1, col=1,
+            showlegend=False, row=1, col=1,
         )  # fmt: skip
     for name, style in DECISION_STYLES.items():
         where, which = np.nonzero(decisions == name)
         if len(where):
-            object_ids = [inspection.name_of(object_id + 1) for object_id in which]
+            object_ids = [label_of(inspection, object_id + 1, ROW_LETTERS) for object_id in which]
             figure.add_scatter(
                 **_decided(inspection, where, object_ids, style), name=name, meta={"decision": name}, row=2, col=1,
-                legendgroup="decisions", hovertemplate="frame %{x} · %{y}: " + name + "<extra></extra>",
+                hovertemplate="frame %{x} · %{y}: " + name + "<extra></extra>",
             )  # fmt: skip
-    _finish(figure, inspection, t, theme, height=270 + 22 * max(1, objects))
+    _finish(figure, inspection, t, theme, height=sum(heights) + 8 + MARGINS_PX)
     used = "" if "tau" in RULES[inspection.rule].options else f" (rule {inspection.rule} does not ask)"
     figure.add_hline(
         inspection.tau, line={"color": "#d55e00", "width": 2, "dash": "dash"}, opacity=0.35 if used else 1, row=1,
-        col=1, annotation={"text": f"τ = {inspection.tau:.2f}{used}", "font": {"size": 13}},
+        col=1, annotation={"text": f"τ = {inspection.tau:.2f}{used}", "font": {"size": 12}},
     )  # fmt: skip
-    figure.update_yaxes(range=[-0.04, 1.06], title="agreement (IoU)", row=1, col=1)
-    figure.update_yaxes(autorange="reversed", type="category", row=2, col=1)
+    figure.update_yaxes(range=[-0.04, 1.06], title="IoU", row=1, col=1)
+    order = [label_of(inspection, object_id, ROW_LETTERS) for object_id in listed(objects)]
+    figure.update_yaxes(autorange="reversed", type="category", categoryorder="array", categoryarray=order, row=2, col=1)
     figure.update_xaxes(title="frame", row=2, col=1)
     return figure
 
@@ -121,20 +128,19 @@ def track_figure(inspection: Inspection, t: int | None = None, theme: str = "lig
     from plotly.subplots import make_subplots
 
     figure = make_subplots(3, 1, shared_xaxes=True, vertical_spacing=0.04)
-    for row, (quantity, text) in enumerate((("x", "x px"), ("y", "y px, down"), ("area", "area px")), start=1):
+    for row, (quantity, text) in enumerate((("x", "x, px"), ("y", "y, px"), ("area", "area, px")), start=1):
         for object_id in listed(inspection.objects):
             series = inspection.series(object_id)
             values = np.where(series.area > 0, getattr(series, quantity), np.nan)
             figure.add_scatter(
-                **_line(values), name=inspection.name_of(object_id),
+                **_line(values), name=label_of(inspection, object_id),
                 line={"color": hex_of(object_id, theme), "dash": _dash(object_id), "width": 2}, marker={"size": 5},
-                meta={"object": object_id, "quantity": quantity}, legendgroup=f"object {object_id}",
-                showlegend=row == 1,
+                meta={"object": object_id, "quantity": quantity}, showlegend=False,
                 hovertemplate="frame %{x} · " + text + " %{y:.1f}", row=row, col=1,
             )  # fmt: skip
         figure.update_yaxes(title=text, row=row, col=1)
     figure.update_yaxes(autorange="reversed", row=2, col=1)
-    _finish(figure, inspection, t, theme, height=460)
+    _finish(figure, inspection, t, theme, height=3 * 70 + MARGINS_PX)
     figure.update_xaxes(title="frame", row=3, col=1)
     return figure
 
@@ -165,10 +171,10 @@ def scores_figure(
             line={"color": hex_of(number, theme), "dash": _dash(number), "width": 2.5},
             hovertemplate="frame %{x} · J&F %{y:.2f}",
         )  # fmt: skip
-    _finish(figure, inspection, t, theme, height=270)
+    _finish(figure, inspection, t, theme, height=LINES_PX + MARGINS_PX)
     waiting = any(one.truth is not None and scores(one) is None for _, one in both)
     if waiting or not figure.data:
-        text = "J&F is being computed …" if waiting else "no truth was given: nothing to score"
+        text = "J&F is being computed …" if waiting else "no ground truth was given: nothing to score"
         figure.add_annotation(text=text, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
     figure.update_layout(meta="legend")
     figure.update_yaxes(range=[-0.04, 1.06], title="J&F")
@@ -183,10 +189,10 @@ def difference_figure(differences: Differences, t: int | None = None, theme: str
     figure = Figure()
     figure.add_scatter(
         x=np.arange(differences.frames), y=differences.per_frame, mode="lines", fill="tozeroy", name="difference",
-        line={"color": "#cc79a7", "width": 2}, hovertemplate="frame %{x} · 1 - IoU = %{y:.2f}<extra></extra>",
+        line={"color": "#a040e8", "width": 2}, hovertemplate="frame %{x} · 1 - IoU = %{y:.2f}<extra></extra>",
     )  # fmt: skip
-    _finish(figure, differences.first, t, theme, height=230)
-    figure.update_yaxes(range=[-0.04, 1.06], title="1 - IoU of the two")
+    _finish(figure, differences.first, t, theme, height=LINES_PX + MARGINS_PX)
+    figure.update_yaxes(range=[-0.04, 1.06], title="1 − IoU")
     figure.update_xaxes(title="frame")
     return figure
 
@@ -233,252 +239,10 @@ def _finish(figure: Figure, inspection: Inspection, t: int | None, theme: str, h
     faint = {"line": {"color": ink, "width": 1, "dash": "dot"}, "opacity": 0.22, "layer": "below"}
     figure.update_layout(
         template=template, paper_bgcolor=ground, plot_bgcolor=ground, height=height, hovermode="closest",
-        font={"size": 14, "family": _FONT, "color": ink}, margin={"l": 70, "r": 12, "t": 24, "b": 46},
-        legend={"font": {"size": 13}, "tracegroupgap": 6}, uirevision="inspector",
+        font={"size": 13, "family": _FONT, "color": ink}, margin={"l": 84, "r": 14, "t": 8, "b": 36},
+        uirevision="inspector",
         shapes=[now, *({**upright, **faint, "x0": key, "x1": key} for key in keys)],
     )  # fmt: skip
+    figure.update_yaxes(automargin=False, title_standoff=4)  # all time axes stand below each other
+    figure.update_xaxes(automargin=False, title_standoff=2)
     figure.update_xaxes(range=[-0.5, max(0.5, inspection.frames - 0.5)])
-
-
-FRAMES = 6  # in a row of the contact sheet
-WIDTH_IN, DPI = 13.0, 100
-VIEW = (260, 260)
-GAP = 8  # pixels between two frames
-MAX_ANSWERS, MAX_LETTERS = 12, 110
-Scoring = Callable[[Inspection], Scores | None]  # J&F of a result; None where there is none, or none yet
-Row = tuple[float, Callable[[Any], None]]  # height in inches, and what draws it into its area
-
-
-def static_picture(
-    inspection: Inspection,
-    other: Inspection | None = None,
-    looks: Sequence[Look] = (),
-    frame: int | None = None,
-    scores: Scoring = Inspection.scores,
-    differences: Differences | None = None,
-) -> bytes:
-    """The inspector on one page, as a PNG: frames, plots, answers, and what is missing; of two results, both.
-
-    Frames are shown twice: as they are looked at, and with the layers that are left out there, for nobody can tick
-    them on paper.
-
-    Args:
-        inspection, other: what is shown.
-        looks: how each of them is, whatever the size; as `Look()` by default.
-        frame: is among those shown.
-        scores: gives J&F of a result.
-        differences: of the two, where they are known already.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    shown = [inspection] + ([] if other is None else [other])
-    if other is not None and differences is None:
-        differences = Differences(inspection, other)
-    text = _text(shown)
-    plots = _plots(shown, scores, differences)
-    frames = chosen_frames(shown, also=frame, differences=differences)
-    sheets = _sheets(shown, looks or [Look()] * len(shown), frames)
-    heights = [*(height for height, _ in sheets + plots), 0.165 * text.count("\n") + 0.4]
-    total = sum(heights) + 0.35 * len(heights)
-    figure = Figure(figsize=(WIDTH_IN, total), dpi=DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
-    areas = figure.subfigures(len(heights), 1, height_ratios=heights)
-    areas = list(np.atleast_1d(areas))
-    for area, (_, draw) in zip(areas, sheets + plots, strict=False):
-        draw(area)
-    areas[-1].text(0.012, 0.98, text, va="top", ha="left", fontsize=9.5, family="monospace", parse_math=False)
-    content = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # a model may write any script
-        canvas.print_png(content)
-    return content.getvalue()
-
-
-def _sheets(shown: list[Inspection], looks: Sequence[Look], frames: list[int]) -> list[Row]:
-    """Rows of frames: of each result as it is looked at, then with the other layers that it has."""
-    rows = []
-    for one, look, name in zip(shown, looks, ("first: ", "second: ") if len(shown) > 1 else ("",), strict=True):
-        model = one.result.config.get("model", {})
-        settings = f"rule {one.rule} · τ {one.tau:g}" + (f" · k {model['every']}" if model.get("every") else "")
-        title = f"{name}“{one.sentence}” · {one.frames} frames · {one.objects} objects · {settings}"
-        there = [t for t in frames if t < one.frames]
-        if not there or not one.height:
-            rows.append((0.5, partial(_no_frames, title=title)))
-            continue
-        height = min(4.0, WIDTH_IN / FRAMES * one.height / one.width) + 0.25
-        rest = [layer for layer, reason in one.layers().items() if reason is None and layer not in look.layers]
-        rows.append((height + 0.5, partial(_contact_sheet, one=one, look=look, frames=there, title=title)))
-        if rest:
-            bare = replace(look, layers=tuple(rest), points=False, trail=0)
-            rows.append((height, partial(_contact_sheet, one=one, look=bare, frames=there)))
-    return rows
-
-
-def chosen_frames(
-    shown: list[Inspection], also: int | None = None, differences: Differences | None = None
-) -> list[int]:
-    """`FRAMES` frames that tell most: of each stretch where the directions, or the two results, agree least.
-
-    Args:
-        shown: one result or two.
-        also: the frame that is taken of its stretch whatever there is.
-        differences: of the two, where they are known already.
-    """
-    first, frames = shown[0], max(one.frames for one in shown)
-    if frames <= FRAMES:
-        return list(range(frames))
-    doubt = np.zeros(frames)
-    if len(shown) > 1:
-        values = (differences or Differences(*shown)).per_frame
-    else:
-        agreement = first.agreement
-        values = np.where(agreement < first.tau, 1 - agreement, 0).max(axis=1, initial=0)
-    doubt[: len(values)] = values
-    edges = np.linspace(0, frames, FRAMES + 1).astype(int)
-    if also is not None and 0 <= also < frames:
-        doubt[also] = np.inf
-    return [int(start + doubt[start:stop].argmax()) for start, stop in itertools.pairwise(edges)]
-
-
-def _no_frames(area: Any, title: str) -> None:
-    _title(area, title)
-    area.text(0.5, 0.3, "no frames", ha="center", fontsize=12)
-
-
-def _title(area: Any, title: str) -> None:
-    y = 1 - 0.1 * DPI / area.bbox.height
-    area.suptitle(title, y=y, fontsize=12, fontweight="bold", parse_math=False)
-
-
-def _contact_sheet(area: Any, one: Inspection, look: Look, frames: list[int], title: str = "") -> None:
-    """Frames in a row, the names of their layers below; under a title each has its number and what was decided."""
-    if title:
-        _title(area, title)
-    outcomes, decisions = one.outcomes(), one.decisions()
-    pictures = [paint(one, t, replace(look, size=VIEW)) for t in frames]
-    height, width = pictures[0].shape[:2]
-    step = width + GAP
-    sheet = np.full((height, FRAMES * step - GAP, 3), 255, np.uint8)
-    axes = area.add_axes(_inside(area, left=0.1, right=0.1, bottom=0.25, top=0.5 if title else 0.02))
-    axes.set_axis_off()
-    for n, (t, picture) in enumerate(zip(frames, pictures, strict=True)):
-        sheet[:, n * step : n * step + width] = picture
-        said = f"key: {outcomes[t]}" if t in outcomes else ", ".join(sorted({d for d in decisions[t] if d != "none"}))
-        if title:
-            text = f"{t} · {said or 'nothing there'}"
-            axes.text(n * step + width / 2, -4, text, ha="center", va="bottom", fontsize=9)
-    axes.imshow(sheet)
-    layers = " · ".join(LAYER_SIGNS[layer] for layer in look.layers) or "no layer"
-    axes.text(0, height + 5, layers, va="top", fontsize=9, parse_math=False)
-
-
-def _inside(area: Any, left: float, right: float, bottom: float, top: float) -> tuple[float, float, float, float]:
-    """What margins in inches leave of an area: left, bottom, width and height as shares of it."""
-    width, height = area.bbox.width / DPI, area.bbox.height / DPI
-    return left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height
-
-
-def _axes(area: Any, rows: int, columns: int, legend: bool, **options: Any) -> np.ndarray:
-    """Axes in an area, with room for their texts, and at the right for a legend; a layout engine takes a second."""
-    left, bottom, width, height = _inside(area, 0.75, 2.1 if legend else 0.15, 0.5, 0.32)
-    edges = {"left": left, "bottom": bottom, "right": left + width, "top": bottom + height}
-    return area.subplots(rows, columns, squeeze=False, gridspec_kw=edges | options.pop("grid", {}), **options)
-
-
-def _plots(shown: list[Inspection], scores: Scoring, differences: Differences | None) -> list[Row]:
-    """Rows of plots, drawn as the live ones are."""
-    rows: list[Row] = []
-    for number, one in enumerate(shown):
-        if one.frames:
-            name, objects = ("first: ", "second: ")[number] if len(shown) > 1 else "", min(20, max(1, one.objects))
-            titles = [f"{name}forward against backward; dotted: key frames", ""]
-            ratios = 2.6, 0.5 + 0.16 * objects
-            draw = partial(_static_plots, of=[agreement_figure(one)], titles=titles, ratios=ratios)
-            rows.append((2.6 + 0.16 * objects, draw))
-            titles = [f"{name}{quantity}(t)" for quantity in ("x", "y", "area")]
-            rows.append((2.2, partial(_static_plots, of=[track_figure(one)], titles=titles)))
-    if any(one.truth is not None for one in shown) or len(shown) > 1:
-        figures = [scores_figure(shown[0], shown[1] if len(shown) > 1 else None, scores=scores)]
-        figures += [] if differences is None else [difference_figure(differences)]
-        titles = ["J&F against the truth", "difference of the two (1 - IoU)"]
-        rows.append((2.2, partial(_static_plots, of=figures, titles=titles)))
-    return rows
-
-
-def _static_plots(area: Any, of: list[Figure], titles: list[str], ratios: Sequence[float] = ()) -> None:
-    """Draw plotly's figures into an area: their plots side by side, or with `ratios` of heights one below the other."""
-    plots = [(figure, name) for figure in of for name in _rows_of(figure)]
-    if ratios:
-        grid = {"height_ratios": ratios, "hspace": 0.12}
-        every = _axes(area, len(plots), 1, legend=True, sharex=True, grid=grid)[:, 0]
-    else:
-        every = _axes(area, 1, len(plots), legend=False, grid={"wspace": 0.3})[0]
-    for axes, (figure, name), title in zip(every, plots, titles, strict=False):
-        layout, rows = figure.layout[f"yaxis{name[1:]}"], {}
-        for trace in figure.data:
-            if (trace.yaxis or "y") == name:
-                _static_trace(axes, trace, rows)
-        for shape in figure.layout.shapes[1:]:  # the first one is the line of time
-            if shape.yref == "paper":
-                axes.axvline(shape.x0, color="black", lw=0.6, ls=":", alpha=0.35)
-            elif shape.yref == name:
-                said = textwrap.fill(figure.layout.annotations[0].text, 18)
-                axes.axhline(shape.y0, color=shape.line.color, ls="--", lw=1.4, alpha=shape.opacity, label=said)
-        for note in figure.layout.annotations if not figure.data else ():
-            axes.text(0.5, 0.5, note.text, ha="center", transform=axes.transAxes)
-        if rows:
-            axes.set_yticks(list(rows.values()), [row[:13] for row in rows], fontsize=8, parse_math=False)
-            axes.set_ylim(-0.6, len(rows) - 0.4)
-        axes.set(title=title, xlim=figure.layout.xaxis.range, ylabel=layout.title.text)
-        if layout.range:
-            axes.set_ylim(layout.range)
-        if layout.autorange == "reversed":
-            axes.invert_yaxis()
-        if (ratios or figure.layout.meta == "legend") and axes.get_legend_handles_labels()[0]:
-            beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "ncols": 1 + len(rows) // 9} if ratios else {}
-            axes.legend(fontsize=8, **beside)
-    for axes in every[-1:] if ratios else every:
-        axes.set_xlabel("frame")
-
-
-def _rows_of(figure: Figure) -> list[str]:
-    """Names of a figure's y axes, from above: "y", "y2" …"""
-    return [name.replace("axis", "") for name in figure.layout.to_plotly_json() if name.startswith("yaxis")]
-
-
-def _static_trace(axes: Axes, trace: Any, rows: dict[str, int]) -> None:
-    """Draw a trace; where its y are names, each has a row of its own, which `rows` numbers."""
-    x = np.array([np.nan if at is None else at for at in trace.x], float)
-    names = trace.y is not None and any(isinstance(value, str) for value in trace.y)
-    y = [rows.setdefault(value, len(rows)) if isinstance(value, str) else value for value in trace.y]
-    y = np.array([np.nan if value is None else value for value in y], float)
-    if trace.fill:
-        axes.fill_between(x, y, color=trace.line.color)
-    elif names and "markers" in trace.mode:
-        style = DECISION_STYLES[trace.name]
-        axes.scatter(x, y, c=style.colour, marker=style.marker, s=18, label=trace.name)
-    elif names:
-        axes.plot(x, y, color=trace.line.color, lw=5, solid_capstyle="butt", label=trace.name)
-    else:
-        marker = "." if "markers" in trace.mode else None
-        style = {"ls": DASHES[trace.line.dash or "solid"], "marker": marker, "ms": 4}
-        axes.plot(x, y, color=trace.line.color, lw=1.6, label=trace.name, **style)
-
-
-def _text(shown: list[Inspection]) -> str:
-    """What the model wrote, and what is missing."""
-    lines = []
-    for number, one in enumerate(shown):
-        name = ("first", "second")[number] + ": " if len(shown) > 1 else ""
-        outcomes = one.outcomes()
-        lines.append(f"{name}what the model wrote on {len(outcomes)} key frames")
-        for answer in sorted(one.result.answers, key=lambda answer: answer.frame)[:MAX_ANSWERS]:
-            said = textwrap.shorten(answer.text or "(nothing)", MAX_LETTERS, placeholder=" …")
-            problem = f" ({answer.problem})" if answer.problem else ""
-            lines.append(f"  {answer.frame:>5}  {outcomes[answer.frame]:<9}  {said}{problem}")
-        if len(outcomes) > MAX_ANSWERS:
-            lines.append(f"         … and {len(outcomes) - MAX_ANSWERS} more")
-        missing = one.missing()
-        lines.append(f"{name}missing: " + (" ".join(missing) if missing else "nothing"))
-    return "\n".join(piece for line in lines for piece in textwrap.wrap(line, 150, subsequent_indent="    ") or [""])

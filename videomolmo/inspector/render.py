@@ -17,7 +17,7 @@ from videomolmo.io.cache import BoundedCache
 from videomolmo.io.drawing import palette
 
 # ∖ is a letter of its own: a description of a widget takes \\ for the beginning of a formula
-LAYER_SIGNS = {"forward": "forward ///", "backward": "backward ∖∖∖", "fused": "fused ■", "truth": "truth ◎",
+LAYER_SIGNS = {"forward": "forward ///", "backward": "backward ∖∖∖", "fused": "prediction ■", "truth": "ground truth ◎",
                "disagreement": "disagreement ▦"}  # fmt: skip
 HATCHES = {"forward": "///", "backward": "\\\\\\"}
 GAP = 6  # pixels between two pictures
@@ -35,12 +35,13 @@ class Look:
         opacity: of fused masks, from 0 to 1.
         outlines, points, ids, boxes, patterns: what is drawn; patterns fill masks with a texture of their own.
         trail: frames of trail behind each object; 0: none.
+        colours: whose colour the n-th object has; None: its own. Of two results partners are coloured alike.
         size: height and width of the view in pixels, within which the frame is fitted; None: its own size.
     """
 
     layers: tuple[str, ...] = ("fused",)
     objects: tuple[int, ...] | None = None
-    opacity: float = 0.3
+    opacity: float = draw.OPACITY
     outlines: bool = True
     points: bool = True
     ids: bool = True
@@ -48,6 +49,7 @@ class Look:
     patterns: bool = False
     trail: int = 0
     size: tuple[int, int] | None = None
+    colours: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         unknown = [layer for layer in self.layers if layer not in LAYERS]
@@ -59,6 +61,11 @@ class Look:
     def shows(self, object_id: int | None) -> bool:
         """Whether an object is among those shown."""
         return self.objects is None or object_id in self.objects
+
+    def colour_id(self, object_id: int) -> int:
+        """The object whose colour and dash this one has."""
+        known = self.colours is not None and object_id <= len(self.colours)
+        return self.colours[object_id - 1] if known else object_id
 
 
 def paint(inspection: Inspection, t: int, look: Look | None = None) -> UInt8[np.ndarray, "view_height view_width 3"]:
@@ -78,15 +85,15 @@ def paint(inspection: Inspection, t: int, look: Look | None = None) -> UInt8[np.
     if look.trail:
         for object_id, centres in inspection.trail(t, look.trail).items():
             if look.shows(object_id):
-                draw.trail(picture, (centres + 0.5) * scale, colour_of(object_id))
+                draw.trail(picture, (centres + 0.5) * scale, colour_of(look.colour_id(object_id)))
     boxes = inspection.boxes(t) if look.boxes or look.ids else {}
     for object_id, edges in boxes.items():
         if look.boxes and look.shows(object_id):
-            draw.box(picture, tuple(edge * scale for edge in edges), colour_of(object_id))
+            draw.box(picture, tuple(edge * scale for edge in edges), colour_of(look.colour_id(object_id)))
     if look.points:
         for point in inspection.points(t):
             if point.object is not None and look.shows(point.object):
-                colour = colour_of(point.object)
+                colour = colour_of(look.colour_id(point.object))
                 draw.mark(picture, point.x * scale, point.y * scale, colour, point.positive, point.corrected)
     if look.ids:
         _paint_ids(picture, boxes, look, scale)
@@ -125,18 +132,19 @@ def _paint_layer(picture: np.ndarray, inspection: Inspection, t: int, layer: str
         mask, top, left = draw.scale_mask(patch.mask, patch.top, patch.left, scale, picture.shape[:2])
         if not mask.size:
             continue
-        place, colour = (mask, top, left), colour_of(patch.object_id)
+        number = look.colour_id(patch.object_id)
+        place, colour = (mask, top, left), colour_of(number)
         if layer == "truth":
             draw.outline(picture, *place, draw.BLACK, draw.WHITE, 1.2)
         elif layer == "disagreement":
             draw.chequer(picture, *place)
         elif layer == "fused":
             draw.tint(picture, *place, colour, look.opacity)
-            kind = draw.TEXTURES[(patch.object_id - 1) % len(draw.TEXTURES)]
+            kind = draw.TEXTURES[(number - 1) % len(draw.TEXTURES)]
             if look.patterns and kind != "plain":
                 draw.texture(picture, *place, kind, draw.BLACK, 0.55)
             if look.outlines:
-                draw.outline(picture, *place, colour, draw.BLACK, 2, dash=patch.object_id - 1)
+                draw.outline(picture, *place, colour, draw.BLACK, 2, dash=number - 1)
         else:
             draw.texture(picture, *place, f"{HATCHES[layer]} behind", draw.BLACK, 0.5)
             draw.texture(picture, *place, HATCHES[layer], colour, 1.0)
@@ -155,7 +163,8 @@ def _paint_ids(picture: np.ndarray, boxes: dict[int, tuple], look: Look, scale: 
     taken: list[tuple] = []
     for object_id, (_, top, right, _) in boxes.items():
         if look.shows(object_id):
-            draw.badge(picture, str(object_id), right * scale, top * scale + 4, colour_of(object_id), taken)
+            colour = colour_of(look.colour_id(object_id))
+            draw.badge(picture, str(object_id), right * scale, top * scale + 4, colour, taken)
 
 
 def view_size(inspection: Inspection, size: tuple[int, int] | None) -> tuple[int, int]:
@@ -197,6 +206,12 @@ def encode(image: UInt8[np.ndarray, "height width 3"], kind: str = "auto") -> tu
 def colour_of(object_id: int) -> tuple[int, int, int]:
     """RGB of the object with id `object_id`, distinct for colour-blind people (Okabe and Ito)."""
     return _PALETTE[object_id if object_id < len(_PALETTE) else 1 + (object_id - 1) % (len(_PALETTE) - 1)]
+
+
+def swatch(object_id: int) -> tuple[str, str]:
+    """An object's colour, and the ink to be read on it, as "#rrggbb"."""
+    colour = colour_of(object_id)
+    return "#{:02x}{:02x}{:02x}".format(*colour), "#000000" if draw.luminance(colour) > 0.3 else "#ffffff"
 
 
 class EncodedCache:

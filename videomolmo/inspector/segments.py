@@ -31,7 +31,7 @@ from videomolmo.mask_store import (
 from videomolmo.masks.windows import fuse_window
 
 MAX_BYTES = 256 << 20  # of masks in memory
-DECISIONS = ("key", "intersection", "union", "fallback", "one side", "forward", "backward", "mixed", "none")
+DECISIONS = ("key", "intersection", "union", "fallback", "single direction", "forward", "backward", "mixed", "none")
 SETTINGS = ("tau", "left_distance", "right_distance")  # options of rules that need nothing stored
 _MADE, _TAKEN = ("intersection", "union", "forward", "backward"), ("forward", "backward", "intersection", "union")
 _ORDERS = dict.fromkeys(("iou", "intersection", "union"), _MADE) | dict.fromkeys(
@@ -262,7 +262,7 @@ def _decide(
     for name in reversed(order):
         codes[same[name]] = _CODE[name]
     codes[both & (has_forward ^ has_backward)] = _CODE["fallback"]
-    codes[~both] = _CODE["one side"]
+    codes[~both] = _CODE["single direction"]
     codes[~some] = _CODE["none"]
     if segment.on_key and segment.reach_forward[0]:
         codes[0] = _CODE["key"]

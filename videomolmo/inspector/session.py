@@ -6,18 +6,22 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ipywidgets import HTML
+from ipywidgets import HTML, DOMWidget
 
 from videomolmo.errors import BadInput
+from videomolmo.fusion import RULES
 from videomolmo.inspector.background import BackgroundTask, CompareTask, ScoreTask, notify
 from videomolmo.inspector.canvas import FrameCanvas, Picture
 from videomolmo.inspector.compare import Differences
 from videomolmo.inspector.corrections import Corrections
 from videomolmo.inspector.inspection import Inspection
-from videomolmo.inspector.render import EncodedCache, Look
+from videomolmo.inspector.render import EncodedCache, Look, swatch
+from videomolmo.inspector.run_models import RunModels
 
 TALLEST_PX = 480
 WIDEST_PX = 1280
+MAX_PAINTED_PX = 4e6  # of one picture, however much it is enlarged
+ALONE_OPACITY = 0.5  # at least, of a mask that is shown alone
 
 
 class InspectorState:
@@ -26,7 +30,7 @@ class InspectorState:
     Args:
         inspection: what is looked at and corrected.
         other: shown beside it.
-        grounder: a `VideoGrounder` for corrections and new sentences; None: neither is offered.
+        grounder: a `VideoGrounder` for corrections and new sentences; None: the run's own models, when needed.
         folder: exports go there.
         look: how frames are shown at first.
 
@@ -34,6 +38,8 @@ class InspectorState:
         canvas: the pictures and their time line.
         frame: the one shown.
         corrections, differences: of the first result, and between both; None where there is one.
+        models: what corrects and answers.
+        alone: a picture and its objects that are shown without all others for a moment; None: nothing is.
         words: the line below the picture.
         theme: "light" or "dark"; None until a browser says.
         work: the one long job that may run.
@@ -46,7 +52,9 @@ class InspectorState:
     def __init__(
         self, inspection: Inspection, other: Inspection | None, grounder: Any, folder: Path, look: Look
     ) -> None:
-        self.inspection, self.other, self.grounder, self.folder, self.look = inspection, other, grounder, folder, look
+        self.inspection, self.other, self.folder, self.look = inspection, other, folder, look
+        self.models = RunModels(inspection.result.config, grounder)
+        self.alone: tuple[int, tuple[int, ...]] | None = None
         self.asked = [inspection]
         self.frame_listeners: list[Callable[[], None]] = []
         self.data_listeners: list[Callable[[], None]] = []
@@ -55,7 +63,7 @@ class InspectorState:
         self.theme: str | None = None
         self.work, self.scores, self.comparing, self.words = BackgroundTask(), ScoreTask(), CompareTask(), HTML()
         self.words.add_class("vm-words")
-        self._cache = EncodedCache()
+        self._cache, self._keys = EncodedCache(), dict[str, Callable[[], Any]]()
         self.canvas = FrameCanvas(
             self._pictures,
             on_frame=self._went,
@@ -63,12 +71,17 @@ class InspectorState:
             on_size=self._resize,
             on_theme=self._retheme,
             on_left=self.give_back,
+            on_hover=self._names_at,
+            on_alone=self._show_alone,
+            on_key=lambda key: self._keys.get(key, lambda: None)(),
         )
+        self.comparing.listeners.append(self._recolour)
         self.reset()
 
     def reset(self) -> None:
         """Start over with the present inspection: it may be another result than before."""
-        self.corrections = Corrections(self.inspection, self.grounder)
+        self.corrections = Corrections(self.inspection, load=self.models.tracker)
+        self.alone = None
         self.recompare()
         self.canvas.fps = float(self.inspection.fps or 30)
         self.changed_data()
@@ -94,11 +107,27 @@ class InspectorState:
 
     @property
     def looks(self) -> list[Look]:
-        """How each of `shown` is: the other result's objects have numbers of their own, and follow their partners."""
+        """How each of `shown` is: objects of the other result follow their partners, and have their colours."""
         looks = [self.look] * len(self.shown)
         if self.differences is not None:
-            looks[1] = replace(self.look, objects=self.differences.partners(self.look.objects))
+            own = self.look.objects
+            partners = None if own is None else self.differences.partners(own)
+            looks[1] = replace(self.look, objects=partners, colours=self.differences.colours())
         return looks
+
+    @property
+    def painted(self) -> list[Look]:
+        """How each of `shown` is painted now: as `looks`, or objects alone while the pointer is over their phrase."""
+        if self.alone is None:
+            return self.looks
+        pane, objects = self.alone
+        each = [objects if n == pane else self._partners(pane, objects) for n in range(len(self.shown))]
+        return [_alone(look, objects) for look, objects in zip(self.looks, each, strict=True)]
+
+    def _partners(self, pane: int, objects: tuple[int, ...]) -> tuple[int, ...]:
+        """Objects of the other picture that belong to those of one; none until the results are compared."""
+        pairs = self.differences.pairs if self.differences is not None and self.differences.known else []
+        return tuple(pair[1 - pane] for pair in pairs if pair[pane] in objects and pair[1 - pane])
 
     @property
     def beside(self) -> tuple[Inspection, Look] | None:
@@ -126,7 +155,10 @@ class InspectorState:
             self.canvas.marks = _marks(self.inspection)
             self.canvas.marks_beside = _marks(self.other) if self.other is not None else []
             self.canvas.sizes = [[one.height, one.width] for one in self.shown]
-            self.canvas.titles = [self._title(one) for one in self.shown] if self.other is not None else []
+            self.canvas.titles = [list(_title(one)) for one in self.shown]
+            self.canvas.captions = [_pieces(one, look) for one, look in zip(self.shown, self.looks, strict=True)]
+            self.canvas.repropagated = [list(one) for one in self.inspection.repropagated()]
+            self.canvas.pending = []
         self.canvas.show()
         notify(self.data_listeners)
 
@@ -145,6 +177,19 @@ class InspectorState:
         except (BadInput, OSError) as error:  # a folder that cannot be written to is the user's to repair
             self.show_error(error)
             return None
+
+    def tip(self, control: DOMWidget, text: str) -> None:
+        """Say what a control is for where the pointer is over it: not all widgets show their own tooltip."""
+        if control.tooltip != text:
+            control.tooltip = text
+            control.add_class(f"vm-tip-{control.model_id}")
+            self.canvas.tips = self.canvas.tips | {control.model_id: text}
+
+    def bind(self, keys: str, act: Callable[[], Any]) -> None:
+        """Call `act` when one of these keys is pressed anywhere in the inspector; its errors are shown."""
+        for key in keys.split():
+            self._keys[key] = lambda: self.run_safely(act)
+        self.canvas.shortcuts = list(self._keys)
 
     def is_free(self) -> bool:
         """Whether no long job runs; where one does, the user is told to wait."""
@@ -165,7 +210,7 @@ class InspectorState:
         """The encoded pictures of a frame, and the line below them."""
         pictures = [
             self._cache.picture(one, frame, look)
-            for one, look in zip(self.shown, self.looks, strict=True)
+            for one, look in zip(self.shown, self.painted, strict=True)
             if one.frames
         ]
         return pictures, self._caption(frame)
@@ -176,12 +221,13 @@ class InspectorState:
         self.corrections.clear_cache()
         for one in [*self.shown, *self.asked]:
             one.close()
-        self.theme = None
+        self.theme = self.alone = None
         notify(self.theme_listeners)
 
     def remove_listeners(self) -> None:
         """Forget all listeners: no panel is notified any more."""
         self.clicked = None
+        self._keys.clear()
         own = [self.frame_listeners, self.data_listeners, self.theme_listeners]
         for listeners in (*own, self.work.listeners, self.scores.listeners, self.comparing.listeners):
             listeners.clear()
@@ -194,30 +240,51 @@ class InspectorState:
         if origin := longest.result.in_source(frame):
             words.append(f"of the source {origin['source_frame']}, {origin['source_time_s']:.2f} s")
         for one, side in zip(self.shown, ("left: ", "right: ") if self.other is not None else ("",), strict=True):
-            outcome = one.outcomes().get(frame)
             if frame >= one.frames:
                 words.append(f"{side}ended at frame {one.frames - 1}" if one.frames else f"{side}no frames")
-            elif outcome or frame in one.key_frames:
-                words.append(f"{side}key frame: {outcome}" if outcome else f"{side}corrected here")
+                continue
+            outcome = one.outcomes().get(frame)
+            if outcome:
+                words.append(f"{side}key frame: {'rejected' if outcome == 'dropped' else outcome}")
+            if changed := one.corrections_on(frame):
+                words.append(f"{side}corrected: {', '.join(map(one.name_of, sorted(changed)))}")
+            elif any(start <= frame < stop for start, stop in one.repropagated()):
+                words.append(f"{side}re-propagated")
         return " · ".join(words)
-
-    def _title(self, one: Inspection) -> str:
-        tau = f", τ = {one.tau:g}" if one.rule == "iou" else ""
-        return f"“{one.sentence}” · {one.rule}{tau}"
 
     def _went(self, frame: int) -> None:
         notify(self.frame_listeners)
 
     def _click(self, frame: int, pane: int, x: float, y: float) -> None:
-        if self.canvas.mode != "look" and pane:
+        if self.canvas.mode != "navigate" and pane:
             self.set_status("corrections are made in the picture on the left", error=True)
         elif self.clicked is not None:
             self.clicked(frame, x, y)
 
-    def _resize(self, width: int) -> None:
+    def _names_at(self, frame: int, pane: int, x: float, y: float) -> dict[int, str]:
+        """Objects at a place of a picture, the smallest first, with their names."""
+        one = self.shown[pane] if pane < len(self.shown) else self.inspection
+        found = objects_at(one, frame, x, y)
+        return {object_id: one.name_of(object_id) for object_id in found}
+
+    def _show_alone(self, pane: int, objects: list[int] | None) -> None:
+        alone = None if objects is None else (pane, tuple(map(int, objects)))
+        if alone != self.alone:
+            self.alone = alone
+            self.canvas.show()
+
+    def _recolour(self) -> None:
+        """Colours of the second result, once it is known whose partners its objects are."""
+        if self.differences is not None and self.differences.colours() is not None:
+            self.canvas.captions = [_pieces(one, look) for one, look in zip(self.shown, self.looks, strict=True)]
+            self.canvas.show()
+
+    def _resize(self, width: int, sharp: float = 1.0) -> None:
         """Paint for the room there is, in steps, so that a window being dragged does not empty the cache."""
         each = (min(width - 8, WIDEST_PX) - 6 * (len(self.shown) - 1)) // len(self.shown)
-        size = (TALLEST_PX, max(160, each // 16 * 16))
+        each = max(160, each // 16 * 16)
+        self.canvas.sharp = sharp = min(sharp, (MAX_PAINTED_PX / (TALLEST_PX * each)) ** 0.5)
+        size = (round(TALLEST_PX * sharp), round(each * sharp))
         if size != self.look.size:
             self.set_view(size=size)
 
@@ -228,7 +295,43 @@ class InspectorState:
             notify(self.theme_listeners)
 
 
+def objects_at(one: Inspection, frame: int, x: float, y: float) -> list[int]:
+    """Objects whose predicted masks hold a pixel of a frame, the smallest first."""
+    found = []
+    for object_id, top, left, mask in one.patches("fused", frame):
+        row, column = int(y) - top, int(x) - left
+        if 0 <= row < mask.shape[0] and 0 <= column < mask.shape[1] and mask[row, column]:
+            found.append((int(mask.sum()), object_id))
+    return [object_id for _, object_id in sorted(found)]
+
+
+def _alone(look: Look, objects: tuple[int, ...]) -> Look:
+    """These objects' masks, and nothing else."""
+    opacity = max(look.opacity, ALONE_OPACITY)
+    return replace(look, layers=("fused",), objects=objects, opacity=opacity, points=False, boxes=False, trail=0)
+
+
+def _pieces(one: Inspection, look: Look) -> list[list[Any]]:
+    """The caption in pieces, as the browser's half takes it: text, and of each object id, colour and ink."""
+    return [[text, [[n, *swatch(look.colour_id(n))] for n in objects]] for text, objects in one.caption()]
+
+
+def _title(one: Inspection) -> tuple[str, str]:
+    """The sentence, and what else there is to know of a result: file, system, k, rule, size."""
+    config = one.result.config
+    model, loaded = (one if isinstance(one, dict) else {} for one in (config.get("model"), config.get("loaded")))
+    source = one.result.source if one.given_video is None else one.given_video
+    file = Path(source).name if isinstance(source, (str, Path)) else "frames in memory"
+    tau = f", τ = {one.tau:g}" if "tau" in RULES[one.rule].options else ""
+    system, every = str(loaded.get("model") or ""), model.get("every")
+    system = Path(system).name if Path(system).is_absolute() else system
+    words = [file, system, f"k = {every}" if every else "", f"rule {one.rule}{tau}", f"{one.frames} frames"]
+    words.append(f"{one.width}×{one.height} px")
+    return f"“{one.sentence}”", " · ".join(word for word in words if word)
+
+
 def _marks(one: Inspection) -> list[list[Any]]:
-    """Key frames, each with its outcome."""
-    outcomes = one.outcomes()
-    return [[at, outcomes.get(at, "corrected")] for at in sorted({*outcomes, *one.key_frames})]
+    """Key frames, each with its outcome; those whose points a person changed are corrected, whatever it was."""
+    found = one.outcomes() | {at: "corrected" for at in one.key_frames if at not in one.outcomes()}
+    found |= {at: "corrected" for at in one.corrected_frames() if found.get(at) != "dropped"}
+    return [[at, found[at]] for at in sorted(found)]

@@ -1,5 +1,6 @@
 // The time line below the pictures: key frames of each, where the user is, and dragging along it.
 const MARKS = { found: "▲", absent: "△", malformed: "✕", dropped: "–", corrected: "◆" };
+const SAID = { dropped: "rejected", corrected: "corrected by hand" }; // where the word on the screen is another
 const LINE_PX = 34, ROW_PX = 14; // its height with the marks of one picture; of each other row of marks
 const EDGE_PX = 8; // left and right of it
 const BAR_PX = 11, THICK_PX = 4, KNOB_PX = 22; // of the line itself: its top and height; height of what moves along it
@@ -35,7 +36,8 @@ class TimeLine {
     const rows = [this.model.get("marks"), this.model.get("marks_beside")].filter((marks, n) => !n || marks.length);
     const height = LINE_PX + ROW_PX * (rows.length - 1), dense = window.devicePixelRatio || 1;
     this.canvas.style.height = `${height}px`;
-    this.canvas.title = "key frames" + (rows.length > 1 ? ": of the left picture above, of the right one below" : "");
+    const sides = rows.length > 1 ? ": of the left picture above, of the right one below" : "";
+    this.canvas.title = `key frames${sides}; click or drag to go there`;
     const width = this.canvas.clientWidth;
     if (!width) return; // hidden
     this.width = width;
@@ -45,6 +47,11 @@ class TimeLine {
     context.scale(dense, dense);
     context.fillStyle = colour("--vm-faint");
     context.fillRect(EDGE_PX, BAR_PX, width - 2 * EDGE_PX, THICK_PX);
+    context.fillStyle = colour("--vm-corrected");
+    for (const [start, stop] of this.model.get("repropagated") ?? []) {
+      const left = this.along(start);
+      context.fillRect(left, BAR_PX - 5, Math.max(3, this.along(stop - 1) - left), 3);
+    }
     context.fillStyle = colour("--vm-text");
     context.font = "11px sans-serif";
     context.textAlign = "center";

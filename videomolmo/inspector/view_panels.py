@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,21 @@ import traitlets
 from plotly.graph_objects import Figure
 
 from videomolmo.fusion import RULES
-from videomolmo.inspector.background import Debounced, close_all
+from videomolmo.inspector.background import Debounced
+from videomolmo.inspector.doubt import doubtful_frames
 from videomolmo.inspector.inspection import LAYERS, Inspection, listed
 from videomolmo.inspector.plots import agreement_figure, difference_figure, scores_figure, track_figure
-from videomolmo.inspector.render import LAYER_SIGNS, colour_of
+from videomolmo.inspector.render import LAYER_SIGNS, swatch
 from videomolmo.inspector.session import InspectorState
 
-MARKS = {"points": "points", "ids": "numbers", "boxes": "boxes", "patterns": "patterns"}
+MARKS = {"points": "points", "ids": "IDs", "boxes": "bounding boxes", "patterns": "textures"}
+LAYER_TIPS = {
+    "forward": "masks propagated forward from the key frame before",
+    "backward": "masks propagated backward from the key frame after",
+    "fused": "predicted masks: both directions, fused",
+    "truth": "ground truth masks",
+    "disagreement": "where exactly one of the two directions has the object",
+}
 TRAIL = 20
 
 
@@ -38,6 +47,10 @@ def tick(text: str, value: bool, act: Any, **options: Any) -> widgets.Checkbox:
     return box
 
 
+LAYER_KEYS = dict(zip(LAYERS, "fbmge", strict=True))
+MARK_KEYS = {"points": "o", "ids": "i", "boxes": "u", "patterns": "k"}
+
+
 class LookPanel:
     """Layers, opacity and marks.
 
@@ -53,22 +66,33 @@ class LookPanel:
             style={"description_width": "60px"}, layout=widgets.Layout(width="auto"),
         )  # fmt: skip
         self.opacity.observe(lambda change: state.set_view(opacity=change["new"]), "value")
-        marks = [tick(text, getattr(state.look, name), self._mark(name)) for name, text in MARKS.items()]
-        trail = tick("trails", state.look.trail > 0, lambda on: state.set_view(trail=TRAIL if on else 0))
+        state.tip(self.opacity, "opacity of predicted masks")
+        marks = {name: tick(text, getattr(state.look, name), self._mark(name)) for name, text in MARKS.items()}
+        trail = tick("trajectories", state.look.trail > 0, lambda on: state.set_view(trail=TRAIL if on else 0))
+        for name, box in marks.items():
+            self._bind(box, MARK_KEYS[name], f"show {MARKS[name]}")
+        self._bind(trail, "t", f"show where each object was on the {TRAIL} frames before")
+        for name, box in self.layers.items():
+            state.bind(LAYER_KEYS[name], lambda box=box: flip(box))
         grid = widgets.Layout(grid_template_columns="135px 135px", grid_gap="0 4px")
         self.box = widgets.VBox([
             section("Layers"), widgets.GridBox(list(self.layers.values()), layout=grid), self.opacity,
-            section("Marks"), widgets.GridBox([*marks, trail], layout=grid),
+            section("Marks"), widgets.GridBox([*marks.values(), trail], layout=grid),
         ])  # fmt: skip
         self.refresh()
         state.data_listeners.append(self.refresh)
+
+    def _bind(self, box: widgets.Checkbox, key: str, what: str) -> None:
+        self._state.tip(box, f"{what}  ({key})")
+        self._state.bind(key, lambda: flip(box))
 
     def refresh(self) -> None:
         """Grey out what is not there in any result that is shown, and say why."""
         for name, box in self.layers.items():
             reasons = [one.layers()[name] for one in self._state.shown]
             box.disabled = None not in reasons  # of two results one may have it
-            box.tooltip = reasons[0] if box.disabled else f"show the {name} masks"
+            said = reasons[0] if box.disabled else f"show {LAYER_TIPS[name]}"
+            self._state.tip(box, f"{said}  ({LAYER_KEYS[name]})")
 
     def _layer(self, _: bool) -> None:
         self._state.set_view(layers=tuple(name for name, box in self.layers.items() if box.value))
@@ -77,72 +101,77 @@ class LookPanel:
         return lambda on: self._state.set_view(**{name: on})
 
 
-class ObjectPanel:
-    """A row for every object: colour and number, whether it is shown, its name.
+def flip(box: widgets.Checkbox) -> None:
+    """Tick or untick a box that can be pressed."""
+    if not box.disabled:
+        box.value = not box.value
+
+
+class ObjectList(anywidget.AnyWidget):
+    """A row for every object in one element of the page: hundreds of widgets would take the browser seconds.
 
     Attributes:
-        rows: object id to (check box, text field).
+        rows: id, name, colour, and ink to be read on it.
+        hidden: ids that are not shown; the browser changes it.
+        more: a line below the rows.
+    """
+
+    _esm = Path(__file__).with_name("objects.js").read_text("utf-8")  # as the canvas's
+    rows = traitlets.List().tag(sync=True)
+    hidden = traitlets.List(traitlets.Int()).tag(sync=True)
+    more = traitlets.Unicode("").tag(sync=True)
+
+
+class ObjectPanel:
+    """Objects: colour and number, whether each is shown, its name.
+
+    Attributes:
+        list: the rows.
     """
 
     def __init__(self, state: InspectorState) -> None:
-        self._state = state
-        self.rows: dict[int, tuple[widgets.Checkbox, widgets.Text]] = {}
-        self._list = widgets.VBox(layout=widgets.Layout(max_height="170px", overflow="hidden auto"))
-        self.box = widgets.VBox([section("Objects"), self._list])
-        self._of = state.inspection
+        self._state, self._of = state, state.inspection
+        self.list = ObjectList()
+        self.box = widgets.VBox([section("Objects"), self.list])
+        self.list.observe(lambda _: self._show(), "hidden")
+        self.list.on_msg(self._receive)
+        state.bind("a", lambda: self.hide(()))
+        state.bind("h", lambda: self.hide(listed(state.inspection.objects)))
         self.refresh()
         state.data_listeners.append(self.refresh)
 
+    def hide(self, object_ids: Iterable[int]) -> None:
+        """Show all objects but these."""
+        self.list.hidden = sorted(object_ids)
+
     def refresh(self) -> None:
         """Rows for the objects there are now; what was hidden stays hidden."""
-        objects = self._state.inspection.objects
-        numbers = listed(objects)
-        if list(self.rows) == list(numbers) and self.rows and self._of is self._state.inspection:
-            for number, (_, name) in self.rows.items():
-                name.value = self._state.inspection.name_of(number)
-            return
-        same = self._of is self._state.inspection  # objects of another result have other numbers
-        hidden = {number for number, (box, _) in self.rows.items() if same and not box.value}
-        self._of = self._state.inspection
-        for line in self._list.children:
-            close_all(line)
-        self.rows, lines = {}, []
-        for number in numbers:
-            lines.append(self._row(number, number not in hidden))
-        if len(numbers) < objects:
-            lines.append(widgets.HTML(f"<i>and {objects - len(numbers)} more, which are shown</i>"))
-        self._list.children = lines or [widgets.HTML("<i>no object was found</i>")]
-        self._show(None)
+        one = self._state.inspection
+        same, self._of = self._of is one, one  # objects of another result have other numbers
+        more = one.objects - len(listed(one.objects))
+        with self.list.hold_sync():
+            self.list.rows = [[n, one.name_of(n), *swatch(n)] for n in listed(one.objects)]
+            self.list.more = f"and {more} more, which are shown" if more else "no object was found" * (not one.objects)
+            self.hide([n for n in self.list.hidden if same and n <= one.objects])
+        self._show()
 
-    def _row(self, number: int, shown: bool) -> widgets.HBox:
-        red, green, blue = colour_of(number)
-        style = f"background:rgb({red},{green},{blue})"
-        swatch = widgets.HTML(f'<span class="vm-swatch" style="{style}"></span> {number}')
-        swatch.layout.width = "38px"
-        box = widgets.Checkbox(
-            shown, indent=False, layout=widgets.Layout(width="22px"), tooltip=f"show object {number}"
-        )
-        name = widgets.Text(
-            self._state.inspection.name_of(number), continuous_update=False,
-            layout=widgets.Layout(width="auto", flex="1 1 auto", min_width="80px"),
-        )  # fmt: skip
-        box.observe(self._show, "value")
-        name.observe(lambda change: self._name(number, change["new"]), "value")
-        self.rows[number] = box, name
-        return widgets.HBox([swatch, box, name], layout=widgets.Layout(align_items="center"))
+    def _show(self) -> None:
+        hidden = set(self.list.hidden)
+        shown = tuple(n for n in range(1, self._state.inspection.objects + 1) if n not in hidden)
+        self._state.set_view(objects=shown if hidden else None)
 
-    def _show(self, _: Any) -> None:
-        shown = tuple(number for number, (box, _) in self.rows.items() if box.value)
-        unlisted = range(len(self.rows) + 1, self._state.inspection.objects + 1)
-        self._state.set_view(objects=None if len(shown) == len(self.rows) else (*shown, *unlisted))
+    def _receive(self, _: Any, content: dict[str, Any], __: list[Any]) -> None:
+        if content.get("kind") == "name":
+            self.rename(int(content["id"]), str(content["text"]))
 
-    def _name(self, number: int, text: str) -> None:
-        if text.strip() and text != self._state.inspection.names.get(number):
-            self._state.inspection.names[number] = text.strip()
+    def rename(self, object_id: int, text: str) -> None:
+        """Give an object a name."""
+        if text.strip() and text != self._state.inspection.names.get(object_id):
+            self._state.inspection.names[object_id] = text.strip()
             self._state.changed_data()
 
 
-MATCHING = [("as the run did", "stored"), ("overlap ≥ 0.1", 0.1), ("overlap ≥ 0.3", 0.3), ("overlap ≥ 0.5", 0.5),
+MATCHING = [("from the run", "stored"), ("overlap ≥ 0.1", 0.1), ("overlap ≥ 0.3", 0.3), ("overlap ≥ 0.5", 0.5),
             ("never", "none")]  # fmt: skip
 
 
@@ -164,7 +193,10 @@ class FusionPanel:
         if state.other is not None:
             self.side = widgets.ToggleButtons(options=[("left", 0), ("right", 1)], style={"button_width": "80px"})
             self.side.observe(lambda _: self.refresh(), "value")
+            state.tip(self.side, "which of the two results is fused again")
         self.line = widgets.HTML()
+        state.tip(self.tau, "IoU from which the two directions count as agreeing")
+        state.tip(self.matching, "which object of a key frame is which of the next: by the overlap of their masks")
         for control in (self.rule, self.tau, self.matching):
             control.observe(self._apply, "value")
         parts = [section("Fusion"), self.side, self.rule, self.tau, self.matching, self.line]
@@ -191,7 +223,7 @@ class FusionPanel:
         self.matching.value = chosen
         self.rule.disabled = self.matching.disabled = self._state.work.busy
         self.tau.disabled = self._state.work.busy or target.rule != "iou"
-        self.rule.tooltip = RULES[target.rule].description if target.rule in RULES else ""
+        self._state.tip(self.rule, RULES[target.rule].description if target.rule in RULES else "")
         self._setting = False
 
     def _apply(self, change: dict[str, Any]) -> None:
@@ -208,10 +240,10 @@ class FusionPanel:
         self._target.apply_fusion_rule(**kept | {name: value})
         self._state.refresh()
         rule = RULES[self._target.rule].description if self._target.rule in RULES else self._target.rule
-        self.line.value = f"<small>{rule}<br>fused again in {1000 * (time.perf_counter() - begun):.0f} ms</small>"
+        self.line.value = f"<small>{rule}<br>re-fused in {1000 * (time.perf_counter() - begun):.0f} ms</small>"
 
 
-SIGNS = {"found": "✔ found", "absent": "∅ absent", "malformed": "✕ malformed", "dropped": "– dropped"}
+SIGNS = {"found": "✔ found", "absent": "∅ absent", "malformed": "✕ malformed", "dropped": "– rejected"}
 
 
 class AnswerPanel:
@@ -240,14 +272,65 @@ class AnswerPanel:
         side = ("left: ", "right: ")[n] if len(self._state.shown) > 1 else ""
         answer = one.answer_near(self._state.frame) if one.frames else None
         if answer is None:
-            return f"<div>{side}the model was not asked</div>"
-        outcome = one.outcomes().get(answer.frame, answer.outcome)
-        sign = SIGNS.get(outcome, escape(outcome))
-        problem = f" ({escape(answer.problem)})" if answer.problem else ""
+            said = f"<div>{side}the model was not asked</div>"
+        else:
+            outcome = one.outcomes().get(answer.frame, answer.outcome)
+            sign = SIGNS.get(outcome, escape(outcome))
+            problem = f" ({escape(answer.problem)})" if answer.problem else ""
+            said = (
+                f'<div>{side}key frame {answer.frame}: <span class="vm-outcome">{sign}</span>'
+                f"{problem} <code>{escape(answer.text)}</code></div>"
+            )
+        return said + self._corrected(one, side)
+
+    def _corrected(self, one: Inspection, side: str) -> str:
+        """What a person made of the nearest frame that was corrected, if it is as near as the answer."""
+        now, answer = self._state.frame, one.answer_near(self._state.frame)
+        frames = [at for at in one.corrected_frames() if one.corrections_on(at)]
+        nearest = min(frames, key=lambda at: abs(at - now), default=None)
+        if nearest is None or (answer is not None and abs(nearest - now) > abs(answer.frame - now)):
+            return ""
+        words = [f"{escape(one.name_of(n))}: {_points(own)}" for n, own in sorted(one.corrections_on(nearest).items())]
         return (
-            f'<div>{side}key frame {answer.frame}: <span class="vm-outcome">{sign}</span>'
-            f"{problem} <code>{escape(answer.text)}</code></div>"
+            f'<div>{side}frame {nearest}: <span class="vm-outcome vm-corrected">◆ corrected</span> '
+            f"{'; '.join(words)}</div>"
         )
+
+
+def _points(clicks: Iterable[tuple[float, float, int]]) -> str:
+    """Clicks in force, as text."""
+    return ", ".join(f"{'+' if label else '−'} ({x:.0f}, {y:.0f})" for x, y, label in clicks) or "not there"
+
+
+class DoubtPanel:
+    """A button that visits the frames whose masks are in doubt.
+
+    Attributes:
+        button: goes to the next one.
+    """
+
+    def __init__(self, state: InspectorState) -> None:
+        self._state = state
+        self.button = widgets.Button(
+            description="next doubtful frame", icon="question", layout=widgets.Layout(width="auto", flex="none")
+        )
+        self.button.on_click(lambda _: self.go(1))
+        state.tip(self.button, "low agreement, no answer, an object that vanishes or jumps  (d; Shift d: back)")
+        state.bind("d", lambda: self.go(1))
+        state.bind("D", lambda: self.go(-1))
+
+    def go(self, step: int) -> None:
+        """Go to the next doubtful frame, or back with -1; from the other end when none is left."""
+        found = doubtful_frames(self._state.inspection)
+        if not found:
+            self._state.set_status("no frame is in doubt")
+            return
+        now = self._state.frame
+        rest = [at for at in found if (at - now) * step > 0] or list(found)
+        to = rest[0] if step > 0 else rest[-1]
+        self._state.go(to)
+        place = list(found).index(to) + 1
+        self._state.set_status(f"doubtful frame {place} of {len(found)}: frame {to}, {found[to]}")
 
 
 class ComparePanel:
@@ -262,6 +345,8 @@ class ComparePanel:
         self._state = state
         self.button = widgets.Button(description="next difference", icon="step-forward")
         self.button.on_click(lambda _: self.next())
+        state.tip(self.button, "the next frame where the two results differ most  (v)")
+        state.bind("v", self.next)
         self.line = widgets.HTML()
         self.box = widgets.HBox([self.button, self.line], layout=widgets.Layout(align_items="center"))
         soon = Debounced(self.refresh)
@@ -300,6 +385,14 @@ class ComparePanel:
         self.line.value = " · ".join(words)
 
 
+PLOT_NAMES = {
+    "agreement": "agreement and fusion decisions",
+    "scores": "J&F against ground truth",
+    "difference": "difference of the two results",
+    "track": "trajectories and areas",
+}
+
+
 class PlotStack(anywidget.AnyWidget):
     """Plotly figures below each other.
 
@@ -309,6 +402,7 @@ class PlotStack(anywidget.AnyWidget):
 
     _esm = Path(__file__).with_name("plots.js").read_text("utf-8")  # as the canvas's
     figures = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    names = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
 
 class PlotPanel:
@@ -337,7 +431,9 @@ class PlotPanel:
         state = self._state
         shown = state.theme is not None and state.inspection.frames
         self.figures = self._draw({"t": state.frame, "theme": state.theme}) if shown else {}
-        self.box.figures = [figure.to_json() for figure in self.figures.values()]
+        with self.box.hold_sync():
+            self.box.names = [PLOT_NAMES[name] for name in self.figures]
+            self.box.figures = [figure.to_json() for figure in self.figures.values()]
 
     def _draw(self, now: dict[str, Any]) -> dict[str, Figure]:
         state = self._state

@@ -13,15 +13,23 @@ from videomolmo.inspector.background import close_all, is_interactive, on_idle
 from videomolmo.inspector.corrections import Corrections
 from videomolmo.inspector.ground_truth import open_truth
 from videomolmo.inspector.inspection import LAYERS, Inspection
-from videomolmo.inspector.plots import static_picture
 from videomolmo.inspector.render import Look
 from videomolmo.inspector.session import InspectorState
-from videomolmo.inspector.view_panels import AnswerPanel, ComparePanel, FusionPanel, LookPanel, ObjectPanel, PlotPanel
+from videomolmo.inspector.static_page import static_picture
+from videomolmo.inspector.view_panels import (
+    AnswerPanel,
+    ComparePanel,
+    DoubtPanel,
+    FusionPanel,
+    LookPanel,
+    ObjectPanel,
+    PlotPanel,
+)
 from videomolmo.io.files import atomic_file
 from videomolmo.io.plain_values import as_int, require_path
 from videomolmo.results import GroundingResult
 
-PARTS = ("look", "objects", "fusion", "correct", "files", "questions", "answer", "plots", "compare", "box")
+PARTS = ("look", "objects", "fusion", "correct", "files", "questions", "answer", "plots", "doubt", "compare", "box")
 
 
 class TrackInspector:
@@ -36,8 +44,8 @@ class TrackInspector:
     Attributes:
         state: what is shown, how and where.
         inspection, other: what is looked at.
-        look, objects, fusion, correct, files, questions, plots, answer, compare: the parts; `compare` is None with one
-            result.
+        look, objects, fusion, correct, files, questions, plots, answer, doubt, compare: the parts; `compare` is None
+            with one result.
         box: all of it, as one widget. After `close` it and the parts are None.
     """
 
@@ -45,7 +53,7 @@ class TrackInspector:
         self.state = state
         self.look, self.objects, self.fusion = LookPanel(state), ObjectPanel(state), FusionPanel(state)
         self.correct, self.files, self.questions = CorrectPanel(state), ExportPanel(state), AskPanel(state)
-        self.answer, self.plots = AnswerPanel(state), PlotPanel(state)
+        self.answer, self.plots, self.doubt = AnswerPanel(state), PlotPanel(state), DoubtPanel(state)
         self.compare = ComparePanel(state) if state.other is not None else None
         self.box = self._assemble()
         self._closing = weakref.finalize(self, _give_back, state, self.box)  # no part knows the whole
@@ -54,14 +62,17 @@ class TrackInspector:
 
     def _assemble(self) -> widgets.VBox:
         compare = [self.compare.box] if self.compare is not None else []
-        main = widgets.VBox([self.correct.box, *compare, self.state.canvas, self.state.words, self.answer.box])
+        status = widgets.HBox([self.doubt.button, self.state.words], layout=widgets.Layout(align_items="center"))
+        main = widgets.VBox([self.correct.box, *compare, self.state.canvas, status, self.answer.box])
         parts = (self.look, self.objects, self.fusion, self.questions, self.files)
         side = widgets.VBox([part.box for part in parts])
-        columns = widgets.Box([main, side])
+        columns = widgets.Box([main, self.plots.box, side])
         for made, name in ((main, "vm-main"), (side, "vm-side"), (columns, "vm-columns")):
             made.add_class(name)
-        box = widgets.VBox([columns, self.plots.box], layout=widgets.Layout(width="100%"))
+        box = widgets.VBox([columns], layout=widgets.Layout(width="100%"))
         box.add_class("vm-inspector")
+        if self.compare is not None:
+            box.add_class("vm-pair")
         return box
 
     def close(self) -> None:
@@ -188,7 +199,8 @@ def inspect(
             `videomolmo.inspector.inspection.Inspection`.
         other: a second result of the same video, shown beside it; the same result again compares two fusion rules.
         video: replaces the recorded source.
-        grounder: a `VideoGrounder`; needed for corrections and for new sentences.
+        grounder: a `VideoGrounder` for corrections and new sentences; None: the models that the run recorded are loaded
+            when they are first needed, where they are on this disk.
         frame: the first one shown.
         layers: what is drawn at first, of forward, backward, fused, truth, disagreement.
         rule, tau: fuse the stored directions again before showing them.
@@ -199,7 +211,7 @@ def inspect(
         BadInput: no result, an unknown layer or rule, truth that cannot be read.
 
     Example:
-        >>> videomolmo.inspect("results/clip", grounder=grounder)  # doctest: +SKIP
+        >>> videomolmo.inspect("results/clip")  # doctest: +SKIP
 
     Seen in: notebooks/07_track_inspector.ipynb
     """

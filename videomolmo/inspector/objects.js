@@ -1,0 +1,91 @@
+// The list of objects: colour and number, whether each is shown, its name. Names are text of the user, never HTML.
+function element(tag, name, parent, properties = {}) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.className = name;
+  parent.append(made);
+  return made;
+}
+
+function render({ model, el }) {
+  const stop = new AbortController(), lines = new Map(); // id -> { line, box, name, solo }
+  const root = element("div", "vm-objects", el);
+  const bar = element("div", "vm-objects-bar", root);
+  const list = element("div", "vm-objects-list", root);
+  const ids = () => model.get("rows").map(([id]) => id);
+  const hide = (hidden) => { model.set("hidden", hidden); model.save_changes(); refresh(); };
+  const over = (target, objects) =>
+    target.dispatchEvent(new CustomEvent("vm-hover", { detail: { objects, pane: 0 }, bubbles: true }));
+  const button = (text, title, act) => {
+    const made = element("button", "vm-button", bar, { textContent: text, title, type: "button" });
+    made.addEventListener("click", act);
+  };
+  button("all", "show all objects  (a)", () => hide([]));
+  button("none", "hide all objects  (h)", () => hide(ids()));
+  const count = element("span", "vm-where", bar);
+
+  const solo = (id) => {
+    const others = ids().filter((one) => one !== id), hidden = model.get("hidden");
+    const alone = !hidden.includes(id) && others.every((one) => hidden.includes(one));
+    hide(alone ? [] : others);
+  };
+  const row = (id, colour, ink) => {
+    const line = element("div", "vm-object", list);
+    const box = element("input", "", line, { type: "checkbox", title: `show or hide object ${id}` });
+    const plate = element("span", "vm-plate", line, { textContent: id });
+    Object.assign(plate.style, { background: colour, color: ink });
+    const name = element("input", "vm-name", line, { type: "text", spellcheck: false });
+    name.setAttribute("aria-label", `name of object ${id}`);
+    const only = element("button", "vm-button", line, { textContent: "solo", type: "button" });
+    only.title = `show object ${id} alone, or all again`;
+    box.addEventListener("change", () => {
+      const hidden = model.get("hidden").filter((one) => one !== id);
+      hide(box.checked ? hidden : [...hidden, id]);
+    });
+    name.addEventListener("change", () => model.send({ kind: "name", id, text: name.value }));
+    only.addEventListener("click", () => solo(id));
+    line.addEventListener("pointerenter", () => over(line, [id]));
+    line.addEventListener("pointerleave", () => over(line, []));
+    lines.set(id, { line, box, name });
+  };
+  const build = () => {
+    lines.clear();
+    list.replaceChildren();
+    for (const [id, , colour, ink] of model.get("rows")) row(id, colour, ink);
+    if (model.get("more")) element("i", "", list, { textContent: model.get("more") });
+    refresh();
+  };
+  const refresh = () => {
+    const hidden = model.get("hidden"), rows = model.get("rows");
+    root.dataset.hidden = hidden.join(" ");
+    root.dispatchEvent(new CustomEvent("vm-shown", { bubbles: true })); // the plots listen
+    count.textContent = rows.length ? `${rows.length - hidden.length} of ${rows.length} shown` : "";
+    for (const [id, name] of rows) {
+      const one = lines.get(id);
+      if (!one) return;
+      one.box.checked = !hidden.includes(id);
+      if (document.activeElement !== one.name) one.name.value = name;
+      one.name.title = name;
+    }
+  };
+  const mark = ({ detail: { objects, pane } }) => {
+    for (const [id, { line }] of lines) line.classList.toggle("vm-hot", pane === 0 && objects.includes(id));
+  };
+  const attach = () => { // it is put into the page after this function
+    if (stop.signal.aborted) return;
+    if (!el.isConnected) requestAnimationFrame(attach);
+    else (el.closest(".vm-inspector") ?? el).addEventListener("vm-hover", mark, { signal: stop.signal });
+  };
+  model.on("change:rows", build);
+  model.on("change:more", build);
+  model.on("change:hidden", refresh);
+  build();
+  attach();
+  return () => {
+    stop.abort();
+    model.off("change:rows", build);
+    model.off("change:more", build);
+    model.off("change:hidden", refresh);
+  };
+}
+
+export default { render };
