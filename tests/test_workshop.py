@@ -120,7 +120,9 @@ def test_a_rule_alone_neither_repairs_nor_spoils_a_repair(opened, rule):
 @pytest.mark.slow
 def test_a_check_writes_nothing_into_a_saved_result(opened, tmp_path):
     failure, inspector = opened("occluded object")
-    inspector = videomolmo.inspect(replace(inspector.inspection.result), failure.truth, grounder=inspector.state.grounder)
+    inspector = videomolmo.inspect(
+        replace(inspector.inspection.result), failure.truth, grounder=inspector.state.grounder
+    )
     inspector.inspection.save(tmp_path / "saved")
     failure.solution(inspector.inspection, inspector.corrections)
     before = (tmp_path / "saved" / "corrections.jsonl").read_bytes()

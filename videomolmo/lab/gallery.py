@@ -11,7 +11,7 @@ import io
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
@@ -77,8 +77,8 @@ def notebook_files(paths: list[Path]) -> list[Path]:
     return found
 
 
-def executed(path: Path) -> nbformat.NotebookNode:
-    """A notebook after a run in an empty folder, with its own parameters; what it writes is removed.
+def executed(path: Path, **parameters: Any) -> nbformat.NotebookNode:
+    """A notebook after a run in an empty folder, with its own parameters but for those given; no file of it stays.
 
     Raises:
         BadInput: a cell fails; the message names the notebook and the error.
@@ -90,7 +90,7 @@ def executed(path: Path) -> nbformat.NotebookNode:
         out = Path(folder) / "out.ipynb"
         options = {"cwd": folder, "kernel_name": "python3", "progress_bar": False}
         try:
-            papermill.execute_notebook(str(path.resolve()), str(out), **options)
+            papermill.execute_notebook(str(path.resolve()), str(out), parameters, **options)
         except papermill.PapermillExecutionError as error:
             raise BadInput(f"{path}: cell {error.exec_count} fails: {error.ename}: {error.evalue}") from error
         return nbformat.read(out, as_version=4)
@@ -104,13 +104,15 @@ def page(notebook: nbformat.NotebookNode, theme: str = "light") -> str:
 
 
 def _with_plots(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """A copy whose plots are HTML too: JupyterLab draws plotly's own kind of output, a page cannot."""
+    """A copy for a page: plots as HTML, for only JupyterLab draws plotly's own kind of output; no progress bars."""
     import copy
 
     from plotly.io import to_html
 
     drawn, script = copy.deepcopy(notebook), True  # the first plot of a page brings plotly's script
     for cell in drawn.cells:
+        if "outputs" in cell:  # without progress bars
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         for data in (output.get("data", {}) for output in cell.get("outputs", [])):
             if figure := data.pop("application/vnd.plotly.v1+json", None):
                 parts = {name: figure[name] for name in ("data", "layout")}
