@@ -17,7 +17,7 @@ from small_notebooks import write_notebook
 
 from videomolmo.errors import BadInput, Unreadable
 from videomolmo.lab import gallery
-from videomolmo.lab.notebook import COLOURS, TEXT, show_table, use_plot_theme
+from videomolmo.lab.notebook import COLOURS, TEXT, prepare, show_table
 
 WORKSHOP = Path(__file__).parent.parent / "notebooks" / "08_workshop.ipynb"
 ANSWER = '<point x="51.4" y="50.4" alt="a & b">a & b</point> costs $3, or $4'
@@ -54,7 +54,7 @@ def executed_notebook() -> nbformat.NotebookNode:
     """A notebook with outputs of every kind, as if it had run."""
     import plotly.express as px
 
-    use_plot_theme()
+    prepare("results")
     picture = io.BytesIO()
     PIL.Image.fromarray(np.random.default_rng(0).integers(0, 255, (700, 900, 3), np.uint8)).save(picture, "PNG")
     plot = {"application/vnd.plotly.v1+json": json.loads(px.line(x=[1, 2], y=[3, 4], title="a plot").to_json())}
@@ -147,7 +147,7 @@ def test_the_learners_edition_has_no_solutions(tmp_path, capsys):
     assert gallery.main(["learners", str(WORKSHOP), "--out", str(WORKSHOP)]) == 2 and WORKSHOP.read_bytes() == before
 
 
-def test_a_notebook_shows_bad_input_in_one_line(capsys):
+def test_a_notebook_shows_bad_input_in_one_line(tmp_path, capsys):
     interactive = pytest.importorskip("IPython.core.interactiveshell")
     shell = interactive.InteractiveShell()
     run = "from videomolmo import open_video\nopen_video('/no/such/clip.mp4')"
@@ -156,4 +156,7 @@ def test_a_notebook_shows_bad_input_in_one_line(capsys):
     assert (
         "\n" not in shown and shown.startswith(("MissingFile: ", "BadInput: ", "Unreadable: ")) and "clip.mp4" in shown
     )
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="is a file"):
+        prepare(tmp_path / "file")
     assert Unreadable("a")._render_traceback_() == ["Unreadable: a"]

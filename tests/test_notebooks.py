@@ -52,8 +52,8 @@ def test_shows_tables_and_plots_by_the_helpers(notebook):
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     text = "\n".join(code)
     assert ".style" not in text and "to_html" not in text
-    assert ("px." in text) == ("use_plot_theme()" in text) and "template" not in text
-    assert text.find("use_plot_theme()") <= text.find("px.") or "px." not in text
+    if "px." in text:
+        assert 0 <= text.find("prepare(results_folder)") < text.find("px.") and "template" not in text
     for source in code:
         last = source.strip().splitlines()[-1]
         assert not re.fullmatch(r"[a-z_]*(table|frame|results|counts|quality)[a-z_]*(\.T|\.head\(.*\))?", last), last

@@ -12,8 +12,10 @@ import pytest
 from inspector_results import made_result
 
 import videomolmo
+from videomolmo.errors import BadInput
 from videomolmo.lab import workshop
 from videomolmo.lab.workshop import EVERY, FAILURES, check_repair
+from videomolmo.weights.hub import sample_clip
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 WORKSHOP = FOLDER / "08_workshop.ipynb"
@@ -128,6 +130,17 @@ def test_a_check_writes_nothing_into_a_saved_result(opened, tmp_path):
     before = (tmp_path / "saved" / "corrections.jsonl").read_bytes()
     assert check_repair(failure, inspector, failure.solution).startswith("right: J&F was")
     assert (tmp_path / "saved" / "corrections.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_wrong_point_on_a_video_of_ones_own(shipped_grounder):
+    """There is no ground truth: what the model finds by itself is taken for it."""
+    failure = workshop.failure_cases(shipped_grounder, str(sample_clip()), "the red circle")["wrong point"]
+    inspector = videomolmo.inspect(failure.ground(shipped_grounder), failure.truth, grounder=shipped_grounder)
+    assert check_repair(failure, inspector, lambda look, corrections: None).startswith("not yet")
+    assert check_repair(failure, inspector, failure.solution).startswith("right")
+    with pytest.raises(BadInput, match="needed are 31 frames and one point"):
+        workshop.wrong_point_on(str(sample_clip()), "the green star", shipped_grounder)
 
 
 @pytest.mark.parametrize("name", FAILURES)

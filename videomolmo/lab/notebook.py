@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from videomolmo.io.files import check_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,11 +21,16 @@ MATPLOTLIB = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "
 }  # the same for what matplotlib draws, as its `rc_context` takes it
 
 
-def use_plot_theme() -> None:
-    """From here on plotly draws on the page's own ground, in colours that are seen on a light and on a dark one."""
+def prepare(results_folder: str | Path) -> None:
+    """Refuse a folder that results cannot go to; have plotly draw on the page's own ground, be it light or dark.
+
+    Raises:
+        BadInput: the folder is a file, or nothing can be written there.
+    """
     import plotly.graph_objects as go
     import plotly.io
 
+    check_folder(results_folder, overwrite=True, results=False)
     axis = {"gridcolor": LINES, "linecolor": LINES, "zerolinecolor": LINES, "automargin": True}
     layout = {
         "paper_bgcolor": CLEAR, "plot_bgcolor": CLEAR, "font": {"color": TEXT, "size": 13}, "colorway": COLOURS,
