@@ -145,7 +145,9 @@ def picture(notebook: nbformat.NotebookNode, path: Path) -> PIL.Image.Image:
     for cell in notebook.cells:
         for output in cell.get("outputs", []) if "picture" in cell.metadata.get("tags", []) else []:
             if "image/png" in output.get("data", {}):
-                shown = PIL.Image.open(io.BytesIO(base64.b64decode(output["data"]["image/png"]))).convert("RGB")
+                drawn = PIL.Image.open(io.BytesIO(base64.b64decode(output["data"]["image/png"]))).convert("RGBA")
+                shown = PIL.Image.new("RGB", drawn.size, "white")  # what is transparent
+                shown.paste(drawn, mask=drawn)
                 is_long = shown.height > 1.15 * shown.width
                 return shown.crop((0, 0, shown.width, round(0.56 * shown.height))) if is_long else shown
     raise BadInput(f"{path}: no cell tagged 'picture' shows an image; tag one")
