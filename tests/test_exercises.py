@@ -18,7 +18,7 @@ def test_the_solution_is_right():
 
 
 def test_the_stub_is_not():
-    assert "the sides agree" in check_rule_exercise(lambda forward, backward, tau: forward)
+    assert "the directions agree" in check_rule_exercise(lambda forward, backward, tau: forward)
 
 
 def test_forgetting_eq_6_is_noticed():
@@ -26,7 +26,7 @@ def test_forgetting_eq_6_is_noticed():
         both = forward & backward
         return both if both.sum() / max(1, (forward | backward).sum()) >= tau else forward | backward
 
-    assert "backward side is empty" in check_rule_exercise(without_eq_6)
+    assert "backward mask is empty" in check_rule_exercise(without_eq_6)
 
 
 def overlaps(forward, backward):

@@ -3,10 +3,13 @@
 import json
 import re
 import shlex
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.main import get_command
 
 from videomolmo.cli import app
@@ -27,6 +30,34 @@ def test_the_main_job_is_a_command_of_the_package():
     assert last[0] in scripts
     name, *arguments = last[1:]
     assert get_command(app).commands[name].make_context(name, arguments).command.callback
+
+
+def test_the_steps_of_the_docker_images_are_the_main_job():
+    """So that CI runs them without Docker: a fresh environment and the tests are the second command of the README."""
+    stages = (ROOT / ".ci" / "Dockerfile").read_text(encoding="utf-8").split("\nFROM ")[1:]
+    assert [stage.split(" AS ")[1].split()[0] for stage in stages] == ["base", "gpu", "cpu"]
+    for stage in stages[1:]:
+        (step,) = re.findall(r"^RUN ((?:.*\\\n)*.*)", stage, re.M)
+        assert [part.strip() for part in step.replace("\\\n", " ").split("&&")] == commands("run")
+    assert commands("test")[:-1] == [part.replace("-e .", "-e '.[test]'") for part in commands("run")[:-1]]
+
+
+def test_binder_finds_its_environment():
+    """It takes a Dockerfile in its place; it copies the repository first where pip names local files, as here."""
+    assert not [name for name in ("Dockerfile", "binder", ".binder") if (ROOT / name).exists()]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    assert set(environment) == {"name", "channels", "dependencies"}
+    *conda, pip = environment["dependencies"]
+    assert [one.split("=")[0] for one in conda] == ["python", "pip", "ffmpeg"]
+    assert "-e .[test]" in pip["pip"]
+    for option in (one.split() for one in pip["pip"] if one.startswith("-c ")):
+        assert (ROOT / option[1]).is_file()
+
+
+@pytest.mark.skipif(not shutil.which("hadolint"), reason="hadolint is not installed")
+def test_the_dockerfile_is_clean():
+    done = subprocess.run(["hadolint", str(ROOT / ".ci" / "Dockerfile")], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stdout, done.stdout
 
 
 def test_ci_runs_the_test_command():

@@ -1,4 +1,4 @@
-"""Notebook 08: its agenda holds together, its faults go wrong, its checkers tell a repair from a try, and it runs."""
+"""Notebook 08: its agenda holds together, its failures fail, its checkers tell a repair from a try, and it runs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import pytest
 from inspector_results import made_result
 
 import videomolmo
+from videomolmo.errors import BadInput
 from videomolmo.lab import workshop
-from videomolmo.lab.workshop import EVERY, FAULTS, check_repair
+from videomolmo.lab.workshop import EVERY, FAILURES, check_repair
+from videomolmo.weights.hub import sample_clip
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 WORKSHOP = FOLDER / "08_workshop.ipynb"
@@ -42,17 +44,17 @@ def test_every_heading_that_the_agenda_sends_to_exists():
 
 @pytest.fixture(scope="module")
 def opened(shipped_grounder):
-    """`opened(name)` gives a fault and an inspector of its result, as the notebook opens it."""
+    """`opened(name)` gives a failure and an inspector of its result, as the notebook opens it."""
     results = {}
 
-    def open_fault(name: str):
+    def open_failure(name: str):
         if name not in results:
-            fault = FAULTS[name][0]()
-            results[name] = fault, fault.ground(shipped_grounder)
-        fault, result = results[name]
-        return fault, videomolmo.inspect(result, fault.truth, grounder=shipped_grounder)
+            failure = FAILURES[name]()
+            results[name] = failure, failure.ground(shipped_grounder)
+        failure, result = results[name]
+        return failure, videomolmo.inspect(result, failure.truth, grounder=shipped_grounder)
 
-    return open_fault
+    return open_failure
 
 
 def exchange_in_the_middle(look, corrections):
@@ -84,65 +86,79 @@ TRIES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", FAILURES)
 def test_a_checker_tells_the_solution_from_the_stub_and_from_plausible_tries(opened, name):
-    (fault, inspector), solution = opened(name), FAULTS[name][1]
-    assert "as before" in check_repair(fault, inspector, lambda look, corrections: None)
+    failure, inspector = opened(name)
+    solution = failure.solution
+    assert "as before" in check_repair(failure, inspector, lambda look, corrections: None)
     for wrong in TRIES[name]:
-        assert check_repair(fault, inspector, wrong).startswith("not yet: J&F")
-    assert "ZeroDivisionError" in check_repair(fault, inspector, lambda look, corrections: 1 // 0)
-    assert check_repair(fault, inspector, solution).startswith("right")
+        assert check_repair(failure, inspector, wrong).startswith("not yet: J&F")
+    assert "ZeroDivisionError" in check_repair(failure, inspector, lambda look, corrections: 1 // 0)
+    assert check_repair(failure, inspector, solution).startswith("right")
     assert not inspector.inspection.history.records, "trying a repair does not touch what is shown"
 
 
 @pytest.mark.slow
 def test_a_repair_by_mouse_counts_where_the_code_does_nothing(opened):
-    fault, inspector = opened("occluded object")
-    FAULTS["occluded object"][1](inspector.inspection, inspector.corrections)
-    assert check_repair(fault, inspector, lambda look, corrections: None).startswith("right")
+    failure, inspector = opened("occluded object")
+    failure.solution(inspector.inspection, inspector.corrections)
+    assert check_repair(failure, inspector, lambda look, corrections: None).startswith("right")
     inspector.corrections.undo()
-    assert check_repair(fault, inspector, lambda look, corrections: None).startswith("not yet")
+    assert check_repair(failure, inspector, lambda look, corrections: None).startswith("not yet")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", ["forward", "intersection"])
 def test_a_rule_alone_neither_repairs_nor_spoils_a_repair(opened, rule):
     """Under `forward` the planted answer does little harm, and under both a repair scores below the goal."""
-    fault, inspector = opened("occluded object")
+    failure, inspector = opened("occluded object")
     inspector.inspection.apply_fusion_rule(rule)
-    assert "as before" in check_repair(fault, inspector, lambda look, corrections: None)
-    assert "as before" in check_repair(fault, inspector, lambda look, corrections: look.apply_fusion_rule(rule))
-    FAULTS["occluded object"][1](inspector.inspection, inspector.corrections)
-    assert check_repair(fault, inspector, lambda look, corrections: None).startswith("right")
+    assert "as before" in check_repair(failure, inspector, lambda look, corrections: None)
+    assert "as before" in check_repair(failure, inspector, lambda look, corrections: look.apply_fusion_rule(rule))
+    failure.solution(inspector.inspection, inspector.corrections)
+    assert check_repair(failure, inspector, lambda look, corrections: None).startswith("right")
 
 
 @pytest.mark.slow
 def test_a_check_writes_nothing_into_a_saved_result(opened, tmp_path):
-    fault, inspector = opened("occluded object")
-    inspector = videomolmo.inspect(replace(inspector.inspection.result), fault.truth, grounder=inspector.state.grounder)
+    failure, inspector = opened("occluded object")
+    inspector = videomolmo.inspect(
+        replace(inspector.inspection.result), failure.truth, grounder=inspector.state.grounder
+    )
     inspector.inspection.save(tmp_path / "saved")
-    FAULTS["occluded object"][1](inspector.inspection, inspector.corrections)
+    failure.solution(inspector.inspection, inspector.corrections)
     before = (tmp_path / "saved" / "corrections.jsonl").read_bytes()
-    assert check_repair(fault, inspector, FAULTS["occluded object"][1]).startswith("right: J&F was")
+    assert check_repair(failure, inspector, failure.solution).startswith("right: J&F was")
     assert (tmp_path / "saved" / "corrections.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.slow
+def test_a_wrong_point_on_a_video_of_ones_own(shipped_grounder):
+    """There is no ground truth: what the model finds by itself is taken for it."""
+    failure = workshop.failure_cases(shipped_grounder, str(sample_clip()), "the red circle")["wrong point"]
+    inspector = videomolmo.inspect(failure.ground(shipped_grounder), failure.truth, grounder=shipped_grounder)
+    assert check_repair(failure, inspector, lambda look, corrections: None).startswith("not yet")
+    assert check_repair(failure, inspector, failure.solution).startswith("right")
+    with pytest.raises(BadInput, match="needed are 31 frames and one point"):
+        workshop.wrong_point_on(str(sample_clip()), "the green star", shipped_grounder)
+
+
+@pytest.mark.parametrize("name", FAILURES)
 def test_after_another_sentence_a_checker_says_in_one_line_what_to_do(name):
-    fault = FAULTS[name][0]()
-    for sentence in (fault.sentence, "the green star"):  # asked again nothing is planted, and there is no truth
+    failure = FAILURES[name]()
+    for sentence in (failure.sentence, "the green star"):  # asked again nothing is planted, and there is no truth
         asked = made_result(frames=31)
         asked.sentence = sentence
-        said = check_repair(fault, videomolmo.inspect(asked), lambda look, corrections: None)
-        assert said.startswith("not yet: ") and f"choose “{fault.sentence}”" in said and "\n" not in said
+        said = check_repair(failure, videomolmo.inspect(asked), lambda look, corrections: None)
+        assert said.startswith("not yet: ") and f"choose “{failure.sentence}”" in said and "\n" not in said
 
 
 @pytest.mark.slow
 def test_the_planted_answer_is_what_the_result_says(opened):
-    fault, inspector = opened("wrong point")
+    failure, inspector = opened("wrong point")
     answers = {answer.frame: answer.text for answer in inspector.inspection.result.answers}
-    assert answers[EVERY] == fault.texts[EVERY] and set(answers) > set(fault.texts)
-    assert inspector.inspection.result.config["planted"] == {str(EVERY): fault.texts[EVERY]}
+    assert answers[EVERY] == failure.texts[EVERY] and set(answers) > set(failure.texts)
+    assert inspector.inspection.result.config["planted"] == {str(EVERY): failure.texts[EVERY]}
 
 
 @pytest.mark.slow
@@ -155,8 +171,8 @@ def test_it_runs_and_its_lesson_holds(tmp_path, monkeypatch, shipped_grounder):
         str(WORKSHOP), str(out), parameters=parameters, cwd=str(tmp_path), progress_bar=False, kernel_name="python3"
     )
     assert {path.name for path in tmp_path.iterdir()} == {"out.ipynb", "results"}  # nothing elsewhere
-    table = pd.read_csv(results / "results.csv").pivot(index="fault", columns="which", values="J&F")
-    assert set(table.index) == set(workshop.FAULTS) and (table["yours"] == table["as found"]).all()
+    table = pd.read_csv(results / "results.csv").pivot(index="failure", columns="which", values="J&F")
+    assert set(table.index) == set(workshop.FAILURES) and (table["yours"] == table["as found"]).all()
     assert (table["solution"] > table["as found"] + 0.1).all()
     outputs = [one for cell in nbformat.read(out, 4).cells for one in cell.get("outputs", [])]
     printed = "".join(one.get("text", "") for one in outputs if one.get("name") == "stdout")

@@ -12,6 +12,10 @@ class Terminated(KeyboardInterrupt):
 class BadInput(ValueError):
     """Input the program refuses, in one line that names the value and the remedy. The command line exits with 2."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in place of the traceback: IPython asks for it."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class MissingFile(BadInput):
     """A file that is needed is not there."""

@@ -13,6 +13,7 @@ Colour = tuple[int, int, int]
 Picture = UInt8[np.ndarray, "height width 3"]
 
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
+GROUND = 40  # grey level between pictures of a sheet
 # Okabe and Ito's colours, which colour-blind people can tell apart; then shades of them.
 BASE = np.array([(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167),
                  (0, 114, 178), (150, 150, 150)], np.uint8)  # fmt: skip
@@ -106,14 +107,27 @@ def _with_answers(
     result: Any, at: int, frame: np.ndarray, size: tuple[int, int] | None, answers: list[Any]
 ) -> UInt8[np.ndarray, "height width 3"]:
     """As `result_frame`, for whom the answers on the frame are at hand."""
-    masks, size = result.masks[at], size or frame.shape[:2]
+    points = [
+        point
+        for answer in answers
+        for point, is_in in zip(answer.points_px, answer.inside, strict=True) if is_in
+    ]  # fmt: skip
+    return annotated_frame(frame, result.masks[at], points, size)
+
+
+def annotated_frame(
+    frame: UInt8[np.ndarray, "height width 3"],
+    masks: Bool[np.ndarray, "objects height width"],
+    points_px: Sequence[tuple[float, float]] = (),
+    size: tuple[int, int] | None = None,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """A frame with masks and points, drawn at `size` (height, width; its own when None), where lines are sharp."""
+    size = size or frame.shape[:2]
     scale = size[0] / frame.shape[0], size[1] / frame.shape[1]
     if size != frame.shape[:2]:
         frame, masks = _fitted(frame, size), np.array([_fitted(mask, size) for mask in masks]).reshape(-1, *size)
     picture = draw_masks(frame, masks)
-    for answer in answers:
-        inside = [point for point, is_in in zip(answer.points_px, answer.inside, strict=True) if is_in]
-        draw_points(picture, [(x * scale[1], y * scale[0]) for x, y in inside])
+    draw_points(picture, [(x * scale[1], y * scale[0]) for x, y in points_px])
     return picture
 
 
@@ -155,9 +169,9 @@ def contact_sheet(result: Any, most: int = 10) -> UInt8[np.ndarray, "height widt
     for at in chosen:
         picture = result_frame(result, at, video[at], size)
         badge(picture, f"{at}{' K' if at in result.key_frames else ''}", 2, 20, (40, 40, 40), [])
-        tiles.append(np.pad(picture, ((2, 2), (2, 2), (0, 0)), constant_values=255))
+        tiles.append(np.pad(picture, ((2, 2), (2, 2), (0, 0)), constant_values=GROUND))
     columns = -(-len(tiles) // 2) if len(tiles) > 5 else len(tiles)
-    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
+    tiles += [np.full_like(tiles[0], GROUND)] * (-len(tiles) % columns)
     rows = [np.concatenate(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
     return np.concatenate(rows, axis=0)
 
@@ -168,7 +182,7 @@ def side_by_side(
     titles: Sequence[str] = (),
     columns: int | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Pictures of one size in a row, or in rows of `columns`, each `height_px` high, with white gaps between them.
+    """Pictures of one size in a row, or in rows of `columns`, each `height_px` high, on dark ground.
 
     Args:
         pictures: of one size.
@@ -184,8 +198,8 @@ def side_by_side(
     if titles:
         tiles = [_titled(tile, title) for tile, title in zip(tiles, titles, strict=True)]
     columns = columns or len(tiles)
-    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
-    tiles = [np.pad(tile, ((0, 6), (0, 6), (0, 0)), constant_values=255) for tile in tiles]
+    tiles += [np.full_like(tiles[0], GROUND)] * (-len(tiles) % columns)
+    tiles = [np.pad(tile, ((0, 6), (0, 6), (0, 0)), constant_values=GROUND) for tile in tiles]
     rows = [np.concatenate(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
     return np.concatenate(rows, axis=0)[:-6, :-6]
 
@@ -193,8 +207,8 @@ def side_by_side(
 def _titled(picture: np.ndarray, title: str) -> np.ndarray:
     import cv2
 
-    picture = np.pad(picture, ((20, 0), (0, 0), (0, 0)), constant_values=255)
-    cv2.putText(picture, title, (2, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.43, (40, 40, 40), 1, cv2.LINE_AA)
+    picture = np.pad(picture, ((20, 0), (0, 0), (0, 0)), constant_values=GROUND)
+    cv2.putText(picture, title, (2, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.43, WHITE, 1, cv2.LINE_AA)
     return picture
 
 
@@ -210,14 +224,6 @@ def heat_map(values: Real[np.ndarray, "height width"]) -> UInt8[np.ndarray, "hei
     shares = np.asarray(values, dtype=np.float64) / max(float(np.max(values)), 1e-12)
     colours = cv2.applyColorMap((shares * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
     return np.ascontiguousarray(colours[..., ::-1])
-
-
-def image_tag(picture: UInt8[np.ndarray, "height width 3"], height_px: int = 120) -> str:
-    """A picture as an HTML `<img>` that needs no file, to stand in a cell of a table."""
-    import base64
-
-    content = base64.b64encode(png_bytes(picture)).decode("ascii")
-    return f'<img height="{height_px}" src="data:image/png;base64,{content}">'
 
 
 def png_bytes(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:

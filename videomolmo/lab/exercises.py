@@ -16,13 +16,13 @@ def check_rule_exercise(rule: Callable[[np.ndarray, np.ndarray, float], np.ndarr
     a[0, :3], b[0, 1:] = True, True  # IoU 2/4
     empty = np.zeros_like(a)
     cases = {
-        "the sides agree (IoU 0.5, τ 0.4)": (a, b, 0.4),
-        "the sides agree exactly by τ (IoU 0.5, τ 0.5)": (a, b, 0.5),
-        "the sides disagree, though two thirds of each are common (IoU 0.5, τ 0.6)": (a, b, 0.6),
-        "the sides disagree (IoU 0.5, τ 0.7)": (a, b, 0.7),
-        "the forward side is empty": (empty, b, 0.7),
-        "the backward side is empty": (a, empty, 0.0),
-        "both sides are empty": (empty, empty, 0.7),
+        "the directions agree (IoU 0.5, τ 0.4)": (a, b, 0.4),
+        "the directions agree exactly by τ (IoU 0.5, τ 0.5)": (a, b, 0.5),
+        "the directions disagree, though two thirds of each are common (IoU 0.5, τ 0.6)": (a, b, 0.6),
+        "the directions disagree (IoU 0.5, τ 0.7)": (a, b, 0.7),
+        "the forward mask is empty": (empty, b, 0.7),
+        "the backward mask is empty": (a, empty, 0.0),
+        "both masks are empty": (empty, empty, 0.7),
     }
     for name, (forward, backward, tau) in cases.items():
         try:
@@ -45,16 +45,16 @@ def check_agreed_exercise(rule: Callable[[np.ndarray, np.ndarray, int, int], np.
     d[0, :7], e[0, 3:10], f[0, 2:5] = True, True, True  # d and e share four of ten, a and f one of five
     empty = np.zeros_like(a)
     cases = {
-        "the sides overlap by half": (a, b, 1, 4),
-        "the sides overlap by four tenths": (d, e, 4, 1),
-        "the sides overlap by a fifth and the left key frame is nearer": (a, f, 1, 4),
-        "the sides overlap by a fifth and the right key frame is nearer": (a, f, 4, 1),
-        "the sides do not overlap and the left key frame is nearer": (a, c, 1, 4),
-        "the sides do not overlap and the right key frame is nearer": (a, c, 4, 1),
-        "the sides do not overlap and both key frames are equally near": (a, c, 2, 2),
-        "the nearer side is empty": (empty, c, 1, 4),
-        "the farther side is empty": (a, empty, 1, 4),
-        "both sides are empty": (empty, empty, 1, 4),
+        "the directions overlap by half": (a, b, 1, 4),
+        "the directions overlap by four tenths": (d, e, 4, 1),
+        "the directions overlap by a fifth and the left key frame is nearer": (a, f, 1, 4),
+        "the directions overlap by a fifth and the right key frame is nearer": (a, f, 4, 1),
+        "the directions do not overlap and the left key frame is nearer": (a, c, 1, 4),
+        "the directions do not overlap and the right key frame is nearer": (a, c, 4, 1),
+        "the directions do not overlap and both key frames are equally near": (a, c, 2, 2),
+        "the nearer mask is empty": (empty, c, 1, 4),
+        "the farther mask is empty": (a, empty, 1, 4),
+        "both masks are empty": (empty, empty, 1, 4),
     }
     for name, (forward, backward, left, right) in cases.items():
         try:

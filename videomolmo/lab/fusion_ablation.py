@@ -258,7 +258,7 @@ def worst_frame(windows: Iterable[Sides]) -> tuple[Sides, int, int]:
 
 
 def by_agreement(windows: Iterable[Sides]) -> pd.DataFrame:
-    """Mean J&F of what a rule could take, by how much the two sides overlap; frames with an empty side left out.
+    """Mean J&F of what a rule could take, by how far the directions overlap; frames with an empty mask left out.
 
     Why a rule should not unite sides that differ: compare the columns of a row.
 
@@ -276,7 +276,7 @@ def by_agreement(windows: Iterable[Sides]) -> pd.DataFrame:
     names = [f"{low:g} … {high:g}" for low, high in pairwise(edges)]
     place = np.clip(np.digitize(np.concatenate(overlaps), edges) - 1, 0, len(names) - 1)  # 1 belongs to the last range
     grouped = table.groupby(pd.Categorical.from_codes(place, names), observed=True)
-    return grouped.mean().assign(frames=grouped.size()).rename_axis("IoU of the two sides")
+    return grouped.mean().assign(frames=grouped.size()).rename_axis("IoU of the two directions")
 
 
 def _window_scores(window: Sides, chosen: Sequence[Setting]) -> Float[np.ndarray, "settings frames objects 2"]:

@@ -11,7 +11,15 @@ from jaxtyping import Bool, Float, UInt8
 from videomolmo.annotation.candidate_points import deepest_pixel
 from videomolmo.errors import BadInput
 from videomolmo.synth.clips import render_clip
-from videomolmo.synth.scene import Path, Scene, SceneObject, sample_background_colour, sample_scene
+from videomolmo.synth.scene import (
+    Path,
+    Scene,
+    SceneObject,
+    outline,
+    sample_background_colour,
+    sample_colour,
+    sample_scene,
+)
 
 KINDS = ("occlusion", "crossing", "fast")
 POINTS = ("clean", "noisy")
@@ -44,6 +52,38 @@ def hard_clip(seed: int, *, frames: int = 31, size: int = 160) -> HardClip:
     kind = KINDS[seed % len(KINDS)]
     clip = render_clip(_hard_scene(seed, kind, frames), frames, size, size)
     return HardClip(seed, kind, clip.frames, clip.masks)
+
+
+def lesson_clip(seed: int = 3, *, frames: int = 31, height: int = 180, width: int = 240) -> HardClip:
+    """One clip with all that notebook 00 explains: its first object, a red circle, is hidden on frame 10, and touched.
+
+    It passes behind a bar, which hides all of it on frame 10 alone; from frame 18 to 26 a red square runs over it.
+    A blue circle stands by.
+
+    Seen in: notebooks/00_quickstart.ipynb
+    """
+    rng, aspect = np.random.default_rng([seed, 29]), width / height
+    scene = sample_scene(int(rng.integers(2**40)), motion=False, frames=frames, aspect=aspect)
+    step = 0.84 * aspect / (frames - 1)
+
+    def made(
+        shape: str, colour: str, radius: float, at: tuple[float, float], when: int, velocity: tuple
+    ) -> SceneObject:
+        path = Path(at=np.array(at), when=float(when), velocity=np.array(velocity))
+        return replace(
+            scene.objects[0], shape=shape, colour=colour, rgb=sample_colour(rng, colour), outline=outline(rng, shape),
+            radius=radius, path=path, marked=0.0, spin=0.0,
+        )  # fmt: skip
+
+    circle = made("circle", "red", 0.12, (0.36 * aspect, 0.5), 10, (step, 0.0))
+    square = replace(made("square", "red", 0.13, (0.36 * aspect + 12.5 * step, 0.5), 22, (0.0, 0.14)), rgb=circle.rgb)
+    other = made("circle", "blue", 0.1, (0.15 * aspect, 0.82), 0, (0.0, 0.0))
+    half = 0.12 + 0.5 * step
+    bar = np.array([[-half, -1.2], [half, -1.2], [half, 1.2], [-half, 1.2]])
+    place = Path(at=np.array([0.36 * aspect, 0.5]), when=0.0, velocity=np.zeros(2))
+    occluder = bar, sample_background_colour(rng, [circle.rgb, other.rgb]), 1.0, place
+    clip = render_clip(replace(scene, objects=(circle, other, square), occluders=(occluder,)), frames, height, width)
+    return HardClip(seed, "lesson", clip.frames, clip.masks)
 
 
 def click(clip: HardClip, at: int, obj: int, points: str) -> Float[np.ndarray, "1 2"] | None:

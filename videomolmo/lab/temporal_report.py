@@ -162,7 +162,7 @@ CLAIMS = (
     Claim("ours: what it costs on appearance", ("cross_attention", 4), ("none", 0), "appearance", None),
 )
 _COLOURS = {  # Okabe and Ito, told apart by everybody; markers tell the same
-    "none": ("#000000", "X"),
+    "none": ("#7f7f7f", "X"),
     "addition": ("#E69F00", "s"),
     "concatenation": ("#009E73", "D"),
     "cross_attention": ("#0072B2", "o"),
