@@ -184,7 +184,19 @@ def test_masks_become_points_in_time_and_rows_that_training_reads(clip, vis, tmp
 
 def test_boxes_are_followed_and_tracks_that_stray_are_dropped_and_listed(clip, mot, tmp_path, capsys):
     out = tmp_path / "tracks"
-    command = ["annotate", "--benchmark", "mot", "--path", str(mot), "--rows", "molmo2-track", "--out", str(out)]
+    command = [
+        "annotate",
+        "--benchmark",
+        "mot",
+        "--path",
+        str(mot),
+        "--split",
+        "train",
+        "--rows",
+        "molmo2-track",
+        "--out",
+        str(out),
+    ]
     assert main(command) == 0 and "1 dropped, 1 kept" in capsys.readouterr().out
     (row,) = rows_in(out)
     assert row["mask_id"] == ["7"] and row["sampling_fps"] == 2 and row["fps"] == FPS
