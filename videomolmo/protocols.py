@@ -120,6 +120,9 @@ class Pointer(Protocol):
     """Answers a question about the key frames of a video with points.
 
     Order of calls: `describe`, whose "context" becomes the question's; then `answers`, once for each video.
+
+    A model that sees a whole video at once has `answer_once` besides, see `videomolmo.systems.molmo2.Molmo2Pointer`:
+    `point` and `count` ask it, and so does the evaluation of points in time.
     """
 
     def describe(self, context: int | None) -> dict[str, Any]:

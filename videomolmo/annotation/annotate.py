@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field
 from tqdm import tqdm
 from typing_extensions import TypedDict
 
+from videomolmo.annotation import molmo2_rows
 from videomolmo.annotation.candidate_points import deepest_pixel, num_components, sample_candidates
 from videomolmo.datasets import first_records, read_dataset
 from videomolmo.datasets.record import Expression, ImageSequence, Record
@@ -110,7 +111,9 @@ def choose_point(
 ABSENT = {"x": -1, "y": -1}  # how a training row says that the object is not on this frame
 SMALLEST = 16  # pixels of a mask
 REJECTED_LOW_IOU = "misunderstood"  # the verdict as it is stored
-_STORED = {"max_points": "most_points", "iou_threshold": "bound", "min_iou": "least"}  # names in files
+_STORED = {"max_points": "most_points", "iou_threshold": "bound", "min_iou": "least", "rows": "kind"}  # names in files
+VIDEOMOLMO = "videomolmo"  # the rows of this project's own model
+_MOLMO2 = ("rows", "sampling_fps", "sigma", "min_track_iou")
 DIGITS = 5  # of the number that a training row's image is called by, where the row does not say
 
 
@@ -123,6 +126,10 @@ class Settings:
         candidates, max_points, iou_threshold, negative: see `choose_point`.
         min_iou: objects whose best IoU stays below are left out, with that frame.
         seed: of the candidates.
+        rows: "videomolmo", or one of `molmo2_rows.KINDS`, for which of the above only `seed` counts, and these:
+        sampling_fps: frames a second of tracks, 1 or 2.
+        sigma: of the normal distribution of points, in sides of the mask's box.
+        min_track_iou: tracks from boxes whose mean IoU with them stays below are dropped.
     """
 
     every: int = 5
@@ -132,23 +139,37 @@ class Settings:
     negative: bool = False
     min_iou: float = 0.3
     seed: int = 0
+    rows: str = VIDEOMOLMO
+    sampling_fps: int = 2
+    sigma: float = 0.15
+    min_track_iou: float = 0.5
 
     def __post_init__(self) -> None:
         plain: dict[str, int | float | bool] = {"negative": bool(self.negative)}
-        for name, low in (("every", 1), ("candidates", 1), ("max_points", 1), ("seed", 0)):
+        for name, low in (
+            ("every", 1), ("candidates", 1), ("max_points", 1), ("seed", 0), ("sampling_fps", 1)
+        ):  # fmt: skip
             plain[name] = number = as_int(getattr(self, name), low)
             if number is None:
                 raise BadInput(f"{name} is {getattr(self, name)!r}, expected a whole number, at least {low}")
-        for name in ("iou_threshold", "min_iou"):
+        for name in ("iou_threshold", "min_iou", "min_track_iou", "sigma"):
             plain[name] = share = as_float(getattr(self, name))
             if share is None or not 0 <= share <= 1:
-                raise BadInput(f"{name} is {getattr(self, name)!r}, expected an IoU from 0 to 1")
+                expected = "a share of a side" if name == "sigma" else "an IoU"
+                raise BadInput(f"{name} is {getattr(self, name)!r}, expected {expected} from 0 to 1")
+        if self.rows not in (VIDEOMOLMO, *molmo2_rows.KINDS):
+            raise BadInput(f"rows is {self.rows!r}, expected one of {', '.join((VIDEOMOLMO, *molmo2_rows.KINDS))}")
+        if plain["sampling_fps"] > 2:
+            raise BadInput(f"sampling_fps is {self.sampling_fps!r}, expected 1 or 2, as in Molmo 2's rows")
         for name, value in plain.items():  # whatever stood for it: settings are written as JSON
             object.__setattr__(self, name, value)
 
     def as_stored(self) -> dict[str, Any]:
         """The settings under the names that they have in files."""
-        return {_STORED.get(name, name): value for name, value in asdict(self).items()}
+        values = asdict(self)
+        if self.rows == VIDEOMOLMO:  # files of earlier versions have none of these
+            values = {name: value for name, value in values.items() if name not in _MOLMO2}
+        return {_STORED.get(name, name): value for name, value in values.items()}
 
 
 def annotate_clip(record: Record, tracker: MaskTracker, settings: Settings) -> tuple[list[dict], list[dict]]:
@@ -386,7 +407,8 @@ def _annotate(begun: tuple, number: int) -> tuple[int, str]:
     """Annotate one clip; its number, and why it was refused: one missing picture need not stop all the others."""
     tracker, records, settings, parts, key = begun
     try:
-        rows, quality = annotate_clip(records[number], tracker, settings)
+        make = annotate_clip if settings.rows == VIDEOMOLMO else molmo2_rows.rows_of_clip
+        rows, quality = make(records[number], tracker, settings)
     except BadInput as error:
         return number, str(error)
     write_text(part_file(parts, number), json.dumps({"made_by": key, "rows": rows, "quality": quality}))

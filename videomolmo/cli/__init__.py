@@ -36,6 +36,7 @@ from videomolmo.cli.options import (
     opt,
     whole,
 )
+from videomolmo.cli.point import count, point
 from videomolmo.errors import BadInput
 from videomolmo.io.command_line import Command, Group, at_least_one, run, show_version
 
@@ -117,6 +118,8 @@ def ground(
     return ground_all(*asked, out, overwrite, models, settings, (workers, scheduler, cluster))
 
 
+_command("Videos")(point)
+_command("Videos")(count)
 _command("Videos")(describe)
 _command("Results")(exchange.export)
 _command("Results", "import")(exchange.import_)
@@ -220,7 +223,9 @@ def train(
 @_command("Training and weights", "train-nano")
 def train_nano(
     out: Annotated[Path, file("Working folder.")] = Path("runs/nano"),
-    only: Annotated[Literal["pointing", "masks", "glamm"] | None, opt("Which; glamm only if named.", "MODEL")] = None,
+    only: Annotated[
+        Literal["pointing", "masks", "glamm", "molmo2"] | None, opt("Which; the last two only if named.", "MODEL")
+    ] = None,
     temporal: Annotated[str, opt("Temporal module of the pointing model.", "KIND")] = "cross_attention",
     threads: Annotated[int, whole("CPU threads.", "N")] = 2,
     seed: Annotated[int, whole("Random seed.", "N")] = 1,

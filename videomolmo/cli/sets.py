@@ -34,7 +34,8 @@ from videomolmo.cli.options import (
 from videomolmo.errors import BadInput
 from videomolmo.io.command_line import Command, Group
 
-CAPTIONS, WORDS = {"rich_help_panel": "Captions"}, {"rich_help_panel": "Endpoint"}
+CAPTIONS, WORDS, MOLMO2 = ({"rich_help_panel": panel} for panel in ("Captions", "Endpoint", "Rows of Molmo 2"))
+ROWS = "videomolmo molmo2-point molmo2-track molmo2-count"
 Endpoint = Annotated[str | None, opt("URL of chat completions; key: $VIDEOMOLMO_API_KEY.", "URL", **WORDS)]
 Yes = Annotated[bool, Option("--yes", help="Send without asking.", **WORDS)]
 data = typer.Typer(cls=Group, rich_markup_mode=None, help="List public data sets; fetch one; check a download.")
@@ -84,6 +85,9 @@ def annotate(
     min_iou: Annotated[float | None, number("Left out below this IoU (points 0.3, boxes 0.5).", "IOU")] = None,
     seed: Annotated[int, whole("Random seed.", "N")] = 0,
     workers: Annotated[int, whole("Processes.", "N")] = 1,
+    rows: Annotated[str, opt(f"{ROWS.replace(' ', ', ')}.", "KIND", ROWS, **MOLMO2)] = "videomolmo",
+    sampling_fps: Annotated[int, whole("Frames a second of molmo2-track, 1 or 2.", "FPS", **MOLMO2)] = 2,
+    sigma: Annotated[float, number("Spread of Molmo 2's points, in sides of the box.", "SHARE", **MOLMO2)] = 0.15,
     captions: Annotated[bool, Option("--captions", help="Make grounded captions instead.", **CAPTIONS)] = False,
     words: Annotated[str, opt("templates, or a model's name.", "MODEL", "templates", **CAPTIONS)] = "templates",
     endpoint: Endpoint = None,
@@ -93,6 +97,8 @@ def annotate(
     yes: Yes = False,
 ) -> None:
     """Make training points, or captions, of a data set; resumable.
+
+    --rows makes those of Molmo 2, from masks, or from boxes that SAM 2 follows.
 
     With --captions: what has boxes alone gets masks by SAM 2; the words are made by templates, by an image-text model
     of transformers, or by an endpoint for chat completions, which gets nothing before you said yes.
@@ -107,7 +113,10 @@ def annotate(
     from videomolmo.annotation.annotate import Settings, annotate_dataset
 
     least = Settings.min_iou if min_iou is None else min_iou
-    settings = Settings(every, candidates, max_points, iou_threshold, negative, least, seed)
+    tracks = Settings.min_track_iou if min_iou is None else min_iou
+    settings = Settings(
+        every, candidates, max_points, iou_threshold, negative, least, seed, rows, sampling_fps, sigma, tracks
+    )
     report = annotate_dataset(benchmark, path, out, settings, split=split, masks=masks, workers=workers, limit=limit)
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in report["objects"].items())
     print(f"{report['rows']} training rows; objects on frames: {verdicts or 'none'}; see {out}")
@@ -189,6 +198,7 @@ def _evaluate_masks(
     submission: Path | None, what: dict[str, Any],
 ) -> None:  # fmt: skip
     from videomolmo.datasets import read_dataset
+    from videomolmo.evaluation import whole_videos
     from videomolmo.evaluation.evaluate import evaluate, j_and_f_of, scores_text
     from videomolmo.evaluation.predictions import Predictions, check_submission, write_submission
     from videomolmo.evaluation.quoted import comparison
@@ -205,7 +215,7 @@ def _evaluate_masks(
     table = evaluate(dataset, out, path=path, split=split, limit=limit, **what)
     print(scores_text(table, out))
     if compare:
-        print(comparison(dataset, j_and_f_of(table)))
+        print(whole_videos.comparison(dataset, table) if "low" in table else comparison(dataset, j_and_f_of(table)))
     if submission:
         masks = Predictions(what["external_predictions"] or out / "predictions", what["layout"])
         print(f"{submission}: {write_submission(records, masks, dataset, submission)} masks")

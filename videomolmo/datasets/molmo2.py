@@ -49,7 +49,10 @@ def _reader(build: Callable[..., Record], default: str, own: tuple[str, ...] = (
 
 
 def _molmo2_video_point(number: int, rows: Sequence[dict], split: str, folders: list[Path]) -> Record:
-    """Points in percent at the seconds of `two_fps_timestamps`; all belong to what the label names."""
+    """Points in percent at the seconds of `two_fps_timestamps`; all belong to what the label names.
+
+    `fps` of a row, which our own annotations add, is that of a folder of images.
+    """
     row = rows[number]
     times = tuple(map(float, row["two_fps_timestamps"]))
     if len(row["points"]) != len(times):
@@ -61,7 +64,7 @@ def _molmo2_video_point(number: int, rows: Sequence[dict], split: str, folders: 
     )
     return Record(
         "molmo2_video_point", split, str(row["video_id"]), video, (expression,), {"1": row["label"]},
-        Points({"1": points}, in_percent=True), more=_more(row),
+        Points({"1": points}, in_percent=True), row.get("fps"), _more(row),
     )  # fmt: skip
 
 

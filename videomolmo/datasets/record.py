@@ -6,7 +6,7 @@ Its frames come from image files, a video file, or a function; nothing is opened
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -276,6 +276,22 @@ class Record:
             BadInput: they are missing or cannot be read.
         """
         return self.media.open(self.fps)
+
+    def whole(self) -> tuple[Frames, Float[np.ndarray, " frames"]]:
+        """All frames of the video, not only those that belong to the record, and the seconds of those that do.
+
+        Raises:
+            BadInput: they are missing or cannot be read, or a frame that is annotated is not there.
+        """
+        media = self.media
+        if not isinstance(media, VideoFile) or (media.numbers is None and media.times_s is None):
+            frames = media.open(self.fps)
+            return frames, np.asarray(frames.times_s, np.float64)
+        if media.numbers is None:
+            return replace(media, names=(), times_s=None).open(self.fps), np.array(media.times_s, np.float64)
+        with media.open(self.fps) as chosen:  # which finds numbers beyond the last frame
+            times = np.asarray(chosen.times_s, np.float64)
+        return replace(media, names=(), numbers=None).open(self.fps), times
 
     def size(self) -> tuple[int, int]:
         """Height and width, from the index or from the header of the first frame."""

@@ -19,6 +19,7 @@ from videomolmo.datasets.mevis import REVOS_KINDS, REVOS_NAME
 from videomolmo.datasets.record import Expression, Record, Records
 from videomolmo.datasets.registry import known
 from videomolmo.errors import BadInput
+from videomolmo.evaluation import whole_videos
 from videomolmo.evaluation.predictions import LAYOUT, Predictions
 from videomolmo.evaluation.score import (
     BOXES,
@@ -144,8 +145,7 @@ def evaluate(
         model, masks, device: see `videomolmo.load_grounder`.
         every, fusion, tau, context: see `VideoGrounder.__call__`.
         limit: only so many clips.
-        external_predictions: folder of another system's masks, only scored; `layout` tells where they lie.
-        layout: see `Predictions`.
+        external_predictions, layout: another system's masks, only scored, and where they lie, see `Predictions`.
 
     Returns:
         One row for each clip, expression and metric, and rows with clip "(all)" for their means over expressions; no
@@ -159,12 +159,13 @@ def evaluate(
     """
     benchmark, _ = known(benchmark)
     settings = check_settings(every, fusion, tau, context)
-    model, masks = hub.as_name(model, "--model"), hub.as_name(masks, "--masks")
-    out = require_path(out, "out")
+    model, masks, out = hub.as_name(model, "--model"), hub.as_name(masks, "--masks"), require_path(out, "out")
     external = None if external_predictions is None else require_path(external_predictions, "external_predictions")
     if external is None and layout != LAYOUT:
         raise BadInput(f"layout {layout!r} is for masks of others; give their folder, or no layout")
     records = first_records(read_dataset(benchmark, path, split), limit)
+    if external is None and (whole := _whole_videos(records, model, masks, device, settings, out, limit)) is not None:
+        return whole
     by = {"foreign": str(external), "layout": layout} if external else {"model": model, "masks": masks, **settings}
     manifest = identity(benchmark, records, limit) | by | {"expressions": digest(records)}
     predictions = Predictions(external or out / "predictions", layout)
@@ -179,6 +180,17 @@ def evaluate(
         refused = _predict(grounder, records, predictions, out, settings, key_of(manifest))
         metadata["weights"] = " ".join(sorted(grounder.weights.values()))
         return _score(records, predictions, out, refused, key_of(manifest), metadata)
+
+
+def _whole_videos(
+    records: Records, model: str, masks: str, device: str, settings: dict, out: Path, limit: int | None
+) -> "pd.DataFrame | None":
+    """The table of a set about whole videos, where the model sees those; of our own sets no other model has one."""
+    if records.dataset not in whole_videos.TASKS:
+        return None
+    grounder = _grounder(model, masks, device, settings)
+    own = records.dataset.endswith("_nano")
+    return whole_videos.evaluate(grounder, records, out, limit) if own or whole_videos.can_ask(grounder) else None
 
 
 def identity(benchmark: str, records: Records, limit: int | None) -> dict:
@@ -378,7 +390,8 @@ def scores_text(table: pd.DataFrame, out: Path) -> str:
     """The means of a run, and what in its folder had no prediction, as lines."""
     means, lines = table[table["clip"] == ALL], ["nothing scored: this set has no public masks, points or counts"]
     if not table.empty:  # else a server scores it, or it has boxes only
-        lines = [means[["kind", "metric", "value", "n"]].to_string(index=False, float_format="{:.4f}".format)]
+        columns = [name for name in ("kind", "metric", "value", "low", "high", "n") if name in means]
+        lines = [means[columns].to_string(index=False, float_format="{:.4f}".format)]
     lost = json.loads((out / "missing.json").read_text(encoding="utf-8-sig"))
     if lost["count"]:
         lines.append(f"{lost['count']} expressions have no prediction and count 0: see {out / 'missing.json'}")

@@ -34,15 +34,25 @@ def is_close(truth: int, count: int) -> bool:
     return abs(truth - count) <= 1 + math.floor(0.05 * truth)
 
 
+def stated_count(text: str) -> int | None:
+    """The number that an answer states: alone, else as the first total in its sentence; None where it states none.
+
+    Example:
+        >>> stated_count("5"), stated_count("Counting the dogs shows a total of 3."), stated_count("There are none.")
+        (5, 3, None)
+    """
+    text = text.strip().lower().rstrip(".")
+    total = _TOTAL_OR_NUMBER.search(text)
+    count = _integer(text)
+    return _integer(total[1]) if count is None and total else count
+
+
 def molmo2_video_count(truth: int, text: str) -> AnswerScore:
     """Molmo 2 on video and BURST: a bare number, else the first total in the sentence; close as in `is_close`.
 
     Its rule for `none` never applies (a regular expression with a backspace in it), so that sentence is invalid.
     """
-    text = text.strip().lower().rstrip(".")
-    total = _TOTAL_OR_NUMBER.search(text)
-    count = _integer(text)
-    count = _integer(total[1]) if count is None and total else count
+    count = stated_count(text)
     return _score(truth, count, count is not None and is_close(truth, count))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -98,7 +98,9 @@ def broken_tokenizers_are_refused(folder: str | Path) -> Iterator[None]:
         ) from error
 
 
-def build_nano_tokenizer(corpus: list[str], size: int = 512) -> PreTrainedTokenizerFast:
+def build_nano_tokenizer(
+    corpus: list[str], size: int = 512, grammar: Sequence[str] = GRAMMAR
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE learnt from `corpus` that gives back any text exactly.
 
     Digits stay single, so that a coordinate is always written with the same tokens; grammar fragments are one token
@@ -107,26 +109,27 @@ def build_nano_tokenizer(corpus: list[str], size: int = 512) -> PreTrainedTokeni
     Args:
         corpus: texts to learn merges from.
         size: most tokens; a small corpus gives fewer.
+        grammar: fragments of answers that are one token each.
 
     Raises:
         BadInput: the size has no room for the bytes and the grammar.
     """
-    if size < SMALLEST:
-        raise BadInput(f"tokenizer size is {size}, expected at least {SMALLEST} for bytes and grammar; raise it")
+    if size < (smallest := SMALLEST - len(GRAMMAR) + len(grammar)):
+        raise BadInput(f"tokenizer size is {size}, expected at least {smallest} for bytes and grammar; raise it")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size - len(GRAMMAR),
+        vocab_size=size - len(grammar),
         special_tokens=[END_OF_TEXT],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    fragments = re.compile("|".join(re.escape(text) for text in sorted(GRAMMAR, key=len, reverse=True)))
+    fragments = re.compile("|".join(re.escape(text) for text in sorted(grammar, key=len, reverse=True)))
     tokenizer.train_from_iterator((part for text in corpus for part in fragments.split(text) if part), trainer)
-    tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in GRAMMAR])
+    tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in grammar])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=END_OF_TEXT,

@@ -111,6 +111,7 @@ def _malformed(answer: Answer, problem: str) -> Answer:
     return replace(answer, outcome="malformed", label="", problem=problem, **nothing)
 
 
+GRID_FPS = 2  # frames a second of a whole video
 MOST_FRAMES = 128  # shown at a time, as in fine-tuning; a longer clip is asked about in parts
 TOKENS, TOKENS_PER_FRAME = 128, 128  # of an answer at most: a time takes about 5, a point about 10
 PROMPT = "<|video|><|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
@@ -179,9 +180,7 @@ class Molmo2Pointer:
         Raises:
             BadInput: key frames whose times are shown alike, or a question with the model's own signs in it.
         """
-        signs = [sign for sign in self.processor.tokenizer.all_special_tokens if sign in question.text]
-        if signs:
-            raise BadInput(f"the sentence holds {signs[0]!r}, a sign of the model's own; leave it out")
+        self._check_signs(question.text)
         refuse_live(question.video, "this model")
         check_times(np.asarray(question.video.times_s, np.float64), question.every, MOST_FRAMES)
         return self._answers(frames, question)
@@ -198,6 +197,42 @@ class Molmo2Pointer:
                 keys, shown_together = [], []
         if keys:
             yield from self._ask(question, keys, shown_together)
+
+    def answer_once(self, frames: Iterator[Frame], question: Question) -> tuple[list[int], Answer]:
+        """Numbers of the frames that were shown, and one answer about all of them, whose times count from the first.
+
+        Shown are two frames a second and the last one, fewer where the model reads no more.
+
+        Raises:
+            BadInput: a question with the model's own signs in it, or no room for any frame.
+        """
+        self._check_signs(question.text)
+        video, prompt = question.video, PROMPT.format(question.text)
+        times = np.asarray(video.times_s, np.float64)
+        blank = shrunk(self.processor, np.zeros((8, 8, 3), np.uint8))[None]
+        one, two = (
+            inputs_of(self.processor, blank.repeat(n, 0), 100.0 + np.arange(n), prompt)["input_ids"].shape[1]
+            for n in (1, 2)
+        )
+        room = (self.model.config.text_config.max_position_embeddings - TOKENS - one) // (two - one) + 1
+        keys = whole_grid(times, min(MOST_FRAMES, max(room, 1)))
+        wanted, shown_together = {*keys}, []
+        for at, frame in enumerate(frames):
+            if at in wanted:
+                shown_together.append(shrunk(self.processor, frame))
+        if not shown_together:
+            raise BadInput(f"{video.name}: no frame could be decoded; check the file with another player")
+        keys = keys[: len(shown_together)]  # a broken video ends early
+        text, cut = self._write(np.stack(shown_together), times[keys] - times[keys[0]], question.text)
+        answer = read_points(text, video.height, video.width)
+        if cut and answer.outcome == "malformed":
+            answer = replace(answer, problem=f"{answer.problem} (the answer was longer than {cut} tokens)")
+        return keys, answer
+
+    def _check_signs(self, text: str) -> None:
+        signs = [sign for sign in self.processor.tokenizer.all_special_tokens if sign in text]
+        if signs:
+            raise BadInput(f"the sentence holds {signs[0]!r}, a sign of the model's own; leave it out")
 
     def _ask(
         self, question: Question, keys: list[int], frames: list[UInt8[np.ndarray, "side side 3"]]
@@ -243,6 +278,29 @@ class Molmo2Pointer:
         written = self.model.generate(**placed, max_new_tokens=most, do_sample=False)[0, length:]
         cut = len(written) == most and written[-1].item() != self.processor.tokenizer.eos_token_id
         return self.processor.tokenizer.decode(written, skip_special_tokens=True), most if cut else 0
+
+
+def grid_times(duration_s: float, most: int, fps: float = GRID_FPS) -> Float[np.ndarray, " times"]:
+    """Times to show of a video: so many a second and the last, or evenly spaced ones where those would be too many.
+
+    Example:
+        >>> grid_times(1.2, 128).tolist(), grid_times(9.0, 4).tolist()
+        ([0.0, 0.5, 1.0, 1.2], [0.0, 3.0, 6.0, 9.0])
+    """
+    times = np.arange(0, duration_s, 1 / fps)
+    if not len(times) or duration_s - times[-1] > 1e-6:
+        times = np.append(times, duration_s)
+    return times if len(times) <= most else np.linspace(0, duration_s, most)
+
+
+def whole_grid(times: Float[np.ndarray, " frames"], most: int) -> list[int]:
+    """Numbers of the frames nearest to `grid_times`, none twice and no two that are shown with one time."""
+    found: list[int] = []
+    for time in grid_times(float(times[-1] - times[0]), most):
+        at = int(np.abs(times - times[0] - time).argmin())
+        if not found or (at > found[-1] and shown(times[[at]] - times[0]) != shown(times[found[-1:]] - times[0])):
+            found.append(at)
+    return found
 
 
 def as_tracking(question: str, fps: float) -> str:
@@ -300,23 +358,17 @@ def load_molmo2(folder: Path, dtype: torch.dtype = torch.float32, attention: str
     if attention not in ATTENTION:
         raise BadInput(f"attention is {attention!r}, expected one of {', '.join(ATTENTION)}")
     try:
-        from transformers import Molmo2ForConditionalGeneration, Molmo2Processor
+        from transformers import Molmo2ForConditionalGeneration
     except ImportError as error:
         raise BadInput("this transformers has no Molmo 2; install a newer one: pip install -U transformers") from error
     try:
         config = checked_config(folder)
-        check_processor_files(folder)
+        processor = load_processor(folder, config)
         model, report = Molmo2ForConditionalGeneration.from_pretrained(
             folder, config=config, dtype=dtype, attn_implementation=attention, use_safetensors=True,
             local_files_only=True, output_loading_info=True,
         )  # fmt: skip
         plain_generation(model)
-        with broken_tokenizers_are_refused(folder):
-            processor = Molmo2Processor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            check_words(processor.tokenizer)
-            check_processor(processor, config)
-            blank = shrunk(processor, np.zeros((8, 8, 3), np.uint8))[None]
-            check_inputs(inputs_of(processor, blank, np.zeros(1), PROMPT.format("a")), config)
     except Exception as error:  # transformers raises many kinds; nearly all mean that these files are no Molmo 2
         reason = str(error) if isinstance(error, BadInput) else first_line(error)
         raise BadInput(f"{folder}: no Molmo 2 that can be loaded with attention {attention!r}: {reason}") from error
@@ -333,3 +385,21 @@ def load_molmo2(folder: Path, dtype: torch.dtype = torch.float32, attention: str
             check_finite(name, value, source=folder)
         raise
     return model.eval(), processor
+
+
+def load_processor(folder: Path, config: Any) -> Any:
+    """What shows the frames of a video to a model of this configuration, Molmo 2's or MolmoPoint's.
+
+    Raises:
+        Exception: of many kinds, where the files cannot be read or are of another model.
+    """
+    from transformers import Molmo2Processor
+
+    check_processor_files(folder)
+    with broken_tokenizers_are_refused(folder):
+        processor = Molmo2Processor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        check_words(processor.tokenizer)
+        check_processor(processor, config)
+        blank = shrunk(processor, np.zeros((8, 8, 3), np.uint8))[None]
+        check_inputs(inputs_of(processor, blank, np.zeros(1), PROMPT.format("a")), config)
+    return processor

@@ -211,12 +211,16 @@ class Samples:
                 return self._draw(rng, records, position, replaced)
             except (BadInput, OSError) as error:
                 replaced.append(f"{records[0]}: {error}")
-                if self.data.on_error == "stop":
+                if not self._may_replace(error):
                     raise BadInput(
                         f"sample {position}, {replaced[-1]}; mend the data, or set data.on_error to 'replace'"
                     ) from error
                 if len(replaced) == MAX_REPLACED:
                     raise BadInput(f"{MAX_REPLACED} clips in a row cannot be read, the last: {error}") from error
+
+    def _may_replace(self, error: Exception) -> bool:
+        """Whether the next clip may stand in for one that cannot be had."""
+        return self.data.on_error == "replace"
 
     def _draw(self, rng: np.random.Generator, records: list[Record], position: int, replaced: list[str]) -> Sample:
         """A random frame that something can be asked about, and questions about it."""
@@ -375,13 +379,14 @@ class MicroBatches(Dataset):
         step, turn = divmod(number, self.sampler.passes)
         try:
             drawn = [self.samples[position] for position in self.sampler.positions(self.start + step, turn)]
-            examples = [
-                self.processor.training_example(one.frame, [list(pair) for pair in one.branches], one.past)
-                for one in drawn
-            ]
+            return MicroBatch(self.tensors(drawn), [one.about for one in drawn])
         except BadInput as error:
             return BadInput(str(error))
-        return MicroBatch(collate(examples), [one.about for one in drawn])
+
+    def tensors(self, drawn: list[Sample]) -> dict[str, Tensor]:
+        """What the loss module gets of some samples."""
+        example = self.processor.training_example
+        return collate([example(one.frame, [list(pair) for pair in one.branches], one.past) for one in drawn])
 
 
 def dataloader(batches: MicroBatches, workers: int) -> Iterator[MicroBatch]:

@@ -19,8 +19,9 @@ from videomolmo.errors import BadInput
 from videomolmo.io import provenance
 from videomolmo.io.files import write_json, write_text
 from videomolmo.model.tokenizer import load_tokenizer, save_tokenizer
+from videomolmo.systems.molmo2 import load_molmo2
 from videomolmo.training.checkpoints import trainable_state_dict
-from videomolmo.training.model import TrainState, merge
+from videomolmo.training.model import TrainState, is_molmo2, merge
 from videomolmo.training.recipe import Recipe
 from videomolmo.training.tensor_files import read_whole, set_aside
 from videomolmo.weights.checkpoint import load_model
@@ -197,11 +198,17 @@ def export(train_state: TrainState, recipe: Recipe, folder: Path) -> Path:
     """
     state = trainable_state_dict(train_state)
     if train_state.accelerator.is_main_process:
-        model = load_model(train_state.folder)
-        model.config = train_state.model.config
+        if is_molmo2(train_state.model):
+            model, processor = load_molmo2(train_state.folder)
+        else:
+            model, processor = load_model(train_state.folder), None
+            model.config = train_state.model.config
         merge(model, state, recipe.learn)
         model.save_pretrained(folder)
-        save_tokenizer(load_tokenizer(train_state.folder), str(folder))
+        if processor is None:
+            save_tokenizer(load_tokenizer(train_state.folder), str(folder))
+        else:
+            processor.save_pretrained(folder)
         write_json(folder / "recipe.json", asdict(recipe) | _provenance())
     train_state.accelerator.wait_for_everyone()
     return folder

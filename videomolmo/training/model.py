@@ -21,9 +21,11 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from videomolmo.errors import BadInput
+from videomolmo.io.untrusted import read_model_json
 from videomolmo.model import VideoMolmoForConditionalGeneration
 from videomolmo.model.config import VideoMolmoConfig
 from videomolmo.model.decoding import answer_loss, attention_mask_of, visible
+from videomolmo.systems.molmo2 import load_molmo2
 from videomolmo.training.recipe import Learn, Optimiser, Recipe
 from videomolmo.weights import hub
 from videomolmo.weights.published import read_configuration, weights_in
@@ -44,10 +46,12 @@ def part_of(name: str) -> str:
     """
     if ".lora_" in name:
         return "lora"
-    head = name.split(".")[0]
+    head = name.removeprefix("model.").split(".")[0]
     if head in ("vision", "temporal", "connector"):
         return head
-    return "connector" if head == "pad_embed" else "language"
+    return {"pad_embed": "connector", "vision_tower": "vision", "multi_modal_projector": "connector"}.get(
+        head, "language"
+    )
 
 
 def has_no_gradient(model: VideoMolmoForConditionalGeneration, name: str) -> bool:
@@ -58,8 +62,17 @@ def has_no_gradient(model: VideoMolmoForConditionalGeneration, name: str) -> boo
     """
     if name == "connector.positions.way":
         return True
-    blocks = "vision.blocks."
-    return name.startswith(blocks) and int(name[len(blocks) :].split(".")[0]) > max(model.config.vision.selected)
+    if is_molmo2(model):
+        layers, last = model.config.vision_config.num_hidden_layers, model.config.adapter_config.vision_feature_layer
+        blocks, seen = "model.vision_tower.layers.", max(at if at >= 0 else layers + at for at in last)
+    else:
+        blocks, seen = "vision.blocks.", max(model.config.vision.selected)
+    return name.startswith(blocks) and int(name[len(blocks) :].split(".")[0]) > seen
+
+
+def is_molmo2(model: nn.Module) -> bool:
+    """Whether a model is transformers' Molmo 2, which sees whole videos."""
+    return getattr(model.config, "model_type", None) == "molmo2"
 
 
 def set_trainable(model: VideoMolmoForConditionalGeneration, learn: Learn) -> None:
@@ -80,7 +93,7 @@ def set_trainable(model: VideoMolmoForConditionalGeneration, learn: Learn) -> No
             parameter.requires_grad_(chosen)
     there = {part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
     if lacking := [name for name in learn.names if name not in there and "everything" not in learn.parts]:
-        kind = model.config.temporal
+        kind = getattr(model.config, "temporal", "all frames at once")
         raise BadInput(f"learn.parts names {lacking[0]!r}, of which this model (temporal={kind!r}) has no weights")
 
 
@@ -93,9 +106,10 @@ def _inject(model: VideoMolmoForConditionalGeneration, learn: Learn) -> None:
         ) from error
     config = LoraConfig(
         r=learn.rank, lora_alpha=learn.alpha, lora_dropout=learn.dropout,
-        target_modules=rf"language\.layers\.\d+\.(self_attn|mlp)\.({'|'.join(TARGETS)})",
+        target_modules=rf"(language|model\.language_model)\.layers\.\d+\.(self_attn|mlp)\.({'|'.join(TARGETS)})",
     )  # fmt: skip
-    inject_adapter_in_model(config, model, adapter_name=ADAPTER, low_cpu_mem_usage=model.new_embedding.is_meta)
+    empty = next(model.parameters()).is_meta
+    inject_adapter_in_model(config, model, adapter_name=ADAPTER, low_cpu_mem_usage=empty)
 
 
 def start_adapters(name: str, like: Tensor, seed: int) -> Tensor:
@@ -161,6 +175,24 @@ class LossModule(nn.Module):
         """Weighted sum of the answer tokens' cross-entropies; divided by all weights of a step later."""
         out = self.model(**batch)
         return out.loss.float() * weight_of(batch).clamp(min=1)
+
+
+class Molmo2Loss(LossModule):
+    """What is minimised; logits are made only where an answer is."""
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Weighted sum of the answer tokens' cross-entropies; divided by all weights of a step later."""
+        inputs = {name: value for name, value in batch.items() if name not in ("targets", "loss_masks")}
+        inputs["input_ids"] = inputs["input_ids"].clamp(min=0)
+        inputs["position_ids"] = inputs["position_ids"].clamp(min=0)
+        allowed = inputs.pop("allowed")[:, None]
+        dtype = self.model.dtype
+        inputs["attention_mask"] = torch.where(allowed, 0.0, torch.finfo(dtype).min).to(dtype)
+        hidden = self.model.model(**inputs, use_cache=False).last_hidden_state
+        chosen = (batch["loss_masks"] > 0) & (batch["targets"] >= 0)
+        logits = self.model.lm_head(hidden[chosen]).float()
+        losses = nn.functional.cross_entropy(logits, batch["targets"][chosen], reduction="none")
+        return (losses * batch["loss_masks"][chosen]).sum()
 
 
 def weight_of(batch: dict[str, Tensor]) -> Tensor:
@@ -294,11 +326,16 @@ def assemble(recipe: Recipe, accelerator: Accelerator) -> TrainState:
         BadInput: weights that are missing or do not fit, or parts that cannot learn.
     """
     folder = hub.pointing_folder(recipe.model.source, recipe.model.offline)
-    config = configuration(recipe, folder)
     asked = recipe.run.shard or accelerator.distributed_type == DistributedType.FSDP  # accelerate launch --use_fsdp
     sharded = asked and accelerator.num_processes > 1
-    model = _load(recipe, folder, config, accelerator, sharded)
-    loss_module: nn.Module = LossModule(model)
+    if read_model_json(folder / "config.json").get("model_type") == "molmo2":
+        model = _load_molmo2(recipe, folder, accelerator)
+        loss_module: nn.Module = Molmo2Loss(model)
+        for unit in units_of(model) if sharded else ():
+            fully_shard(unit, **_sharding(accelerator, recipe))
+    else:
+        model = _load(recipe, folder, configuration(recipe, folder), accelerator, sharded)
+        loss_module = LossModule(model)
     if sharded:
         fully_shard(loss_module, **_sharding(accelerator, recipe, root=True))
     settings = recipe.optimiser
@@ -328,6 +365,19 @@ def _load(
         if ".lora_" in name:
             _copy(parameter, start_adapters(name, parameter, recipe.run.seed))
     return model.train()
+
+
+def _load_molmo2(recipe: Recipe, folder: Path, accelerator: Accelerator) -> nn.Module:
+    """A Molmo 2 where it belongs, its parts and adapters as the recipe says; each process reads all of it."""
+    for name, value in (("context", recipe.model.context), ("quantize", recipe.model.quantize)):
+        if value is not None:
+            raise BadInput(f"model.{name} is {value!r}, which training Molmo 2 does not have; leave it out")
+    model, _ = load_molmo2(folder)
+    _prepare(model, recipe)
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            _copy(parameter, start_adapters(name, parameter, recipe.run.seed))
+    return model.to(accelerator.device).train()
 
 
 def _read(
@@ -360,11 +410,15 @@ def _prepare(model: VideoMolmoForConditionalGeneration, recipe: Recipe) -> None:
 
 def layers_of(model: VideoMolmoForConditionalGeneration) -> list[nn.Module]:
     """The repeated layers of both towers, whose insides need not be kept for the backward pass."""
+    if is_molmo2(model):
+        return [*model.model.vision_tower.layers, *model.model.language_model.layers]
     return [*model.vision.blocks, *model.language.layers]
 
 
 def units_of(model: VideoMolmoForConditionalGeneration) -> list[nn.Module]:
     """What FSDP2 gathers at a time: layers, the connector, and the two tables of words where they are not one."""
+    if is_molmo2(model):
+        return [*layers_of(model), model.model.multi_modal_projector]
     tables = [] if model.head is None else [model.head, model.language.embed_tokens]
     return [*layers_of(model), model.connector, *tables]
 

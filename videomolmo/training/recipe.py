@@ -22,6 +22,8 @@ from videomolmo.io.untrusted import read_toml
 PARTS = ("vision", "temporal", "connector", "language")  # of a model; "lora" stands for adapters on the last
 PRECISIONS = ("float32", "mixed")
 QUANTIZE = (None, "4bit")
+TASKS = ("point", "count", "track")  # of models that see whole videos
+_VIDEO = ("tasks", "frames", "conversations", "weights")  # of [data]; settings.json of earlier runs has none of them
 _EARLIER = {"data": {"early": "start_prob", "broken": "on_error"}, "run": {"drifted": "drift_limit"}}  # keys in files
 _EXPECTED = {
     "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number",
@@ -196,6 +198,11 @@ class Data:
         brightness, contrast: largest relative change, drawn per sample, the same for its past.
         start_prob: share of samples that look like a clip's start: with fewer past frames than there are.
         on_error: "stop" at a clip that cannot be read, or "replace" it by the next one and write that down.
+        tasks: of Molmo 2, which sees whole videos: some of point, count and track; each question is drawn as one.
+        frames: of Molmo 2, most that are shown; its sets are sampled at 2 frames a second.
+        conversations: of Molmo 2, share of samples whose questions are turns of one conversation, not blind branches.
+        weights: of Molmo 2's answer tokens: "flat", 0.2 each; "root", by the answer's length (2/√tokens) and the number
+            of messages (1/√messages); "published", flat for points and tracks, and root for all else.
     """
 
     sets: tuple[Source, ...] = (Source("generated"),)
@@ -208,10 +215,16 @@ class Data:
     contrast: SomeShare = 0.0
     start_prob: Share = 0.0
     on_error: Literal["stop", "replace"] = "stop"
+    tasks: Names = TASKS
+    frames: Annotated[int, Field(strict=True, ge=1, le=384)] = 128
+    conversations: Share = 0.2
+    weights: Literal["published", "flat", "root"] = "published"
 
     def __post_init__(self) -> None:
         if not self.sets:
             raise BadInput("data.sets is empty, expected at least one [[data.sets]] with a name")
+        if not self.tasks or not {*self.tasks} <= {*TASKS}:
+            raise BadInput(f"data.tasks is {list(self.tasks)}, expected some of {', '.join(TASKS)}")
 
 
 @_part
@@ -279,6 +292,9 @@ class Recipe:
         for part, name in (("optimiser", "micro_batch"), ("data", "on_error"), ("model", "offline")):
             if name != "micro_batch" or not self.learn.dropout:  # what is dropped goes by micro-batch
                 values[part].pop(name)
+        for name in _VIDEO:
+            if values["data"][name] == Data.__dataclass_fields__[name].default:
+                values["data"].pop(name)
         values["run"] = {name: values["run"][name] for name in ("seed", "precision")}
         values.pop("out")
         values["data"]["early"] = values["data"].pop("start_prob")  # its name in the settings.json of earlier runs

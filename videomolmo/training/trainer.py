@@ -13,9 +13,10 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,16 @@ from videomolmo.training.data import (
     worker_deaths_as_bad_input,
 )
 from videomolmo.training.log import Diverged, DivergenceDetector, Monitor, dump_bad_batch, export, write_run
-from videomolmo.training.model import FlopCount, TrainState, accelerator_for, assemble, cosine, speed, weight_of
+from videomolmo.training.model import (
+    FlopCount,
+    TrainState,
+    accelerator_for,
+    assemble,
+    cosine,
+    is_molmo2,
+    speed,
+    weight_of,
+)
 from videomolmo.training.recipe import Recipe
 from videomolmo.weights import hub
 
@@ -119,25 +129,39 @@ def train(recipe: Recipe, resume: str | Path | None = None, progress: bool = Tru
         torch.use_deterministic_algorithms(True, warn_only=True)
     set_seed(recipe.run.seed)
     train_state = assemble(recipe, accelerator)
+    samples, batches = _data_of(recipe, train_state)
+    total = recipe.optimiser.steps or math.ceil(recipe.optimiser.epochs * len(samples) / sampler.batch)
+    run = _Training(recipe, train_state, samples, batches, sampler, total, progress)
+    return run.go(Path(resume) if resume else None)
+
+
+def _data_of(recipe: Recipe, train_state: TrainState) -> tuple[Samples, Callable[..., MicroBatches]]:
+    """Samples for a model, and what makes micro-batches of them for a sampler, from a step to another."""
     config = train_state.model.config
+    if is_molmo2(train_state.model):
+        from videomolmo.systems.molmo2 import load_processor
+        from videomolmo.training.molmo2 import VideoMicroBatches
+        from videomolmo.training.video_samples import VideoSamples
+
+        videos, longest = VideoSamples(recipe.data, recipe.run.seed), config.text_config.max_position_embeddings
+        processor = load_processor(train_state.folder, config)
+        return videos, partial(VideoMicroBatches, videos, processor, longest=longest)
     samples = Samples(recipe.data, config.context if config.needs_past else 0, recipe.run.seed)
     tokenizer = load_tokenizer(train_state.folder, config.language)
-    total = recipe.optimiser.steps or math.ceil(recipe.optimiser.epochs * len(samples) / sampler.batch)
-    run = _Training(recipe, train_state, samples, VideoMolmoProcessor(tokenizer, config), sampler, total, progress)
-    return run.go(Path(resume) if resume else None)
+    return samples, partial(MicroBatches, samples, VideoMolmoProcessor(tokenizer, config))
 
 
 class _Training:
     """One call of `train`: from a checkpoint or the start to the end or a signal."""
 
     def __init__(
-        self, recipe: Recipe, train_state: TrainState, samples: Samples, processor: VideoMolmoProcessor,
+        self, recipe: Recipe, train_state: TrainState, samples: Samples, batches: Callable[..., MicroBatches],
         sampler: DistributedBatchSampler, total: int, progress: bool,
     ) -> None:  # fmt: skip
-        self.recipe, self.train_state, self.samples, self.processor = recipe, train_state, samples, processor
+        self.recipe, self.train_state, self.samples, self.batches = recipe, train_state, samples, batches
         self.sampler, self.total, self.progress = sampler, total, progress
         self.accelerator, self.folder = train_state.accelerator, Path(recipe.out)
-        self.flops = FlopCount(train_state.model.config, recipe.learn)
+        self.flops = None if is_molmo2(train_state.model) else FlopCount(train_state.model.config, recipe.learn)
         self.detector = DivergenceDetector(recipe.run.diverged, recipe.run.drift_limit)
         self.resumed_from: str | None = None
         self.damaged: list[str] = []  # lines on checkpoints that were left out
@@ -201,7 +225,7 @@ class _Training:
         return state["step"]
 
     def _steps(self, start: int, checkpoints: Checkpoints, monitor: Monitor) -> Outcome:
-        batches = MicroBatches(self.samples, self.processor, self.sampler, start, self.total)
+        batches = self.batches(self.sampler, start, self.total)
         workers = self.recipe.run.workers
         with worker_deaths_as_bad_input(workers), closing(dataloader(batches, workers)) as source:
             return self._until_done(start, source, checkpoints, monitor)
@@ -258,7 +282,7 @@ class _Training:
         totals.answers += (batch["loss_masks"] > 0).sum().item()
         totals.tokens += (batch["input_ids"] != PADDING).sum().item()
         totals.samples += rows
-        if self.recipe.run.peak_tflops != 0:
+        if self.recipe.run.peak_tflops != 0 and self.flops is not None:
             totals.operations += rows * self.flops.operations(batch["pixels"].shape[1], tokens)
         totals.passes.append({"loss": value / max(weight, 1.0), "samples": micro.about})
 

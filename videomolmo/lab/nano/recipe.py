@@ -19,7 +19,7 @@ from videomolmo.io import provenance
 from videomolmo.io.files import atomic_files, write_json
 from videomolmo.io.provenance import sha256
 from videomolmo.io.tables import write_csv
-from videomolmo.lab.nano import caption_recipe, sam2_stage
+from videomolmo.lab.nano import caption_recipe, molmo2_recipe, sam2_stage
 from videomolmo.lab.nano.batches import answer
 from videomolmo.lab.nano.checkpoint import (
     found,
@@ -117,7 +117,8 @@ def train_nano(
 
     Args:
         out: working folder; holds rendered clips (about 8 GB), checkpoints and logs. Run again to go on.
-        only: "pointing", "masks", or "glamm" for Nano-GLaMM, see `caption_recipe`; None for the first two.
+        only: "pointing", "masks", "glamm" for Nano-GLaMM (`caption_recipe`), or "molmo2" for Nano-Molmo2
+            (`molmo2_recipe`); None for the first two.
         temporal: kind of the temporal module, see `TEMPORAL_KINDS`.
         threads: CPU threads; a GPU is used when there is one.
         seed: of weights and order of examples.
@@ -135,6 +136,9 @@ def train_nano(
     torch.set_num_threads(threads)
     if only == "glamm":
         caption_recipe.train_nano_glamm(out, seed=seed, share=share)
+        return
+    if only == "molmo2":
+        molmo2_recipe.train_nano_molmo2(out, seed=seed, share=share, threads=threads)
         return
     recipe = {"seed": seed, "share": share, "temporal": temporal}
     if only != "pointing":

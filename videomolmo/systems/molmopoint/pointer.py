@@ -14,11 +14,10 @@ from transformers import Molmo2Processor
 from videomolmo.errors import BadInput
 from videomolmo.grounding import VideoGrounder, load_tracker
 from videomolmo.io.untrusted import first_line
-from videomolmo.model.tokenizer import broken_tokenizers_are_refused, check_words
 from videomolmo.points import Answer, read_points
 from videomolmo.protocols import Question
-from videomolmo.systems.molmo2 import PROMPT, TOKENS, TOKENS_PER_FRAME, Molmo2Pointer, as_tracking, inputs_of, shrunk
-from videomolmo.systems.molmo2_files import check_inputs, check_processor, check_processor_files
+from videomolmo.systems import molmo2
+from videomolmo.systems.molmo2 import PROMPT, TOKENS, TOKENS_PER_FRAME, Molmo2Pointer, as_tracking, inputs_of
 from videomolmo.systems.molmopoint.model import MolmoPointForConditionalGeneration
 from videomolmo.systems.molmopoint.writing import Ids, Place, as_text, places
 from videomolmo.weights import hub
@@ -66,21 +65,16 @@ def load_processor(folder: Path, config: Any) -> Molmo2Processor:
         BadInput: files that cannot be read, or that are of another model.
     """
     try:
-        check_processor_files(folder)
-        with broken_tokenizers_are_refused(folder):
-            processor = Molmo2Processor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            check_words(processor.tokenizer)
-            check_processor(processor, config)
-            blank = shrunk(processor, np.zeros((8, 8, 3), np.uint8))[None]
-            check_inputs(inputs_of(processor, blank, np.zeros(1), PROMPT.format("a")), config)
+        return molmo2.load_processor(folder, config)
     except Exception as error:  # transformers raises many kinds
         reason = str(error) if isinstance(error, BadInput) else first_line(error)
         raise BadInput(f"{folder}: no processor of a MolmoPoint: {reason}; download it again") from error
-    return processor
 
 
 class MolmoPointPointer(Molmo2Pointer):
     """MolmoPoint as a `videomolmo.protocols.Pointer`, asked as Molmo 2 is; a point tells its frame."""
+
+    answer_once = None  # its answers hold no times that could be read
 
     def _ask(
         self, question: Question, keys: list[int], frames: list[UInt8[np.ndarray, "side side 3"]]

@@ -1,0 +1,76 @@
+"""The commands `point` and `count`: a question about a whole video, answered once with times and places."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from videomolmo.cli.describe import save, unused
+from videomolmo.errors import BadInput
+
+Video = Annotated[str, Argument(metavar="VIDEO", help="Video file or folder of images.")]
+Model = Annotated[str | None, Option(metavar="MODEL", help="A folder or hub id of a Molmo 2.")]
+Out = Annotated[Path | None, Option(parser=Path, metavar="DIR", help="Folder (default: results/COMMAND).")]
+Device = Annotated[str, Option(metavar="DEVICE", help="auto, cpu, cuda, or mps (untried).")]
+Dtype = Annotated[str, Option(metavar="TYPE", help="Precision; auto: by device.")]
+Offline = Annotated[bool, Option("--offline", help="Use only what was downloaded before.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace earlier results in DIR.")]
+
+
+def point(
+    video: Video,
+    sentence: Annotated[str, Argument(metavar="SENTENCE", help="Such as 'every time the circle touches the bar'.")],
+    model: Model = None,
+    out: Out = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    offline: Offline = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Point at what SENTENCE names in VIDEO: when and where, and how many.
+
+    Writes what `ground` writes, without masks; run.json holds the whole answer.
+    """
+    _ask("point", video, sentence, model, out, overwrite, {"device": device, "dtype": dtype, "offline": offline})
+
+
+def count(
+    video: Video,
+    question: Annotated[str, Argument(metavar="QUESTION", help="Such as 'how often does it turn?', or 'red circles'.")],
+    model: Model = None,
+    out: Out = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    offline: Offline = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Count what QUESTION asks for in VIDEO, with times and places.
+
+    Writes what `point` writes.
+    """
+    _ask("count", video, question, model, out, overwrite, {"device": device, "dtype": dtype, "offline": offline})
+
+
+def _ask(
+    task: str, video: str, sentence: str, model: str | None, out: Path | None, overwrite: bool, models: dict
+) -> None:
+    """Ask once, tell, and save."""
+    from videomolmo.io.files import check_folder
+    from videomolmo.io.video import open_video
+    from videomolmo.protocols import as_question
+
+    as_question(sentence)
+    if model is None:
+        raise BadInput("--model is missing; give the folder or hub id of a Molmo 2 (none is shipped)")
+    out = out or (Path(f"results/{task}") if overwrite else unused(Path(f"results/{task}")))
+    folder = check_folder(out, overwrite=overwrite, source=video)
+    with open_video(video) as frames:
+        print(f"{Path(video).name}: {len(frames)} frames, {frames.width}×{frames.height}, {frames.fps:g} fps")
+    from videomolmo.systems import load_grounder
+    from videomolmo.systems.whole_video import point_in_video, told
+
+    result = point_in_video(load_grounder(model, **models), video, sentence, count=task == "count")
+    folder = save(result, folder, overwrite)
+    print(f"{told(result)}\nwritten to {folder}: answers.jsonl, overlay.mp4, run.json")

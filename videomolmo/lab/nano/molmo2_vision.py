@@ -1,0 +1,120 @@
+"""How Nano-Molmo2 learns to see: from the shipped nano model, whose convolutions its linear patch embedding lacks.
+
+Two fresh blocks stand before the shipped model's four, and the tower learns to give the features that the shipped one
+gives (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", on features in place of classes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from videomolmo.lab.nano.checkpoint import MovingAverage, found, load_weights, resume, save_checkpoint, save_progress
+from videomolmo.model.image import ImageProcessor
+from videomolmo.synth.clips import generate_clip
+from videomolmo.synth.event_stage import event_clip
+from videomolmo.systems.molmo2 import inputs_of
+from videomolmo.training.log import append_log
+from videomolmo.training.model import cosine
+from videomolmo.weights.checkpoint import load_model
+from videomolmo.weights.hub import nano_pointing_96
+
+FRESH = 2  # blocks before those of the shipped model
+FRAMES, RATE, AVERAGE, WARMUP = 32, 2e-3, 0.99, 50  # of a step; peak rate; decay of the moving average; steps
+CHECKPOINT_EVERY, LOG_EVERY = 100, 10
+_BLOCK = {
+    "attention.wq": "self_attn.q_proj", "attention.wk": "self_attn.k_proj", "attention.wv": "self_attn.v_proj",
+    "attention.wo": "self_attn.o_proj", "attention_norm": "layer_norm1", "mlp_norm": "layer_norm2", "up": "mlp.fc1",
+    "down": "mlp.fc2",
+}  # fmt: skip
+
+
+def shipped_model() -> Any:
+    """The shipped nano model for frames of 96 pixels."""
+    return load_model(nano_pointing_96()).float().eval()
+
+
+@torch.no_grad()
+def begin_vision(tower: nn.Module, shipped: Any) -> None:
+    """Copy the blocks and the position embeddings of the shipped model, which have the same shapes."""
+    for number, block in enumerate(shipped.vision.blocks):
+        own = tower.layers[FRESH + number]
+        for theirs, ours in _BLOCK.items():
+            for kind in ("weight", "bias"):
+                own.get_submodule(ours).get_parameter(kind).copy_(block.get_submodule(theirs).get_parameter(kind))
+    tower.positional_embedding.copy_(shipped.vision.positional_embedding[1:])
+
+
+def distil(model: Any, processor: Any, folder: Path, steps: int, seed: int) -> None:
+    """Train the vision tower of a Nano-Molmo2 to see what the shipped model sees; resumable.
+
+    Args:
+        model: whose tower is filled with the averaged weights at the end.
+        processor: of the model.
+        folder: gets checkpoint.safetensors while running, log.jsonl, and weights.safetensors at the end.
+        steps: how many, of `FRAMES` generated frames each.
+        seed: of the frames.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    done, tower = folder / "weights.safetensors", model.model.vision_tower
+    if there := found(done):
+        tower.load_state_dict(load_weights(there, own=tower.state_dict()))
+        return
+    shipped = shipped_model()
+    optimiser = torch.optim.AdamW(tower.parameters(), lr=RATE, weight_decay=0.01)
+    average = MovingAverage(tower, AVERAGE)
+    start = resume(folder / "checkpoint.safetensors", tower, optimiser, average)
+    bar = tqdm(range(start, steps), initial=start, total=steps, desc="see", mininterval=5)
+    for step in bar:
+        for group in optimiser.param_groups:
+            group["lr"] = cosine(step, steps, RATE, min(WARMUP, steps // 4))
+        loss = unlike(model, processor, shipped, frames_of(seed, step))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
+        optimiser.step()
+        average.update(tower, step)
+        if (step + 1) % LOG_EVERY == 0 or step + 1 == steps:
+            append_log(folder / "log.jsonl", stage="see", step=step + 1, unlike=round(loss.item(), 4))
+            bar.set_postfix(unlike=f"{loss.item():.3f}")
+        if (step + 1) % CHECKPOINT_EVERY == 0:
+            save_progress(folder / "checkpoint.safetensors", tower, optimiser, average, step + 1)
+    save_checkpoint(done, state=average.state)
+    tower.load_state_dict(average.state)
+
+
+def unlike(model: Any, processor: Any, shipped: Any, frames: UInt8[np.ndarray, "frames h w 3"]) -> Float[Tensor, ""]:
+    """How far the tower's features are from the shipped model's: the share of their variance that is missed."""
+    seen = inputs_of(processor, frames, np.arange(len(frames)) / 2, "<|video|>")["pixel_values_videos"]
+    layers = model.config.adapter_config.vision_feature_layer
+    hidden = model.model.vision_tower(seen, output_hidden_states=True).hidden_states
+    with torch.no_grad():
+        pixels = ImageProcessor(shipped.config.image).pixels_only(frames)[:, 0]
+        wanted = [one[:, 1:] for one in shipped.vision.selected_hidden(pixels)]
+    pairs = zip([hidden[layer + 1] for layer in layers], wanted, strict=True)
+    return torch.stack([functional.mse_loss(made, true) / true.var() for made, true in pairs]).mean()
+
+
+def frames_of(seed: int, step: int) -> UInt8[np.ndarray, "frames 96 96 3"]:
+    """Frames of a step: of clips of events, and of those that the shipped model was trained on."""
+    return np.stack(list(_frames(np.random.default_rng([seed, 53, step]))))
+
+
+def _frames(rng: np.random.Generator) -> Iterator[np.ndarray]:
+    for number in range(FRAMES // 4):
+        key = int(rng.integers(10_000_000))
+        if number % 2:
+            clip = generate_clip(key, frames=4, height=96, width=96, square=False)
+            yield from clip.frames
+        else:
+            themes = ("objects", "living", "collides", "hides")
+            clip = event_clip(key, themes[number // 2 % 4], duration_s=3.0, height=96, width=96)
+            yield from clip.frames[:: len(clip.frames) // 3][:4]
