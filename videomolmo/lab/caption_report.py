@@ -1,0 +1,147 @@
+"""The table of the caption ablation, its intervals, and its block of the README."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from videomolmo.errors import BadInput
+from videomolmo.io.tables import read_csv
+from videomolmo.lab.tables import markdown_table
+from videomolmo.lab.temporal_report import interval, verdict
+from videomolmo.synth.caption_scenes import BAR, GREY
+from videomolmo.synth.scene import COLOURS, MOTIONS, SHAPES
+from videomolmo.weights.hub import data_folder
+
+VARIANTS = {"dual": "both encoders", "image": "CLIP alone", "video": "InternVideo2 alone"}
+CELL = ("variant", "seed")  # what names a cell
+SETTINGS = (
+    "steps",
+    "batch",
+    "questions",
+    "train_clips",
+    "test_clips",
+    "max_lr",
+    "look_weight",
+)  # equal in a table
+KINDS = {
+    "caption: motion words": "caption: objects with their motion",
+    "motion": "“what moves left?”",
+    "motion sentence": "“the star that moves left”",
+    "caption: objects": "caption: objects named",
+    "colour": "“what is red?”",
+    "appearance": "“the red star”",
+}
+MOTION_KINDS = ("caption: motion words", "motion", "motion sentence")
+QUOTED = {"image": (60.06, 0.395, 0.081), "video": (64.62, 0.375, 0.097), "dual": (62.34, 0.375, 0.103)}
+_TOLD = re.compile(
+    rf"\b({'|'.join((*COLOURS, GREY))}) ({'|'.join((*SHAPES, BAR))}) "
+    rf"(?:enters and )?(stays still|moves (?:{'|'.join(MOTIONS)}))\b"
+)
+
+
+def motion_told(caption: str) -> dict[str, str]:
+    """The motion of each object that a sentence of a caption is about, by its name.
+
+    Example:
+        >>> motion_told("A red star enters and moves left. The grey bar stays still, left of the red star.")
+        {'red star': 'left', 'grey bar': 'still'}
+    """
+    told: dict[str, str] = {}
+    for found in _TOLD.finditer(caption):
+        told.setdefault(f"{found[1]} {found[2]}", found[3].split()[-1])
+    return told
+
+
+def numbers_as_text(values: Iterable[float]) -> str:
+    """Numbers as a table's cell holds them.
+
+    Example:
+        >>> numbers_as_text([1.0, 2 / 3])
+        '1 0.667'
+    """
+    return " ".join(f"{value:.3g}" for value in values)
+
+
+def load(path: Path) -> pd.DataFrame:
+    """The table of finished cells.
+
+    Raises:
+        BadInput: no table, one without a column, or with cells of different sizes.
+    """
+    if not Path(path).is_file():
+        raise BadInput(f"{path} is not there, expected the table of a caption ablation; run it first")
+    table = read_csv(path, dtype={"clips": str, "commit": str, "machine": str})
+    if lost := {*CELL, *SETTINGS, "kind", "value", "n", "clips"} - set(table.columns):
+        raise BadInput(f"{path} has no column {sorted(lost)[0]!r}, expected a table of the caption ablation")
+    for name in SETTINGS:
+        if table[name].nunique() > 1:
+            raise BadInput(
+                f"{path} holds cells with {name} = {sorted(set(table[name]))}, expected one; give a file each"
+            )
+    return table.drop_duplicates([*CELL, "kind"], ignore_index=True)
+
+
+def shipped_table() -> Path:
+    """The table that comes with the project."""
+    return data_folder() / "ablations" / "captions.csv"
+
+
+def right(table: pd.DataFrame, variant: str, kind: str, seeds: Iterable[int]) -> np.ndarray:
+    """What is right of each clip's answer, float (seeds, clips)."""
+    rows = table[(table["variant"] == variant) & (table["kind"] == kind)].set_index("seed")["clips"]
+    return np.array([[float(value) for value in rows[seed].split()] for seed in seeds])
+
+
+def seeds_of(table: pd.DataFrame, *variants: str) -> list[int]:
+    """Seeds that all of these variants have been run with."""
+    return sorted(set.intersection(*(set(table.loc[table["variant"] == name, "seed"]) for name in variants)))
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Every variant and kind: mean with its 95 % interval over seeds and clips, numbers of both."""
+    rows = []
+    for variant in (name for name in VARIANTS if name in set(table["variant"])):
+        for kind in KINDS:
+            values = right(table, variant, kind, seeds_of(table, variant))
+            mean, low, high = interval(values)
+            row = {"variant": variant, "kind": kind, "value": mean, "low": low, "high": high}
+            rows.append(row | {"seeds": len(values), "n": values.shape[1]})
+    return pd.DataFrame(rows)
+
+
+def difference(table: pd.DataFrame, one: str, other: str, kind: str) -> tuple[float, float, float] | None:
+    """How much more of `kind` `one` has right than `other`, paired by seed and clip; None without a common seed."""
+    seeds = seeds_of(table, one, other)
+    if not seeds:
+        return None
+    return interval(right(table, one, kind, seeds) - right(table, other, kind, seeds))
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The README's block: what each variant has right, and what of the published table is seen here."""
+    means = summary(table).set_index(["variant", "kind"])
+    heads = ["what the language sees", *KINDS.values(), "*quoted* mIoU, recall, METEOR"]
+    rows = [
+        [VARIANTS[name], *(_cell(*means.loc[(name, kind), ["value", "low", "high"]]) for kind in KINDS),
+         "*{:.2f}, {:.3f}, {:.3f}*".format(*QUOTED[name])]
+        for name in VARIANTS if name in means.index
+    ]  # fmt: skip
+    claims = [
+        (f"both against {VARIANTS[other]}, {KINDS[kind]}", "dual", other, kind, 1 if kind in MOTION_KINDS else None)
+        for other in ("image", "video") for kind in KINDS
+    ]  # fmt: skip
+    found = []
+    for text, one, other, kind, expected in claims:
+        if pair := difference(table, one, other, kind):
+            found.append([text, f"{pair[0]:+.2f} ({pair[1]:+.2f} … {pair[2]:+.2f})", verdict(*pair[1:], expected)])
+    tables = [markdown_table(heads, rows), markdown_table(["claim", "difference in shares", "verdict"], found)]
+    return "\n".join([*tables[0], "", *tables[1]]) + "\n"
+
+
+def _cell(value: float, low: float, high: float) -> str:
+    return f"{value:.2f} ({low:.2f} … {high:.2f})"
