@@ -16,15 +16,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from videomolmo.errors import BadInput
+from videomolmo.grounding import VideoGrounder
 from videomolmo.io.cache import cached
 from videomolmo.io.provenance import commit, machine, sha256
 from videomolmo.io.tables import write_csv
+from videomolmo.lab.caption_lesson import named, phrase_iou
 from videomolmo.lab.caption_report import CELL, KINDS, VARIANTS, load, motion_told, numbers_as_text
 from videomolmo.lab.nano.caption_batches import HELD_OUT, Seen, views
 from videomolmo.lab.nano.caption_recipe import STAGES, WRITTEN, processor_of
@@ -42,13 +45,16 @@ from videomolmo.lab.nano.caption_stage import (
 from videomolmo.lab.nano.checkpoint import MovingAverage, resume, save_progress
 from videomolmo.lab.nano.grounded_model import given_features, nano_glamm
 from videomolmo.synth.captions import Exchange, GroundedText, exchange
+from videomolmo.synth.clips import Clip
 from videomolmo.systems.videoglamm import VideoGLaMMForConditionalGeneration, VideoGLaMMProcessor, collate
+from videomolmo.systems.videoglamm.segmenter import Branch, VideoGLaMMSegmenter
 
 ADAPTERS = {"image": "image_mm_projector", "video": "mm_projector"}  # what an encoder's tokens pass through last
 PLACES = 4  # tokens of a frame along each side, of either encoder
 SEEDS = (1, 2, 3)
 VERSION = 1  # raise it when what is cached changes
 PART, AT_ONCE = 100, 50  # clips encoded, and questions answered, at a time
+DESCRIBE = "Describe the video."
 Features = dict[str, Tensor]
 
 
@@ -245,6 +251,42 @@ def _scores(one: Seen, told: Exchange, said: GroundedText) -> dict[str, float]:
     named = [thing.name in motions for thing in one.said.objects]
     moves = [motions.get(thing.name) == thing.motion for thing in one.said.objects]
     return {"caption: objects": float(np.mean(named)), "caption: motion words": float(np.mean(moves))}
+
+
+def decode_both(grounder: VideoGrounder, clips: Sequence[Clip], question: str = DESCRIBE) -> Iterator[list[dict]]:
+    """The IoU of each phrase's mask, framewise and followed from the first frame; yields the rows of a clip.
+
+    The words are the same, so that branches differ by their masks alone.
+
+    Args:
+        grounder: with a VideoGLaMM.
+        clips: with true masks.
+        question: for words.
+    """
+    segmenter = grounder.segmenter
+    for clip in clips:
+        rows = []
+        for branch in get_args(Branch):
+            begun = time.process_time()
+            result = VideoGrounder(segmenter=VideoGLaMMSegmenter(segmenter.model, segmenter.processor, branch))(
+                clip.frames, question
+            )
+            masks = np.stack([result.masks[at] for at in range(result.frames)])
+            names = named(result.caption)
+            ious = phrase_iou(clip, names, masks[:, [one.object - 1 for one in result.caption.phrases]])
+            about = {"branch": branch, "clip": clip.scene.seed, "seconds": round(time.process_time() - begun, 3)}
+            rows += [
+                about | {"phrase": name, "first": seen_first(clip, name), "iou": round(iou, 4)}
+                for name, iou in zip(names, ious, strict=True)
+            ]
+        yield rows
+
+
+def seen_first(clip: Clip, name: str) -> bool:
+    """Whether the object of that colour and shape is there, with a pixel or more, on the first frame."""
+    return any(
+        f"{obj.colour} {obj.shape}" == name and clip.masks[0, at].any() for at, obj in enumerate(clip.scene.objects)
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

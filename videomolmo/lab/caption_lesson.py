@@ -98,3 +98,19 @@ def phrase_iou(clip: Clip, names: Sequence[str], masks: Bool[np.ndarray, "frames
         float(volume_iou(truth[name][None], masks[:, at][None])[0, 0]) if name in truth else 0.0
         for at, name in enumerate(names)
     ]
+
+
+def analogies(names: Iterable[str]) -> list[tuple[str, str, str, str]]:
+    """Names (a, b, c, d) of which a is to b as c is to d: the shape changes, the colour stays.
+
+    Example:
+        >>> analogies(["red star", "red bar", "blue star", "blue bar", "blue circle"])[0]
+        ('blue bar', 'blue star', 'red bar', 'red star')
+    """
+    there = sorted({name for name in names if name.count(" ") == 1})
+    parts = [tuple(name.split()) for name in there]
+    return [
+        (f"{colour} {shape}", f"{colour} {other}", f"{second} {shape}", f"{second} {other}")
+        for colour, shape in parts for same, other in parts for second, again in parts
+        if same == colour and again == shape and other != shape and second != colour and (second, other) in parts
+    ]  # fmt: skip

@@ -36,6 +36,7 @@ KINDS = {
     "colour": "“what is red?”",
     "appearance": "“the red star”",
 }
+BRANCHES = {"each-frame": "framewise (spatial)", "first-frame": "followed from the first (spatio-temporal)"}
 MOTION_KINDS = ("caption: motion words", "motion", "motion sentence")
 QUOTED = {"image": (60.06, 0.395, 0.081), "video": (64.62, 0.375, 0.097), "dual": (62.34, 0.375, 0.103)}
 _TOLD = re.compile(
@@ -141,6 +142,25 @@ def markdown(table: pd.DataFrame) -> str:
             found.append([text, f"{pair[0]:+.2f} ({pair[1]:+.2f} … {pair[2]:+.2f})", verdict(*pair[1:], expected)])
     tables = [markdown_table(heads, rows), markdown_table(["claim", "difference in shares", "verdict"], found)]
     return "\n".join([*tables[0], "", *tables[1]]) + "\n"
+
+
+def decoders(table: pd.DataFrame) -> list[str]:
+    """A table in Markdown: IoU of phrases by branch, with intervals over clips, and how far the branches differ.
+
+    Args:
+        table: rows of `caption_ablation.decode_both`.
+    """
+    table = table.assign(all=True, late=~table["first"])
+    groups = {"all phrases": "all", "there on the first frame": "first", "not there on it": "late"}
+    heads = ["IoU of phrases", "phrases, clips", *BRANCHES.values(), "difference"]
+    rows = []
+    for title, column in groups.items():
+        chosen = table[table[column]]
+        by_clip = chosen.pivot_table("iou", "clip", "branch")[list(BRANCHES)].to_numpy().T
+        pair = [by_clip[:1], by_clip[1:], by_clip[1:] - by_clip[:1]]
+        cells = [_cell(*interval(values)) for values in pair]
+        rows.append([title, f"{len(chosen) // 2}, {by_clip.shape[1]}", *cells])
+    return markdown_table(heads, rows)
 
 
 def _cell(value: float, low: float, high: float) -> str:
