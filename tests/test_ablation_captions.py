@@ -14,6 +14,7 @@ from videomolmo.lab.nano.caption_recipe import processor_of
 from videomolmo.lab.nano.caption_stage import assembled
 from videomolmo.lab.nano.checkpoint import save_checkpoint
 from videomolmo.lab.nano.grounded_model import given_features
+from videomolmo.weights.hub import data_folder
 
 ROOT = Path(__file__).parent.parent
 MARKS = "<!-- ablation:captions -->", "<!-- /ablation:captions -->"
@@ -100,7 +101,7 @@ def test_differences_are_paired_by_seed_and_clip():
     assert mean == pytest.approx(0.5) and low <= 0.5 <= high  # seed 2 alone
     assert caption_report.difference(table, "dual", "video", "motion") is None
     assert caption_report.right(table, "dual", "motion", [1, 2]).tolist() == [[1, 1, 0.5, 1], [1, 0, 1, 1]]
-    assert "+0.50" in caption_report.markdown(table)
+    assert any("+0.50" in line for line in caption_report.encoders(table))
 
 
 def test_a_table_of_two_budgets_or_of_something_else_is_refused(tmp_path):
@@ -115,11 +116,29 @@ def test_a_table_of_two_budgets_or_of_something_else_is_refused(tmp_path):
         caption_report.load(path)
 
 
-def test_the_readme_shows_the_shipped_table():
-    table = caption_report.load(caption_report.shipped_table())
+def test_the_decoders_are_compared_on_the_same_clips():
+    rows = [
+        {"branch": branch, "clip": clip, "phrase": "red star", "first": first, "iou": iou, "seconds": 1.0}
+        for branch, ious in (("each-frame", (0.9, 0.8, 0.7)), ("first-frame", (0.9, 0.6, 0.0)))
+        for clip, first, iou in zip((1, 2, 3), (True, True, False), ious, strict=True)
+    ]  # fmt: skip
+    lines = caption_report.decoders(pd.DataFrame(rows))
+    assert "| 3, 3 | 0.80" in lines[2] and "-0.30 (" in lines[2] and "| 1, 1 | 0.70" in lines[4]
+
+
+def test_the_readme_shows_the_shipped_tables():
     text = (ROOT / "data/ablations/README.md").read_text(encoding="utf-8")
     assert all(text.count(mark) == 1 for mark in MARKS), f"no block between {' and '.join(MARKS)}"
     shown = text.split(MARKS[0])[1].split(MARKS[1])[0]
-    assert shown.strip() == caption_report.markdown(table).strip()
+    assert shown.strip() == caption_report.block().strip()
+
+
+@pytest.mark.parametrize("name", [name for name in caption_report.TABLES if name != caption_report.DECODERS])
+def test_shipped_tables_are_whole(name):
+    path = data_folder() / "ablations" / name
+    if not path.is_file():
+        pytest.skip(f"{name} is not shipped")
+    table = caption_report.load(path)
     values = np.concatenate([[float(value) for value in clips.split()] for clips in table["clips"]])
     assert ((values >= 0) & (values <= 1)).all() and (table["clips"].str.split().str.len() == table["n"]).all()
+    assert set(table["kind"]) == set(caption_report.KINDS)

@@ -11,6 +11,7 @@ answers are judged by their words, where the published table has mIoU, recall an
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -26,9 +28,9 @@ from videomolmo.errors import BadInput
 from videomolmo.grounding import VideoGrounder
 from videomolmo.io.cache import cached
 from videomolmo.io.provenance import commit, machine, sha256
-from videomolmo.io.tables import write_csv
+from videomolmo.io.tables import read_csv, write_csv
 from videomolmo.lab.caption_lesson import named, phrase_iou
-from videomolmo.lab.caption_report import CELL, KINDS, VARIANTS, load, motion_told, numbers_as_text
+from videomolmo.lab.caption_report import CELL, KINDS, VARIANTS, motion_told, numbers_as_text
 from videomolmo.lab.nano.caption_batches import HELD_OUT, Seen, views
 from videomolmo.lab.nano.caption_recipe import STAGES, WRITTEN, processor_of
 from videomolmo.lab.nano.caption_stage import (
@@ -44,8 +46,10 @@ from videomolmo.lab.nano.caption_stage import (
 )
 from videomolmo.lab.nano.checkpoint import MovingAverage, resume, save_progress
 from videomolmo.lab.nano.grounded_model import given_features, nano_glamm
+from videomolmo.synth.caption_scenes import caption_clip
 from videomolmo.synth.captions import Exchange, GroundedText, exchange
 from videomolmo.synth.clips import Clip
+from videomolmo.systems import load_grounder
 from videomolmo.systems.videoglamm import VideoGLaMMForConditionalGeneration, VideoGLaMMProcessor, collate
 from videomolmo.systems.videoglamm.segmenter import Branch, VideoGLaMMSegmenter
 
@@ -54,6 +58,7 @@ PLACES = 4  # tokens of a frame along each side, of either encoder
 SEEDS = (1, 2, 3)
 VERSION = 1  # raise it when what is cached changes
 PART, AT_ONCE = 100, 50  # clips encoded, and questions answered, at a time
+FRAMES = 24  # of clips to be masked
 DESCRIBE = "Describe the video."
 Features = dict[str, Tensor]
 
@@ -143,14 +148,7 @@ def run(cells: Sequence[Cell], begin: Path, folder: Path, size: Size = SHIPPED) 
         begun = time.process_time()
         both = train(cell, size, processor, begin, folder / "cells", trained)
         found = judge(both["model"], processor, *tested, unseen(cell.variant))
-        metadata = asdict(cell) | asdict(size) | {"seconds": round(time.process_time() - begun, 1)}
-        metadata |= {"commit": commit() or "", "machine": machine()}
-        yield [
-            metadata
-            | {"kind": kind, "value": round(float(np.mean(values)), 4), "n": len(values)}
-            | {"clips": numbers_as_text(values)}
-            for kind, values in found.items()
-        ]
+        yield _rows(asdict(cell) | asdict(size), begun, found)
 
 
 def encoded(
@@ -289,28 +287,69 @@ def seen_first(clip: Clip, name: str) -> bool:
     )
 
 
+def ask(grounder: VideoGrounder, clips: Sequence[Seen]) -> Iterator[list[dict]]:
+    """What a model has right with both encoders and with either one blanked, without any training; yields cells."""
+    model, processor = grounder.segmenter.model, grounder.segmenter.processor
+    parts = [features(model, views(processor, clips[at : at + PART])) for at in range(0, len(clips), PART)]
+    seen = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    about = asdict(Cell("", 1)) | dict.fromkeys(asdict(SHIPPED), 0) | {"test_clips": len(clips)}
+    for variant in VARIANTS:
+        begun = time.process_time()
+        found = judge(model, processor, clips, seen, unseen(variant))
+        yield _rows(about | {"variant": variant}, begun, found)
+
+
+def _rows(about: dict, begun: float, found: dict[str, list[float]]) -> list[dict]:
+    about |= {"seconds": round(time.process_time() - begun, 1), "commit": commit() or "", "machine": machine()}
+    return [
+        about
+        | {"kind": kind, "value": round(float(np.mean(values)), 4), "n": len(values)}
+        | {"clips": numbers_as_text(values)}
+        for kind, values in found.items()
+    ]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the cells that a table does not hold yet, and add each to it as it is done."""
-    import argparse
-
-    import pandas as pd
-
-    parser = argparse.ArgumentParser(description="The ablation of Nano-GLaMM's encoders.")
-    parser.add_argument("begin", type=Path, help="weights after the recipe's stages see and segment")
-    parser.add_argument("folder", type=Path, help="working folder")
-    parser.add_argument("--table", type=Path, required=True, help="CSV to fill")
+    """Fill a table, cell by cell; cells that it holds already are left as they are."""
+    parser = argparse.ArgumentParser(description="The ablations of Nano-GLaMM.")
+    commands = parser.add_subparsers(dest="what", required=True)
+    one = commands.add_parser("train", help="language learnt anew with either encoder, and with both")
+    one.add_argument("begin", type=Path, help="weights after the recipe's stages see and segment")
+    one.add_argument("folder", type=Path, help="working folder")
     for name, value in asdict(SHIPPED).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help="default: %(default)s")
-    options = vars(parser.parse_args(arguments))
-    begin, folder, path = (options.pop(name) for name in ("begin", "folder", "table"))
+        one.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help="default: %(default)s")
+    two = commands.add_parser("ask", help="a trained model with either encoder blanked")
+    three = commands.add_parser("decode", help="its masks framewise, and followed from the first frame")
+    for command in (two, three):
+        command.add_argument("--model", default="nano-glamm", help="default: %(default)s")
+        command.add_argument("--clips", type=int, default=100, help="default: %(default)s")
+    for command in (one, two, three):
+        command.add_argument("--table", type=Path, required=True, help="CSV to fill")
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    table = load(path) if path.exists() else pd.DataFrame(columns=list(CELL))
-    done = set(table[list(CELL)].itertuples(index=False, name=None))
-    left = [cell for cell in grid() if (cell.variant, cell.seed) not in done]
-    for rows in run(left, begin, folder, Size(**options)):
-        table = pd.concat([table, pd.DataFrame(rows)], ignore_index=True) if len(table) else pd.DataFrame(rows)
-        write_csv(table, path)
+    table = read_csv(options.table) if options.table.exists() else pd.DataFrame()
+    for rows in _cells(options, table):
+        table = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
+        write_csv(table, options.table)
     return 0
+
+
+def _cells(options: argparse.Namespace, table: pd.DataFrame) -> Iterator[list[dict]]:
+    if options.what == "train":
+        done = set(table[list(CELL)].itertuples(index=False, name=None)) if len(table) else set()
+        left = [cell for cell in grid() if (cell.variant, cell.seed) not in done]
+        return run(
+            left, options.begin, options.folder, Size(**{name: getattr(options, name) for name in asdict(SHIPPED)})
+        )
+    grounder, done = load_grounder(options.model), set(table["clip"]) if "clip" in table else set()
+    seeds = range(HELD_OUT, HELD_OUT + options.clips)
+    if options.what == "decode":
+        return decode_both(grounder, [caption_clip(seed, frames=FRAMES) for seed in seeds if seed not in done])
+    if len(table):
+        raise BadInput(f"{options.table} is there already; give a new file")
+    return ask(
+        grounder, [Seen.of(seed, _stage(SHIPPED).frames, grounder.segmenter.model.config.frames) for seed in seeds]
+    )
 
 
 if __name__ == "__main__":

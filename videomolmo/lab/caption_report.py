@@ -12,7 +12,7 @@ import pandas as pd
 from videomolmo.errors import BadInput
 from videomolmo.io.tables import read_csv
 from videomolmo.lab.tables import markdown_table
-from videomolmo.lab.temporal_report import interval, verdict
+from videomolmo.lab.temporal_report import interval
 from videomolmo.synth.caption_scenes import BAR, GREY
 from videomolmo.synth.scene import COLOURS, MOTIONS, SHAPES
 from videomolmo.weights.hub import data_folder
@@ -37,7 +37,14 @@ KINDS = {
     "appearance": "“the red star”",
 }
 BRANCHES = {"each-frame": "framewise (spatial)", "first-frame": "followed from the first (spatio-temporal)"}
-MOTION_KINDS = ("caption: motion words", "motion", "motion sentence")
+DECODERS = "caption_decoders.csv"
+TABLES = {
+    "caption_blanked.csv": "The shipped model, trained with both encoders, asked about {clips} held-out clips with one "
+    "of them blanked (95 % intervals over clips):",
+    "caption_encoders.csv": "Language learnt anew with one encoder blanked from the first step on, {steps} steps, "
+    "{seeds} seeds, {clips} held-out clips (95 % intervals over seeds and clips):",
+    DECODERS: "Masks of the same phrases by the two decoders, {clips} held-out clips (95 % intervals over clips):",
+}
 QUOTED = {"image": (60.06, 0.395, 0.081), "video": (64.62, 0.375, 0.097), "dual": (62.34, 0.375, 0.103)}
 _TOLD = re.compile(
     rf"\b({'|'.join((*COLOURS, GREY))}) ({'|'.join((*SHAPES, BAR))}) "
@@ -87,11 +94,6 @@ def load(path: Path) -> pd.DataFrame:
     return table.drop_duplicates([*CELL, "kind"], ignore_index=True)
 
 
-def shipped_table() -> Path:
-    """The table that comes with the project."""
-    return data_folder() / "ablations" / "captions.csv"
-
-
 def right(table: pd.DataFrame, variant: str, kind: str, seeds: Iterable[int]) -> np.ndarray:
     """What is right of each clip's answer, float (seeds, clips)."""
     rows = table[(table["variant"] == variant) & (table["kind"] == kind)].set_index("seed")["clips"]
@@ -123,25 +125,48 @@ def difference(table: pd.DataFrame, one: str, other: str, kind: str) -> tuple[fl
     return interval(right(table, one, kind, seeds) - right(table, other, kind, seeds))
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """The README's block: what each variant has right, and what of the published table is seen here."""
+def block(folder: Path | None = None) -> str:
+    """The README's block, and the notebook's: a table for each of `TABLES` that a folder holds.
+
+    Args:
+        folder: None for the one that comes with the project.
+    """
+    folder, parts = data_folder() / "ablations" if folder is None else folder, []
+    for name, title in TABLES.items():
+        path = folder / name
+        if path.is_file():
+            table = read_csv(path) if name == DECODERS else load(path)
+            parts += [
+                title.format(**_counts(table)),
+                "",
+                *(decoders(table) if name == DECODERS else encoders(table)),
+                "",
+            ]
+    return "\n".join(parts)
+
+
+def _counts(table: pd.DataFrame) -> dict[str, int]:
+    seeds = table["seed"].nunique() if "seed" in table else 1
+    steps = int(table["steps"].max()) if "steps" in table else 0
+    return {"seeds": seeds, "steps": steps, "clips": int(table["n"].max()) if "n" in table else table["clip"].nunique()}
+
+
+def encoders(table: pd.DataFrame) -> list[str]:
+    """Lines in Markdown: what each variant has right, and what both encoders have right more than either alone."""
     means = summary(table).set_index(["variant", "kind"])
+    shown = [name for name in VARIANTS if name in means.index]
     heads = ["what the language sees", *KINDS.values(), "*quoted* mIoU, recall, METEOR"]
     rows = [
         [VARIANTS[name], *(_cell(*means.loc[(name, kind), ["value", "low", "high"]]) for kind in KINDS),
          "*{:.2f}, {:.3f}, {:.3f}*".format(*QUOTED[name])]
-        for name in VARIANTS if name in means.index
+        for name in shown
     ]  # fmt: skip
-    claims = [
-        (f"both against {VARIANTS[other]}, {KINDS[kind]}", "dual", other, kind, 1 if kind in MOTION_KINDS else None)
-        for other in ("image", "video") for kind in KINDS
-    ]  # fmt: skip
-    found = []
-    for text, one, other, kind, expected in claims:
-        if pair := difference(table, one, other, kind):
-            found.append([text, f"{pair[0]:+.2f} ({pair[1]:+.2f} … {pair[2]:+.2f})", verdict(*pair[1:], expected)])
-    tables = [markdown_table(heads, rows), markdown_table(["claim", "difference in shares", "verdict"], found)]
-    return "\n".join([*tables[0], "", *tables[1]]) + "\n"
+    for other in ("image", "video"):
+        pairs = [difference(table, "dual", other, kind) for kind in KINDS]
+        if all(pairs):
+            more = [f"{mean:+.2f} ({low:+.2f} … {high:+.2f})" for mean, low, high in pairs]
+            rows.append([f"both minus {VARIANTS[other]}", *more, ""])
+    return markdown_table(heads, rows)
 
 
 def decoders(table: pd.DataFrame) -> list[str]:
