@@ -28,6 +28,7 @@ PICTURES = {  # notebook: some code of the cell whose picture is kept, parameter
     "06": ("pictures = [image_tag(on_grey(truth, guess), 90)", {"clips": 1}),
     "07": ("inspector = videomolmo.inspect(", {}),
     "08": ("display(Image(png_bytes(wrong.picture", {"shown": [8, 15, 22, 30]}),
+    "10": ("result = grounder(clip.frames, question)", {}),
 }  # fmt: skip
 
 
