@@ -45,6 +45,11 @@ def test_a_blanked_encoder_says_nothing_and_the_other_what_it_said(begin):
         pass
 
 
+def test_an_unknown_language_is_refused():
+    with pytest.raises(BadInput, match="language is 'old', expected 'new' or 'kept'"):
+        Size(language="old")
+
+
 def test_each_variant_goes_without_the_other_encoder():
     assert {name: unseen(name) for name in caption_report.VARIANTS} == {
         "dual": [], "image": ["video"], "video": ["image"],

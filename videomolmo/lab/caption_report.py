@@ -26,7 +26,7 @@ SETTINGS = (
     "train_clips",
     "test_clips",
     "max_lr",
-    "look_weight",
+    "language",
 )  # equal in a table
 KINDS = {
     "caption: motion words": "caption: objects with their motion",
@@ -41,8 +41,8 @@ DECODERS = "caption_decoders.csv"
 TABLES = {
     "caption_blanked.csv": "The shipped model, trained with both encoders, asked about {clips} held-out clips with one "
     "of them blanked (95 % intervals over clips):",
-    "caption_encoders.csv": "Language learnt anew with one encoder blanked from the first step on, {steps} steps, "
-    "{seeds} seeds, {clips} held-out clips (95 % intervals over seeds and clips):",
+    "caption_encoders.csv": "Trained with one encoder blanked from the first step on, language {language}, {steps} "
+    "steps, {seeds} seeds, {clips} held-out clips (95 % intervals over seeds and clips):",
     DECODERS: "Masks of the same phrases by the two decoders, {clips} held-out clips (95 % intervals over clips):",
 }
 QUOTED = {"image": (60.06, 0.395, 0.081), "video": (64.62, 0.375, 0.097), "dual": (62.34, 0.375, 0.103)}
@@ -145,10 +145,16 @@ def block(folder: Path | None = None) -> str:
     return "\n".join(parts)
 
 
-def _counts(table: pd.DataFrame) -> dict[str, int]:
+def _counts(table: pd.DataFrame) -> dict[str, int | str]:
     seeds = table["seed"].nunique() if "seed" in table else 1
     steps = int(table["steps"].max()) if "steps" in table else 0
-    return {"seeds": seeds, "steps": steps, "clips": int(table["n"].max()) if "n" in table else table["clip"].nunique()}
+    language = table["language"].iloc[0] if "language" in table else ""
+    return {
+        "seeds": seeds,
+        "steps": steps,
+        "language": language,
+        "clips": int(table["n"].max()) if "n" in table else table["clip"].nunique(),
+    }
 
 
 def encoders(table: pd.DataFrame) -> list[str]:
