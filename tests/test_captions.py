@@ -203,6 +203,8 @@ def test_markup_there_and_back(text):
 def test_broken_markup_keeps_its_words_and_the_numbers_of_its_masks():
     said = GroundedText.parsed("It is [SEG]. <p> a star moves. <p> the bar </p> [SEG] </p>")
     assert said.text.startswith("It is .") and [span.objects for span in said.spans] == [(1,)]
+    assert said.phrases == ["the bar"]
+    assert GroundedText.parsed("<p> A star </p> is left of <p> a bar </p> [SEG].").phrases == ["a bar"]
 
 
 def test_bad_input_is_told():

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from videomolmo.lab.exercises import check_agreed_exercise, check_redo_exercise, check_rule_exercise
+from videomolmo.lab.exercises import (
+    check_agreed_exercise,
+    check_phrases_exercise,
+    check_redo_exercise,
+    check_rule_exercise,
+)
 
 
 def solution(forward, backward, tau):
@@ -83,3 +88,22 @@ def test_forgetting_the_ends_is_noticed():
         return range(max(k for k in keys if k < corrected) + 1, min(k for k in keys if k > corrected))
 
     assert "ValueError" in check_redo_exercise(without_ends)
+
+
+def phrases(written):
+    pairs = []
+    for number, part in enumerate(written.split("[SEG]")[:-1], start=1):
+        if part.rstrip().endswith("</p>"):
+            pairs.append((part.rpartition("<p>")[2].replace("</p>", "").strip(), number))
+    return pairs
+
+
+def test_phrases_are_told_with_the_number_of_their_own_seg():
+    assert check_phrases_exercise(phrases).startswith("right")
+    without_count = check_phrases_exercise(lambda written: [(phrase, 1) for phrase, _ in phrases(written)])
+    assert "there are two" in without_count and "[('A star', 1), ('a bar', 2)]" in without_count
+    greedy = check_phrases_exercise(
+        lambda written: phrases(written.replace("</p> is left of", "</p> [SEG] is left of"))
+    )
+    assert "a phrase has no [SEG]" in greedy
+    assert "raises ZeroDivisionError" in check_phrases_exercise(lambda written: 1 / 0)

@@ -256,6 +256,34 @@ def my_windows(patches, grid):
     assert (results / "attention.csv").read_bytes() == before  # nothing was trained to be looked at
 
 
+@pytest.mark.slow
+def test_grounded_captions_runs_and_its_lesson_holds(run):
+    if not nano_glamm_folder().is_dir():
+        pytest.skip("Nano-GLaMM's weights are not there yet")
+    solution = """
+def my_phrases(written):
+    pairs, number = [], 0
+    for part in written.split("[SEG]")[:-1]:
+        number += 1
+        if part.rstrip().endswith("</p>"):
+            pairs.append((part.rpartition("<p>")[2].replace("</p>", "").strip(), number))
+    return pairs"""
+    results, out = run("10_grounded_captions", solution, frames=12)
+    measured = pd.read_csv(results / "results.csv", index_col="what")["value"]
+    assert measured["phrase IoU"] > 0.5 and measured["moved vector IoU"] == pytest.approx(
+        measured["own vector IoU"], abs=0.1
+    )
+    assert measured["motion told, InternVideo2 blanked"] < 0.3 < measured["object named, InternVideo2 blanked"]
+    assert pd.read_csv(results / "phrases.csv")["IoU"].between(0, 1).all()
+    assert "".join(_printed(out, 2)).startswith("not yet") and "".join(_printed(out)).startswith("right")
+
+
+def nano_glamm_folder() -> Path:
+    from videomolmo.weights.hub import data_folder
+
+    return data_folder() / "nano" / "glamm"
+
+
 def _printed(path: Path, back: int = 1) -> list[str]:
     """What the last cell printed, or the one `back` cells from the end."""
     cell = nbformat.read(path, as_version=4).cells[-back]

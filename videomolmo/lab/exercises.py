@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from videomolmo.fusion import fuse
+from videomolmo.synth.captions import GroundedText
 
 
 def check_rule_exercise(rule: Callable[[np.ndarray, np.ndarray, float], np.ndarray]) -> str:
@@ -170,3 +171,27 @@ def check_loss_exercise(answer: Callable[[np.ndarray, np.ndarray, np.ndarray], f
         if not np.isclose(given, wanted):
             return f"not yet: where {name}, expected {wanted:.4f}, got {given:.4f}"
     return "right: this is the loss of the answer"
+
+
+def check_phrases_exercise(read: Callable[[str], Sequence[tuple[str, int]]]) -> str:
+    """Compare `read(written)`, the pairs (phrase, number of its [SEG] from 1), with `GroundedText.parsed`.
+
+    Seen in: notebooks/10_grounded_captions.ipynb
+    """
+    cases = {
+        "one phrase is grounded": "<p> A red star </p> [SEG] moves left.",
+        "there are two": "<p> A star </p> [SEG] passes behind <p> a bar </p> [SEG].",
+        "nothing is": "There is none.",
+        "a phrase has no [SEG]": "<p> A star </p> is left of <p> a bar </p> [SEG].",
+        "a [SEG] has no phrase": "Sure, [SEG] and <p> a bar </p> [SEG].",
+    }
+    for name, written in cases.items():
+        told = GroundedText.parsed(written)
+        wanted = [(words, span.objects[0] + 1) for words, span in zip(told.phrases, told.spans, strict=True)]
+        try:
+            given = [(str(phrase), int(number)) for phrase, number in read(written)]
+        except Exception as error:  # a learner's code may do anything
+            return f"not yet: where {name}, your function raises {type(error).__name__}: {error}"
+        if given != wanted:
+            return f"not yet: where {name}, expected {wanted}, got {given}"
+    return "right: these are the phrases with masks"

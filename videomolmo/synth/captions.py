@@ -68,7 +68,7 @@ class GroundedText:
     def parsed(cls, marked: str) -> GroundedText:
         """The inverse of `marked`, with the number of its [SEG] for each phrase; a [SEG] without phrase is left out."""
         pieces, number = [], 0
-        for part in re.split(r"(<p>.*?</p> ?\[SEG\]|\[SEG\])", marked):
+        for part in re.split(r"(<p>(?:(?!<p>).)*?</p> ?\[SEG\]|\[SEG\])", marked):
             if part.endswith("[SEG]"):
                 if part.startswith("<p>"):
                     pieces.append((part[3:].split("</p>")[0].strip(), [number]))

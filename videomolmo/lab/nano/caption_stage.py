@@ -292,7 +292,7 @@ def train_stage(
     recent: list[Log] = []
     bar = tqdm(range(start, stage.steps), initial=start, total=stage.steps, desc=stage.name, mininterval=5)
     for step in bar:
-        recent.append(_advance(both, optimiser, average, processor, next(source), stage, seed, step))
+        recent.append(advance(both, optimiser, average, processor, next(source), stage, seed, step))
         if (step + 1) % LOG_EVERY == 0 or step + 1 == stage.steps:
             mean = pd.DataFrame(recent).mean().round(4).to_dict()
             append_log(folder / "log.jsonl", stage=stage.name, step=step + 1, **mean)
@@ -304,7 +304,7 @@ def train_stage(
     return done
 
 
-def _advance(
+def advance(
     both: Both, optimiser: torch.optim.Optimizer, average: MovingAverage, processor: VideoGLaMMProcessor,
     batch: tuple[list[Seen], dict[str, Tensor]], stage: Stage, seed: int, step: int,
 ) -> Log:  # fmt: skip
