@@ -273,7 +273,7 @@ def my_phrases(written):
     assert measured["phrase IoU"] > 0.5 and measured["moved vector IoU"] == pytest.approx(
         measured["own vector IoU"], abs=0.1
     )
-    assert measured["motion told, InternVideo2 blanked"] < 0.3 < measured["object named, InternVideo2 blanked"]
+    assert measured["motion right, InternVideo2 blanked"] < 0.3 < measured["object named, InternVideo2 blanked"]
     assert pd.read_csv(results / "phrases.csv")["IoU"].between(0, 1).all()
     assert "".join(_printed(out, 2)).startswith("not yet") and "".join(_printed(out)).startswith("right")
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from videomolmo.cli.describe import save, unused
+from videomolmo.cli.ground import save, unused
 from videomolmo.errors import BadInput
 
 Video = Annotated[str, Argument(metavar="VIDEO", help="Video file or folder of images.")]
