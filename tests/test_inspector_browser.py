@@ -378,7 +378,7 @@ def test_a_running_correction_is_cancelled_and_nothing_is_changed(first, folder)
     first.press("Home", "]", "]")
     first.shows(30)
     plain = first.pixels()
-    first.box.locator("button", has_text="cancel").evaluate(PRESS_WHEN_SHOWN)
+    first.box.locator("button", has_text="cancel").first.evaluate(PRESS_WHEN_SHOWN)
     first.box.get_by_role("button", name="reject key frame").click()
     first.says("cancelled: nothing was changed")
     assert first.becomes(plain) and log.read_text() == before
