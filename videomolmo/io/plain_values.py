@@ -20,11 +20,13 @@ def as_int(value: Any, minimum: int = 1) -> int | None:
         >>> as_int(np.int64(5)), as_int(0), as_int(2.0), as_int(True)
         (5, None, None, None)
     """
+    if isinstance(value, (bool, np.bool_)):  # NumPy 2.1 warns of an index that is one
+        return None
     try:
         found = operator.index(value)
     except TypeError:
         return None
-    return None if isinstance(value, (bool, np.bool_)) or found < minimum else found
+    return None if found < minimum else found
 
 
 def as_float(value: Any) -> float | None:

@@ -112,11 +112,13 @@ def _part(record: Record) -> tuple["pd.DataFrame", dict[str, Any], dict[str, Any
     versions = " ".join(f"{name}={number}" for name, number in metadata["versions"].items())
     values = (metadata["seconds"], metadata["commit"], versions, metadata["machine"], metadata["notebook_sha256"])
     before = {"cell": record.folder.name} | {name: _flat(value) for name, value in metadata["parameters"].items()}
-    return own if len(own) else pd.DataFrame(index=[0]), before, dict(zip(PROVENANCE, values, strict=True)) | bad
+    return own if len(own) else pd.DataFrame(index=[0]), before, dict(zip(PROVENANCE, map(_flat, values), strict=True)) | bad
 
 
 def _flat(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, (list, dict)) else value
+    """A value as a cell of a table: what has parts, or more digits than pandas' numbers, as text."""
+    is_long = isinstance(value, int) and value.bit_length() > 63
+    return json.dumps(value) if is_long or isinstance(value, (list, dict)) else value
 
 
 def _typed(column: "pd.Series") -> "pd.Series":
