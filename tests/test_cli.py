@@ -403,7 +403,7 @@ def test_a_run_writes_everything(ground, movie, truthful, clip, tiny_folder, tmp
         own = [value for name, value in weights.items() if name.startswith(part)]
         assert own == [sha256(tiny_folder / part / "model.safetensors")]
     assert {"python", "torch", "transformers", "sam2", "numpy"} <= set(run["versions"]) and "commit" in run
-    assert set(run["seconds"]) == {"io", "vision", "text", "masks"} and "seed" in run
+    assert set(run["seconds"]) == {"io", "vision", "text", "masks", "saving"} and "seed" in run
     answers = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
     assert [answer["frame"] for answer in answers] == [0, 5, 10] and {answer["outcome"] for answer in answers} == {
         "found"
@@ -447,6 +447,30 @@ def test_a_random_model_runs_without_a_fake(ground, movie, tmp_path):
     result = GroundingResult.load(tmp_path / "out")
     assert len(result.answers) == 3 and all(a.outcome in ("found", "absent", "malformed") for a in result.answers)
     assert all(answer.problem for answer in result.answers if answer.outcome == "malformed")
+
+
+def test_a_profile_tells_every_stage_and_when_it_ran(ground, movie, tmp_path, monkeypatch):
+    told = read_points('<point x="40" y="60" alt="a thing">a thing</point>', 64, 80)
+    monkeypatch.setattr("videomolmo.pointing.read_points", lambda *_: told)
+    out, trace = tmp_path / "out", tmp_path / "trace.json"
+    code, output, _ = ground(movie, "the things", "--out", out, "--every", 4, "--profile", trace)
+    assert code == 0 and f"trace written to {trace}" in output
+    run, events = json.loads((out / "run.json").read_text()), json.loads(trace.read_text())["traceEvents"]
+    stages = {"io/decoding", "io/masks to disk", "vision/preprocessing", "vision/tower", "text/prompt", "saving",
+              "text/tokens written", "vision/temporal module, connector", "masks/preprocessing", "masks/encoder",
+              "masks/memory attention", "masks/decoder", "masks/memory encoder", "masks/fusion"}  # fmt: skip
+    assert stages <= run["stages"].keys() and min(run["stages"][name] for name in stages) > 0
+    for part, seconds in run["seconds"].items():
+        own = [value for name, value in run["stages"].items() if name.partition("/")[0] == part]
+        assert sum(own) == pytest.approx(seconds, abs=0.05)  # as much as it takes to write run.json
+    assert stages <= {event["name"] for event in events}
+    for stage in stages:
+        assert any(line.startswith(stage) for line in output.splitlines())
+    before, two = trace.read_bytes(), tmp_path / "two"
+    assert_refused(ground(movie, "the things", "--out", two, "--profile", trace), "exists", two)
+    many = ground(movie, "the things", "--sentence", "a thing", "--out", two, "--profile", tmp_path / "new")
+    assert_refused(many, "--profile goes with one video", two)
+    assert trace.read_bytes() == before
 
 
 def test_folders_of_pictures_run_too(ground, truthful, clip, tmp_path):

@@ -17,6 +17,7 @@ from videomolmo.cli import main
 from videomolmo.cli.ground_many import _Dropped, _ground, _ground_there, jobs_of
 from videomolmo.errors import BadInput
 from videomolmo.grounding import VideoGrounder
+from videomolmo.io import drawing
 from videomolmo.io.tables import read_csv
 from videomolmo.io.video import VideoWriter
 from videomolmo.io.video_decode import PyAVReader
@@ -96,7 +97,7 @@ def test_a_table_that_makes_no_sense_is_refused(tmp_path, text, named):
 
 
 def test_sentences_about_a_video_share_its_frames_and_their_features(shipped_grounder, clip, tmp_path, monkeypatch):
-    read, encoded, looked = [], [], []
+    read, encoded, looked, joined = [], [], [], []
     with VideoWriter(tmp_path / "clip.mp4", 10, *clip.frames.shape[1:3]) as writer:
         for frame in clip.frames:
             writer.write(frame)
@@ -106,16 +107,19 @@ def test_sentences_about_a_video_share_its_frames_and_their_features(shipped_gro
     for name in names:  # alone
         _ground((shipped_grounder, tmp_path / "alone", False), jobs_of([str(tmp_path / "clip.mp4")], [name], settings))
 
-    see, look, decode = tracker.encode_all, pointer.encode, PyAVReader.read
+    see, look, join, decode = tracker.encode_all, pointer.encode, pointer.image_tokens, PyAVReader.read
     monkeypatch.setattr(tracker, "encode_all", lambda frames: encoded.extend(frames) or see(frames))
     monkeypatch.setattr(pointer, "encode", lambda frames: looked.extend(frames) or look(frames))
+    monkeypatch.setattr(pointer, "image_tokens", lambda *seen: joined.append(seen) or join(*seen))
     monkeypatch.setattr(PyAVReader, "read", lambda self, number: read.append(number) or decode(self, number))
-    monkeypatch.setattr(GroundingResult, "overlay", lambda self, path: shutil.copy(tmp_path / "clip.mp4", path))
+    monkeypatch.setattr(
+        drawing, "overlay_steps", lambda _, path: (_ for _ in [shutil.copy(tmp_path / "clip.mp4", path)])
+    )
     jobs = jobs_of([str(tmp_path / "clip.mp4")], names, settings)
     rows = dict(_ground((shipped_grounder, tmp_path / "together", False), jobs))
     assert [row["problem"] for row in rows.values()] == [None] * 3
     assert read == list(range(12))
-    assert len(looked) == 12 + 3  # and black before the first, for each sentence
+    assert len(looked) == 12 + 1 and len(joined) == 6  # and black before the first; key frames with their past
     assert len(encoded) < 2 * 12
     for job in jobs:
         one, other = (result_of(tmp_path / name / job.name) for name in ("alone", "together"))

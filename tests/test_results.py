@@ -18,6 +18,7 @@ from PIL import Image
 
 from videomolmo.errors import BadInput
 from videomolmo.fusion import fuse
+from videomolmo.io import drawing
 from videomolmo.io.drawing import contact_sheet, draw_masks, palette, png_bytes
 from videomolmo.io.files import new_results
 from videomolmo.io.video import VideoWriter, open_video
@@ -341,7 +342,7 @@ def everything(folder: Path) -> dict[str, bytes | None]:
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
-def test_a_save_that_fails_changes_nothing(result, tmp_path):
+def test_a_save_that_fails_changes_nothing(result, tmp_path, monkeypatch):
     """The video is gone when the overlay is to be made, or the encoder gives up in the middle of it."""
     folder = result.save(tmp_path / "out", overlay=False)
     (folder / "overlay.mp4").write_text("old")
@@ -354,7 +355,7 @@ def test_a_save_that_fails_changes_nothing(result, tmp_path):
     with pytest.raises(BadInput, match=r"gone\.mp4"):
         loaded.save(tmp_path / "new" / "below")
     assert not (tmp_path / "new").exists()
-    result.overlay = lambda path: (path.write_text("half"), 1 / 0)
+    monkeypatch.setattr(drawing, "overlay_steps", lambda _, path: (path.write_text("half"), 1 / 0))
     with pytest.raises(ZeroDivisionError):
         result.save(folder, overwrite=True)
     assert everything(folder) == before and np.asarray(GroundingResult.load(folder).masks).any()

@@ -269,8 +269,12 @@ def test_describing_on_the_command_line(model, processor, writes, tmp_path: Path
         for frame in clip(4):
             file.write(frame)
     arguments = ["describe", str(tmp_path / "clip.mp4"), "--device", "cpu", "--out", str(tmp_path / "out")]
-    assert main([*arguments, "--model", str(tmp_path / "glamm")]) == 0
-    assert "[A red circle]1 moves behind [the bar]2." in capsys.readouterr().out
+    assert main([*arguments, "--model", str(tmp_path / "glamm"), "--profile", str(tmp_path / "trace.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "[A red circle]1 moves behind [the bar]2." in printed and (tmp_path / "trace.json").is_file()
+    stages = {"masks/preprocessing", "masks/encoder", "masks/decoder", "saving"}
+    assert stages <= json.loads((tmp_path / "out" / "run.json").read_bytes())["stages"].keys()
+    assert all(stage in printed for stage in stages)
     assert GroundingResult.load(tmp_path / "out").caption.text == WORDS_SAID
     before = (tmp_path / "out" / "run.json").read_bytes()
     for refused, named in (

@@ -273,6 +273,15 @@ def test_windows_in_batches_are_those_one_by_one(shipped_grounder, clip, rows, r
     assert seen == {"forward": rule != "backward", "backward": rule != "forward"}
 
 
+def test_half_precision_finds_nearly_the_same(shipped_grounder, clip):
+    """What a GPU is given by default; no GPU was at hand."""
+    point = np.array([clip.object_facts[0][0].point], np.float32) * (80, 64)
+    trackers = [MaskTracker(shipped_grounder.tracker.model, is_half=is_half) for is_half in (False, True)]
+    whole, half = (windows(tracker, clip.frames, {0: [point], 7: [point]})[0] for tracker in trackers)
+    assert {str(level.dtype) for level in trackers[1].encode(clip.frames[0]).features} == {"torch.bfloat16"}
+    assert iou(half.forward, whole.forward).mean() > 0.97 and iou(half.backward, whole.backward).mean() > 0.97
+
+
 def test_only_frames_that_an_object_is_followed_on_are_encoded(shipped_grounder, clip, monkeypatch):
     seen, tracker = [], MaskTracker(shipped_grounder.tracker.model)
     encode = tracker.encode_all

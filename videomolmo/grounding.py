@@ -19,6 +19,7 @@ from videomolmo.io.files import RECORDING
 from videomolmo.io.live import LiveFrames, recorded
 from videomolmo.io.plain_values import as_int
 from videomolmo.io.sources import check_stretch, excerpt, open_source
+from videomolmo.io.timing import Stopwatch
 from videomolmo.io.video import Frames
 from videomolmo.mask_store import MaskStore
 from videomolmo.points import Answer
@@ -44,6 +45,9 @@ class VideoGrounder:
         weights: hashes of what was loaded, for run.json; what the tracker loaded under names that begin with "masks:".
         loaded: how it was loaded, idem.
 
+    Attributes:
+        clock: None, or what counts the time of all runs together; see `videomolmo.io.timing.Profile`.
+
     Example:
         >>> grounder = VideoGrounder.from_pretrained("nano")  # doctest: +SKIP
         >>> result = grounder("clip.mp4", "the red circle", every=5)  # doctest: +SKIP
@@ -66,6 +70,7 @@ class VideoGrounder:
             raise BadInput(f"a grounder of {names}: expected a pointer with a tracker, or a segmenter")
         self.pointer, self.tracker, self.segmenter = pointer, tracker, segmenter
         self.weights, self.loaded = dict(weights or {}), dict(loaded or {})
+        self.clock: Stopwatch | None = None
 
     @classmethod
     def from_pretrained(
@@ -107,7 +112,7 @@ class VideoGrounder:
 
         is_large = device != "cpu" and folder.parent != hub.pointing_folder("nano").parent
         precision = dtype_of("bfloat16" if dtype == "auto" and is_large else dtype)
-        tracker, weights = load_tracker(masks, device, offline)
+        tracker, weights = load_tracker(masks, device, offline, "cuda" in device and "bfloat16" in str(precision))
         pointing = load_model(folder, device, precision, attention, quantize, device_map)
         processor = VideoMolmoProcessor(load_tokenizer(folder, pointing.config.language), pointing.config)
         loaded = {"model": model, "masks": masks, "dtype": str(precision).removeprefix("torch."),
@@ -200,7 +205,7 @@ class VideoGrounder:
             sentence=sentence, answers=work.answers, objects=objects, height=video.height, width=video.width,
             times_s=np.asarray(video.times_s)[: frames.count], fps=video.fps, spool=store, config=config,
             source=video.name if video.is_live else video.source, warning=video.warning, recording=recording,
-            _video=None if video.is_live else video,
+            clock=clock, _video=None if video.is_live else video,
             **{name: None if of is None else of[: frames.count] for name, of in known.items()},
         )  # fmt: skip
 
@@ -254,16 +259,10 @@ class VideoGrounder:
         settings["context"] = about.pop("context", None)
         known = frozenset() if kept is None else frozenset(kept.answers)
         question = Question(
-            text,
-            video,
-            settings["every"],
-            settings["context"],
-            on_text,
-            latency=settings["latency"] or (1 if video.is_live else None),
-            sentence=sentence,
-            known=known,
+            text, video, settings["every"], settings["context"], on_text, clock=self.clock or Stopwatch(),
+            latency=settings["latency"] or (1 if video.is_live else None), sentence=sentence, known=known,
             reached=0 if kept is None else kept.reached,
-        )
+        )  # fmt: skip
         frames, answers, caption = Decoded(video, question.clock), [], {}
         if self.segmenter is None:
             windows = self._point_and_track(frames, question, answers, settings, progress, kept)
@@ -292,8 +291,8 @@ class VideoGrounder:
         found = question.clock.each("text", self.pointer.answers(frames, question))
         clicked = _with_clicks(found, frames, question, answers, progress, kept)
         going_on = {} if kept is None else {"state": kept.state, "keep": kept.keep}
-        options = {"rule": settings["fusion"], "tau": settings["tau"], "latency": question.latency}
-        return track_windows(self.tracker, clicked, len(question.video), **options, **going_on)
+        options = {"rule": settings["fusion"], "tau": settings["tau"], "latency": question.latency, **going_on}
+        return track_windows(self.tracker, clicked, len(question.video), clock=question.clock, **options)
 
     def _segment(
         self, frames: Decoded, question: Question, answers: list[KeyAnswer], caption: dict[str, Any],
@@ -381,7 +380,7 @@ def _stored(
         for window in question.clock.each("masks", windows):
             layers = {"fused": window.fused, "forward": window.forward, "backward": window.backward}
             known = {"forward": window.has_forward, "backward": window.has_backward}
-            with question.clock.measure("io"):
+            with question.clock.measure("io/masks to disk"):
                 store.write(window.start, window.ids, layers, known)
             objects = max(objects, *window.ids, 0)
             bar.update(len(window.fused))
@@ -471,7 +470,9 @@ def clicks_of(answer: KeyAnswer) -> list[np.ndarray]:
     return [np.array([point], np.float32) for point, inside in pairs if inside]
 
 
-def load_tracker(name: str, device: str = "auto", offline: bool = False) -> tuple[MaskTracker, dict[str, str]]:
+def load_tracker(
+    name: str, device: str = "auto", offline: bool = False, is_half: bool = False
+) -> tuple[MaskTracker, dict[str, str]]:
     """SAM 2 by name as a tracker, and the hash of the file its weights came from, by the name that run.json gives it.
 
     Raises:
@@ -490,4 +491,4 @@ def load_tracker(name: str, device: str = "auto", offline: bool = False) -> tupl
     else:
         file = hub.masks_folder(name, offline) / "model.safetensors"
         model = sam2.load_nano(file.parent, device)
-    return sam2.MaskTracker(model), {f"masks:{file.parent.name}/{file.name}": hub.file_hash(file)}
+    return sam2.MaskTracker(model, is_half=is_half), {f"masks:{file.parent.name}/{file.name}": hub.file_hash(file)}

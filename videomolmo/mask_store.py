@@ -259,7 +259,6 @@ def check_windows(spool: MaskStore, told: ClipShape) -> None:
 Box = tuple[int, int, int, int]  # top, bottom, left, right; bottom and right exclusive, left and right in bytes
 NOWHERE: Box = (0, 0, 0, 0)
 _PLACES = np.array([sum(n for n in range(8) if value >> (7 - n) & 1) for value in range(256)], np.uint8)  # of set bits
-_ONES = np.array([value.bit_count() for value in range(256)], np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -356,14 +355,14 @@ def intersection_area(a: PackedMasks, b: PackedMasks, frame: int) -> int:
 
 def count_bits(packed: UInt8[np.ndarray, "*leading rows bytes"]) -> Integer[np.ndarray, "*leading"]:
     """Set bits of each mask."""
-    return _ONES[packed].sum(axis=(-2, -1), dtype=np.int64)
+    return np.bitwise_count(packed).sum(axis=(-2, -1), dtype=np.int64)
 
 
 def centres(
     bits: UInt8[np.ndarray, "frames rows bytes"], box: Box
 ) -> tuple[Float[np.ndarray, " frames"], Float[np.ndarray, " frames"], Integer[np.ndarray, " frames"]]:
     """x and y of the centre of each mask in pixels of the frame (NaN for empty ones), and its area."""
-    ones = _ONES[bits]
+    ones = np.bitwise_count(bits)
     rows, columns = ones.sum(axis=2, dtype=np.int64), ones.sum(axis=1, dtype=np.int64)
     area = rows.sum(axis=1)
     within = _PLACES[bits].sum(axis=(1, 2), dtype=np.int64)

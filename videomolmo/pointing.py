@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from transformers.generation import BaseStreamer
 
 from videomolmo.errors import BadInput
+from videomolmo.io.timing import Stage
 from videomolmo.model import VideoMolmoForConditionalGeneration, VideoMolmoProcessor, collate
 from videomolmo.points import Answer, read_points
 from videomolmo.protocols import Frame, Question
@@ -54,6 +56,15 @@ class VideoMolmoPointer:
     def __init__(self, model: VideoMolmoForConditionalGeneration, processor: VideoMolmoProcessor) -> None:
         self.model, self.processor = model, processor
 
+    def stages(self) -> list[Stage]:
+        """What a profile tells apart; see `videomolmo.io.timing.Profile`."""
+        return [
+            Stage(self.processor.image, "pixels_only", "vision/preprocessing"),
+            Stage(self.model, "encode_frames", "vision/tower"),
+            Stage(self.model, "image_tokens", "vision/temporal module, connector"),
+            Stage(self.model.language, "forward", step_of),
+        ]
+
     def describe(self, context: int | None) -> dict[str, Any]:
         """Configuration and temporal module; any number of past frames will do, the model averages them."""
         config = self.model.config
@@ -79,7 +90,7 @@ class VideoMolmoPointer:
         recent: dict[int, torch.Tensor] = {}
         if context:
             with clock.measure("vision"):  # before the first frame all is black
-                black = self.encode([np.zeros((*_size(question), 3), np.uint8)])
+                (black,) = self.encode([_black(*_size(question))])
             recent = dict.fromkeys(range(-context, 0), black)
         for at, features in self._encoded(frames, question, context, begin):
             recent[at] = features
@@ -87,8 +98,8 @@ class VideoMolmoPointer:
                 del recent[old]
             if at % question.every == 0:
                 with clock.measure("vision"):
-                    past = [recent[number] for number in range(at - context, at)]
-                    tokens = None if at < begin else self._tokens(features, past, _size(question))
+                    seen = [recent[number] for number in range(at - context, at + 1)]
+                    tokens = None if at < begin else self.image_tokens(seen, _size(question))
                     waiting.append(_Waiting(at, tokens))
             if len(waiting) == most:
                 yield from self._ask(waiting, question)
@@ -106,7 +117,7 @@ class VideoMolmoPointer:
         while group := list(islice(looked_at, at_once)):
             with question.clock.measure("vision"):
                 is_needed = group[-1][0] >= begin - context
-                encoded = self.encode([frame for _, frame in group]).split(1) if is_needed else [None] * len(group)
+                encoded = self.encode([frame for _, frame in group]) if is_needed else [None] * len(group)
             yield from zip([at for at, _ in group], encoded, strict=True)
 
     def _check_length(self, question: Question) -> None:
@@ -118,14 +129,15 @@ class VideoMolmoPointer:
                 f"use fewer words than '{question.text[:40]}…'"
             )
 
-    def encode(self, frames: list[Frame]) -> torch.Tensor:
-        """What the vision tower sees in frames of one size, encoded together; depends on nothing else."""
+    def encode(self, frames: list[Frame]) -> Sequence[torch.Tensor]:
+        """What the vision tower sees in each of some frames of one size, encoded together; depends on nothing else."""
         weight = next(self.model.parameters())
         pixels = self.processor.image.pixels_only(np.stack(frames))
-        return self.model.encode_frames(pixels.to(weight.device, weight.dtype))
+        return self.model.encode_frames(pixels.to(weight.device, weight.dtype)).split(1)
 
-    def _tokens(self, frame: torch.Tensor, past: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
-        """Image tokens of a key frame with its past: all that has to be kept until it is asked about."""
+    def image_tokens(self, seen: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+        """Image tokens of a key frame, the last that was seen, with its past; they depend on nothing else."""
+        *past, frame = seen
         return self.model.image_tokens(frame, torch.stack(past, dim=1) if past else None, self._masks(size))
 
     def _ask(self, keys: list[_Waiting], question: Question) -> Iterator[tuple[int, Answer | None]]:
@@ -154,6 +166,16 @@ class VideoMolmoPointer:
             return None
         masks = self.processor.image(np.zeros((*size, 3), np.uint8)).masks[None]
         return masks.to(next(self.model.parameters()).device)
+
+
+def step_of(inputs_embeds: torch.Tensor, **_: Any) -> str:
+    """The stage of a pass through a language model: many tokens are a prompt, one is being written."""
+    return "text/prompt" if inputs_embeds.shape[1] > 1 else "text/tokens written"
+
+
+@lru_cache(maxsize=1)
+def _black(height: int, width: int) -> Frame:
+    return np.zeros((height, width, 3), np.uint8)
 
 
 def _size(question: Question) -> tuple[int, int]:

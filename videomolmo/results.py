@@ -1,29 +1,29 @@
 """Predictions for one video and one sentence: answers, masks and tracks, saved to a folder and read."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from videomolmo.errors import BadInput
-from videomolmo.fusion import iou
 from videomolmo.io.files import RECORDING, new_results
 from videomolmo.io.formats.labels import Labels, place_of
 from videomolmo.io.images import list_images
 from videomolmo.io.plain_values import as_int, as_json, as_path
 from videomolmo.io.schemas import Answer, answer_problem, read_metadata
-from videomolmo.io.sources import from_source
+from videomolmo.io.sources import from_source, is_file_or_folder, plain_source, stored_source
 from videomolmo.io.tables import write_csv
+from videomolmo.io.timing import Stopwatch
 from videomolmo.io.untrusted import parse, read_bytes
 from videomolmo.io.video import Frames, open_video
-from videomolmo.mask_store import NOWHERE, ClipShape, LazyMasks, MaskStore, check_windows, crop
+from videomolmo.mask_store import NOWHERE, ClipShape, LazyMasks, MaskStore, check_windows, count_bits, crop
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,6 +91,13 @@ class Caption:
         return text
 
 
+class _Facts(NamedTuple):
+    """Rows of a frame in the tracks, and the agreement of each object there."""
+
+    rows: list[tuple]
+    agreement: np.ndarray
+
+
 @dataclass(eq=False)  # masks have no truth value to compare by; a result is itself
 class GroundingResult:
     """Answers on key frames, and masks of every object on every frame.
@@ -118,7 +125,9 @@ class GroundingResult:
     source_frames: np.ndarray | None = None
     source_times_s: np.ndarray | None = None
     recording: Path | None = None
+    clock: Stopwatch | None = field(default=None, repr=False)  # of the run
     _video: Frames | None = field(default=None, repr=False)
+    _facts: dict[int, "_Facts"] = field(default_factory=dict, init=False, repr=False)  # known before all are
 
     @property
     def frames(self) -> int:
@@ -215,7 +224,7 @@ class GroundingResult:
         source = as_path(self.source)
         told = self.config.get("labels", {"ids": [str(n + 1) for n in range(self.objects)], "scores": {}})
         scores = {int(n): {int(at): score for at, score in own.items()} for n, own in told["scores"].items()}
-        is_folder = source is not None and _is_file_or_folder(source) and source.is_dir()
+        is_folder = source is not None and is_file_or_folder(source) and source.is_dir()
         stem = source.stem if source is not None else self.folder.name if self.folder else "clip"
         return Labels(
             stem or "clip", self.sentence, self.height, self.width, self.fps, self.times_s, tuple(told["ids"]),
@@ -239,16 +248,12 @@ class GroundingResult:
     def _layer(self, name: str) -> LazyMasks:
         return LazyMasks(self.spool, name, (self.frames, self.objects, self.height, self.width))
 
-    @cached_property
+    @property
     def agreement(self) -> Float[np.ndarray, "frames objects"]:
         """IoU of the forward and the backward mask; NaN where one of the two propagations does not reach."""
-        values = np.full((self.frames, self.objects), np.nan)
-        for at in range(self.frames if self.objects else 0):
-            both = np.logical_and(*(self.spool.known(name, at, self.objects) for name in ("forward", "backward")))
-            values[at, both] = iou(self.forward[at][both], self.backward[at][both])
-        return values
+        return self._tables[1]
 
-    @cached_property
+    @property
     def tracks(self) -> "pd.DataFrame":
         """One row per frame and object that is there: frame, time_s, object, x_px, y_px, area_px, box, source.
 
@@ -256,12 +261,18 @@ class GroundingResult:
         says where the mask comes from: key, both, forward or backward. Of an excerpt, columns source_frame and
         source_time_s follow.
         """
+        return self._tables[0]
+
+    @cached_property
+    def _tables(self) -> tuple["pd.DataFrame", np.ndarray]:
+        """Tracks and agreement, in one pass over the masks, which each lie in a compressed file."""
         import pandas as pd
 
-        rows = [row for at in range(self.frames if self.objects else 0) for row in self._rows(at)]
+        facts = [self._facts.pop(at, None) or self._facts_of(at) for at in range(self.frames if self.objects else 0)]
         columns = ["frame", "time_s", "object", "x_px", "y_px", "area_px", "box", "source"]
-        table = pd.DataFrame(rows, columns=columns)
-        return table.assign(**self.in_source(table["frame"])) if self.source_frames is not None else table
+        agreement = np.array([one.agreement for one in facts]).reshape(self.frames, self.objects)
+        table = pd.DataFrame([row for one in facts for row in one.rows], columns=columns)
+        return table.assign(**self.in_source(table["frame"])), agreement
 
     def in_source(self, at: Any) -> dict[str, Any]:
         """ "source_frame" and "source_time_s" of a frame (or several), where they differ from its own."""
@@ -271,15 +282,21 @@ class GroundingResult:
         frames, times_s = self.source_frames[at], self.source_times_s[at].round(4)
         return {"source_frame": frames.tolist(), "source_time_s": times_s.tolist()}
 
-    def _rows(self, at: int) -> Iterator[tuple]:
+    def _facts_of(self, at: int) -> "_Facts":
+        """What the tables tell of frame `at`."""
         size = self.height, self.width
         ids, *layers = self.spool.bits("fused", at, size)
         layers += [self.spool.bits(name, at, size)[1] for name in ("forward", "backward")]
+        rows = []
         for n in np.argsort(ids):
             if (mask := crop(at, layers[0][n : n + 1])).box != NOWHERE:
                 source = "key" if at in self._key_set else self._source_of(*(layer[n] for layer in layers))
                 place = place_of(mask.at(at), mask.box[0], 8 * mask.box[2])
-                yield at, round(float(self.times_s[at]), 4), int(ids[n]), *place, source
+                rows.append((at, round(float(self.times_s[at]), 4), int(ids[n]), *place, source))
+        agreement, union = np.full(self.objects, np.nan), count_bits(layers[1] | layers[2])
+        agreement[ids - 1] = np.where(union == 0, 1.0, count_bits(layers[1] & layers[2]) / np.maximum(union, 1))
+        reach = [self.spool.known(name, at, self.objects) for name in ("forward", "backward")]
+        return _Facts(rows, np.where(np.logical_and(*reach), agreement, np.nan))
 
     def _source_of(self, mask: np.ndarray, forward: np.ndarray, backward: np.ndarray) -> str:
         """Which direction a fused mask is from; a rule that makes masks of two needs both, the others choose one."""
@@ -320,7 +337,7 @@ class GroundingResult:
             return open_video(self.recording, max_frames=self.frames)
         if self.source is None:
             raise BadInput("this result was made from an array and loaded from disk: give load(folder, video=…)")
-        if isinstance(self.source, (str, Path)) and not _is_file_or_folder(self.source):
+        if isinstance(self.source, (str, Path)) and not is_file_or_folder(self.source):
             raise BadInput(f"{self.source!r:.300}: no such video; give load(folder, video=…)")
         return self._opened(self.source)
 
@@ -381,32 +398,40 @@ class GroundingResult:
             BadInput: the folder holds something and `overwrite` is False (True replaces files of these names only), or
                 cannot be written, or the frames cannot be opened and `overlay` is True; nothing has changed then.
         """
-        with new_results(folder, overwrite=overwrite, source=self.source) as place:
+        clock = self.clock or Stopwatch()
+        with clock.measure("saving"), new_results(folder, overwrite=overwrite, source=self.source) as place:
             if overlay:
                 self.video()  # where it is gone, this is known before the work
-            self._write(place)
-            if overlay:
-                self.overlay(place / "overlay.mp4")
+            self._write(place, overlay)
+            self._write_metadata(place / "run.json", clock)
         self.folder = Path(folder)
         return self.folder
 
-    def _write(self, place: Path) -> None:
-        """Everything but the overlay."""
-        from videomolmo.io.drawing import write_index_png
+    def _write(self, place: Path, overlay: bool) -> None:
+        """All files, in one pass over the masks."""
+        from videomolmo.io.drawing import overlay_steps, write_index_png
 
         with open(place / "answers.jsonl", "w", encoding="utf-8") as file:
             for answer in self.answers:
                 row = vars(answer) | self.in_source(answer.frame)
                 file.write(json.dumps(row, ensure_ascii=False, default=as_json) + "\n")
+        size = self.height, self.width
+        with closing(overlay_steps(self, place / "overlay.mp4") if overlay else (at for at in ())) as steps:
+            for at in range(self.frames):
+                write_index_png(place / "masks" / f"{at:05d}.png", self.masks[at], size, self.void(at))
+                if "_tables" not in self.__dict__ and self.objects:
+                    self._facts[at] = self._facts_of(at)
+                next(steps, None)
+            next(steps, None)  # the end of the video
         write_csv(self.tracks, place / "tracks.csv")
-        for at in range(self.frames):
-            size = self.height, self.width
-            write_index_png(place / "masks" / f"{at:05d}.png", self.masks[at], size, self.void(at))
         for path in self.spool.files():
             shutil.copyfile(path, place / "propagation" / path.name)
         if self.recording is not None:
             shutil.copyfile(self.recording, place / RECORDING)
-        source = self.source if "live" in self.config else _plain_source(self.source)
+
+    def _write_metadata(self, path: Path, clock: Stopwatch) -> None:
+        """Of the run; with the time it took, saving included where this is the result of a run and not a saved one."""
+        source = self.source if "live" in self.config else plain_source(self.source)
         metadata = {
             "sentence": self.sentence, "video": source, "frames": self.frames,
             "objects": self.objects, "height": self.height, "width": self.width, "fps": self.fps,
@@ -415,8 +440,12 @@ class GroundingResult:
         if self.source_frames is not None:
             metadata["source_frames"] = self.source_frames.tolist()
             metadata["source_times_s"] = self.source_times_s.round(6).tolist()
+        if self.clock is not None:
+            stages = clock.stages()  # and now it is
+            metadata["seconds"] = self.config["seconds"] | clock.rounded()
+            metadata |= {"stages": stages} if stages else {}
         text = json.dumps(metadata, indent=1, ensure_ascii=False, default=as_json)
-        (place / "run.json").write_text(text + "\n", encoding="utf-8")
+        path.write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path, video: Any = None) -> "GroundingResult":
@@ -465,33 +494,3 @@ def _read_answers(path: Path, told: ClipShape) -> list[KeyAnswer]:
                 raise BadInput(f"{path}, line {number}: {reason}")
             answers.append(KeyAnswer.read(row))
     return answers
-
-
-def stored_source(metadata: dict[str, Any], folder: Path, video: Any = None) -> dict[str, Any]:
-    """What run.json tells of where the frames come from, taken out of it, as fields of a result.
-
-    Args:
-        metadata: of run.json.
-        folder: where the recording of a live source lies.
-        video: what replaces it.
-    """
-    names = ("source_frames", "source_times_s")
-    found = {name: np.array(metadata.pop(name)) for name in names if name in metadata}
-    if "live" in metadata and video is None and (folder / RECORDING).is_file():
-        found["recording"] = folder / RECORDING
-    return found
-
-
-def _is_file_or_folder(path: str | Path) -> bool:
-    """Whether a path, as a file may tell it, leads to a video: not to a pipe, and to nowhere but this disk."""
-    try:
-        return os.path.isfile(path) or os.path.isdir(path)
-    except ValueError:  # a path with a null byte
-        return False
-
-
-def _plain_source(source: Any) -> str | None:
-    """The source's path; of names that are no text (Linux allows any bytes) a readable likeness."""
-    if not isinstance(source, (str, Path)):
-        return None
-    return os.fsencode(Path(source).resolve()).decode("utf-8", "backslashreplace")

@@ -37,6 +37,7 @@ from videomolmo.cli.options import (
     whole,
 )
 from videomolmo.cli.point import count, point
+from videomolmo.cli.profile import Trace
 from videomolmo.errors import BadInput
 from videomolmo.io.command_line import Command, Group, at_least_one, run, show_version
 
@@ -95,6 +96,7 @@ def ground(
     workers: Annotated[int | None, whole("Processes, each with its own models (default: 1).", "N", **MANY)] = None,
     scheduler: Annotated[str | None, opt("Dask scheduler, such as tcp://node1:8786.", "ADDRESS", **MANY)] = None,
     cluster: Annotated[str | None, opt("Dask workers by slurm, pbs, sge, lsf …", "NAME", **MANY)] = None,
+    profile: Trace = None,
 ) -> int | None:
     """Point at what SENTENCE names in VIDEO, and track it.
 
@@ -115,7 +117,7 @@ def ground(
     settings = {"every": every, "fusion": fusion, "tau": tau, "context": context, "latency": latency,
                 "max_frames": max_frames, "reader": reader, "start": start, "end": end, "fps": fps}  # fmt: skip
     asked = [one for one in (video, *(more_videos or ())) if one is not None], [sentence, *(more_sentences or ())]
-    return ground_all(*asked, out, overwrite, models, settings, (workers, scheduler, cluster))
+    return ground_all(*asked, out, overwrite, models, settings, (workers, scheduler, cluster), profile)
 
 
 _command("Videos")(point)

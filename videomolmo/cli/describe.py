@@ -10,6 +10,7 @@ from typer import Argument, Option
 
 from videomolmo.cli.ground import ground_one
 from videomolmo.cli.options import End, Fps, MaxFrames, Start
+from videomolmo.cli.profile import Trace
 from videomolmo.errors import BadInput
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def describe(
     fps: Fps = None,
     max_frames: MaxFrames = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace earlier results in DIR.")] = False,
+    profile: Trace = None,
 ) -> None:
     """Tell what is in VIDEO, each phrase with its masks.
 
@@ -44,7 +46,7 @@ def describe(
     settings = {"every": 5, "fusion": "iou", "tau": 0.7, "context": None, "latency": None, "max_frames": max_frames,
                 "reader": "pyav", **check_stretch(start, end, fps)}  # fmt: skip
     load = partial(_describer, model, options)
-    ground_one(video, question, out, overwrite, load, settings, place="results/describe")
+    ground_one(video, question, out, overwrite, load, settings, profile, place="results/describe")
 
 
 def _describer(model: str, options: dict[str, Any]) -> VideoGrounder:

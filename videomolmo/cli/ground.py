@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videomolmo.cli.profile import check_trace, profiled
 from videomolmo.errors import BadInput
 from videomolmo.io.command_line import FULL
 
@@ -22,12 +23,13 @@ READ = ("reader", "max_frames", "start", "end", "fps")  # settings for `open_sou
 
 def ground_one(
     video: str, sentence: str, out: Path | None, overwrite: bool, load: Callable[[], VideoGrounder],
-    settings: dict[str, Any], place: str = "results/ground",
+    settings: dict[str, Any], trace: Path | None = None, place: str = "results/ground",
 ) -> None:  # fmt: skip
     """Ground one sentence in one video, and tell of it.
 
     Args:
         load: gives the models.
+        trace: see `profiled`.
         video, sentence, out, overwrite, settings, place: see `ground_and_save`.
     """
     from videomolmo.grounding import drained
@@ -37,15 +39,17 @@ def ground_one(
     from videomolmo.unfinished import place_of
 
     replaces = overwrite or (out is not None and place_of(out).is_dir())  # the latter is looked at with the models
+    check_trace(trace)
     check_folder(out or unused(Path(place)), overwrite=replaces, source=video)
     if live_name(video) is not None:
         out = out or (Path(place) if overwrite else unused(Path(place)))
-        folder, summary = _ground_live(video, sentence, out, overwrite, load, settings)
+        folder, summary = _ground_live(video, sentence, out, overwrite, load, settings, trace)
     else:
         with open_source(video, **{name: settings[name] for name in READ}) as frames:
             print(f"{Path(video).name}: {described(frames)}")
-        steps = ground_and_save(load(), video, sentence, out, overwrite, settings, place=place)
-        folder, summary = drained(steps)
+        grounder = load()
+        with profiled(grounder, trace):
+            folder, summary = drained(ground_and_save(grounder, video, sentence, out, overwrite, settings, place=place))
     print(f"{summary}\nwritten to {folder}: answers.jsonl, tracks.csv, masks/, overlay.mp4, run.json")
 
 
@@ -61,8 +65,9 @@ def described(frames: Frames) -> str:
 
 
 def _ground_live(
-    name: str, sentence: str, out: Path, overwrite: bool, load: Callable[[], VideoGrounder], settings: dict[str, Any]
-) -> tuple[Path, str]:
+    name: str, sentence: str, out: Path, overwrite: bool, load: Callable[[], VideoGrounder], settings: dict[str, Any],
+    trace: Path | None,
+) -> tuple[Path, str]:  # fmt: skip
     """As `ground_and_save`, from a source whose frames come once: it ends by itself, by `--end`, or by Ctrl-C."""
     from videomolmo.grounding import check_settings, drained
     from videomolmo.io.command_line import ending_in_order
@@ -73,7 +78,7 @@ def _ground_live(
         print(f"{frames.name}: {described(frames)}; Ctrl-C ends it, and what there is then is saved", flush=True)
         grounder = load()
         own = {name: value for name, value in settings.items() if name not in READ}
-        with ending_in_order(frames.close):
+        with profiled(grounder, trace), ending_in_order(frames.close):
             read = {name: settings[name] for name in READ}
             result = drained(grounder.steps(frames, sentence, check_settings(**own), read, progress=True))
             return save(result, out, overwrite), result.summary()

@@ -95,6 +95,7 @@ def jobs_of(videos: Sequence[str], sentences: Sequence[str], settings: dict[str,
 def ground_all(
     videos: Sequence[str], sentences: Sequence[str | None], out: Path | None, overwrite: bool, models: dict[str, Any],
     settings: dict[str, Any], where: tuple[int | None, str | None, str | None],
+    trace: Path | None = None,
 ) -> int | None:  # fmt: skip
     """What the command `ground` does: one sentence about one video, or several; returns the exit code.
 
@@ -105,6 +106,7 @@ def ground_all(
         models: arguments of `load_grounder`.
         settings: further arguments of a grounder.
         where: workers, scheduler and cluster, see `Executor`.
+        trace: of one sentence about one video, see `profiled`.
     """
     from videomolmo.fusion import check_rule
     from videomolmo.protocols import as_question
@@ -118,6 +120,8 @@ def ground_all(
     settings |= check_stretch(*(settings[name] for name in ("start", "end", "fps")))
     executor = Executor(*where)
     if len(videos) > 1 or len(asked) > 1 or any(map(is_many, videos)):
+        if trace is not None:
+            raise BadInput("--profile goes with one video and one sentence; leave it out")
         jobs = jobs_of(videos, asked, settings)
         for job in jobs:
             as_question(job.sentence)
@@ -127,7 +131,7 @@ def ground_all(
     if not asked:
         raise BadInput(f"a sentence is missing; say what to look for in {videos[0]}, for example 'the red circle'")
     as_question(asked[0])
-    ground_one(videos[0], asked[0], out, overwrite, partial(load_grounder, **models), settings)
+    ground_one(videos[0], asked[0], out, overwrite, partial(load_grounder, **models), settings, trace)
     return None
 
 
@@ -332,16 +336,16 @@ class _Shared(Frames):
 
 
 class _Memo:
-    """A function of frames that is asked once for the same frames, for so many that ask, while these frames live."""
+    """A function of frames, or of features, that is asked once for the same, for so many that ask, while they live."""
 
-    def __init__(self, function: Callable[[list], Any], times: int) -> None:
+    def __init__(self, function: Callable[..., Any], times: int) -> None:
         self.function, self.times = function, times
         self.found: dict[tuple[int, ...], list[Any]] = {}
 
-    def __call__(self, frames: list) -> Any:
+    def __call__(self, frames: list, *options: Any) -> Any:
         key = tuple(map(id, frames))
         if key not in self.found:
-            self.found[key] = [self.times, self.function(frames)]
+            self.found[key] = [self.times, self.function(frames, *options)]
             for frame in frames:
                 weakref.finalize(frame, self.found.pop, key, None).atexit = False
         entry = self.found[key]
@@ -354,7 +358,7 @@ class _Memo:
 def _sharing(grounder: VideoGrounder, times: int) -> VideoGrounder:
     """The grounder, whose models encode the same frames once for so many sentences, in the same batches as for one."""
     pointer, tracker = copy(grounder.pointer), copy(grounder.tracker)
-    for model, name in ((pointer, "encode"), (tracker, "encode_all")):
+    for model, name in ((pointer, "encode"), (pointer, "image_tokens"), (tracker, "encode_all")):
         if times > 1 and hasattr(model, name):
             setattr(model, name, _Memo(getattr(model, name), times))
     shared = copy(grounder)

@@ -27,10 +27,11 @@ from videomolmo.io.schemas import (
     labels_problem,
     source_problem,
 )
+from videomolmo.io.sources import stored_source
 from videomolmo.io.untrusted import StoredArrays, parse, read_bytes, read_json, wrong_keys
 from videomolmo.io.video import Frames
 from videomolmo.mask_store import MaskStore, window_of
-from videomolmo.results import GroundingResult, KeyAnswer, stored_source
+from videomolmo.results import GroundingResult, KeyAnswer
 
 MAX_BYTES = 160 << 20
 GREY = 96  # where there is no picture

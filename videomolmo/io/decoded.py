@@ -17,15 +17,15 @@ MOST_HELD = 2**29  # bytes of frames that wait for the second
 
 
 class Decoded(Iterator):
-    """The frames of a video, decoded as they are taken, and their `count` so far; the clock counts that as "io".
+    """The frames of a video, decoded as they are taken, and their `count` so far.
 
-    Told to `keep`, it holds those that were taken until they are taken `again`; where they grow too many, because a
-    model reads far ahead, they are decoded again instead.
+    The clock counts that as "io/decoding". Told to `keep`, it holds those that were taken until they are taken
+    `again`; where they grow too many, because a model reads far ahead, they are decoded again instead.
     """
 
     def __init__(self, video: Frames, clock: Stopwatch) -> None:
         self._video, self._clock = video, clock
-        self._frames = self._clock.each("io", self._video.iterate())
+        self._frames = self._clock.each("io/decoding", self._video.iterate())
         self.count = 0
         self._taken: deque[Frame] | None = None
 
@@ -40,7 +40,7 @@ class Decoded(Iterator):
             self._taken.append(frame)
             if len(self._taken) * frame.nbytes > MOST_HELD and not self._video.is_live:
                 start = self.count - len(self._taken)
-                self._second, self._taken = self._clock.each("io", self._video.iterate(start)), None
+                self._second, self._taken = self._clock.each("io/decoding", self._video.iterate(start)), None
         return frame
 
     def again(self) -> Iterator[Frame]:

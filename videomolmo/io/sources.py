@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from jaxtyping import Float64, Int64, UInt8
 
 from videomolmo.errors import BadInput
 from videomolmo.io.capture import Shot
+from videomolmo.io.files import RECORDING
 from videomolmo.io.live import live_name, open_live
 from videomolmo.io.plain_values import as_float, as_int
 from videomolmo.io.video import Frames, open_video
@@ -239,3 +241,33 @@ def from_source(frames: Frames, numbers: Int64[np.ndarray, " chosen"] | None) ->
         what = "is another excerpt" if frames.source_frames is not None else f"has no frame {last}"
         raise BadInput(f"{frames.name} {what}, and the result is of an excerpt; give the video itself")
     return Excerpt(frames, numbers)
+
+
+def stored_source(metadata: dict[str, Any], folder: Path, video: Any = None) -> dict[str, Any]:
+    """What run.json tells of where the frames come from, taken out of it, as fields of a result.
+
+    Args:
+        metadata: of run.json.
+        folder: where the recording of a live source lies.
+        video: what replaces it.
+    """
+    names = ("source_frames", "source_times_s")
+    found = {name: np.array(metadata.pop(name)) for name in names if name in metadata}
+    if "live" in metadata and video is None and (folder / RECORDING).is_file():
+        found["recording"] = folder / RECORDING
+    return found
+
+
+def is_file_or_folder(path: str | Path) -> bool:
+    """Whether a path, as a file may tell it, leads to a video: not to a pipe, and to nowhere but this disk."""
+    try:
+        return os.path.isfile(path) or os.path.isdir(path)
+    except ValueError:  # a path with a null byte
+        return False
+
+
+def plain_source(source: Any) -> str | None:
+    """The source's path; of names that are no text (Linux allows any bytes) a readable likeness."""
+    if not isinstance(source, (str, Path)):
+        return None
+    return os.fsencode(Path(source).resolve()).decode("utf-8", "backslashreplace")

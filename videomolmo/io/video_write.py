@@ -86,6 +86,7 @@ class VideoWriter:
         self._grows = times_s is not None and not len(times_s)
         if times_s is not None:
             self._unit, self._ticks = Fraction(1, _TICKS), [] if self._grows else _ticks(times_s)
+            self._usual = self._usual_gap(self._ticks)
         self._container, self._until_done = None, ExitStack()
         try:
             self._temporary = self._until_done.enter_context(temporary_folder(self.path.parent)) / self.path.name
@@ -132,7 +133,8 @@ class VideoWriter:
         if time_s is not None:
             self._first_s = time_s if not self._ticks else self._first_s
             self._ticks.append(max(round((time_s - self._first_s) * _TICKS), self._ticks[-1] + 1 if self._ticks else 0))
-        frame = np.pad(frame, ((0, self.height % 2), (0, self.width % 2), (0, 0)), mode="edge")
+        if self.height % 2 or self.width % 2:
+            frame = np.pad(frame, ((0, self.height % 2), (0, self.width % 2), (0, 0)), mode="edge")
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
         picture = self._reformatter.reformat(picture, format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
         picture.pts, picture.time_base = self._when(self.frames), self._unit
@@ -151,10 +153,16 @@ class VideoWriter:
         """When frame `number` is shown, in units of the file."""
         if self._ticks is None:
             return number
-        known, ticks = len(self._ticks), self._ticks[-100:] if self._grows else self._ticks
-        usual = round(np.median(np.diff(ticks))) if known > 1 else round(_TICKS / self._rate)
-        usual = max(usual, _TICKS // 1000)  # below a millisecond in all, MP4 says that a video has no length
-        return self._ticks[number] if number < known else self._ticks[-1] + (number - known + 1) * usual
+        known = len(self._ticks)
+        if number < known:
+            return self._ticks[number]
+        usual = self._usual_gap(self._ticks[-100:]) if self._grows else self._usual
+        return self._ticks[-1] + (number - known + 1) * usual
+
+    def _usual_gap(self, ticks: Sequence[int]) -> int:
+        """Between frames shown at these moments, in units of the file."""
+        usual = np.median(np.diff(ticks)) if len(ticks) > 1 else _TICKS / self._rate
+        return max(round(usual), _TICKS // 1000)  # below a millisecond in all, MP4 says that a video has no length
 
     def close(self) -> None:
         """Finish the file and give it its name.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from videomolmo.errors import BadInput
+from videomolmo.io.timing import Stage
 from videomolmo.io.untrusted import first_line, model_file, regular_file, shortened
 from videomolmo.masks.configuration import Sam2, Unfilled, checked, instantiate, read_configuration, read_yaml
 from videomolmo.protocols import Frame, PropagationPath
@@ -49,15 +50,18 @@ class MaskTracker:
         model: a `sam2.modeling.sam2_base.SAM2Base`, in evaluation mode.
         rows: objects that go through it at once, each on a frame of its own, as far as a single frame does not ask for
             more; None: as many as speed it up and memory has room for.
+        is_half: compute mostly in bfloat16, as the published demos do on a GPU (untried on one). On a CPU that gains a
+            tenth of the time and changes masks.
 
     Attributes:
         rows: see above.
         held: frames whose features may be kept at a time.
     """
 
-    def __init__(self, model: nn.Module, rows: int | None = None) -> None:
+    def __init__(self, model: nn.Module, rows: int | None = None, *, is_half: bool = False) -> None:
         self.model = model
         self.device = next(model.parameters()).device
+        self._is_half = is_half
         shape = (1, 3, 1, 1)
         self._mean = torch.tensor(MEAN, device=self.device).view(shape)
         self._std = torch.tensor(STD, device=self.device).view(shape)
@@ -68,14 +72,23 @@ class MaskTracker:
         self.rows = min(max(room // (ROW_BYTES * pixels), 1), most) if rows is None else rows
         self.held = max(room // (FRAME_BYTES * pixels), 1)
 
+    def stages(self) -> list[Stage]:
+        """What a profile tells apart; see `videomolmo.io.timing.Profile`."""
+        return [Stage(self, "pixels", "masks/preprocessing"), *stages_of(self.model)]
+
     def encode(self, frame: Frame) -> FrameFeatures:
         """Features of a frame, to be shared by every object and both directions of time."""
         return self.encode_all([frame])[0]
 
+    def precision(self) -> torch.autocast:
+        """Within it the model computes as it was told to."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._is_half)
+
     @torch.inference_mode()
     def encode_all(self, frames: Sequence[Frame]) -> list[FrameFeatures]:
         """Features of frames of one size, which go through the encoder together."""
-        encoded = self.model.forward_image(self.pixels(frames))
+        with self.precision():
+            encoded = self.model.forward_image(self.pixels(frames))
         _, features, positions, sizes = self.model._prepare_backbone_features(encoded)
         positions = [level[:, :1] for level in positions]  # the same for all
         return [
@@ -238,24 +251,34 @@ class Track:
         self, seen: Sequence[FrameFeatures], prompt: dict[str, Tensor] | None, remember: bool
     ) -> tuple[Tensor, dict[str, Any]]:
         """Logits of the masks, and what is remembered of them."""
-        out = self.tracker.model.track_step(
-            frame_idx=self._at,
-            is_init_cond_frame=prompt is not None,
-            current_vision_feats=_batch(seen),
-            current_vision_pos_embeds=[level.expand(-1, len(seen), -1) for level in seen[0].positions],
-            feat_sizes=seen[0].sizes,
-            point_inputs=prompt,
-            mask_inputs=None,
-            output_dict=self._memory,
-            num_frames=self.frames,
-            run_mem_encoder=remember,
-        )
+        with self.tracker.precision():
+            out = self.tracker.model.track_step(
+                frame_idx=self._at,
+                is_init_cond_frame=prompt is not None,
+                current_vision_feats=_batch(seen),
+                current_vision_pos_embeds=[level.expand(-1, len(seen), -1) for level in seen[0].positions],
+                feat_sizes=seen[0].sizes,
+                point_inputs=prompt,
+                mask_inputs=None,
+                output_dict=self._memory,
+                num_frames=self.frames,
+                run_mem_encoder=remember,
+            )
         memory = out["maskmem_features"]
         return out["pred_masks"], {
             "obj_ptr": out["obj_ptr"],
             "maskmem_features": None if memory is None else memory.to(torch.bfloat16),  # as the package stores it
             "maskmem_pos_enc": out["maskmem_pos_enc"],
         }
+
+
+def stages_of(model: nn.Module) -> list[Stage]:
+    """What a profile tells apart in a SAM 2."""
+    methods = {
+        "forward_image": "encoder", "_prepare_memory_conditioned_features": "memory attention",
+        "_forward_sam_heads": "decoder", "_encode_new_memory": "memory encoder",
+    }  # fmt: skip
+    return [Stage(model, name, f"masks/{part}") for name, part in methods.items()]
 
 
 def _batch(seen: Sequence[FrameFeatures]) -> list[Tensor]:

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from videomolmo.fusion import fuse, match_objects, overlap_matrix
+from videomolmo.io.timing import Stopwatch
 from videomolmo.protocols import Features, Frame, PropagationPath, Tracker
 
 MIN_OVERLAP = 0.1
@@ -157,6 +158,7 @@ def track_windows(
     latency: int | None = None,
     state: Mapping[str, np.ndarray] | None = None,
     keep: Callable[[dict[str, np.ndarray]], None] | None = None,
+    clock: Stopwatch | None = None,
 ) -> Iterator[Window]:
     """Windows in order, covering every frame once; a key frame belongs to the window that it begins.
 
@@ -173,11 +175,12 @@ def track_windows(
         state: what an earlier call with the same arguments gave to `keep`, to go on behind the windows before.
         keep: called whenever the windows that were followed together have all been taken, with a new state: "reached",
             the frame on which the next window begins, "ids" of the objects there, and `Identities.state`.
+        clock: counts the time of fusion, identities with it.
 
     Yields:
         Each window as soon as it is done, those from `state["reached"]` on; nothing of earlier windows is kept.
     """
-    identities, ids, reached = Identities(), None, 0
+    identities, ids, reached, clock = Identities(), None, 0, clock or Stopwatch()
     if state is not None:
         identities, ids, reached = Identities.restored(state), state["ids"].tolist(), int(state["reached"])
     stretches = _stretches(tracker, frames, rule, reached)
@@ -188,7 +191,8 @@ def track_windows(
         found = iter(propagate(tracker, paths, length))
         for one, *sides in zip(together, found, found, strict=True):
             ids = [identities.new() for _ in one.left] if ids is None else ids
-            window, ids = _window(one, ids, *sides, identities, rule, tau)
+            with clock.measure("masks/fusion"):
+                window, ids = _window(one, ids, *sides, identities, rule, tau)
             yield window
         if keep is not None:
             end = one.start + len(one.frames) if one.stop is None else one.stop

@@ -16,6 +16,9 @@ from transformers.generation import BaseStreamer
 from videomolmo.errors import BadInput
 from videomolmo.grounding import VideoGrounder, load_tracker
 from videomolmo.io.live import refuse_live
+from videomolmo.io.timing import Stage
+from videomolmo.masks.sam2 import stages_of
+from videomolmo.pointing import step_of
 from videomolmo.protocols import Frame, Phrase, Question, Segmentation
 from videomolmo.systems.videoglamm.masks import decode_all, follow, to_size
 from videomolmo.systems.videoglamm.model import VideoGLaMMForConditionalGeneration
@@ -91,6 +94,17 @@ class VideoGLaMMSegmenter:
         """Where the model is."""
         return next(self.model.parameters()).device
 
+    def stages(self) -> list[Stage]:
+        """What a profile tells apart; see `videomolmo.io.timing.Profile`."""
+        model, decoder = self.model, self.model.sam2.sam_mask_decoder
+        return [
+            Stage(model, "visual_tokens", "vision/towers, adapters"),
+            Stage(model.model, "forward", step_of),
+            Stage(self.processor, "sam_images", "masks/preprocessing"),
+            *stages_of(model.sam2),
+            Stage(decoder, "forward", "masks/decoder"),
+        ]
+
     def describe(self, context: int | None) -> dict[str, Any]:
         """Its configuration and branch; there are no past frames to choose.
 
@@ -145,7 +159,7 @@ class VideoGLaMMSegmenter:
         """Masks of all frames, a part at a time; the video is decoded a second time for them."""
         video = question.video
         size, weight = (video.height, video.width), next(self.model.sam2.parameters())
-        frames = question.clock.each("io", video.iterate(stop=count))
+        frames = question.clock.each("io/decoding", video.iterate(stop=count))
         if self.branch == "first-frame":
             pictures = (self.processor.sam_images(frame[None]).to(weight) for frame in frames)
             followed = follow(self.model.sam2, vectors, pictures, count, size)
