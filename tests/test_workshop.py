@@ -123,7 +123,7 @@ def test_a_rule_alone_neither_repairs_nor_spoils_a_repair(opened, rule):
 def test_a_check_writes_nothing_into_a_saved_result(opened, tmp_path):
     failure, inspector = opened("occluded object")
     inspector = videomolmo.inspect(
-        replace(inspector.inspection.result), failure.truth, grounder=inspector.state.grounder
+        replace(inspector.inspection.result), failure.truth, grounder=inspector.state.models.grounder()
     )
     inspector.inspection.save(tmp_path / "saved")
     failure.solution(inspector.inspection, inspector.corrections)

@@ -65,7 +65,7 @@ class Corrections:
     ) -> None:
         self.inspection = inspection
         self.tracker, self.weights = getattr(tracker, "tracker", tracker), getattr(tracker, "weights", None)
-        self._load = load
+        self.load = load
         self._propagation: Propagation | None = None
 
     @property
@@ -256,8 +256,8 @@ class Corrections:
         return {"commit": provenance.commit(), "weights_sha256": masks or None}
 
     def _propagator(self, needs: list[Need]) -> Propagation:
-        if self.tracker is None and self._load is not None and self.inspection.video() is not None:
-            self.tracker, self.weights = self._load()
+        if self.tracker is None and self.load is not None and self.inspection.video() is not None:
+            self.tracker, self.weights = self.load()
         if self.tracker is None:
             frames = sum(need.stop - need.start for need in needs)
             raise BadInput(f"{frames} frames must be followed by SAM 2 for this; give a grounder or a MaskTracker")

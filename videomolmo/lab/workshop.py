@@ -216,7 +216,7 @@ def repaired(failure: FailureCase, inspector: "TrackInspector", repair: Repair |
     look = _as_found(failure, inspector)
     if repair is None:
         return look
-    repair(look, Corrections(look, inspector.corrections.tracker))
+    repair(look, Corrections(look, inspector.corrections.tracker, inspector.corrections.load))
     manual = look if look.history.records else inspector.inspection
     fixed = _as_found(failure, inspector)  # by the run's rule: another one repairs nothing
     fixed.history, fixed.propagations = manual.history, manual.propagations
