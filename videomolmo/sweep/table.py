@@ -111,8 +111,9 @@ def _part(record: Record) -> tuple["pd.DataFrame", dict[str, Any], dict[str, Any
             bad = {UNREAD: str(error)}
     versions = " ".join(f"{name}={number}" for name, number in metadata["versions"].items())
     values = (metadata["seconds"], metadata["commit"], versions, metadata["machine"], metadata["notebook_sha256"])
+    behind = dict(zip(PROVENANCE, map(_flat, values), strict=True)) | bad
     before = {"cell": record.folder.name} | {name: _flat(value) for name, value in metadata["parameters"].items()}
-    return own if len(own) else pd.DataFrame(index=[0]), before, dict(zip(PROVENANCE, map(_flat, values), strict=True)) | bad
+    return own if len(own) else pd.DataFrame(index=[0]), before, behind
 
 
 def _flat(value: Any) -> Any:
