@@ -20,7 +20,7 @@ ROWS = {
     # 1 numpy: files in and out, points as text, rules of fusion
     "io": 1, "points": 1, "fusion": 1, "metrics": 1, "weights.hub": 1,
     # 2 what a result is; data sets and generated clips
-    "mask_store": 2, "results": 2, "unfinished": 2, "protocols": 2, "synth": 2, "datasets": 3, "lab.exercises": 3,
+    "mask_store": 2, "results": 2, "protocols": 2, "synth": 2, "datasets": 3, "lab.exercises": 3,
     # 3 torch: the two models and their weights
     "weights": 3, "model": 3, "masks": 3,
     # 4 the main job, and 5 what is built on it
@@ -35,7 +35,7 @@ TORCH_FREE = (
 # What a newcomer reads in an afternoon; it stands on files and weights alone.
 CORE = (
     "errors", "points", "fusion", "model", "masks", "mask_store", "results", "protocols", "pointing",
-    "unfinished", "grounding",
+    "grounding",
 )  # fmt: skip
 STRANGERS = (("model", "masks"), ("masks", "model"), ("synth", "training"))
 MOST_LINES, LONGEST_FUNCTION = 501, 60

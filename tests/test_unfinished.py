@@ -18,8 +18,8 @@ from videomolmo.cli import main
 from videomolmo.io.video import VideoWriter, open_video
 from videomolmo.mask_store import MaskStore
 from videomolmo.masks.sam2 import MaskTracker
+from videomolmo.masks.unfinished import Unfinished, place_of
 from videomolmo.protocols import Question
-from videomolmo.unfinished import Unfinished, place_of
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -29,8 +29,8 @@ from videomolmo.weights import hub
 
 if TYPE_CHECKING:
     from videomolmo.masks.sam2 import MaskTracker
+    from videomolmo.masks.unfinished import Unfinished
     from videomolmo.masks.windows import Window
-    from videomolmo.unfinished import Unfinished
 
 Result = TypeVar("Result")
 
@@ -159,7 +159,7 @@ class VideoGrounder:
             progress: show bars.
             on_text: called while answers are written, with a key frame's number and its text so far; for example
                 `lambda frame, text: print(f"\\r{frame}: {text}", end="")`.
-            kept: what is finished of this run, see `videomolmo.unfinished`, which grows; a segmenter begins anew.
+            kept: what is finished of this run, see `videomolmo.masks.unfinished`, which grows; a segmenter begins anew.
 
         Raises:
             BadInput: an argument that makes no sense, or a video that cannot be read.

@@ -117,9 +117,9 @@ def run(kills: int, seed: int, frames: int = 60, what: str = "ground") -> dict[s
     import videomolmo.grounding
     import videomolmo.io.drawing
     import videomolmo.masks.sam2
+    import videomolmo.masks.unfinished
     import videomolmo.pointing
     import videomolmo.systems.videoglamm.segmenter
-    import videomolmo.unfinished
     import videomolmo.weights.checkpoint  # noqa: F401
 
     torch.set_num_threads(1)  # a process with threads cannot be forked

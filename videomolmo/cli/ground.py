@@ -36,7 +36,7 @@ def ground_one(
     from videomolmo.io.files import check_folder
     from videomolmo.io.live import live_name
     from videomolmo.io.sources import open_source
-    from videomolmo.unfinished import place_of
+    from videomolmo.masks.unfinished import place_of
 
     replaces = overwrite or (out is not None and place_of(out).is_dir())  # the latter is looked at with the models
     check_trace(trace)
@@ -106,7 +106,7 @@ def ground_and_save(
     from videomolmo.grounding import check_settings
     from videomolmo.io.cache import key_of
     from videomolmo.io.files import UNFINISHED, check_folder, remove_abandoned
-    from videomolmo.unfinished import unfinished
+    from videomolmo.masks.unfinished import unfinished
 
     asked = _asked(grounder, video, sentence, settings)
     out = out or (Path(place) if overwrite else _own_place(Path(place), asked))
@@ -140,7 +140,7 @@ def is_saved(grounder: VideoGrounder, video: str, sentence: str, folder: Path, s
     """Whether a folder holds the result of `ground_and_save` for this, and nothing is left to be tidied up."""
     from videomolmo.io.cache import key_of
     from videomolmo.io.untrusted import read_json
-    from videomolmo.unfinished import place_of
+    from videomolmo.masks.unfinished import place_of
 
     if place_of(folder).exists() or not (folder / "run.json").is_file():
         return False
@@ -151,7 +151,7 @@ def _asked(grounder: VideoGrounder, video: str, sentence: str, settings: dict[st
     """All that decides a result, in JSON values."""
     from videomolmo.io.plain_values import as_json
     from videomolmo.io.provenance import commit, versions
-    from videomolmo.unfinished import video_identity
+    from videomolmo.masks.unfinished import video_identity
 
     asked = {"sentence": sentence, **video_identity(video), **settings, "model": grounder.describe(settings["context"]),
              "loaded": grounder.loaded, "weights_sha256": grounder.weights, "versions": versions(),
@@ -164,7 +164,7 @@ def _own_place(folder: Path, asked: dict[str, Any]) -> Path:
     from videomolmo.io.files import try_lock
     from videomolmo.io.provenance import SETTINGS
     from videomolmo.io.untrusted import read_json
-    from videomolmo.unfinished import place_of
+    from videomolmo.masks.unfinished import place_of
 
     for path in names_for(folder):
         place = place_of(path)
