@@ -213,7 +213,7 @@ def test_boxes_of_vidstg(tmp_path, capsys):
     assert "question mIoU of boxes 1.0000" in " ".join(shown.split())  # the declarative one is 3 of 9 columns
     assert "referring mIoU of boxes 0.3333" in " ".join(shown.split())
     assert "| this run: test, mean of 1 questions | 100.0 | measured here |" in shown
-    assert "| VideoGLaMM | 39.7 | quoted from the paper (questions) |" in shown
+    assert "| VideoGLaMM | 39.7 | quoted: arXiv:2411.04923" in shown
 
 
 def test_records_with_answers_become_training_examples(tmp_path):

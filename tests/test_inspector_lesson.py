@@ -14,6 +14,7 @@ from inspector_results import made_result
 
 from videomolmo.inspector.corrections import Corrections
 from videomolmo.inspector.inspection import Inspection
+from videomolmo.lab.notebook import show_table
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "07_track_inspector.ipynb"
 CLICK = [0, 12.0, 8.0]
@@ -30,8 +31,8 @@ class Lesson:
         truth = np.stack([mended.mask("fused", t)[:1] for t in range(12)])
         names = {"every": 5, "rule": "iou", "tau": 0.7, "click": CLICK, "folder": folder, "truth": truth}
         own = {"Inspection": Inspection, "Corrections": Corrections, "grounder": InstantTracker()}
-        said = {"sentence": "the circle", "clearer": "the red circle"}  # as in the notebook's parameters
-        self.names = names | {"np": np, "pd": pd} | own | said
+        said = {"sentence": "the circle", "clearer": "the red circle", "video": ""}  # as in the notebook's parameters
+        self.names = names | {"np": np, "pd": pd, "show_table": show_table} | own | said
 
     def open(self) -> None:
         """As "Run All" begins."""
@@ -40,7 +41,7 @@ class Lesson:
         self.look = Inspection(folder, self.names["truth"], video=self.result._video)
         self.corrections = Corrections(self.look, InstantTracker())
         inspector = SimpleNamespace(corrections=self.corrections, refresh=lambda: None)
-        self.names |= {"look": self.look, "inspector": inspector}
+        self.names |= {"inspection": self.look, "inspector": inspector}
 
     def run(self, *cells: str) -> None:
         for name in cells:

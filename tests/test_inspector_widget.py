@@ -182,8 +182,8 @@ def test_what_nobody_looks_at_keeps_no_pictures_and_comes_back(look):
     browser.tell(kind="closed")
     assert not any(kept()) and inspector.state._cache.bytes == 0
     sent = len(browser.sent)
-    inspector.look.opacity.value = 0.9
-    inspector.look.opacity.value = 0.3
+    usual, inspector.look.opacity.value = inspector.look.opacity.value, 0.9
+    inspector.look.opacity.value = usual
     assert len(browser.sent) == sent, "nobody is there to send pictures to"
     browser.tell(kind="ready", width=400, dark=False)
     assert np.array_equal(browser.picture, before) and browser.frame == 2

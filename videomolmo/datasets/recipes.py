@@ -85,6 +85,11 @@ RECIPES = {
     **{name: Recipe(_UNKNOWN, steps=_GCG) for name in (
         "burst_ytvis_gcg", "mevis_gcg", "ytvos_gcg", "vidstg_gcg", "hcstvg_gcg", "anet_gcg",
     )},
+    **{name: Recipe("by set", steps=f"This door is for sets of one layout ({sets}): get one from its authors, and give "
+                    "its folder.") for name, sets in (
+        ("mot", "SportsMOT, DanceTrack, MOT20, PersonPath, TeamTrack, SoccerNet"), ("got10k", "GOT-10k and its like"),
+        ("coco_video", "YouTube-VIS, OVIS, LV-VIS, BURST, BDD100K"), ("palette_video", "VIPSeg, MOSE"),
+    )},
     "captions": Recipe("yours, of the set's data", steps="Not public; `videomolmo annotate --captions` makes them."),
     "vidstg": Recipe(
         _UNKNOWN, steps="Get VidOR's videos and boxes from its authors, the sentences from "
