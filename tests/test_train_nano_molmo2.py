@@ -17,7 +17,7 @@ from videomolmo.systems.molmo2 import load_molmo2
 
 pytest.importorskip("transformers.models.molmo2", reason="this transformers has no Molmo 2")
 pytestmark = pytest.mark.usefixtures("one_thread")
-SHORT = Clips("point", 3.0, categories=("object", "animal"))
+SHORT = Clips("point", 3.0, batch=1, questions=2, categories=("object", "animal"))
 
 
 class Killed(Exception):
@@ -109,7 +109,7 @@ def test_digits_are_single_tokens_and_the_grammar_is_short(begun):
 
 @pytest.mark.parametrize("task", ["point", "track"])
 def test_a_token_that_writes_of_a_point_looks_at_its_window_in_its_frame(begun, task):
-    clip, asked = molmo2_examples.draw(np.random.default_rng(3), Clips(task, 4.0), 4, 96)
+    clip, asked = molmo2_examples.draw(np.random.default_rng(3), Clips(task, 4.0, questions=4), 96)
     batch = molmo2_examples.batch_of(begun[1], np.random.default_rng(3), task, [(clip, asked)], 6)
     rng = np.random.default_rng(3)
     points = [point for one in asked for point in points_in(message_of(rng, clip, one, task).answer)]
@@ -144,7 +144,7 @@ def test_labels_say_what_windows_show_and_what_becomes_of_it():
 
 def test_the_attention_that_is_guided_is_the_models_own(begun):
     model, processor = begun
-    language, batch = model.model.language_model, Batches(processor, [SHORT], 2, 2, 1, 1, 1)[0]
+    language, batch = model.model.language_model, Batches(processor, [replace(SHORT, batch=2)], 1, 1, 1)[0]
     embeds = torch.randn(*batch["input_ids"].shape, 128)
     mask = torch.where(batch["allowed"], 0.0, torch.finfo(torch.float32).min)[:, None]
     language.set_attn_implementation("eager")
@@ -162,7 +162,7 @@ def test_the_attention_that_is_guided_is_the_models_own(begun):
 def test_a_stage_lowers_its_loss_and_goes_on_to_the_same_weights(begun, small, tmp_path, monkeypatch, vision):
     model, processor = begun
     begin = {name: value.clone() for name, value in model.state_dict().items()}
-    stage = molmo2_stage.Stage("try", 4, 1, 1e-3, (SHORT,), questions=2, vision=vision)
+    stage = molmo2_stage.Stage("try", 4, 1e-3, (SHORT,), vision=vision)
     whole = load_weights(molmo2_stage.train_stage(model, processor, stage, tmp_path / "plain", None, 1))
     same = [torch.equal(whole[f"model.{name}"], value) for name, value in begin.items() if ".vision_tower." in name]
     assert any(same) == (not vision) and not torch.equal(whole["model.lm_head.weight"], begin["lm_head.weight"])
@@ -185,9 +185,11 @@ def test_a_stage_lowers_its_loss_and_goes_on_to_the_same_weights(begun, small, t
 def test_one_command_goes_through_all_stages(small, tmp_path, monkeypatch):
     monkeypatch.setattr(molmo2_recipe, "EXAMPLES", 24)
     monkeypatch.setattr(molmo2_start, "FRAMES", 8)
-    monkeypatch.setattr(
-        molmo2_recipe, "STAGES", tuple(replace(one, batch=1, questions=1) for one in molmo2_recipe.STAGES)
-    )
+    few = [
+        replace(stage, clips=tuple(replace(one, seconds=3.0, batch=1, questions=1) for one in stage.clips))
+        for stage in molmo2_recipe.STAGES
+    ]
+    monkeypatch.setattr(molmo2_recipe, "STAGES", few)
     command = ["train-nano", "--only", "molmo2", "--share", "0.00001", "--threads", "1", "--out", str(tmp_path)]
     assert main(command) == 0 and (tmp_path / "molmo2" / "recipe.json").is_file()
     assert (tmp_path / "molmo2" / "model.safetensors").stat().st_size <= 8e6

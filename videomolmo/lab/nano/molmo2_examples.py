@@ -33,16 +33,26 @@ TRAIN_SEEDS = 10_000_000  # seeds below are of training, see `generated_events`
 COVERED, SPREAD = 0.2, 0.55  # share of a window that its thing covers; of a window: how sharp a place to look at is
 FIRST_TOKEN = 0  # looking there means: at nothing
 CHOICE, LEADING, SECOND, LAST, COPIED = 3.0, 3.0, 2.0, 0.25, 0.4  # weights of an answer's tokens in the loss
+ASKABLE = (  # what a question may name, by beginnings of words that tell
+    *SHAPES, "fish", "bird", "butterfl", "snail", *COLOURS, "come", "leave", "turn", "hit", "stop", "behind", "vanish",
+    "jump", "change", "left", "right", "above", "upper", "below", "lower", "largest", "smallest", "fastest", "first",
+    "last", "how many", "how often", "colour of", "shape of", "object", "animal", "something",
+)  # fmt: skip
 _ENTRY = re.compile(r"(?:(?P<between>;)?(?P<time>\d+\.\d+))? ?(?P<number>\d+) (?P<x>\d{3,4}) (?P<y>\d{3,4})")
 
 
 @dataclass(frozen=True)
 class Clips:
-    """What kind of clips a stage shows: to point in or to track in, of which categories, how long, how often."""
+    """What kind of clips a stage shows: to point in or to track in, how long, how often, of which categories.
+
+    A step shows `batch` clips of one kind, with at most so many `questions` about each.
+    """
 
     task: str
     seconds: float
     share: float = 1.0
+    batch: int = 8
+    questions: int = 6
     categories: tuple[str, ...] = CATEGORIES
 
 
@@ -77,15 +87,15 @@ def points_in(answer: str) -> list[Written]:
     return found
 
 
-def draw(rng: np.random.Generator, kind: Clips, questions: int, side: int) -> tuple[EventClip, list[Asked]]:
-    """A training clip with up to so many questions; to track, of one to four things that are no events."""
+def draw(rng: np.random.Generator, kind: Clips, side: int) -> tuple[EventClip, list[Asked]]:
+    """A training clip with questions; to track, of one to four things that are no events."""
     sizes = {"duration_s": kind.seconds, "height": side, "width": side}
     while True:
         category = str(rng.choice(kind.categories))
         if kind.task == "point":
-            return ask_about(int(rng.integers(TRAIN_SEEDS)), category, most=questions, **sizes)
+            return ask_about(int(rng.integers(TRAIN_SEEDS)), category, most=kind.questions, **sizes)
         seed = TRACK_SEEDS + int(rng.integers(200 * TRAIN_SEEDS))
-        clip, asked = ask_about(seed, category if category in TRACKED else TRACKED[0], most=questions, **sizes)
+        clip, asked = ask_about(seed, category if category in TRACKED else TRACKED[0], most=kind.questions, **sizes)
         if asked := [one for one in asked if not one.is_event and 1 <= len(one.targets) <= MOST_TRACKED]:
             return clip, asked
 
@@ -121,14 +131,12 @@ class Batches(Dataset):
     Args:
         processor: Molmo 2's, for square frames.
         kinds: of clips.
-        batch, questions: clips of a step, and the most that is asked about each.
         seed, key: of the training, and of the stage.
         steps: how many there are.
     """
 
-    def __init__(self, processor: Any, kinds: Sequence[Clips], batch: int, questions: int, seed: int, key: int,
-                 steps: int) -> None:  # fmt: skip
-        self.processor, self.kinds, self.batch, self.questions = processor, tuple(kinds), batch, questions
+    def __init__(self, processor: Any, kinds: Sequence[Clips], seed: int, key: int, steps: int) -> None:
+        self.processor, self.kinds = processor, tuple(kinds)
         self.seed, self.key, self.steps = seed, key, steps
         video = processor.video_processor
         self.side = int(video.size["height"])
@@ -141,7 +149,7 @@ class Batches(Dataset):
         rng = np.random.default_rng([self.seed, self.key, step])
         shares = np.array([kind.share for kind in self.kinds])
         kind = self.kinds[int(rng.choice(len(shares), p=shares / shares.sum()))]  # one length a batch: no padding
-        drawn = [draw(rng, kind, self.questions, self.side) for _ in range(self.batch)]
+        drawn = [draw(rng, kind, self.side) for _ in range(kind.batch)]
         return batch_of(self.processor, rng, kind.task, drawn, self.grid)
 
 
@@ -153,7 +161,8 @@ def batch_of(
     Adds `kind`, `colour` (frames, windows), `place`, `moved` (frames, windows, 2 and 4; NaN where unknown), `now` and
     `ever` (frames, windows, happenings): what each window shows and what becomes of it, frames of all clips in a row;
     `look` (tokens that look, 2): row and token, `look_at` (tokens that look, frames · windows): where, and
-    `look_place` (tokens that look, 2): the place that is written of, NaN where nothing is.
+    `look_place` (tokens that look, 2): the place that is written of, NaN where nothing is, and `asked` (tokens that
+    look, askable): what their question names.
     """
     examples, labels, looks = [], [], []
     for row, (clip, asked) in enumerate(drawn):
@@ -168,8 +177,9 @@ def batch_of(
     batch |= {name: torch.from_numpy(np.concatenate([one[name] for one in labels]))
               for name in ("kind", "colour", "place", "moved", "now", "ever")}  # fmt: skip
     batch["look"] = torch.tensor([one[:2] for one in looks], dtype=torch.long).view(-1, 2)
-    batch["look_at"] = torch.from_numpy(np.stack([where for *_, where, _ in looks]))
-    batch["look_place"] = torch.tensor([place for *_, place in looks], dtype=torch.float32)
+    batch["look_at"] = torch.from_numpy(np.stack([one[2] for one in looks]))
+    batch["look_place"] = torch.tensor([one[3] for one in looks], dtype=torch.float32)
+    batch["asked"] = torch.tensor([[word in one[4].lower() for word in ASKABLE] for one in looks], dtype=torch.float32)
     return batch
 
 
@@ -217,15 +227,15 @@ def centres(clip: EventClip) -> Float[np.ndarray, "frames things 2"]:
 def guide(
     processor: Any, example: dict[str, Tensor], messages: Sequence[Message], clip: EventClip,
     labels: dict[str, np.ndarray], grid: int,
-) -> list[tuple[int, np.ndarray, tuple[float, float]]]:  # fmt: skip
-    """Set an example's weights, and say which tokens should look where: (token, share of each window, place).
+) -> list[tuple[int, np.ndarray, tuple[float, float], str]]:  # fmt: skip
+    """Set an example's weights, and say which tokens should look where: (token, share of windows, place, question).
 
     A token that writes of a point looks at it; one that begins “There are none.” or ends a list, at the first token
     (nothing, in the list).
     """
     tokenizer, weights = processor.tokenizer, example["loss_masks"]
     at = int(example["mm_token_type_ids"].shape[0]) - sum(_lengths(tokenizer, one)[2] for one in messages)
-    found: list[tuple[int, np.ndarray, tuple[float, float]]] = []
+    found: list[tuple[int, np.ndarray, tuple[float, float], str]] = []
     for message in messages:
         asks, offsets, length = _lengths(tokenizer, message)
         points = points_in(message.answer)
@@ -235,9 +245,10 @@ def guide(
             token = at + asks + number - 1  # it predicts the next
             weights[token], about = _weight(message.answer, begin, number, points)
             if about is not None:
-                found.append((token, places[about], (points[about].x / 1000, points[about].y / 1000)))
+                place = (points[about].x / 1000, points[about].y / 1000)
+                found.append((token, places[about], place, message.question))
             elif number == 0 or (points and begin == points[-1].end):
-                found.append((token, nothing, (np.nan, np.nan)))
+                found.append((token, nothing, (np.nan, np.nan), message.question))
         at += length
     return found
 

@@ -47,10 +47,13 @@ CONNECT_STEPS, SEE_STEPS = 400, 1500  # in which connector and vision learn from
 _SIZES = {"height": SIDE_PX, "width": SIDE_PX}
 
 STAGES = (
-    Stage("things", 900, 8, 1.2e-3, (Clips("point", 3.0, categories=("object", "animal")),)),
-    Stage("events", 900, 8, 1e-3, (Clips("point", 4.0, 0.7), Clips("track", 3.0, 0.3))),
-    Stage("all", 400, 8, 6e-4, (Clips("point", 6.0, 0.7), Clips("track", 6.0, 0.3)), vision=0.3),
-)
+    Stage("things", 800, 1.2e-3, (Clips("point", 3.0, categories=("object", "animal")),)),
+    Stage("events", 700, 1e-3, (Clips("point", 4.0, 0.7), Clips("track", 3.0, 0.3))),
+    Stage("all", 350, 6e-4, (
+        Clips("point", 6.0, 0.6), Clips("track", 6.0, 0.2, batch=6, questions=2),
+        Clips("track", 12.0, 0.2, batch=3, questions=1),
+    ), vision=0.3),
+)  # fmt: skip
 
 
 def train_nano_molmo2(out: Path, *, seed: int = 1, share: float = 1.0) -> Path:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from videomolmo.lab.nano.checkpoint import MovingAverage, found, load_weights, resume, save_checkpoint, save_progress
 from videomolmo.lab.nano.molmo2_examples import (
+    ASKABLE,
     COLOUR_CLASSES,
     FIRST_TOKEN,
     HAPPENINGS,
@@ -37,6 +38,7 @@ from videomolmo.training.model import cosine
 WARMUP, AVERAGE, BACKGROUND = 60, 0.998, 0.1  # steps; decay of the moving average; weight of class "none"
 CHECKPOINT_EVERY, LOG_EVERY = 100, 25
 SUPERVISED = ((1, 2, 3), 2)  # layers, and heads of each, whose attention is shown where the point lies
+ASKED_AFTER = 1  # layers: then a token that writes knows what was asked for
 KNOWN_AFTER = 3  # layers: then a window's token knows what becomes of its thing
 WRITTEN = (2, 3, 4)  # layers after which a token that writes of a point knows where the point lies
 MOVES, RARE = 10.0, 4.0  # shares of the frame become numbers of about one; weight of what happens against what does not
@@ -47,17 +49,15 @@ class Stage:
     """One stage, at the peak rate `max_lr`.
 
     Attributes:
-        clips: what is shown, and `questions` about each at most.
+        clips: what is shown.
         vision: whether the model's own tower sees, and learns at this share of the rate; else the shipped model sees.
         look, facts: weights of the losses that guide.
     """
 
     name: str
     steps: int
-    batch: int
     max_lr: float
     clips: tuple[Clips, ...]
-    questions: int = 6
     vision: float = 0.0
     look: float = 0.3
     facts: float = 1.0
@@ -67,7 +67,7 @@ class Probes(nn.Module):
     """Heads of training, dropped later: what the token of a window shows and what becomes of it, and what is written.
 
     After the connector: kind, colour and centre (as phases); deeper: how its thing came and goes, what happens to it
-    now, and what ever does.
+    now, and what ever does. Of a token that writes: what its question names, and the place that it writes of.
     """
 
     def __init__(self, width: int) -> None:
@@ -76,6 +76,7 @@ class Probes(nn.Module):
         self.place = nn.Linear(width, 4 * len(PERIODS))
         self.moved, self.now = nn.Linear(width, 4), nn.Linear(width, len(HAPPENINGS))
         self.ever = nn.Linear(width, len(HAPPENINGS))
+        self.asked = nn.Linear(width, len(ASKABLE))
         self.written = nn.ModuleList(nn.Linear(width, 4 * len(PERIODS)) for _ in WRITTEN)
 
     def looks_loss(self, tokens: Float[Tensor, "frames windows width"], batch: dict[str, Tensor]) -> tuple[Tensor, Log]:
@@ -133,8 +134,9 @@ def answers_loss(both: Both, batch: dict[str, Tensor], stage: Stage) -> tuple[Te
     deep = out.hidden_states[KNOWN_AFTER][rows, windows].reshape(*per_frame, -1)
     facts, happened = probes.facts_loss(deep, batch)
     written = written_loss(probes, out.hidden_states, batch)
-    loss = loss + stage.look * looked + stage.facts * (shown + facts) + written
-    return loss, log | {"look": looked.item(), "written": written.item()} | told | happened
+    asked = asked_loss(probes, out.hidden_states[ASKED_AFTER], batch)
+    loss = loss + stage.look * looked + stage.facts * (shown + facts) + 2 * written + 5 * asked
+    return loss, log | {"look": looked.item(), "written": written.item(), "asked": asked.item()} | told | happened
 
 
 def words_loss(model: Any, hidden: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Log]:
@@ -222,6 +224,12 @@ def written_loss(probes: Probes, hidden: Sequence[Tensor], batch: dict[str, Tens
     return torch.stack(losses).mean()
 
 
+def asked_loss(probes: Probes, hidden: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Cross-entropy of what the question names, read where its answer is written: it has to be looked up first."""
+    row, token = batch["look"].unbind(1)
+    return functional.binary_cross_entropy_with_logits(probes.asked(hidden[row, token]), batch["asked"])
+
+
 def optimiser_of(both: Both, stage: Stage) -> torch.optim.Optimizer:
     """AdamW over all that the stage trains; the tower is frozen where the shipped model sees."""
     groups = []
@@ -254,7 +262,7 @@ def train_stage(model: Any, processor: Any, stage: Stage, folder: Path, begin: P
     checkpoint = folder / "checkpoint.safetensors"
     start = resume(checkpoint, both, optimiser, average)
     key = sum(ord(letter) for letter in stage.name)
-    batches = Batches(processor, stage.clips, stage.batch, stage.questions, seed, key, stage.steps)
+    batches = Batches(processor, stage.clips, seed, key, stage.steps)
     loader = DataLoader(batches, batch_size=None, sampler=range(start, stage.steps), num_workers=1, prefetch_factor=4)
     recent: list[Log] = []
     bar = tqdm(loader, initial=start, total=stage.steps, desc=stage.name, mininterval=5)
@@ -275,9 +283,7 @@ def train_stage(model: Any, processor: Any, stage: Stage, folder: Path, begin: P
     return done
 
 
-def advance(
-    both: Both, optimiser: torch.optim.Optimizer, batch: dict[str, Tensor], stage: Stage, step: int
-) -> Log:
+def advance(both: Both, optimiser: torch.optim.Optimizer, batch: dict[str, Tensor], stage: Stage, step: int) -> Log:
     """Step `step` of a stage with the schedule and clipping; returns what to log."""
     for group in optimiser.param_groups:
         group["lr"] = cosine(step, stage.steps, stage.max_lr, WARMUP) * group["share"]
