@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from videomolmo.datasets.generated_events import MOST_TRACKED, TRACK_SEEDS, TRACKED
 from videomolmo.points import TrackPoint
 from videomolmo.protocols import as_question
-from videomolmo.synth.event_questions import CATEGORIES, Asked, ask_about
+from videomolmo.synth.event_questions import CATEGORIES, MAKERS, Asked, ask_about
 from videomolmo.synth.event_scenes import ANOMALIES, SPECIES, VERBS, EventClip
 from videomolmo.synth.scene import COLOURS, SHAPES
 from videomolmo.systems.molmo2_formats import NO_POINTS, write_timed_points, write_tracks
@@ -31,6 +31,7 @@ COLOUR_CLASSES = ("none", *COLOURS)
 HAPPENINGS = (*VERBS, *ANOMALIES)
 TRAIN_SEEDS = 10_000_000  # seeds below are of training, see `generated_events`
 COVERED, SPREAD = 0.2, 0.55  # share of a window that its thing covers; of a window: how sharp a place to look at is
+PICTURED = ("object", "animal", "spatial reference")
 FIRST_TOKEN = 0  # looking there means: at nothing
 CHOICE, LEADING, SECOND, LAST, COPIED = 3.0, 3.0, 2.0, 0.25, 0.4  # weights of an answer's tokens in the loss
 ASKABLE = (  # what a question may name, by beginnings of words that tell
@@ -45,7 +46,8 @@ _ENTRY = re.compile(r"(?:(?P<between>;)?(?P<time>\d+\.\d+))? ?(?P<number>\d+) (?
 class Clips:
     """What kind of clips a stage shows: to point in or to track in, how long, how often, of which categories.
 
-    A step shows `batch` clips of one kind, with at most so many `questions` about each.
+    A step shows `batch` clips of one kind, with at most so many `questions` about each. The task "picture" shows one
+    frame of each, which costs little: pointing is learnt there, as Molmo 2 learns it.
     """
 
     task: str
@@ -92,12 +94,37 @@ def draw(rng: np.random.Generator, kind: Clips, side: int) -> tuple[EventClip, l
     sizes = {"duration_s": kind.seconds, "height": side, "width": side}
     while True:
         category = str(rng.choice(kind.categories))
+        if kind.task == "picture":
+            clip, _ = ask_about(int(rng.integers(TRAIN_SEEDS)), category, **sizes)
+            clip = frame_of(clip, int(rng.integers(len(clip.frames))))
+            if asked := asked_of_picture(rng, clip, kind.questions):
+                return clip, asked
+            continue
         if kind.task == "point":
             return ask_about(int(rng.integers(TRAIN_SEEDS)), category, most=kind.questions, **sizes)
         seed = TRACK_SEEDS + int(rng.integers(200 * TRAIN_SEEDS))
         clip, asked = ask_about(seed, category if category in TRACKED else TRACKED[0], most=kind.questions, **sizes)
         if asked := [one for one in asked if not one.is_event and 1 <= len(one.targets) <= MOST_TRACKED]:
             return clip, asked
+
+
+def frame_of(clip: EventClip, frame: int) -> EventClip:
+    """One frame of a clip as a clip of its own."""
+    here = slice(frame, frame + 1)
+    return replace(
+        clip, frames=clip.frames[here], times_s=np.zeros(1), masks=clip.masks[here], shares=clip.shares[here],
+        anomalies=(),
+    )  # fmt: skip
+
+
+def asked_of_picture(rng: np.random.Generator, clip: EventClip, questions: int) -> list[Asked]:
+    """Different questions about what a picture shows."""
+    found: dict[str, Asked] = {}
+    for _ in range(3 * questions):
+        asked = MAKERS[str(rng.choice(PICTURED, p=(0.45, 0.45, 0.1)))](rng, clip)
+        if asked is not None and len(found) < questions:
+            found.setdefault(asked.how_many, asked)
+    return list(found.values())
 
 
 def message_of(rng: np.random.Generator, clip: EventClip, asked: Asked, task: str) -> Message:

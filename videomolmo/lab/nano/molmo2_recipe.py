@@ -47,7 +47,7 @@ CONNECT_STEPS, SEE_STEPS = 400, 1500  # in which connector and vision learn from
 _SIZES = {"height": SIDE_PX, "width": SIDE_PX}
 
 STAGES = (
-    Stage("things", 800, 1.2e-3, (Clips("point", 3.0, categories=("object", "animal")),)),
+    Stage("pictures", 1500, 1.2e-3, (Clips("picture", 3.0, questions=8, categories=("object", "animal")),)),
     Stage("events", 700, 1e-3, (Clips("point", 4.0, 0.7), Clips("track", 3.0, 0.3))),
     Stage("all", 350, 6e-4, (
         Clips("point", 6.0, 0.6), Clips("track", 6.0, 0.2, batch=6, questions=2),

