@@ -132,7 +132,9 @@ def answers_loss(both: Both, batch: dict[str, Tensor], stage: Stage) -> tuple[Te
     shown, told = probes.looks_loss(tokens.view(*per_frame, -1), batch)
     rows = torch.arange(len(ids))[:, None]
     deep = out.hidden_states[KNOWN_AFTER][rows, windows].reshape(*per_frame, -1)
-    facts, happened = probes.facts_loss(deep, batch)
+    facts, happened = (
+        probes.facts_loss(deep, batch) if len(windows[0]) > per_frame[1] else (0.0, {})
+    )  # of one frame: none
     written = written_loss(probes, out.hidden_states, batch)
     asked = asked_loss(probes, out.hidden_states[ASKED_AFTER], batch)
     loss = loss + stage.look * looked + stage.facts * (shown + facts) + 2 * written + 5 * asked
