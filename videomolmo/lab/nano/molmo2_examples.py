@@ -32,6 +32,7 @@ HAPPENINGS = (*VERBS, *ANOMALIES)
 TRAIN_SEEDS = 10_000_000  # seeds below are of training, see `generated_events`
 COVERED, SPREAD = 0.2, 0.55  # share of a window that its thing covers; of a window: how sharp a place to look at is
 PICTURED = ("object", "animal", "spatial reference")
+NONE = 0.3  # of the questions about what is not there so many are kept: asked by chance they would be more than half
 FIRST_TOKEN = 0  # looking there means: at nothing
 CHOICE, LEADING, SECOND, LAST, COPIED = 3.0, 3.0, 2.0, 0.25, 0.4  # weights of an answer's tokens in the loss
 ASKABLE = (  # what a question may name, by beginnings of words that tell
@@ -101,7 +102,9 @@ def draw(rng: np.random.Generator, kind: Clips, side: int) -> tuple[EventClip, l
                 return clip, asked
             continue
         if kind.task == "point":
-            return ask_about(int(rng.integers(TRAIN_SEEDS)), category, most=kind.questions, **sizes)
+            clip, asked = ask_about(int(rng.integers(TRAIN_SEEDS)), category, most=2 * kind.questions, **sizes)
+            kept = [one for at, one in enumerate(asked) if not at or one.targets or rng.random() < NONE]
+            return clip, kept[: kind.questions]
         seed = TRACK_SEEDS + int(rng.integers(200 * TRAIN_SEEDS))
         clip, asked = ask_about(seed, category if category in TRACKED else TRACKED[0], most=kind.questions, **sizes)
         if asked := [one for one in asked if not one.is_event and 1 <= len(one.targets) <= MOST_TRACKED]:
@@ -122,7 +125,7 @@ def asked_of_picture(rng: np.random.Generator, clip: EventClip, questions: int) 
     found: dict[str, Asked] = {}
     for _ in range(3 * questions):
         asked = MAKERS[str(rng.choice(PICTURED, p=(0.45, 0.45, 0.1)))](rng, clip)
-        if asked is not None and len(found) < questions:
+        if asked is not None and len(found) < questions and (asked.targets or rng.random() < NONE):
             found.setdefault(asked.how_many, asked)
     return list(found.values())
 

@@ -46,10 +46,11 @@ LONGEST = 4096  # tokens: 25 frames of 36 tokens with their times, and four trac
 CONNECT_STEPS, SEE_STEPS = 400, 1500  # in which connector and vision learn from the shipped model's
 _SIZES = {"height": SIDE_PX, "width": SIDE_PX}
 
+_PICTURES = Clips("picture", 3.0, questions=8, categories=("object", "animal"))
 STAGES = (
-    Stage("pictures", 1500, 1.2e-3, (Clips("picture", 3.0, questions=8, categories=("object", "animal")),)),
-    Stage("events", 700, 1e-3, (Clips("point", 4.0, 0.7), Clips("track", 3.0, 0.3))),
-    Stage("all", 350, 6e-4, (
+    Stage("pictures", 1800, 1.2e-3, (_PICTURES,)),
+    Stage("events", 700, 1e-3, (replace(_PICTURES, share=0.4), Clips("point", 4.0, 0.4), Clips("track", 3.0, 0.2))),
+    Stage("all", 200, 6e-4, (
         Clips("point", 6.0, 0.6), Clips("track", 6.0, 0.2, batch=6, questions=2),
         Clips("track", 12.0, 0.2, batch=3, questions=1),
     ), vision=0.3),

@@ -35,7 +35,7 @@ from videomolmo.model.connector import PERIODS, phases
 from videomolmo.training.log import append_log
 from videomolmo.training.model import cosine
 
-WARMUP, AVERAGE, BACKGROUND = 60, 0.998, 0.1  # steps; decay of the moving average; weight of class "none"
+WARMUP, AVERAGE, BACKGROUND = 60, 0.98, 0.1  # steps; decay of the moving average; weight of class "none"
 CHECKPOINT_EVERY, LOG_EVERY = 100, 25
 SUPERVISED = ((1, 2, 3), 2)  # layers, and heads of each, whose attention is shown where the point lies
 ASKED_AFTER = 1  # layers: then a token that writes knows what was asked for
