@@ -241,6 +241,8 @@ def window_labels(clip: EventClip, grid: int) -> dict[str, np.ndarray]:
 
 def _of(values: np.ndarray, at: np.ndarray, owner: np.ndarray) -> np.ndarray:
     """Values of each window's thing in each frame, NaN where there is none."""
+    if not values.shape[1]:
+        return np.full((*owner.shape, values.shape[2]), np.nan, np.float32)
     return np.where((owner >= 0)[..., None], values[at, owner], np.nan).astype(np.float32)
 
 
