@@ -145,7 +145,7 @@ class VideoMolmoPointer:
             yield from ((key.at, None) for key in keys)
             return
         size, device = _size(question), next(self.model.parameters()).device
-        batch = collate([self.processor.tokens(size, [[question.text]]) for _ in keys])
+        batch = collate([self.processor.tokens(size, [[question.text]])] * len(keys))
         report = None if question.on_text is None else _Reporter(lambda ids: self._report(keys, ids, question))
         written = self.model.generate(
             batch["input_ids"].to(device),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -290,22 +292,8 @@ class VideoMolmoConfig(NestedConfig):
     __hash__ = None
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Qwen2Config:
-        """The language model's sizes in transformers' terms."""
-        config = self.language
-        return Qwen2Config(
-            vocab_size=config.vocab_size,
-            hidden_size=config.width,
-            intermediate_size=config.ff,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.kv_heads,
-            max_position_embeddings=config.max_positions,
-            rms_norm_eps=config.rms_eps,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-            use_sliding_window=False,
-            tie_word_embeddings=False,
-            attn_implementation=self._attn_implementation,
-        )
+        """The language model's sizes in transformers' terms, a new copy each time."""
+        return copy.deepcopy(_qwen2(self.language, self._attn_implementation))
 
     def to_json(self, path: str | Path) -> None:
         """Write the configuration as JSON."""
@@ -358,3 +346,22 @@ def changed(config: NestedConfig, kwargs: dict[str, Any]) -> Any:
         if name in kwargs:
             setattr(config, own, kwargs.pop(name))
     return (config, kwargs) if give_back else config
+
+
+@lru_cache(maxsize=8)
+def _qwen2(config: LanguageConfig, attention: str | None) -> Qwen2Config:
+    """Made once, for `generate` asks each time, and transformers checks every value then."""
+    return Qwen2Config(
+        vocab_size=config.vocab_size,
+        hidden_size=config.width,
+        intermediate_size=config.ff,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.kv_heads,
+        max_position_embeddings=config.max_positions,
+        rms_norm_eps=config.rms_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        use_sliding_window=False,
+        tie_word_embeddings=False,
+        attn_implementation=attention,
+    )

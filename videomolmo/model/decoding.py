@@ -1,11 +1,14 @@
-"""What each token sees, where it stands, and the loss of answers."""
+"""What each token sees, where it stands, the loss of answers, and the likeliest ids one by one."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
+from transformers import Cache
 
 PADDING = -1  # id of a padding token
 SHARED = 10000  # subsegment of what all branches of a message tree share: BOS and image
@@ -92,3 +95,44 @@ def left_padded(
         moved = image_input_idx + shift[:, None, None].to(image_input_idx)
         image_input_idx = torch.where(image_input_idx >= 0, moved, image_input_idx)
     return input_ids.gather(1, index), valid.gather(1, index), image_input_idx
+
+
+def greedy(
+    model: Any,
+    input_ids: Int[Tensor, "batch tokens"],
+    logits_processor: Any,
+    stopping_criteria: Any,
+    pad: Int[Tensor, ""] | None,
+    streamer: Any = None,
+    synced_gpus: bool = False,
+    **inputs: Any,
+) -> Int[Tensor, "batch tokens_and_written"]:
+    """Prompts and the likeliest ids after them, as transformers' `generate` asks for them and would write them.
+
+    Args:
+        model: with `prepare_inputs_for_generation`, `next_logits`, and a call that gives the logits of the prompt.
+        input_ids: prompts, padded on the left.
+        logits_processor, stopping_criteria, streamer, synced_gpus: as `GenerationMixin._sample` gets them.
+        pad: what is written behind the end of a row; None writes on until all rows end.
+        inputs: what else the model gets of the prompt; the cache, of any name, is extended.
+    """
+    first = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **inputs)
+    logits = model(**first, return_dict=True).logits[:, -1]
+    cache = next(value for value in inputs.values() if isinstance(value, Cache))
+    places, valid = inputs["position_ids"][:, -1:], inputs.get("attention_mask")
+    is_open = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
+    while True:
+        tokens = logits_processor(input_ids, logits.float()).argmax(-1)
+        tokens = tokens if pad is None else tokens.where(is_open, pad)
+        input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
+        is_open &= ~stopping_criteria(input_ids, None)
+        if streamer is not None:
+            streamer.put(tokens)
+        if not is_open.any():
+            break
+        places = places + 1
+        valid = None if valid is None else torch.cat([valid, valid.new_ones(len(valid), 1)], dim=1)
+        logits = model.next_logits(tokens, places, valid, cache)
+    if streamer is not None:
+        streamer.end()
+    return input_ids

@@ -202,7 +202,8 @@ class VideoMolmoProcessor(ProcessorMixin):
     def decode(self, token_ids: Sequence[int] | Tensor, **kwargs: Any) -> str:
         """The text of generated ids, without special tokens and the space that precedes an answer."""
         special = {*getattr(self.tokenizer, "all_special_ids", ())}
-        return self.tokenizer.decode([int(one) for one in token_ids if int(one) not in special]).strip()
+        ids = token_ids.tolist() if isinstance(token_ids, Tensor) else [int(one) for one in token_ids]
+        return self.tokenizer.decode([one for one in ids if one not in special]).strip()
 
 
 def _after_bos(layout: Layout) -> Int[Tensor, "crops windows"]:
