@@ -18,13 +18,10 @@ from tqdm import tqdm
 from videomolmo.errors import BadInput
 from videomolmo.io import provenance
 from videomolmo.io.files import write_json, write_text
-from videomolmo.model.tokenizer import load_tokenizer, save_tokenizer
-from videomolmo.systems.molmo2 import load_molmo2
 from videomolmo.training.checkpoints import trainable_state_dict
-from videomolmo.training.model import TrainState, is_molmo2, merge
+from videomolmo.training.model import TrainState, merge
 from videomolmo.training.recipe import Recipe
 from videomolmo.training.tensor_files import read_whole, set_aside
-from videomolmo.weights.checkpoint import load_model
 
 SPAN = 20  # steps of the recent mean of the loss
 MIN_LOSS = 0.1  # a loss below it is as good: what it is multiplied with says nothing
@@ -198,17 +195,10 @@ def export(train_state: TrainState, recipe: Recipe, folder: Path) -> Path:
     """
     state = trainable_state_dict(train_state)
     if train_state.accelerator.is_main_process:
-        if is_molmo2(train_state.model):
-            model, processor = load_molmo2(train_state.folder)
-        else:
-            model, processor = load_model(train_state.folder), None
-            model.config = train_state.model.config
+        model, write_rest = train_state.kind.plain(recipe, train_state.folder, train_state.model.config)
         merge(model, state, recipe.learn)
         model.save_pretrained(folder)
-        if processor is None:
-            save_tokenizer(load_tokenizer(train_state.folder), str(folder))
-        else:
-            processor.save_pretrained(folder)
+        write_rest(folder)
         write_json(folder / "recipe.json", asdict(recipe) | _provenance())
     train_state.accelerator.wait_for_everyone()
     return folder
