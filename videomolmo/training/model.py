@@ -24,6 +24,8 @@ from videomolmo.training.recipe import Learn, Optimiser, Recipe
 from videomolmo.weights.tensors import check_finite
 
 if TYPE_CHECKING:
+    from peft import LoraConfig
+
     from videomolmo.training.data import MicroBatches, Samples
 
 ADAPTER = "default"  # peft's name of the one adapter
@@ -107,7 +109,10 @@ def set_trainable(kind: Trainable, model: nn.Module, learn: Learn) -> None:
         BadInput: a chosen part has no weights (a temporal module that only adds), or peft is not installed.
     """
     if "lora" in learn.names:
-        _inject(kind, model, learn)
+        config, empty = adapter_config(kind, learn), next(model.parameters()).is_meta
+        from peft import inject_adapter_in_model
+
+        inject_adapter_in_model(config, model, adapter_name=ADAPTER, low_cpu_mem_usage=empty)
     asked = {*learn.names, *kind.parts.values()} if "everything" in learn.parts else {*learn.names}
     for name, parameter in model.named_parameters():
         chosen = part_of(kind, name) in asked and not kind.has_no_gradient(model.config, name)
@@ -119,18 +124,21 @@ def set_trainable(kind: Trainable, model: nn.Module, learn: Learn) -> None:
         raise BadInput(f"learn.parts names {lacking[0]!r}, of which this model (temporal={temporal!r}) has no weights")
 
 
-def _inject(kind: Trainable, model: nn.Module, learn: Learn) -> None:
+def adapter_config(kind: Trainable, learn: Learn) -> LoraConfig:
+    """Size and place of adapters, in peft's terms.
+
+    Raises:
+        BadInput: peft is not installed.
+    """
     try:
-        from peft import LoraConfig, inject_adapter_in_model
+        from peft import LoraConfig
     except ImportError as error:
         raise BadInput(
             f"learn.parts has 'lora', which needs peft ({error}): pip install 'videomolmo[train]'"
         ) from error
-    config = LoraConfig(
+    return LoraConfig(
         r=learn.rank, lora_alpha=learn.alpha, lora_dropout=learn.dropout, target_modules=kind.adapted
     )  # fmt: skip
-    empty = next(model.parameters()).is_meta
-    inject_adapter_in_model(config, model, adapter_name=ADAPTER, low_cpu_mem_usage=empty)
 
 
 def start_adapters(model: nn.Module, seed: int) -> None:
@@ -177,6 +185,14 @@ def groups(kind: Trainable, model: nn.Module, optimiser: Optimiser) -> list[dict
         {"params": parameters, "part": part, "peak": getattr(optimiser, part), "lr": getattr(optimiser, part)}
         for part, parameters in found.items()
     ]
+
+
+def rate(step: int, total: int, peak: float, settings: Optimiser) -> float:
+    """Learning rate at `step` by a recipe: linear up, then by a cosine or a line down to its floor."""
+    if settings.schedule == "cosine" or step < settings.warmup:
+        return cosine(step, total, peak, settings.warmup, settings.floor)
+    share = (step - settings.warmup) / max(1, total - settings.warmup)
+    return peak * (1 - (1 - settings.floor) * min(1.0, share))
 
 
 def cosine(step: int, total: int, peak: float, warmup: int, floor: float = 0.02) -> float:

@@ -41,7 +41,7 @@ from videomolmo.training.data import (
     worker_deaths_as_bad_input,
 )
 from videomolmo.training.log import Diverged, DivergenceDetector, Monitor, dump_bad_batch, export, write_run
-from videomolmo.training.model import Counts, Trainable, TrainState, accelerator_for, cosine, groups, shard, speed
+from videomolmo.training.model import Counts, Trainable, TrainState, accelerator_for, groups, rate, shard, speed
 from videomolmo.training.pointing import Pointing
 from videomolmo.training.recipe import Recipe
 from videomolmo.weights import hub
@@ -141,6 +141,10 @@ def kind_of(folder: Path) -> Trainable:
         from videomolmo.training.molmo2 import Molmo2
 
         return Molmo2()
+    if values.get("model_type") == "videoglamm" or "image_mm_vision_tower" in values:  # ours, or published
+        from videomolmo.training.videoglamm import VideoGLaMM
+
+        return VideoGLaMM()
     return Pointing()
 
 
@@ -324,7 +328,7 @@ class _Training:
                 step, f"the loss is {loss:.4g} after {self.detector.mean:.4g}, the gradient {norm:.4g}", totals
             )
         for group in optimiser.param_groups:
-            group["lr"] = cosine(step, self.total, group["peak"], settings.warmup, settings.floor)
+            group["lr"] = rate(step, self.total, group["peak"], settings)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         rates = {f"rate_{group['part']}": group["lr"] for group in optimiser.param_groups}
