@@ -210,7 +210,7 @@ def export(train_state: TrainState, recipe: Recipe, folder: Path) -> Path:
 
 
 def write_adapter(kind: Trainable, state: Mapping[str, Tensor], recipe: Recipe, folder: Path) -> None:
-    """Write the adapters of a trained state for `peft.PeftModel.from_pretrained`; other parts that learnt are not in it.
+    """Write the adapters of a trained state for `peft.PeftModel.from_pretrained`, without other parts that learnt.
 
     Args:
         kind: of the model.
