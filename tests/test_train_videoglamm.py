@@ -145,6 +145,16 @@ def test_adapters_are_merged_and_written_by_themselves(folder, tmp_path, monkeyp
     assert stored and all(".lora_" in name for name in stored)
 
 
+def test_mixed_precision_and_layers_computed_again_follow_float32(folder, tmp_path):
+    rows = []
+    for name, machine in (("plain", {}), ("again", {"precision": "mixed", "gradient_checkpointing": True})):
+        wanted = recipe(folder, tmp_path / name, steps=2, batch=1)
+        train(replace(wanted, run=replace(wanted.run, **machine)), progress=False)
+        rows.append(read_metrics(tmp_path / name)[0])
+    for term in ("loss_ce", "loss_bce", "loss_dice"):
+        assert rows[0][term] == pytest.approx(rows[1][term], rel=0.03) and rows[0][term] != rows[1][term]
+
+
 def test_how_a_batch_is_divided_is_part_of_the_run(folder, tmp_path):
     """As in the released code the loss is the mean over passes; of the other models it is that over all tokens."""
     short = {"learn": Learn(("projector",)), "steps": 1}
@@ -173,7 +183,8 @@ def test_the_command_trains_by_a_recipe_of_grounded_captions(folder, tmp_path, c
     shipped = Path(__file__).resolve().parents[1] / "data" / "recipes" / "nano_glamm.toml"
     assert read_recipe(shipped).learn.names == ("connector", "words", "projector", "mask_decoder", "lora")
     text = shipped.read_text(encoding="utf-8").replace('"nano-glamm"', f'"{folder.as_posix()}"')
-    for before, now in (("batch = 8", "batch = 1"), ("clips = 2000", "clips = 2"), ("steps = 300", "steps = 1")):
+    for before, now in (("batch = 8", "batch = 1"), ("clips = 2000", "clips = 2"), ("steps = 300", "steps = 1"),
+                        ("workers = 1", "workers = 0")):  # fmt: skip
         assert before in text
         text = text.replace(before, now)
     (tmp_path / "recipe.toml").write_text(text.replace("micro_batch = 2", "micro_batch = 1"), encoding="utf-8")

@@ -202,7 +202,7 @@ class Data:
 
     Args:
         sets: where clips come from.
-        questions: most questions about one frame, packed as a message tree.
+        questions: most questions about one frame, packed as a message tree; of other models about one video.
         stride: frames from one past frame to the next.
         templates: ask in one of forty ways; else always "Point to …".
         jitter_pct: standard deviation of the noise on true points, percent of the frame's sides; a point of a mask
