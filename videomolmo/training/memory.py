@@ -6,6 +6,7 @@ import json
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 from weakref import WeakSet, finalize
 
@@ -21,6 +22,7 @@ from videomolmo.pointing import BATCH
 from videomolmo.training.model import recompute, set_trainable
 from videomolmo.training.pointing import Pointing, one_pass
 from videomolmo.training.recipe import PRECISIONS, QUANTIZE, Learn, Recipe
+from videomolmo.training.trainer import kind_of
 from videomolmo.weights import hub
 from videomolmo.weights.published import KNOWN, read_configuration
 from videomolmo.weights.quantize import KINDS
@@ -142,13 +144,19 @@ def recipe_memory(recipe: Recipe, height: int, width: int, devices: int = 1) -> 
         BadInput: see `training_memory` and `read_configuration`.
     """
     source, run = recipe.model.source, recipe.run
-    config = KNOWN[source]() if source in KNOWN else read_configuration(hub.pointing_folder(source))
+    config = KNOWN[source]() if source in KNOWN else _configuration(hub.pointing_folder(source))
     config = config if recipe.model.context is None else replace(config, context=recipe.model.context)
     return training_memory(
         config, height, width, recipe.learn, precision=run.precision, micro_batch=recipe.optimiser.micro_batch,
         questions=recipe.data.questions, devices=devices, shard=run.shard,
         gradient_checkpointing=run.gradient_checkpointing, quantize=recipe.model.quantize,
     )  # fmt: skip
+
+
+def _configuration(folder: Path) -> VideoMolmoConfig:
+    if not isinstance(kind_of(folder), Pointing):
+        raise BadInput(f"{folder} is no pointing model, and training is estimated for those alone; try a few steps")
+    return read_configuration(folder)
 
 
 def _weights(model: VideoMolmoForConditionalGeneration, mixed: bool, quantize: str | None) -> int:
