@@ -19,8 +19,8 @@ from videomolmo.evaluation.answers import EncoderSimilarity, Grounded, WordSimil
 from videomolmo.evaluation.conversations import evaluate_conversations
 from videomolmo.grounding import VideoGrounder
 from videomolmo.protocols import Phrase, Segmentation
-from videomolmo.systems.videoglamm import VideoGLaMMProcessor, collate
-from videomolmo.systems.videoglamm.examples import training_example
+from videomolmo.systems.videoglamm import VideoGLaMMProcessor
+from videomolmo.systems.videoglamm.examples import model_inputs, read_conversations, training_batch
 
 CLIPS = 4
 
@@ -220,17 +220,20 @@ def test_records_with_answers_become_training_examples(tmp_path):
     tokenizer = tiny_tokenizer()
     model = tiny_model(tiny_config(tokenizer)).train()
     processor = VideoGLaMMProcessor(tokenizer, model.config)
-    examples = []
+    read = []
     for name in ("ytvos_gcg", "anet_gcg"):
         (record,) = read_dataset(name, mini.BUILDERS[name](tmp_path / name), "train")
-        examples.append(training_example(processor, record, record.expressions[0], supervised=2))
-        text = processor.decode(examples[-1]["labels"][examples[-1]["labels"] >= 0])
-        assert text == record.expressions[0].answer.marked
-    first, second = (example["masks"] for example in examples)
-    assert first.shape == (2, 2, mini.HEIGHT, mini.WIDTH) and set(first.unique().tolist()) == {0, 1}
+        read.append(read_conversations(record, record.expressions, processor.config.frames, supervised=2))
+        assert read[-1].exchanges == ((record.expressions[0].text, record.expressions[0].answer.marked),)
+    first, second = (one.masks for one in read)
+    assert first.shape == (2, 2, mini.HEIGHT, mini.WIDTH) and {*np.unique(first)} == {0, 1}
     assert second.shape == (3, 1, mini.HEIGHT, mini.WIDTH)  # annotated on one frame alone
-    out = model(**collate(examples))
+    inputs = model_inputs(training_batch(processor, read))
+    for row, one in zip(inputs["labels"], read, strict=True):
+        assert processor.decode(row[row >= 0]) == one.exchanges[0][1]
+    assert [len(masks) for masks in inputs["masks"]] == [4, 4] and (inputs["masks"][0][2:] == -1).all()
+    out = model(**inputs)
     assert out.loss.isfinite() and out.bce_loss > 0
     record = read_dataset("mevis", mini.mevis(tmp_path / "m"))[0]
     with pytest.raises(BadInput, match="has no answer"):
-        training_example(processor, record, record.expressions[0])
+        read_conversations(record, record.expressions[:1], processor.config.frames)

@@ -22,9 +22,6 @@ from videomolmo.io.formats.labels import (
     Losses,
     Mask,
     Shape,
-    check_polygons,
-    draw_box,
-    draw_polygons,
 )
 from videomolmo.io.formats.run_lengths import decode_rle, encode_rle
 from videomolmo.io.untrusted import MAX_INDEX_BYTES, parse, read_bytes
@@ -155,10 +152,10 @@ def _shape(one: _Annotation, name: str, clip: Clip, place: str) -> Shape:
     if isinstance(geometry, dict):
         draw = partial(_decode, geometry, clip, place)
     elif geometry:
-        draw = partial(draw_polygons, check_polygons(geometry, clip.size, place), clip.size)
+        draw = clip.polygons(geometry, place)
     elif box and len(box) == 4 and np.isfinite(box).all():
         left, top, width, height = box
-        draw = partial(draw_box, (left, top, left + width, top + height), clip.size)
+        draw = clip.box(left, top, left + width, top + height)
     else:
         raise Unreadable(f"{place}: neither a segmentation nor a box; correct or remove it")
     return Shape(key, name, draw, one.get("score"), is_void)

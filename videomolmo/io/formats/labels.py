@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from pathlib import Path
 from typing import NamedTuple
 
@@ -182,6 +182,27 @@ class Clip:
                 "give the video that was labelled"
             )
 
+    def box(self, left: float, top: float, right: float, bottom: float) -> Callable[[], Mask]:
+        """What draws a box as a mask: the pixels whose middles it holds."""
+        return partial(_draw_box, (left, top, right, bottom), self.size)
+
+    def polygons(self, polygons: Sequence[Sequence[float]], place: object) -> Callable[[], Mask]:
+        """What draws polygons, x and y from the frame's corner in turn, as a mask, as COCO does.
+
+        Raises:
+            Unreadable: there is none, one is no polygon, or lies far beyond the frame.
+        """
+        arrays = []
+        for polygon in polygons:
+            points = np.asarray(polygon, float).ravel()
+            too_far = not np.isfinite(points).all() or np.abs(points).max(initial=0) > 4 * max(self.size)
+            if len(points) % 2 or len(points) < 6 or too_far:
+                raise Unreadable(f"{place}: not a polygon on the frame ({len(points)} numbers); correct or remove it")
+            arrays.append(points)
+        if not arrays:
+            raise Unreadable(f"{place}: it has no polygon; correct or remove it")
+        return partial(_draw_polygons, arrays, self.size)
+
 
 def _stem(name: str) -> str:
     return re.sub(r"\.[A-Za-z0-9]+$", "", name.replace("\\", "/").rpartition("/")[2])
@@ -244,36 +265,17 @@ def place_of(mask: Mask, top: int = 0, left: int = 0) -> tuple[float, float, int
     return round(float(columns.mean()), 2), round(float(rows.mean()), 2), len(rows), box
 
 
-def draw_box(box: tuple[float, float, float, float], size: Size) -> Mask:
-    """A box (left, top, right, bottom) as a mask: the pixels whose middles it holds."""
+def _draw_box(box: tuple[float, float, float, float], size: Size) -> Mask:
     mask = np.zeros(size, bool)
     left, top, right, bottom = (int(np.clip(np.ceil(edge - 0.5), 0, max(size))) for edge in box)
     mask[top:bottom, left:right] = True
     return mask
 
 
-def check_polygons(polygons: Sequence[Sequence[float]], size: Size, place: object) -> list[np.ndarray]:
-    """Polygons as arrays (points, 2) of x and y, fit to be drawn.
-
-    Raises:
-        Unreadable: there is none, one is no polygon, or lies far beyond the frame.
-    """
-    arrays = []
-    for polygon in polygons:
-        points = np.asarray(polygon, float).ravel()
-        if len(points) % 2 or len(points) < 6 or not np.isfinite(points).all() or np.abs(points).max() > 4 * max(size):
-            raise Unreadable(f"{place}: not a polygon on the frame ({len(points)} numbers); correct or remove it")
-        arrays.append(points.reshape(-1, 2))
-    if not arrays:
-        raise Unreadable(f"{place}: it has no polygon; correct or remove it")
-    return arrays
-
-
-def draw_polygons(polygons: Sequence[np.ndarray], size: Size) -> Mask:
-    """Polygons (points, 2), x and y from the frame's corner, as a mask, as COCO draws them."""
+def _draw_polygons(polygons: Sequence[np.ndarray], size: Size) -> Mask:
     from pycocotools import mask as coco
 
-    runs = coco.frPyObjects([polygon.ravel().tolist() for polygon in polygons], *size)
+    runs = coco.frPyObjects([polygon.tolist() for polygon in polygons], *size)
     return coco.decode(coco.merge(runs)).astype(bool)
 
 

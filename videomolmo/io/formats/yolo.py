@@ -16,7 +16,6 @@ from videomolmo.io.formats.labels import (
     Labels,
     Losses,
     Shape,
-    draw_box,
     draw_pixel_polygon,
     number,
     pixel_polygon,
@@ -123,7 +122,7 @@ def _shape(words: list[str], names: dict[int, str], clip: Clip, place: str) -> S
         key, score = (str(int(last)), None) if last >= 1 and last == int(last) else (None, last)
     if len(values) == 4:
         middle, extent = np.array(values[:2]) * scale, np.array(values[2:]) * scale
-        draw = partial(draw_box, (*(middle - extent / 2), *(middle + extent / 2)), clip.size)
+        draw = clip.box(*(middle - extent / 2), *(middle + extent / 2))
     else:
         points = np.array(values).reshape(-1, 2)
         if np.abs(points).max() > 4:
