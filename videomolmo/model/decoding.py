@@ -6,22 +6,29 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
+from transformers import Cache
+
+from videomolmo.errors import BadInput
 
 PADDING = -1  # id of a padding token
 SHARED = 10000  # subsegment of what all branches of a message tree share: BOS and image
 
 
 def visible(
-    valid: Bool[Tensor, "batch tokens"], subsegment_ids: Int[Tensor, "batch tokens"] | None = None
+    valid: Bool[Tensor, "batch tokens"],
+    subsegment_ids: Int[Tensor, "batch tokens"] | None = None,
+    mutual: Bool[Tensor, "batch tokens"] | None = None,
 ) -> Bool[Tensor, "batch tokens tokens"]:
     """Whether each token (row) may attend to each token (column).
 
-    Causal, never to padding, and in a message tree only to its own branch and to what all branches share.
+    Causal, never to padding, and in a message tree only to its own branch and to what all branches share. Those that
+    are `mutual` see each other wherever they stand.
 
     Source: published model; a token of branch q sees one of branch t where q <= t, and the image counts as 10000.
     """
     tokens = valid.shape[1]
-    allowed = torch.ones(tokens, tokens, dtype=torch.bool, device=valid.device).tril() & valid[:, None, :]
+    causal = torch.ones(tokens, tokens, dtype=torch.bool, device=valid.device).tril()[None]
+    allowed = (causal if mutual is None else causal | (mutual[:, :, None] & mutual[:, None])) & valid[:, None, :]
     if subsegment_ids is not None:
         allowed = allowed & (subsegment_ids[:, :, None] <= subsegment_ids[:, None, :])
     return allowed
@@ -92,3 +99,51 @@ def left_padded(
         moved = image_input_idx + shift[:, None, None].to(image_input_idx)
         image_input_idx = torch.where(image_input_idx >= 0, moved, image_input_idx)
     return input_ids.gather(1, index), valid.gather(1, index), image_input_idx
+
+
+def check_attention(kind: str, is_shown: bool, is_tree: bool, is_mutual: bool) -> None:
+    """Nothing where an implementation of attention can do what is asked.
+
+    Args:
+        kind: of attention.
+        is_shown: attentions are wanted.
+        is_tree, is_mutual: there are branches, or image tokens that see each other.
+
+    Raises:
+        BadInput: it cannot.
+    """
+    if is_shown and kind != "eager":
+        raise BadInput(f"attn_implementation is {kind!r}, attentions need 'eager'; build the model with it")
+    for needs, told in ((is_tree, "message trees need"), (is_mutual, "image tokens that see each other need")):
+        if needs and kind.startswith("flash"):
+            raise BadInput(f"attn_implementation is {kind!r}, {told} 'sdpa' or 'eager'; take one of these")
+
+
+def who_sees_whom(
+    input_ids: Int[Tensor, "batch tokens"],
+    attention_mask: Int[Tensor, "batch all_tokens"] | None,
+    subsegment_ids: Int[Tensor, "batch tokens"] | None,
+    cache: Cache | None,
+    mutual: Bool[Tensor, "batch tokens"] | None,
+) -> tuple[Bool[Tensor, "batch tokens all_tokens"], Bool[Tensor, "batch tokens all_tokens"]]:
+    """Whether each new token may attend to each token, those in the cache included; and the same without `mutual`.
+
+    Args:
+        input_ids: of new tokens.
+        attention_mask: of all tokens so far; None takes what is no padding.
+        subsegment_ids, mutual: of new tokens, see `visible`.
+        cache: of earlier tokens.
+    """
+    past, tokens = 0 if cache is None else cache.get_seq_length(), input_ids.shape[1]
+    if attention_mask is not None:
+        valid = attention_mask.bool()
+    elif past:
+        valid = input_ids.new_ones(len(input_ids), past + tokens).bool()
+    else:
+        valid = input_ids != PADDING
+    if past and tokens == 1:
+        return valid[:, None], valid[:, None]
+    causal = visible(valid, subsegment_ids)[:, -tokens:]
+    if mutual is None:
+        return causal, causal
+    return visible(valid, subsegment_ids, functional.pad(mutual, (past, 0)))[:, -tokens:], causal
