@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,16 +32,22 @@ from videomolmo.errors import BadInput
 from videomolmo.io.cache import cached
 from videomolmo.io.provenance import commit, machine, sha256
 from videomolmo.io.tables import read_csv, write_csv
+from videomolmo.lab.caption_report import numbers_as_text
 from videomolmo.lab.nano.batches import Example, asked, text_inputs, window_labels
 from videomolmo.lab.nano.checkpoint import MovingAverage, resume, save_progress
 from videomolmo.lab.nano.initial_weights import ablated, assembled, shipped_config
 from videomolmo.lab.nano.pointing_stage import AVERAGE, Stage, advance, optimiser_of
 from videomolmo.lab.nano.recipe import PICTURES
 from videomolmo.lab.nano.rendered_clips import RenderSpec, render_clip
+from videomolmo.lab.temporal_report import bits
 from videomolmo.lab.temporal_training import processor_of
-from videomolmo.lab.words_or_tokens_report import ATTENTION, CELL, KINDS, POINTS, bits, numbers_as_text
-from videomolmo.model import VideoMolmoForConditionalGeneration, collate
+from videomolmo.lab.words_or_tokens_report import ATTENTION, CELL, KINDS, POINTS
+from videomolmo.model import VideoMolmoForConditionalGeneration, VideoMolmoProcessor, collate
 from videomolmo.model.config import VideoMolmoConfig
+from videomolmo.model.point_heads import CLOSED
+from videomolmo.model.token_heads import RULES
+from videomolmo.model.token_order import in_order
+from videomolmo.model.tokenizer import load_tokenizer
 from videomolmo.points import Answer, read_points
 from videomolmo.synth.scene import ObjectFacts
 from videomolmo.synth.sentences import ask, list_query, sample_query
@@ -343,6 +349,65 @@ def judge(
         mean = round(float(np.mean(of)), 3) if of else np.nan
         found.append({"kind": name, "value": mean, "n": len(of), "right": numbers_as_text(of)})
     return [*found, {"kind": "seconds a question", "value": round(seconds, 4), "n": len(asked_about), "right": ""}]
+
+
+class Choice(NamedTuple):
+    """How an image token was chosen for a point, or the end of a list of points.
+
+    Attributes:
+        share: probability of each image token as it lies on the frame, of those that might come next.
+        end: probability of the end.
+    """
+
+    share: np.ndarray  # float (rows, columns)
+    end: float
+
+
+@torch.inference_mode()
+def choices(model: VideoMolmoForConditionalGeneration, pictures: Pictures, question: Question) -> list[Choice]:
+    """What a model that chooses places chose from, point by point; nothing where it says that there is none."""
+    processor, seen = processor_of(model), pictures.batch(np.array([question.picture]))
+    image_tokens, patches = model.look(seen["features"].float(), seen["past"].float())
+    asked_about = processor.tokens(pictures.ids.shape[-2:], [[question.text]])
+    wrote = model.generate(
+        asked_about["input_ids"][None], image_input_idx=asked_about["image_input_idx"][None], image_tokens=image_tokens,
+        image_patches=patches, max_new_tokens=LONGEST, return_dict_in_generate=True, output_logits=True,
+    )  # fmt: skip
+    ids, side = model.token_heads.ids, model.config.image.window_grid
+    written, found = wrote.sequences[0, len(asked_about["input_ids"]) :].tolist(), []
+    for at, (number, scores) in enumerate(zip(written, wrote.logits, strict=True)):
+        if ids.part(number) in ("patch", "closed"):
+            able = in_order(written[:at], ids, RULES)[ids.words : ids.closed + 1]
+            share = scores[0, ids.words : ids.closed + 1].masked_fill(~able, -torch.inf).softmax(0).numpy()
+            found.append(Choice(share[:-1].reshape(side, side), float(share[-1])))
+    return found
+
+
+def lit(frame: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """A frame, RGB, dimmed where image tokens are unlikely; the likeliest has its full light."""
+    light = np.kron(share / max(share.max(), 1e-9), np.ones([side // share.shape[0] for side in frame.shape[:2]]))
+    return (frame * (0.15 + 0.85 * light[..., None])).astype(np.uint8)
+
+
+def cost(answer: str, point: str, size: tuple[int, int] = (96, 96)) -> list[str]:
+    """The tokens of an answer as the nano model writes it.
+
+    Args:
+        answer: its text.
+        point: "text" or "tokens".
+        size: of the frame.
+    """
+    config = shipped_config(points=point, point_width=POINT_WIDTH)
+    processor = VideoMolmoProcessor(load_tokenizer(str(nano_pointing_96())), config)
+    example = processor.tokens(size, [["?", answer]])
+    ids = example["targets"][example["loss_masks"] > 0].tolist()[:-1]
+    names, points = dict(zip(config.language.point_ids, ("token", "patch", "cell"), strict=True)), iter(())
+    if "points" in example:
+        points = iter([one for row in example["points"].tolist() for one in row if one >= 0])
+    return [
+        f"<{names[one]} {number if (number := next(points)) != CLOSED else 'end'}>" if one in names
+        else processor.tokenizer.decode([one]) for one in ids
+    ]  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

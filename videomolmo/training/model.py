@@ -33,7 +33,7 @@ from videomolmo.weights.quantize import bits
 from videomolmo.weights.tensors import check_finite
 
 ADAPTER = "default"  # peft's name of the one adapter
-PLAIN = ("head", "vision", "temporal", "connector")  # what no quantisation touches: it may learn
+PLAIN = ("head", "token_heads", "vision", "temporal", "connector")  # what no quantisation touches: it may learn
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from videomolmo.lab.nano.rendered_clips import RenderedClips
 from videomolmo.model.processor import VideoMolmoProcessor, collate
 from videomolmo.model.token_places import Places
-from videomolmo.points import write_points
+from videomolmo.points import read_points, write_points
 from videomolmo.protocols import label_of
 from videomolmo.synth.scene import COLOURS, MOTIONS, NAMELESS, SHAPES, ObjectFacts
 from videomolmo.synth.sentences import Query, ask, list_query, sample_query
@@ -259,9 +259,10 @@ def _chosen_places(
         targets, answers = batch["targets"][row].tolist(), weights[row] > 0
         begins = np.flatnonzero(answers & ~np.roll(answers, 1))
         ends = [*begins[1:], len(targets)]
-        for begin, end, query, points in zip(begins, ends, example.queries, example.targets, strict=True):
-            points = np.array(points, np.float64).reshape(-1, 2)
-            points, at = points[grid.listed(points)[1]], -1
+        told = zip(begins, ends, example.queries, example.branches, example.targets, strict=True)
+        for begin, end, query, (_, text), points in told:
+            read = read_points(text, 1000, 1000).points_px.astype(np.float64) / 1000  # rounded, in the same order
+            points, at = np.array(points, np.float64).reshape(-1, 2)[grid.listed(read)[1]], -1
             for token in range(begin, end):
                 is_choice = token == begin or targets[token] == image_token
                 if is_choice:
