@@ -16,7 +16,7 @@ from training_runs import TINY, recipe_of, rows_of_blocks, tiny_model
 
 from videomolmo import VideoGrounder
 from videomolmo.errors import BadInput
-from videomolmo.lab.nano import batches
+from videomolmo.lab.nano import batches, recipe
 from videomolmo.lab.nano.pointing_stage import Stage, train_stage
 from videomolmo.lab.nano.rendered_clips import RenderedClips, RenderSpec, render_all
 from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneration, VideoMolmoProcessor, collate
@@ -333,3 +333,20 @@ def test_the_recipe_of_nano_trains_it(tmp_path):
     points = guided["points"][guided["points"][..., 1] >= 0]
     middles = torch.from_numpy(grid.points(points.numpy()))
     assert (middles - guided["places"][targets == rest[0]]).abs().max() < 1 / 12 / 3  # cells, and rounded coordinates
+
+
+def test_train_nano_makes_the_variant_beside_the_same_clips(tmp_path, monkeypatch):
+    by_name = {stage.name: stage for stage in recipe.POINTING_STAGES + recipe.LARGER_STAGES}
+    for name, stages in (
+        ("POINTING_STAGES", ("vision_pretrain", "text", "temporal_finetune_2")),
+        ("LARGER_STAGES", ("lists_144",)), ("FINER_STAGES", ("temporal_finetune_144",)),
+    ):  # fmt: skip
+        few = [replace(by_name[one], batch=2, cached_batches=min(by_name[one].cached_batches, 1)) for one in stages]
+        monkeypatch.setattr(recipe, name, tuple(few))
+    recipe.train_nano(tmp_path, only="pointing", threads=1, share=1e-4, points="tokens")
+    assert {path.name for path in tmp_path.iterdir()} == {"rendered", "tokens"}
+    for name, size in (("pointing_96", 96), ("pointing", 144)):
+        config = VideoMolmoForConditionalGeneration.from_pretrained(tmp_path / "tokens" / name).config
+        assert (config.points, config.point_width, config.image.size_px) == ("tokens", 64, size)
+    with pytest.raises(BadInput, match="points is 'digits', expected text or tokens"):
+        recipe.train_nano(tmp_path, points="digits")

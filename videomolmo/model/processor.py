@@ -219,7 +219,7 @@ class VideoMolmoProcessor(ProcessorMixin):
 
     def batch_decode(self, sequences: Sequence[Sequence[int]] | Tensor, **kwargs: Any) -> list[str]:
         """As `decode`, row by row."""
-        return [self.decode(row) for row in sequences]
+        return [self.decode(row, **kwargs) for row in sequences]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(tokenizer={type(self.tokenizer).__name__})"
