@@ -61,7 +61,7 @@ def test_a_cell_that_was_stopped_ends_as_one_that_was_not(tmp_path, monkeypatch)
 def test_what_a_point_costs():
     answer = '<points x1="12.0" y1="33.3" x2="46.0" y2="80.5" alt="star">star</points>'
     text, tokens = (words_or_tokens.cost(answer, name) for name in ("text", "tokens"))
-    assert "".join(text) == f" {answer}" and tokens[:2] == ["<token 7>", "<patch 2>"]
+    assert "".join(text) == f" {answer}" and tokens[:2] == ["<token 6>", "<patch 3>"]
     assert sum(one.startswith("<token") for one in tokens) == 3 and "<token end>" in tokens
     assert "".join(tokens).endswith("star</points>") and len(tokens) == 2 * 3 + 1 + 1 + len(text[-3:-1]) - 1
 

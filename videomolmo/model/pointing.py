@@ -253,43 +253,26 @@ class VideoMolmoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Args:
             input_ids: BOS, image tokens, text; -1 is padding.
             pixels, past_pixels: current and past frames (oldest first); not needed where features are given.
-            image_masks: share of image in each patch, see `ImageProcessor`.
-            image_input_idx: token that each window feeds; negative for none.
+            image_masks, image_input_idx: see `ImageProcessor`; the token that each window feeds, negative for none.
             attention_mask: 0 on padding; taken from `input_ids` where None. With a cache, of all tokens so far.
-            position_ids: counted from what each token sees where None.
-            subsegment_ids: branches of a message tree.
+            position_ids, subsegment_ids: None counts from what each token sees; branches of a message tree.
             targets, loss_masks: see `answer_loss`.
             features, past_features: precomputed vision features, so that a frame is encoded once.
             image_tokens, image_patches: from `look`; they stand for pixels and features.
             points: chosen places, `CLOSED` where a list ends, -1 for padding; as the processor gives them.
-            written: while an answer is written, all of it with its prompt; places then have scores after the words.
-            offered: what can be chosen from, as the pass over the prompt gave it.
+            written, offered: while an answer is written, all of it with its prompt, and what places are chosen from.
             output_hidden_states, output_attentions: also return these (attentions need attn_implementation="eager").
             cache, past_key_values: keys and values of earlier tokens, extended; `use_cache` changes nothing.
             logits_to_keep: of so many last tokens; 0 for all.
         """
-        kind, heads = self.language.config._attn_implementation, self.token_heads
-        is_mutual = self.config.image_attention == "bidirectional"
-        check_attention(kind, bool(output_attentions), subsegment_ids is not None, is_mutual)
+        heads, shown = self.token_heads, (bool(output_hidden_states), bool(output_attentions))
         if image_tokens is None and offered is None:
             image_tokens, image_patches = self._look_at(pixels, past_pixels, image_masks, features, past_features)
-        cache = past_key_values if cache is None else cache
         if heads is not None and image_tokens is not None:
             offered = heads.offered(image_tokens, image_patches, image_input_idx)
         embeds, flat = self._inputs(input_ids, image_tokens, image_input_idx, points, written, offered)
-        mutual = self._is_image(input_ids) if is_mutual else None
-        allowed, causal = who_sees_whom(input_ids, attention_mask, subsegment_ids, cache, mutual)
-        position_ids = positions(causal) if position_ids is None else position_ids.clamp(min=0)
-        with before_norm(self.language, heads is not None) as states:
-            out = self.language(
-                inputs_embeds=embeds,
-                attention_mask={"full_attention": attention_mask_of(allowed, kind, embeds.dtype)},
-                position_ids=position_ids,
-                use_cache=cache is not None,
-                output_hidden_states=bool(output_hidden_states),
-                output_attentions=bool(output_attentions),
-                **({} if cache is None else {CACHE: cache}),
-            )
+        cache, order = past_key_values if cache is None else cache, (attention_mask, subsegment_ids, position_ids)
+        out, states = self._read(input_ids, embeds, order, cache, shown)
         normed = out.last_hidden_state[:, -logits_to_keep:].to(embeds.device)
         result = PointingOutput(
             None, self.logits(normed), out.hidden_states, out.attentions, image_tokens, embeds, offered
@@ -297,17 +280,40 @@ class VideoMolmoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if heads is None:
             result.loss = None if targets is None else answer_loss(result.logits, targets, loss_masks)
             return result
-        result.logits = heads.words(result.logits, normed)
-        if offered is not None and offered.candidates is None:
-            result.offered = heads.with_candidates(offered, states[0])
-        if written is not None and offered is not None:
-            places = heads.scores(states[0][:, -1], heads.written(written), result.offered)
-            result.logits = torch.cat([result.logits[:, -1:], places[:, None].to(result.logits)], dim=-1)
-        if targets is not None:
-            result.loss, result.point_losses, result.point_logits = heads.loss(
-                result.logits, input_ids, states[0], result.offered, flat, targets, loss_masks
+        return heads.completed(result, normed, states, input_ids, (flat, written, targets, loss_masks))
+
+    def _read(
+        self,
+        input_ids: Int[Tensor, "batch tokens"],
+        embeds: Float[Tensor, "batch tokens width"],
+        order: tuple[Tensor | None, Tensor | None, Tensor | None],
+        cache: Cache | None,
+        shown: tuple[bool, bool],
+    ) -> tuple[Any, list[Tensor]]:
+        """What the language model gives, and where places are chosen its states before the last norm.
+
+        Args:
+            input_ids, embeds, cache: see `forward`.
+            order: attention mask, branches and positions.
+            shown: whether hidden states, and attentions, are wanted.
+        """
+        kind, (attention_mask, subsegment_ids, position_ids) = self.language.config._attn_implementation, order
+        is_mutual = self.config.image_attention == "bidirectional"
+        check_attention(kind, shown[1], subsegment_ids is not None, is_mutual)
+        mutual = self._is_image(input_ids) if is_mutual else None
+        allowed, causal = who_sees_whom(input_ids, attention_mask, subsegment_ids, cache, mutual)
+        position_ids = positions(causal) if position_ids is None else position_ids.clamp(min=0)
+        with before_norm(self.language, self.token_heads is not None) as states:
+            out = self.language(
+                inputs_embeds=embeds,
+                attention_mask={"full_attention": attention_mask_of(allowed, kind, embeds.dtype)},
+                position_ids=position_ids,
+                use_cache=cache is not None,
+                output_hidden_states=shown[0],
+                output_attentions=shown[1],
+                **({} if cache is None else {CACHE: cache}),
             )
-        return result
+        return out, states
 
     def _inputs(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -222,6 +222,35 @@ class TokenHeads(nn.Module):
             parts, scores = self.losses(ids, states, offered, points, weights)
             total = total + sum(parts)
         return total / weights.sum().clamp(min=1), parts, scores
+
+    def completed(
+        self,
+        result: Any,
+        normed: Float[Tensor, "batch kept width"],
+        states: list[Tensor],
+        ids: Int[Tensor, "batch length"],
+        given: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None],
+    ) -> Any:
+        """An output of the model with scores of all words and, where an answer is written, of all places; and losses.
+
+        Args:
+            result: with the scores of words that the language model has, and with what can be chosen from.
+            normed, states: of the language model, after its last norm and before it.
+            ids: that it read.
+            given: points, the answer so far, targets and their weights, see `VideoMolmoForConditionalGeneration`.
+        """
+        points, written, targets, loss_masks = given
+        result.logits, offered = self.words(result.logits, normed), result.offered
+        if offered is not None and offered.candidates is None:
+            result.offered = offered = self.with_candidates(offered, states[0])
+        if written is not None and offered is not None:
+            places = self.scores(states[0][:, -1], self.written(written), offered)
+            result.logits = torch.cat([result.logits[:, -1:], places[:, None].to(result.logits)], dim=-1)
+        if targets is not None:
+            result.loss, result.point_losses, result.point_logits = self.loss(
+                result.logits, ids, states[0], offered, points, targets, loss_masks
+            )
+        return result
 
     def losses(
         self,
