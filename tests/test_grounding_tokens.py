@@ -207,6 +207,14 @@ def _as_whole(model: VideoMolmoForConditionalGeneration, many: dict[str, Tensor]
     assert best == [place for _, _, place in points if place >= 0]
 
 
+def test_without_an_image_no_place_is_chosen(tokenizer):
+    model = build()
+    model.token_heads.word.data.fill_(100)
+    asked = torch.tensor([[0, *tokenizer.encode("How many?", add_special_tokens=False)]])
+    written = model.generate(asked, max_new_tokens=5, eos_token_id=None)[0, asked.shape[1] :]
+    assert len(written) == 5 and (written < CHOOSING.language.vocab_size).all()
+
+
 def test_image_tokens_see_each_other_where_they_may(tokenizer):
     first = {}
     for attention in ("causal", "bidirectional"):

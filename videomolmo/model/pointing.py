@@ -330,7 +330,7 @@ class VideoMolmoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if points is not None:
                 raise BadInput("points are given as places, and this model writes them as text; leave them out")
             return self.embed(input_ids, image_tokens, image_input_idx), None
-        if written is not None and image_tokens is None:  # a token of an answer
+        if written is not None and written.shape[1] > input_ids.shape[1]:  # a token of an answer
             ids, added = heads.read_again(heads.written(written), offered)
             return self.embed(ids, None, None) + added, None
         embeds = self.embed(input_ids, image_tokens, image_input_idx)

@@ -153,6 +153,8 @@ class PointOrder(LogitsProcessor):
     ) -> Float[Tensor, "batch scores"]:
         """Scores of the next id of each row, prompts and what was written after them given."""
         ids, chosen = self.ids, slice(self.ids.words, self.ids.closed + 1)
+        if scores.shape[1] == ids.words:  # without an image
+            return scores.index_fill(1, torch.tensor([self.word], device=scores.device), -torch.inf)
         able = torch.stack([in_order(row, ids, self.rules) for row in input_ids.tolist()]).to(scores.device)
         is_point = able[:, chosen].any(dim=1)
         places = scores[:, chosen].masked_fill(~able[:, chosen], -torch.inf)
