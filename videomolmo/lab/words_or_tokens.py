@@ -384,8 +384,10 @@ def choices(model: VideoMolmoForConditionalGeneration, pictures: Pictures, quest
 
 
 def lit(frame: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """A frame, RGB, dimmed where image tokens are unlikely; the likeliest has its full light."""
-    light = np.kron(share / max(share.max(), 1e-9), np.ones([side // share.shape[0] for side in frame.shape[:2]]))
+    """A frame, RGB, dimmed where image tokens are unlikely, by the root of their share of the likeliest."""
+    light = np.kron(
+        (share / max(share.max(), 1e-9)) ** 0.5, np.ones([side // share.shape[0] for side in frame.shape[:2]])
+    )
     return (frame * (0.15 + 0.85 * light[..., None])).astype(np.uint8)
 
 
