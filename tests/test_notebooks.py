@@ -278,6 +278,20 @@ def my_phrases(written):
     assert "".join(_printed(out, 2)).startswith("not yet") and "".join(_printed(out)).startswith("right")
 
 
+@pytest.mark.slow
+def test_words_or_tokens_runs_and_its_lesson_holds(run):
+    solution = """
+def my_place(x, y):
+    column, row = int(x * 12), int(y * 12)
+    return row // 2 * 6 + column // 2, row % 2 * 2 + column % 2, int(x * 36) % 3 * 3 + int(y * 36) % 3"""
+    small = {"samples": [4], "steps": 2, "batch": 2, "test_pictures": 4, "cache_folder": "results/cache"}
+    results, out = run("11_words_or_tokens", solution, **small)
+    table = pd.read_csv(results / "results.csv", dtype={"right": str})
+    assert set(table["points"]) == {"text", "tokens"} and len(table) == 12 and set(table["steps"]) == {2}
+    assert (results / "words_or_tokens_right.png").is_file()
+    assert "".join(_printed(out, 2)).startswith("not yet") and "".join(_printed(out)).startswith("right")
+
+
 def nano_glamm_folder() -> Path:
     from videomolmo.weights.hub import data_folder
 

@@ -232,11 +232,12 @@ def train_nano(
     threads: Annotated[int, whole("CPU threads.", "N")] = 2,
     seed: Annotated[int, whole("Random seed.", "N")] = 1,
     share: Annotated[float, number("Share of all steps, for a quick trial.", "SHARE")] = 1.0,
+    points: Annotated[Literal["text", "tokens"], opt("How the pointing model tells a point.", "KIND")] = "text",
 ) -> None:
     """Train the shipped weights from scratch; resumable."""
     from videomolmo.lab.nano import recipe
 
-    recipe.train_nano(out, only=only, temporal=temporal, threads=threads, seed=seed, share=share)
+    recipe.train_nano(out, only=only, temporal=temporal, threads=threads, seed=seed, share=share, points=points)
 
 
 Source = Annotated[str, Argument(metavar="SOURCE", help="Weights: a folder or hub id.")]

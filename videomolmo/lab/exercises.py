@@ -195,3 +195,29 @@ def check_phrases_exercise(read: Callable[[str], Sequence[tuple[str, int]]]) -> 
         if given != wanted:
             return f"not yet: where {name}, expected {wanted}, got {given}"
     return "right: these are the phrases with masks"
+
+
+def check_places_exercise(place: Callable[[float, float], Sequence[int]]) -> str:
+    """Compare `place(x, y)`, the image token, patch of it and cell of that which a point lies in, with the model's.
+
+    A frame of 12×12 patches, 2×2 of which are a token; x and y are shares of the frame.
+
+    Seen in: notebooks/11_words_or_tokens.ipynb
+    """
+    cases = {
+        "the point is the upper left corner": (0.0, 0.0, (0, 0, 0)),
+        "it is in the same patch, farther right": (0.08, 0.0, (0, 0, 6)),
+        "it is in the same patch, farther down": (0.0, 0.08, (0, 0, 2)),
+        "it is one patch to the right": (0.1, 0.01, (0, 1, 0)),
+        "it is one patch down": (0.01, 0.1, (0, 2, 0)),
+        "it is two patches down": (0.01, 0.2, (6, 0, 1)),
+        "it is the middle of the lower right cell": (0.99, 0.99, (35, 3, 8)),
+    }
+    for name, (x, y, wanted) in cases.items():
+        try:
+            given = tuple(int(one) for one in place(x, y))
+        except Exception as error:  # a learner's code may do anything
+            return f"not yet: where {name}, your function raises {type(error).__name__}: {error}"
+        if given != wanted:
+            return f"not yet: where {name}, expected {wanted}, got {given}"
+    return "right: these are the places"

@@ -24,7 +24,7 @@ from videomolmo.weights.checkpoint import load_model
 from videomolmo.weights.published import read_configuration, weights_in
 from videomolmo.weights.quantize import bits
 
-UNQUANTISED = ("head", "vision", "temporal", "connector")  # what no quantisation touches: it may learn
+UNQUANTISED = ("head", "token_heads", "vision", "temporal", "connector")  # what no quantisation touches: it may learn
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 BLOCKS = "vision.blocks."
 
