@@ -354,6 +354,9 @@ class AskPanel:
 
         def job(progress: Progress, cancel: Callable[[], bool]) -> Inspection:
             grounder = state.models.grounder()
+            progress(
+                0, inspection.frames
+            )  # the models are there: whether they know the words is told before the answer
             return Inspection(ask(inspection, sentence, grounder, progress=progress, cancel=cancel))  # without truth
 
         self.bar.value, self.running.layout.display = 0, ""
@@ -362,6 +365,9 @@ class AskPanel:
         state.work.start(job, self._news, self._end)
 
     def _news(self, steps: int, of: int) -> None:
+        if not steps:
+            sentence = self.text.value.strip()
+            self._state.set_status(self._state.models.unknown_words(sentence) or f"asking for “{sentence}” …")
         self.bar.max, self.bar.value = max(1, of), steps
 
     def _end(self, found: Inspection | None, error: BaseException | None) -> None:
@@ -390,4 +396,6 @@ class AskPanel:
         self._state.inspection.close()
         chosen = self._state.inspection = self._state.asked[change["new"]]
         self._state.reset()
-        self._state.set_status(f"“{chosen.sentence}”: {chosen.objects} object{'s' * (chosen.objects != 1)}")
+        found = f"“{chosen.sentence}”: {chosen.objects} object{'s' * (chosen.objects != 1)}"
+        unknown = self._state.models.unknown_words(chosen.sentence)
+        self._state.set_status("; ".join(filter(None, (found, unknown))))

@@ -78,6 +78,9 @@ def find_missing(
     found = [*damage, *_of_clip(inspection, video), *_of_answers(inspection)]
     if inspection.frames:
         found += _of_masks(inspection)
+    if unlearnt := (inspection.result.config.get("model") or {}).get("unlearnt_words"):
+        found.append(f"the model never learnt “{'”, “'.join(map(str, unlearnt))}”: its answers are guesses, or go by "
+                     "the other words alone")  # fmt: skip
     if lost_corrections:
         found.append(f"masks of {lost_corrections} corrected stretches are gone; they are shown as the run left them")
     found += list(damaged.values())  # another thread may read more of them
