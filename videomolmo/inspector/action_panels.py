@@ -79,7 +79,7 @@ class CorrectPanel:
 
     def _choose(self, object_id: int) -> None:
         """The object that new points belong to; chosen again, the one under the click."""
-        if 1 <= object_id <= self._state.inspection.objects and not self.object_id.disabled:
+        if object_id in self._state.inspection.object_ids and not self.object_id.disabled:
             self.object_id.value = AUTO if self.object_id.value == object_id else object_id
             self._state.set_status(f"new points belong to: {self.object_id.label}")
 
@@ -91,7 +91,7 @@ class CorrectPanel:
     def refresh(self) -> None:
         """Offer the objects there are, and what can be done."""
         inspection, chosen, before = self._state.inspection, self.object_id.value, self.object_id.options
-        numbers = range(1, inspection.objects + 1)
+        numbers = inspection.object_ids
         options = [(UNDER, AUTO), *((f"{n} · {inspection.name_of(n)}"[:24], n) for n in numbers), (NEW, None)]
         if list(before) != options:
             self.object_id.options = options
@@ -224,12 +224,12 @@ def _labels(state: InspectorState, to: str, path: Path) -> list[str]:
 
 
 def _video(state: InspectorState, path: Path) -> None:
-    look, beside = replace(state.look, size=None), state.beside  # the video's own size, not that of the page
+    look, beside = replace(state.looks[0], size=None), state.beside  # the video's own size, not that of the page
     exports.export_video(state.inspection, path, look, beside=beside and (beside[0], replace(beside[1], size=None)))
 
 
 def _view(state: InspectorState, path: Path) -> None:
-    exports.export_view(state.inspection, path, state.frame, state.look, beside=state.beside)
+    exports.export_view(state.inspection, path, state.frame, state.looks[0], beside=state.beside)
 
 
 _being_written: set[Path] = set()  # by any inspector of this kernel; they get their names at the end
@@ -396,6 +396,7 @@ class AskPanel:
         self._state.inspection.close()
         chosen = self._state.inspection = self._state.asked[change["new"]]
         self._state.reset()
-        found = f"“{chosen.sentence}”: {chosen.objects} object{'s' * (chosen.objects != 1)}"
+        count = len(chosen.object_ids)
+        found = f"“{chosen.sentence}”: {count} object{'s' * (count != 1)}"
         unknown = self._state.models.unknown_words(chosen.sentence)
         self._state.set_status("; ".join(filter(None, (found, unknown))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 from videomolmo.errors import BadInput
 from videomolmo.inspector.edit_history import Click
+from videomolmo.inspector.identities import ACTIONS
 from videomolmo.inspector.inspection import Inspection
 from videomolmo.inspector.repropagation import (
     Cancelled,
@@ -25,6 +27,7 @@ from videomolmo.results import GroundingResult
 __all__ = ["Cancelled", "Change", "Corrections", "Progress", "ask"]
 
 Cancel = Callable[[], bool]
+COLOURS = 255  # of the palette, background left out
 
 
 class Change(NamedTuple):
@@ -106,15 +109,17 @@ class Corrections:
             raise BadInput(f"point ({x:g}, {y:g}) lies outside the frame of {look.width}×{look.height} pixels")
         if object_id is None and not positive:
             raise BadInput("a new object begins with a point on it; give a positive point, or the id of an object")
-        object_id = look.objects + 1 if object_id is None else self._check_object(object_id)
+        track = object_id = look.objects + 1 if object_id is None else self._check_object(object_id)
         click = (round(float(x), 2), round(float(y), 2), int(positive))
-        clicks = [*look.clicks(object_id, frame), click]
+        if object_id <= look.objects:
+            track = self._track_of(object_id, frame, click)
+        clicks = [*look.clicks(track, frame), click]
         anchor = None
         if not any(label for *_, label in clicks):
             anchor = self._anchor(object_id, frame, click)
             clicks = [*([anchor] if anchor else []), *clicks]
         where = {"x": click[0], "y": click[1], "positive": positive, "anchor": anchor}
-        record = {"action": "add_point", "frame": frame, "object": object_id, **where, "clicks": clicks}
+        record = {"action": "add_point", "frame": frame, "object": track, **where, "clicks": clicks}
         return self._apply(record, progress, cancel)
 
     def remove_point(
@@ -128,14 +133,17 @@ class Corrections:
             BadInput, Cancelled: as `add_point`.
         """
         frame, object_id = self._check_frame(frame), self._check_object(object_id)
-        clicks = list(self.inspection.clicks(object_id, frame))
-        if not 0 <= index < len(clicks):
-            raise BadInput(f"object {object_id} has {len(clicks)} points on frame {frame}; there is no point {index}")
+        tracks = sorted(self.inspection.identities.tracks_of(object_id, frame))
+        there = [(track, n) for track in tracks for n in range(len(self.inspection.clicks(track, frame)))]
+        if not 0 <= index < len(there):
+            raise BadInput(f"object {object_id} has {len(there)} points on frame {frame}; there is no point {index}")
+        track, index = there[index]
+        clicks = list(self.inspection.clicks(track, frame))
         x, y, label = clicks.pop(index)
         if not any(one[2] for one in clicks):
             clicks = []  # negative points alone name nothing
         where = {"x": x, "y": y, "positive": bool(label)}
-        record = {"action": "remove_point", "frame": frame, "object": object_id, **where, "clicks": clicks}
+        record = {"action": "remove_point", "frame": frame, "object": track, **where, "clicks": clicks}
         return self._apply(record, progress, cancel)
 
     def drop_answer(self, frame: int, *, progress: Progress | None = None, cancel: Cancel | None = None) -> Change:
@@ -149,6 +157,71 @@ class Corrections:
             known = ", ".join(str(key) for key, outcome in self.inspection.outcomes().items() if outcome != "dropped")
             raise BadInput(f"frame {frame} has no answer to drop; key frames of the run are {known or 'none'}")
         return self._apply({"action": "drop_answer", "frame": int(frame)}, progress, cancel)
+
+    def swap(self, object_id: int, other: int, frame: int) -> Change:
+        """Two objects exchange their ids from a frame on, masks and all; no model runs.
+
+        Raises:
+            BadInput: an object that is not there, the same one twice, or a frame that is not in the clip.
+        """
+        record = {"object": self._check_object(object_id), "other": self._check_object(other)}
+        return self._identify("swap", record, self._check_frame(frame))
+
+    def merge(self, object_id: int, other: int) -> Change:
+        """`other` becomes a part of an object on all frames: where both are, their masks are put together.
+
+        Raises:
+            BadInput: as `swap`.
+        """
+        return self._identify("merge", {"object": self._check_object(object_id), "other": self._check_object(other)})
+
+    def split(self, object_id: int, frame: int) -> Change:
+        """What an object is from a frame on becomes a new object.
+
+        Raises:
+            BadInput: as `swap`, or the object is not there on both sides of the frame.
+        """
+        look, frame = self.inspection, self._check_frame(frame)
+        area = look.series(self._check_object(object_id)).area
+        if not (area[:frame].any() and area[frame:].any()):
+            raise BadInput(f"object {object_id} is not there both before frame {frame} and from it on; go to another")
+        return self._identify("split", {"object": object_id, "other": look.objects + 1}, frame)
+
+    def delete(self, object_id: int) -> Change:
+        """An object is gone, on all frames; to keep what came before a frame, split it there first.
+
+        Raises:
+            BadInput: as `swap`.
+        """
+        return self._identify("delete", {"object": self._check_object(object_id)})
+
+    def recolour(self, object_id: int, colour: int) -> Change:
+        """An object is drawn in another colour: that which object number `colour` has by itself.
+
+        Raises:
+            BadInput: as `swap`, or there is no such colour.
+        """
+        if not 1 <= colour <= COLOURS:
+            raise BadInput(f"colour is {colour!r}, expected a number from 1 to {COLOURS}")
+        return self._identify("recolour", {"object": self._check_object(object_id), "other": int(colour)})
+
+    def _identify(self, action: str, record: dict[str, Any], frame: int | None = None) -> Change:
+        if record["object"] == record.get("other") and action != "recolour":
+            raise BadInput(f"object {record['object']} is both; choose two objects")
+        return self._apply({"action": action, **record, **({} if frame is None else {"frame": frame})}, None, None)
+
+    def revert(self, number: int, *, progress: Progress | None = None, cancel: Cancel | None = None) -> Change:
+        """Take one correction back, whichever it is, and keep the later ones; `undo` brings it back.
+
+        Args:
+            number: that of its record.
+            progress, cancel: as `add_point`; needed where masks between the later ones were never made.
+
+        Raises:
+            BadInput: it is not in force, or a later one builds on it; and as `add_point`.
+            Cancelled: as `add_point`.
+        """
+        return self._apply({"action": "revert", "of": number}, progress, cancel)
 
     @property
     def can_undo(self) -> bool:
@@ -190,11 +263,23 @@ class Corrections:
         return int(frame)
 
     def _check_object(self, object_id: int) -> int:
-        if not 1 <= object_id <= self.inspection.objects:
-            raise BadInput(
-                f"object {object_id} is not there, expected an id from 1 to {self.inspection.objects}, or None"
-            )
+        if object_id not in self.inspection.object_ids:
+            known = ", ".join(map(str, self.inspection.object_ids[:20])) or "none"
+            raise BadInput(f"object {object_id} is not there, expected one of {known}; None begins a new one")
         return int(object_id)
+
+    def _track_of(self, object_id: int, frame: int, click: Click) -> int:
+        """The track that a click on an object is about: of several that were merged, the nearest to it."""
+        look = self.inspection
+        tracks = look.identities.tracks_of(object_id, frame)
+        if len(tracks) == 1:
+            return tracks[0]
+
+        def away(track: int) -> float:
+            clicks = look.clicks(track, frame)
+            return min((math.dist(one[:2], click[:2]) for one in clicks), default=math.inf)
+
+        return min(tracks, key=away)
 
     def _anchor(self, object_id: int, frame: int, click: Click) -> Click | None:
         """The deepest pixel of an object's mask that is farther from a negative click than half the mask's size."""
@@ -217,7 +302,7 @@ class Corrections:
             raise BadInput("objects are matched anew; set matching back to None before correcting")
         self._check_step()
         after = look.corrected_by(look.history.after(record))
-        needs = after.missing()
+        needs = [] if record["action"] in ACTIONS else after.missing()
         look.log.check_room()
         made = self._propagator(needs).run(needs, progress, cancel) if needs else {}
         self._check_step()
@@ -227,10 +312,17 @@ class Corrections:
         if made:
             record["made_by"] = self._provenance()
         look.log.append(record)
-        changed = _frames_changed(look.corrected_by(look.history.state), after)
+        state = look.history.state
+        changed = _frames_changed(look.corrected_by(state), after)
         look.history.add(record)
+        edited = set(state.edits) ^ set(look.history.state.edits)
+        if first := [one.frame for one in edited if one.action != "recolour"]:
+            changed = min(first), look.frames
         look.show_corrections()
-        return Change(record, record.get("object"), changed, sum(need.stop - need.start for need in needs))
+        name = record.get("object")
+        if name is not None and record["action"] not in ACTIONS:
+            name = look.identities.object_of(name, record["frame"])
+        return Change(record, name, changed, sum(need.stop - need.start for need in needs))
 
     def _check_step(self) -> None:
         """Another inspector of this folder may have corrected meanwhile: its records are shown, ours is not made."""

@@ -108,11 +108,16 @@ class InspectorState:
     @property
     def looks(self) -> list[Look]:
         """How each of `shown` is: objects of the other result follow their partners, and have their colours."""
-        looks = [self.look] * len(self.shown)
+        first = self.inspection.identities
+        looks = [
+            replace(self.look, colours=first.colours(self.inspection.objects)),
+            *[self.look] * (self.other is not None),
+        ]
         if self.differences is not None:
-            own = self.look.objects
+            own, colours = self.look.objects, self.differences.colours()
             partners = None if own is None else self.differences.partners(own)
-            looks[1] = replace(self.look, objects=partners, colours=self.differences.colours())
+            colours = colours and tuple(map(first.colour_of, colours))
+            looks[1] = replace(self.look, objects=partners, colours=colours)
         return looks
 
     @property

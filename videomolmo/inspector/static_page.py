@@ -92,7 +92,7 @@ def _sheets(shown: list[Inspection], looks: Sequence[Look], frames: list[int]) -
     for one, look, name in zip(shown, looks, ("first: ", "second: ") if len(shown) > 1 else ("",), strict=True):
         model = one.result.config.get("model", {})
         settings = f"rule {one.rule} · τ {one.tau:g}" + (f" · k {model['every']}" if model.get("every") else "")
-        title = f"{name}“{one.sentence}” · {one.frames} frames · {one.objects} objects · {settings}"
+        title = f"{name}“{one.sentence}” · {one.frames} frames · {len(one.object_ids)} objects · {settings}"
         there = [t for t in frames if t < one.frames]
         if not there or not one.height:
             rows.append((0.5, partial(_no_frames, title=title)))
@@ -100,7 +100,7 @@ def _sheets(shown: list[Inspection], looks: Sequence[Look], frames: list[int]) -
         height = min(4.0, WIDTH_IN / FRAMES * one.height / one.width) + 0.25
         rest = [layer for layer, reason in one.layers().items() if reason is None and layer not in look.layers]
         rows.append((height + 0.5, partial(_contact_sheet, one=one, look=look, frames=there, title=title)))
-        if one.objects:
+        if one.object_ids:
             lines = _caption_lines(one.caption())
             rows.append((0.26 * len(lines) + 0.1, partial(_caption, lines=lines, look=look)))
         if rest:

@@ -136,7 +136,7 @@ class ObjectPanel:
         self.list.observe(lambda _: self._show(), "hidden")
         self.list.on_msg(self._receive)
         state.bind("a", lambda: self.hide(()))
-        state.bind("h", lambda: self.hide(listed(state.inspection.objects)))
+        state.bind("h", lambda: self.hide(listed(state.inspection)))
         self.refresh()
         state.data_listeners.append(self.refresh)
 
@@ -148,16 +148,17 @@ class ObjectPanel:
         """Rows for the objects there are now; what was hidden stays hidden."""
         one = self._state.inspection
         same, self._of = self._of is one, one  # objects of another result have other numbers
-        more = one.objects - len(listed(one.objects))
+        there, shown, identities = one.object_ids, listed(one), one.identities
+        more = len(there) - len(shown)
         with self.list.hold_sync():
-            self.list.rows = [[n, one.name_of(n), *swatch(n)] for n in listed(one.objects)]
-            self.list.more = f"and {more} more, which are shown" if more else "no object was found" * (not one.objects)
-            self.hide([n for n in self.list.hidden if same and n <= one.objects])
+            self.list.rows = [[n, one.name_of(n), *swatch(identities.colour_of(n))] for n in shown]
+            self.list.more = f"and {more} more, which are shown" if more else "no object was found" * (not there)
+            self.hide([n for n in self.list.hidden if same and n in there])
         self._show()
 
     def _show(self) -> None:
         hidden = set(self.list.hidden)
-        shown = tuple(n for n in range(1, self._state.inspection.objects + 1) if n not in hidden)
+        shown = tuple(n for n in self._state.inspection.object_ids if n not in hidden)
         self._state.set_view(objects=shown if hidden else None)
 
     def _receive(self, _: Any, content: dict[str, Any], __: list[Any]) -> None:
@@ -169,6 +170,11 @@ class ObjectPanel:
         if text.strip() and text != self._state.inspection.names.get(object_id):
             self._state.inspection.names[object_id] = text.strip()
             self._state.changed_data()
+
+    def solo(self, object_id: int) -> None:
+        """Show an object alone, or all again."""
+        others = [n for n in listed(self._state.inspection) if n != object_id]
+        self.hide(() if set(self.list.hidden) == set(others) else others)
 
 
 MATCHING = [("from the run", "stored"), ("overlap ≥ 0.1", 0.1), ("overlap ≥ 0.3", 0.3), ("overlap ≥ 0.5", 0.5),

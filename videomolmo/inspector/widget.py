@@ -159,7 +159,8 @@ class TrackInspector:
 
     def __repr__(self) -> str:
         lines = [
-            f"TrackInspector(“{one.sentence}”: {one.frames} frames, {one.objects} objects)" for one in self.state.shown
+            f"TrackInspector(“{one.sentence}”: {one.frames} frames, {len(one.object_ids)} objects)"
+            for one in self.state.shown
         ]
         return "\n".join(lines + self.inspection.missing())
 

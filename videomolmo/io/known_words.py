@@ -26,10 +26,12 @@ _Kinds = Annotated[dict[_Word, Annotated[list[_Word], Field(max_length=100_000)]
 _WORD = re.compile(r"\w+(?:['’]\w+)?")
 # They tell nothing of what is seen, or only that something is asked for.
 _FUNCTION_WORDS = frozenset(
-    "a an the this that these those and or of in on at to for from with by as all both each every any some it its is"
-    " are was were be been being do does did has have had will would can could should may must which who whose what"
-    " where there here please me my you your i we us our they them their count describe detect find follow locate mark"
-    " point segment show spot track".split()
+    _WORD.findall(
+        "a an the this that these those and or of in on at to for from with by as all both each every any some it its"
+        " is are was were be been being do does did has have had will would can could should may must which who whose"
+        " what where there here please me my you your i we us our they them their count describe detect find follow"
+        " locate mark point segment show spot track"
+    )
 )
 
 
