@@ -16,14 +16,15 @@ from videomolmo.inspector import exports
 from videomolmo.inspector.corrections import Cancelled, Change, Progress, ask
 from videomolmo.inspector.inspection import Inspection
 from videomolmo.inspector.session import InspectorState, objects_at
-from videomolmo.inspector.view_panels import section
+from videomolmo.inspector.view_panels import choose_next, section
 
 MODES = [("navigate", "navigate"), ("+ point", "add"), ("− point", "off"), ("remove point", "remove")]
 MODE_TIPS = ["a click changes nothing  (Esc)", "a click adds a point on an object  (p)",
              "a click adds a point that is not on the object  (n)", "a click removes the point there  (r)"]  # fmt: skip
 MODE_KEYS = {"Escape": "navigate", "p": "add", "n": "off", "r": "remove"}
 AUTO, UNDER, NEW = 0, "object under the click", "new object"
-SAID = {"add_point": "point added", "remove_point": "point removed", "drop_answer": "key frame rejected"}
+SAID = {"add_point": "point added", "remove_point": "point removed", "drop_answer": "key frame rejected",
+        "revert": "correction reverted"}  # fmt: skip
 REACH = 0.03  # of the frame's diagonal: how near a click must be to the point it removes
 
 
@@ -161,6 +162,11 @@ class CorrectPanel:
         drop, frame = self._state.corrections.drop_answer, self._state.frame
         self._run("rejected key frame", lambda **news: drop(frame, **news))
 
+    def revert(self, number: int) -> None:
+        """Take one correction back, and keep the later ones."""
+        revert = self._state.corrections.revert
+        self._run(f"correction {number} reverted", lambda **news: revert(number, **news))
+
     def _at_once(self, act: Callable[[], Change]) -> None:
         if self._state.is_free():
             try:
@@ -205,6 +211,10 @@ Export = Callable[[InspectorState, Path], Any]
 EXPORTS: dict[str, tuple[str, Export]] = {  # what the user reads: ending of the name ("" a folder), how it is written
     "DAVIS pictures": ("", lambda state, path: _labels(state, "davis", path)),
     "COCO masks (JSON)": (".json", lambda state, path: _labels(state, "coco", path)),
+    "COCO masks and frames": (
+        ".json",
+        lambda state, path: exports.export_labels(state.inspection, "coco", path, frames=True),
+    ),
     "tracks (CSV)": (".csv", lambda state, path: _labels(state, "csv", path)),
     "YOLO polygons": ("", lambda state, path: _labels(state, "yolo-seg", path)),
     "MOT boxes": ("", lambda state, path: _labels(state, "mot", path)),
@@ -256,8 +266,10 @@ class ExportPanel:
         self._state = state
         self.kind = widgets.Dropdown(options=list(EXPORTS), layout=widgets.Layout(width="170px"))
         self.button = widgets.Button(description="export", icon="download", layout=widgets.Layout(width="90px"))
-        self.button.tooltip = f"write it below {state.folder}"
-        state.tip(self.kind, f"what is written below {state.folder}")
+        self.button.tooltip = f"write it below {state.folder}  (S)"
+        state.tip(self.kind, f"what is written below {state.folder}  (E: choose)")
+        state.bind("E", self.kind.focus)
+        state.bind("S", self.export)
         self.button.on_click(lambda _: self.export())
         self.line = widgets.HTML()
         self.box = widgets.VBox([section("Export"), widgets.HBox([self.kind, self.button]), self.line])
@@ -307,13 +319,16 @@ class AskPanel:
         self.history = widgets.Dropdown(layout=widgets.Layout(width="auto", display="none"))
         unknown = state.models.unknown
         self.button.disabled = self.text.disabled = unknown is not None
-        state.tip(self.text, unknown or "a sentence about the same video  (Enter asks it)")
-        state.tip(self.button, unknown or "point and track for this sentence  (Enter)")
-        state.tip(self.history, "sentences asked so far: choose one to see its result")
+        state.tip(self.text, unknown or "a sentence about the same video  (/: write one; Enter: ask it)")
+        state.tip(self.button, unknown or "point and track for this sentence  (Enter in the field)")
+        state.tip(self.history, "sentences asked so far: choose one to see its result  (H: the next)")
+        state.bind("/", lambda: self.text.disabled or self.text.focus())
+        state.bind("H", lambda: choose_next(self.history))
         self.button.on_click(lambda _: self.ask())
         self.history.observe(self._back, "value")
         self.keep = widgets.Button(description="save this result", icon="save", layout=widgets.Layout(width="auto"))
-        self.keep.tooltip = f"it is in memory only; write it and its corrections below {state.folder}"
+        self.keep.tooltip = f"it is in memory only; write it and its corrections below {state.folder}  (K)"
+        state.bind("K", lambda: state.inspection.folder is None and self.save())
         self.keep.on_click(lambda _: self.save())
         self.bar = widgets.IntProgress(0, 0, 1, layout=widgets.Layout(width="190px"))
         self.cancel = widgets.Button(description="cancel", icon="stop", layout=widgets.Layout(width="auto"))

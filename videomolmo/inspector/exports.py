@@ -33,7 +33,9 @@ SMALLEST_SIDE = 360  # of videos, so that players show small clips well
 GIF_SIDE = 360
 
 
-def export_labels(inspection: Inspection, to: str, path: str | Path, layer: str = "fused") -> list[str]:
+def export_labels(
+    inspection: Inspection, to: str, path: str | Path, layer: str = "fused", frames: bool = False
+) -> list[str]:
     """Write masks or tracks as shown, corrections included, for other tools; what the format could not hold.
 
     Args:
@@ -41,11 +43,12 @@ def export_labels(inspection: Inspection, to: str, path: str | Path, layer: str 
         to: a name of `videomolmo.io.formats.registry.FORMATS`.
         path: of the new file or folder.
         layer: a name of `Inspection.layers`.
+        frames: write the frames, too, see `videomolmo.io.formats.registry.export`.
 
     Raises:
-        BadInput: the file exists, the layer has nothing, or the format cannot hold so many objects.
+        BadInput: as there, or the layer has nothing.
     """
-    return export(labels_of(inspection, layer), to, path)
+    return export(labels_of(inspection, layer), to, path, frames)
 
 
 def labels_of(inspection: Inspection, layer: str = "fused") -> Labels:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 from videomolmo.inspector.fused_masks import Source
@@ -21,8 +22,8 @@ class Edit(NamedTuple):
     """A change of identities.
 
     Attributes:
-        action: "swap" `object` and `other` from `frame` on; "merge" `other` into `object`; "split" what `object` is from
-            `frame` on off as `other`, a new one; "delete" `object`; "recolour" it as `other` is coloured by itself.
+        action: "swap" `object` and `other` from `frame` on; "merge" `other` into `object`; "split": what `object` is
+            from `frame` on is `other`, a new one; "delete" `object`; "recolour" it as `other` is coloured by itself.
         object, other: ids from 1, as they were shown then.
         frame: the first that it is about.
         number: of the record that says so.
@@ -76,7 +77,7 @@ class Identified:
         for segment in self.source.segments(window):
             inner = {edit.frame for edit in self.edits if segment.start < edit.frame < segment.stop}
             edges = sorted({segment.start, segment.stop, *inner})
-            for start, stop in zip(edges, edges[1:], strict=False):
+            for start, stop in pairwise(edges):
                 if (name := object_of(segment.object_id, start, self.edits)) is not None:
                     part = segment if len(edges) == 2 else segment.slice(start, stop)
                     found.append(replace(part, object_id=name))
@@ -131,13 +132,13 @@ class Identities:
         return tuple(self.colour_of(n) for n in range(1, objects + 1))
 
 
-def said(edit: Edit) -> str:
+def edit_in_words(edit: Edit) -> str:
     """An edit in words."""
     object_id, other = f"object {edit.object}", f"object {edit.other}"
     return {
-        "swap": f"{object_id} and {other} swapped from here on",
+        "swap": f"{object_id} and {other} swapped from frame {edit.frame} on",
         "merge": f"{other} merged into {object_id}",
-        "split": f"{object_id} split from here on, as {other}",
+        "split": f"{object_id} split: from frame {edit.frame} on {other}",
         "delete": f"{object_id} deleted",
         "recolour": f"{object_id} coloured as number {edit.other}",
     }[edit.action]

@@ -13,7 +13,7 @@ from videomolmo.fusion import RULES
 from videomolmo.inspector.background import BackgroundTask, CompareTask, ScoreTask, notify
 from videomolmo.inspector.canvas import FrameCanvas, Picture
 from videomolmo.inspector.compare import Differences
-from videomolmo.inspector.corrections import Corrections
+from videomolmo.inspector.corrections import Change, Corrections
 from videomolmo.inspector.inspection import Inspection
 from videomolmo.inspector.render import EncodedCache, Look, swatch
 from videomolmo.inspector.run_models import RunModels
@@ -183,6 +183,14 @@ class InspectorState:
             self.show_error(error)
             return None
 
+    def correct(self, act: Callable[[], Change], words: Callable[[Change], str]) -> None:
+        """Make a correction that needs no model, show it, and say what it did; what is wrong with it is shown."""
+        if self.is_free():
+            change = self.run_safely(act)
+            self.refresh()  # where it was refused because of corrections made elsewhere, these are shown
+            if change is not None:
+                self.set_status(words(change))
+
     def tip(self, control: DOMWidget, text: str) -> None:
         """Say what a control is for where the pointer is over it: not all widgets show their own tooltip."""
         if control.tooltip != text:
@@ -338,5 +346,6 @@ def _title(one: Inspection) -> tuple[str, str]:
 def _marks(one: Inspection) -> list[list[Any]]:
     """Key frames, each with its outcome; those whose points a person changed are corrected, whatever it was."""
     found = one.outcomes() | {at: "corrected" for at in one.key_frames if at not in one.outcomes()}
-    found |= {at: "corrected" for at in one.corrected_frames() if found.get(at) != "dropped"}
+    edited = {edit.frame for edit in one.history.state.edits if edit.frame}
+    found |= {at: "corrected" for at in {*one.corrected_frames(), *edited} if found.get(at) != "dropped"}
     return [[at, found[at]] for at in sorted(found)]
