@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from videomolmo.errors import BadInput
-from videomolmo.inspector.identities import ACTIONS, Edit
+from videomolmo.inspector.identities import ACTIONS, Edit, builds_on, edit_of
 from videomolmo.io.schemas import Correction
 from videomolmo.io.untrusted import parse, read_bytes
 from videomolmo.mask_store import ClipShape
@@ -200,7 +200,7 @@ class History:
         records = self.in_force()
         own = records[number]
         for later, record in records.items():
-            if later > number and _builds_on(record, own):
+            if later > number and builds_on(record, own):
                 return later
         return None
 
@@ -214,7 +214,9 @@ class History:
             return self._reverted(record.get("of", 0))
         try:
             if action in ACTIONS:
-                edit = self._edit(record)
+                edit = edit_of(record, self.number(record))
+                for one in edit.objects:
+                    self._check_object(one)
                 return Delta(edit.frame, {}, edits=(self._edits, (*self._edits, edit)))
             if action == "drop_answer":
                 frame = int(record["frame"])
@@ -231,21 +233,6 @@ class History:
             raise BadInput(f"record {about} is not a correction ({type(error).__name__}: {error})") from None
         known = ("add_point", "remove_point", "drop_answer", *ACTIONS, "undo", "redo", "revert")
         raise BadInput(f"action {action!r:.40} is unknown, expected one of {', '.join(known)}")
-
-    def _edit(self, record: Mapping[str, Any]) -> Edit:
-        """The edit of a record.
-
-        Raises:
-            KeyError, ValueError: it is none.
-        """
-        action, name = record["action"], int(record["object"])
-        needs_other, needs_frame = action != "delete", action in ("swap", "split")
-        other, frame = int(record["other"]) if needs_other else 0, int(record["frame"]) if needs_frame else 0
-        for one in (name, *([other] if action in ("swap", "merge", "split") else [])):
-            self._check_object(one)
-        if name == other and action != "recolour":
-            raise ValueError(f"object {name} with itself")
-        return Edit(action, name, other, frame, self.number(record))
 
     def number(self, record: Mapping[str, Any]) -> int:
         """That of a record, which follows on the others where it has none of its own."""
@@ -304,16 +291,6 @@ class History:
             self._at += 1
         self.records.append(record)
         self._state = None
-
-
-def _builds_on(later: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
-    """Whether a correction changes what another one left."""
-    if own["action"] == "split":
-        return own["other"] in (later.get("object"), later.get("other") if later["action"] != "recolour" else None)
-    if own["action"] in ACTIONS or later["action"] in ACTIONS or own["frame"] != later["frame"]:
-        return False
-    is_whole = "drop_answer" in (own["action"], later["action"])  # of a frame: all objects
-    return is_whole or own["object"] == later["object"]
 
 
 LOG = "corrections.jsonl"

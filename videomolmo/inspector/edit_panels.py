@@ -19,7 +19,8 @@ from videomolmo.inspector.session import InspectorState
 from videomolmo.inspector.view_panels import choose_next, section
 
 MAX_ROWS = 5000  # of a table; a browser lays out each
-WORDS = {"add_point": "+ point", "remove_point": "point removed", "drop_answer": "key frame rejected"}
+WORDS = {"remove_point": "point removed", "drop_answer": "key frame rejected", "move_point": "point moved",
+         "add_box": "box", "edit_mask": "mask drawn"}  # fmt: skip
 Cell = float | int | str | None
 
 

@@ -6,11 +6,11 @@ are objects, and each edit says of whole tracks, or of their frames from one on,
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from videomolmo.inspector.fused_masks import Source
 from videomolmo.inspector.segments import Segment, SegmentStore
@@ -34,6 +34,35 @@ class Edit(NamedTuple):
     other: int = 0
     frame: int = 0
     number: int = 0
+
+    @property
+    def objects(self) -> tuple[int, ...]:
+        """Those that it is about."""
+        return (self.object, self.other) if self.action in ("swap", "merge", "split") else (self.object,)
+
+
+def edit_of(record: Mapping[str, Any], number: int) -> Edit:
+    """The edit that a record of corrections says.
+
+    Raises:
+        KeyError, TypeError, ValueError: it says none.
+    """
+    action, name = record["action"], int(record["object"])
+    other = int(record["other"]) if action != "delete" else 0
+    frame = int(record["frame"]) if action in ("swap", "split") else 0
+    if name == other and action != "recolour":
+        raise ValueError(f"object {name} with itself")
+    return Edit(action, name, other, frame, number)
+
+
+def builds_on(later: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Whether a correction changes what another one, before it, left."""
+    if own["action"] == "split":
+        return own["other"] in (later.get("object"), later.get("other") if later["action"] != "recolour" else None)
+    if own["action"] in ACTIONS or later["action"] in ACTIONS or own["frame"] != later["frame"]:
+        return False
+    is_whole = "drop_answer" in (own["action"], later["action"])  # of a frame: all objects
+    return is_whole or own["object"] == later["object"]
 
 
 def object_of(track: int, frame: int, edits: Sequence[Edit]) -> int | None:
