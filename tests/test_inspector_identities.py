@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from inspector_results import made_result
 
 import videomolmo
 from videomolmo.errors import BadInput
+from videomolmo.inspector import identities
 from videomolmo.inspector.corrections import Corrections
 from videomolmo.inspector.edit_history import LOG
 from videomolmo.inspector.edit_panels import frame_rows, object_rows
@@ -220,7 +222,9 @@ def test_panels_do_it_and_list_it(inspector):
     assert inspector.state.canvas.marks[1:3] == [[5, "found"], [6, "corrected"]]
     inspector.identities.merge.click()
     assert [row[0] for row in inspector.objects.list.rows] == [1, 3]
-    assert inspector.tables.corrections.title == "corrections (2)" and inspector.tables.corrections.frames == [6, 0]
+    assert inspector.tables.corrections.title == "corrections (2)" and inspector.tables.corrections.frames == [6, None]
+    inspector.tables.corrections.unfolded = True
+    assert inspector.tables.corrections.frames == [6, 0]
     inspector.tables._pressed(None, {"kind": "press", "row": 0}, [])
     assert [row[0] for row in inspector.tables.corrections.rows] == [2] and "correction reverted" in words()
     inspector.objects._receive(None, {"kind": "colour", "id": 1, "colour": 7}, [])
@@ -232,3 +236,7 @@ def test_panels_do_it_and_list_it(inspector):
     assert not inspector.tables.frames.rows, "a table that is folded away costs nothing"
     inspector.tables.frames.unfolded = True
     assert len(inspector.tables.frames.rows) == FRAMES
+
+
+def test_examples_of_the_docstrings():
+    assert doctest.testmod(identities).failed == 0

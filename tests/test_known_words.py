@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import logging
 
@@ -10,6 +11,7 @@ import pytest
 
 from videomolmo import VideoGrounder
 from videomolmo.errors import BadInput
+from videomolmo.io import known_words
 from videomolmo.io.known_words import FILE, KnownWords, unknown_words
 from videomolmo.protocols import Segmentation
 from videomolmo.results import GroundingResult
@@ -114,3 +116,7 @@ def test_a_damaged_list_is_refused(tmp_path):
             KnownWords.read(tmp_path)
     NANO.write(tmp_path)
     assert KnownWords.read(tmp_path) == NANO and json.loads((tmp_path / FILE).read_text())["colours"] == ["red", "blue"]
+
+
+def test_examples_of_the_docstrings():
+    assert doctest.testmod(known_words).failed == 0

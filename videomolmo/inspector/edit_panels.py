@@ -173,6 +173,7 @@ class TablePanel:
         soon = Debounced(self._fill, 0.15)
         for table in (self.frames, self.objects):
             table.observe(lambda _: self._fill(), "unfolded")
+        self.corrections.observe(lambda _: self._list(state.inspection), "unfolded")
         state.data_listeners += [lambda: self._list(state.inspection), soon]
         state.scores.listeners.append(soon)
         self.box = widgets.VBox([self.corrections, self.frames, self.objects])
@@ -201,7 +202,9 @@ class TablePanel:
             self.corrections.rows = [
                 [n, record.get("frame"), self._object(one, record), in_words(record)] for n, record in records.items()
             ]
-            self.corrections.frames = [self._frame_of(one, record) for record in records.values()]
+            # where an object is seen first is looked for once somebody may go there: all masks are read for it
+            frame_of = self._frame_of if self.corrections.unfolded else lambda _, record: record.get("frame")
+            self.corrections.frames = [frame_of(one, record) for record in records.values()]
             self.corrections.buttons = [["revert", f"take correction {n} back, and keep the others"] for n in records]
             self.corrections.note = "" if records else "nothing was corrected"
 
