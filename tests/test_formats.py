@@ -211,14 +211,14 @@ def test_pycocotools_reads_the_masks(result, tmp_path, capsys):
     assert np.array_equal(coco.annToMask(crowd), VOID[3])
 
 
-def test_coco_brings_the_frames_that_it_names(result, tmp_path, images):
+def test_coco_brings_the_frames_that_it_names(result, tmp_path):
     lost = result.to("coco", tmp_path / "clip.json", frames=True)
     content, folder = json.loads((tmp_path / "clip.json").read_text()), tmp_path / "clip_frames"
     assert not any("frames" in text for text in lost)
     names = [one["file_name"] for one in content["images"]]
     assert sorted(path.name for path in folder.iterdir()) == names
-    assert Image.open(folder / names[3]).size == (WIDTH, HEIGHT)
-    away = np.abs(np.array(Image.open(folder / names[3]), int) - frames_of(FRAMES, HEIGHT, WIDTH)[3])
+    with Image.open(folder / names[3]) as image:
+        away = np.abs(np.array(image, int) - frames_of(FRAMES, HEIGHT, WIDTH)[3])
     assert np.median(away) < 8, "another frame"
     supervision = pytest.importorskip("supervision")
     data = supervision.DetectionDataset.from_coco(str(folder), str(tmp_path / "clip.json"), force_masks=True)
