@@ -193,6 +193,8 @@ class TablePanel:
                 table.rows, table.frames = [cells for _, cells in rows[:MAX_ROWS]], [at for at, _ in rows[:MAX_ROWS]]
                 more = len(rows) - MAX_ROWS
                 table.note = f"the first {MAX_ROWS} of {len(rows)}; the export of tracks has all" * (more > 0)
+                if table.unfolded and not rows:
+                    table.note = f"there are no {table.title}"
 
     def _list(self, one: Inspection) -> None:
         records = one.history.in_force()

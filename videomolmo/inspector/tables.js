@@ -70,7 +70,7 @@ function render({ model, el }) {
     columns();
     body.replaceChildren();
     for (const n of order()) line(n);
-    note.textContent = model.get("note");
+    note.textContent = model.get("note") || (model.get("rows").length ? "" : "…"); // the kernel is at it
   };
   const here = ({ detail: frame }) => { // the row of the frame that is shown
     now = frame;
