@@ -356,3 +356,49 @@ def test_a_click_on_a_run_of_decisions_goes_to_the_frame_under_the_mouse(page):
             "frame => Math.abs((shown.model.said.findLast(({kind}) => kind === 'go')?.frame ?? -99) - frame) <= 1",
             arg=frame,
         )
+
+
+TABLE = {
+    "title": "frames", "hint": "of frames",
+    "columns": [["frame", "number", 0], ["IoU", "agreement", 2], ["name", "", 0]],
+    "rows": [[0, 0.5, "b"], [1, None, "<b>a</b>"], [2, 0.25, "c"], [10, 0.75, "d"]], "frames": [0, 1, 2, None],
+    "buttons": [["revert", "take back"]] * 4, "note": "all", "unfolded": False,
+}  # fmt: skip
+OPEN_TABLE = """async ([source, traits]) => {
+    const whole = document.body.appendChild(document.createElement("div"));
+    whole.className = "vm-inspector";
+    globalThis.went = [];
+    whole.addEventListener("vm-seek", ({ detail }) => went.push(detail.frame));
+    const model = kernel(traits);
+    Object.assign(model, { set: (name, value) => { traits[name] = value; }, save_changes: () => {} });
+    globalThis.shown = await show(source, model);
+    whole.append(shown.el);
+}"""
+
+
+def test_a_table_is_sorted_by_its_heads_and_a_row_leads_to_its_frame(page):
+    page.evaluate(OPEN_TABLE, [(SCRIPTS / "tables.js").read_text(), TABLE])
+    first = lambda: page.locator("tbody tr td:first-child").all_inner_texts()  # noqa: E731
+    assert first() == [], "filled only when it is opened"
+    page.locator("summary").click()
+    page.wait_for_function("shown.model.traits.unfolded")
+    assert first() == ["0", "1", "2", "10"]
+    page.get_by_role("button", name="IoU").click()
+    assert first() == ["2", "0", "10", "1"], "what is not known stands last"
+    page.get_by_role("button", name="IoU").click()
+    assert first() == ["10", "0", "2", "1"]
+    page.get_by_role("button", name="frame").click()
+    assert first() == ["0", "1", "2", "10"], "numbers, not texts"
+    assert page.locator("tbody tr").nth(1).inner_text().split("\t")[1:3] == ["–", "<b>a</b>"]
+    page.locator("tbody tr").nth(2).click()
+    page.locator("tbody tr").nth(0).press("Enter")
+    page.locator("tbody tr").nth(3).click()  # leads nowhere
+    assert page.evaluate("went") == [2, 0]
+    page.locator("tbody tr").nth(1).get_by_role("button", name="revert").click()
+    assert page.evaluate("shown.model.said") == [{"kind": "press", "row": 1}] and page.evaluate("went") == [2, 0]
+    show = (
+        "frame => document.querySelector('.vm-inspector').dispatchEvent(new CustomEvent('vm-frame', {detail: frame}))"
+    )
+    page.evaluate(show, 2)
+    assert page.locator("tr.vm-here td:first-child").all_inner_texts() == ["2"]
+    assert "take back" in page.locator("td button").first.get_attribute("title")

@@ -16,6 +16,7 @@ from videomolmo.fusion import check_rule
 from videomolmo.io import provenance
 from videomolmo.io.decoded import Decoded
 from videomolmo.io.files import RECORDING
+from videomolmo.io.known_words import KnownWords, UnknownWords, warn
 from videomolmo.io.live import LiveFrames, recorded
 from videomolmo.io.plain_values import as_int
 from videomolmo.io.sources import check_stretch, excerpt, open_source
@@ -47,6 +48,7 @@ class VideoGrounder:
 
     Attributes:
         clock: None, or what counts the time of all runs together; see `videomolmo.io.timing.Profile`.
+        told: words that the user was told the model never learnt; see `videomolmo.io.known_words.warn`.
 
     Example:
         >>> grounder = VideoGrounder.from_pretrained("nano")  # doctest: +SKIP
@@ -71,6 +73,7 @@ class VideoGrounder:
         self.pointer, self.tracker, self.segmenter = pointer, tracker, segmenter
         self.weights, self.loaded = dict(weights or {}), dict(loaded or {})
         self.clock: Stopwatch | None = None
+        self.told: set[str] = set()
 
     @classmethod
     def from_pretrained(
@@ -117,8 +120,8 @@ class VideoGrounder:
         processor = VideoMolmoProcessor(load_tokenizer(folder, pointing.config.language), pointing.config)
         loaded = {"model": model, "masks": masks, "dtype": str(precision).removeprefix("torch."),
                   "quantize": quantize, "attention": attention, "device_map": device_map}  # fmt: skip
-        weights = pointing_hashes(folder) | weights
-        return cls(VideoMolmoPointer(pointing, processor), tracker, weights=weights, loaded=loaded)
+        pointer = VideoMolmoPointer(pointing, processor, KnownWords.read(folder))
+        return cls(pointer, tracker, weights=pointing_hashes(folder) | weights, loaded=loaded)
 
     def __call__(
         self,
@@ -204,8 +207,9 @@ class VideoGrounder:
         return GroundingResult(
             sentence=sentence, answers=work.answers, objects=objects, height=video.height, width=video.width,
             times_s=np.asarray(video.times_s)[: frames.count], fps=video.fps, spool=store, config=config,
-            source=video.name if video.is_live else video.source, warning=video.warning, recording=recording,
-            clock=clock, _video=None if video.is_live else video,
+            source=video.name if video.is_live else video.source, recording=recording, clock=clock,
+            warning="; ".join(filter(None, (work.unknown.warning, video.warning))) or None,
+            _video=None if video.is_live else video,
             **{name: None if of is None else of[: frames.count] for name, of in known.items()},
         )  # fmt: skip
 
@@ -255,7 +259,8 @@ class VideoGrounder:
         kept: Unfinished | None = None,
     ) -> _Work:  # fmt: skip
         """A question about a video and the windows that will answer it; no frame has been decoded yet."""
-        text, about = as_question(sentence), self.describe(settings["context"])
+        text, unknown = as_question(sentence), warn(self, sentence)
+        about = self.describe(settings["context"]) | unknown.config
         settings["context"] = about.pop("context", None)
         known = frozenset() if kept is None else frozenset(kept.answers)
         question = Question(
@@ -268,7 +273,7 @@ class VideoGrounder:
             windows = self._point_and_track(frames, question, answers, settings, progress, kept)
         else:
             windows = self._segment(frames, question, answers, caption, kept)
-        return _Work(question, frames, answers, caption, windows, settings, about)
+        return _Work(question, frames, answers, caption, windows, settings, about, unknown)
 
     def describe(self, context: int | None = None) -> dict[str, Any]:
         """What run.json tells of the models, asked to look at so many past frames.
@@ -335,6 +340,7 @@ class _Work(NamedTuple):
     windows: Iterator[Window]
     settings: dict[str, Any]
     about: dict[str, Any]
+    unknown: UnknownWords
 
 
 def _with_clicks(

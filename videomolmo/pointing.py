@@ -13,6 +13,7 @@ import torch
 from transformers.generation import BaseStreamer
 
 from videomolmo.errors import BadInput
+from videomolmo.io.known_words import KnownWords
 from videomolmo.io.timing import Stage
 from videomolmo.model import VideoMolmoForConditionalGeneration, VideoMolmoProcessor, collate
 from videomolmo.points import Answer, read_points
@@ -51,10 +52,16 @@ class VideoMolmoPointer:
     Args:
         model: in evaluation mode.
         processor: the model's.
+        known_words: what the model has learnt; None: any word.
     """
 
-    def __init__(self, model: VideoMolmoForConditionalGeneration, processor: VideoMolmoProcessor) -> None:
-        self.model, self.processor = model, processor
+    def __init__(
+        self,
+        model: VideoMolmoForConditionalGeneration,
+        processor: VideoMolmoProcessor,
+        known_words: KnownWords | None = None,
+    ) -> None:
+        self.model, self.processor, self.known_words = model, processor, known_words
 
     def stages(self) -> list[Stage]:
         """What a profile tells apart; see `videomolmo.io.timing.Profile`."""

@@ -20,7 +20,7 @@ def doubtful_frames(one: Inspection) -> dict[int, str]:
         if outcome in ("absent", "malformed"):
             found.setdefault(frame, []).append(f"the answer is {outcome}")
     agreement = one.agreement
-    for object_id in listed(one.objects):
+    for object_id in listed(one):
         name = one.name_of(object_id)
         for frame in _minima(agreement[:, object_id - 1], one.tau):
             value = agreement[frame, object_id - 1]

@@ -13,7 +13,7 @@ from videomolmo.fusion import RULES
 from videomolmo.inspector.background import BackgroundTask, CompareTask, ScoreTask, notify
 from videomolmo.inspector.canvas import FrameCanvas, Picture
 from videomolmo.inspector.compare import Differences
-from videomolmo.inspector.corrections import Corrections
+from videomolmo.inspector.corrections import Change, Corrections
 from videomolmo.inspector.inspection import Inspection
 from videomolmo.inspector.render import EncodedCache, Look, swatch
 from videomolmo.inspector.run_models import RunModels
@@ -108,11 +108,16 @@ class InspectorState:
     @property
     def looks(self) -> list[Look]:
         """How each of `shown` is: objects of the other result follow their partners, and have their colours."""
-        looks = [self.look] * len(self.shown)
+        first = self.inspection.identities
+        looks = [
+            replace(self.look, colours=first.colours(self.inspection.objects)),
+            *[self.look] * (self.other is not None),
+        ]
         if self.differences is not None:
-            own = self.look.objects
+            own, colours = self.look.objects, self.differences.colours()
             partners = None if own is None else self.differences.partners(own)
-            looks[1] = replace(self.look, objects=partners, colours=self.differences.colours())
+            colours = colours and tuple(map(first.colour_of, colours))
+            looks[1] = replace(self.look, objects=partners, colours=colours)
         return looks
 
     @property
@@ -177,6 +182,14 @@ class InspectorState:
         except (BadInput, OSError) as error:  # a folder that cannot be written to is the user's to repair
             self.show_error(error)
             return None
+
+    def correct(self, act: Callable[[], Change], words: Callable[[Change], str]) -> None:
+        """Make a correction that needs no model, show it, and say what it did; what is wrong with it is shown."""
+        if self.is_free():
+            change = self.run_safely(act)
+            self.refresh()  # where it was refused because of corrections made elsewhere, these are shown
+            if change is not None:
+                self.set_status(words(change))
 
     def tip(self, control: DOMWidget, text: str) -> None:
         """Say what a control is for where the pointer is over it: not all widgets show their own tooltip."""
@@ -333,5 +346,6 @@ def _title(one: Inspection) -> tuple[str, str]:
 def _marks(one: Inspection) -> list[list[Any]]:
     """Key frames, each with its outcome; those whose points a person changed are corrected, whatever it was."""
     found = one.outcomes() | {at: "corrected" for at in one.key_frames if at not in one.outcomes()}
-    found |= {at: "corrected" for at in one.corrected_frames() if found.get(at) != "dropped"}
+    edited = {edit.frame for edit in one.history.state.edits if edit.frame}
+    found |= {at: "corrected" for at in {*one.corrected_frames(), *edited} if found.get(at) != "dropped"}
     return [[at, found[at]] for at in sorted(found)]

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from videomolmo.errors import BadInput
+from videomolmo.io.known_words import KnownWords
 from videomolmo.synth.caption_scenes import BAR, GREY, SIDES, Stories, Story
 from videomolmo.synth.scene import COLOURS, MOTIONS, SHAPES
 
@@ -160,6 +161,14 @@ def exchange(said: Stories, rng: np.random.Generator, kind: str | None = None) -
         return Exchange(kind, _asked(rng, "caption"), caption(said, rng))
     made = _MAKERS[kind](said, rng)
     return None if made is None else Exchange(kind, *made)
+
+
+def known_words() -> KnownWords:
+    """All words of the questions, and of the phrases in them."""
+    looks = [*COLOURS, GREY, *SHAPES, BAR, "object", "that", "stays", "moves"]
+    texts = [text.format("", "") for asked in QUESTIONS.values() for text in asked]
+    return KnownWords.of([*texts, *looks], colours=[*COLOURS, GREY], shapes=[*SHAPES, BAR], motions=MOTIONS,
+                         relations=[side.split()[0] for side in SIDES if side.split()[0] not in MOTIONS])  # fmt: skip
 
 
 Made = tuple[str, GroundedText] | None

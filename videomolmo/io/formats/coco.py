@@ -67,21 +67,21 @@ class _File(TypedDict):
 def write(labels: Labels, path: Path) -> Losses:
     """Write the file, an annotation after the other; the void is one crowd annotation a frame."""
     size = {"height": labels.height, "width": labels.width}
-    has_void = labels.void is not None
+    has_void, file = labels.void is not None, {} if labels.video is None else {"file_name": labels.video}
     classes = labels.classes | ({VOID: len(labels.classes) + 1} if has_void else {})
     head = {
         "info": {"description": labels.sentence, "version": "1.0"},
-        "videos": [{"id": 1, "name": labels.clip, "fps": labels.fps, **size}],
+        "videos": [{"id": 1, "name": labels.clip, **file, "fps": labels.fps, **size}],
         "categories": [{"id": n, "name": name} for name, n in classes.items()],
     }
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(json.dumps(head, ensure_ascii=False)[:-1])
-        _write_list(file, "images", (
+    with open(path, "w", encoding="utf-8") as out:
+        out.write(json.dumps(head, ensure_ascii=False)[:-1])
+        _write_list(out, "images", (
             {"id": t, "file_name": labels.image_name(t), **size, "video_id": 1, "frame_id": t,
-             "time_s": round(float(labels.times_s[t]), 6)} for t in range(labels.frames)
+             "time_s": round(float(labels.times_s[t]), 6), **labels.origin(t)} for t in range(labels.frames)
         ))  # fmt: skip
-        _write_list(file, "annotations", _annotations(labels, classes))
-        file.write("}\n")
+        _write_list(out, "annotations", _annotations(labels, classes))
+        out.write("}\n")
     return labels.losses("ids")
 
 

@@ -20,6 +20,7 @@ from videomolmo.io.video import Frames
 Mask = Bool[np.ndarray, "height width"]
 Size = tuple[int, int]  # height, width
 Losses = Counter  # what a format could not hold, a phrase each, and how often
+JPEG_QUALITY = 95
 VOID = "void"  # name of what counts for nothing, where a format has no other sign for it
 
 
@@ -40,6 +41,7 @@ class Labels:
         video: name of the video's file, where it has one.
         read_video: gives the frames, or None; they stay open.
         columns: for a frame and an object, further columns of tables.
+        origin: for a frame, its number and time where it comes from, by name; {} where they are its own.
     """
 
     clip: str
@@ -57,6 +59,7 @@ class Labels:
     video: str | None = None
     read_video: Callable[[], Frames | None] = lambda: None
     columns: Callable[[int, int], Mapping[str, object]] = lambda frame, number: {}
+    origin: Callable[[int], Mapping[str, object]] = lambda frame: {}
 
     @property
     def frames(self) -> int:
@@ -91,6 +94,20 @@ class Labels:
     def image_name(self, frame: int, pattern: str = "{:05d}.jpg") -> str:
         """The name of a frame's file, or the one that it would have."""
         return self.images[frame] if self.images else pattern.format(frame)
+
+    def write_frames(self, folder: Path, name: Callable[[int], str]) -> bool:
+        """Write all frames as images into a folder that is there; False where the video cannot be opened."""
+        from PIL import Image
+
+        try:
+            video = self.read_video()
+        except BadInput:
+            video = None
+        if video is None:
+            return False
+        for t, frame in enumerate(video.iterate(stop=self.frames)):
+            Image.fromarray(frame).save(folder / name(t), quality=JPEG_QUALITY)
+        return True
 
     def losses(self, *lacking: str) -> Losses:
         """What of the clip a format cannot hold that lacks "ids", "names", "scores", "times", "rates" or "void"."""

@@ -34,7 +34,7 @@ from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneratio
 from videomolmo.model.config import TEMPORAL_KINDS
 from videomolmo.model.tokenizer import build_nano_tokenizer, load_tokenizer, save_tokenizer
 from videomolmo.synth.scene import sample_scene
-from videomolmo.synth.sentences import ask, sample_query
+from videomolmo.synth.sentences import ask, known_words, sample_query
 from videomolmo.weights import hub
 from videomolmo.weights.assign import safetensors_told
 
@@ -263,6 +263,7 @@ def export_pointing(
     model.load_state_dict(own)
     model.save_pretrained(folder, dtype=torch.float16)
     save_tokenizer(tokenizer, str(folder))
+    known_words().write(folder)
     _write_recipe(folder, recipe | {"stages": [asdict(stage) for stage in stages]})
 
 
