@@ -181,16 +181,17 @@ class VideoGrounder:
 
     def steps(
         self, video: Frames, sentence: str, settings: dict[str, Any], read: dict[str, Any], *, progress: bool = False,
-        on_text: OnText | None = None, kept: Unfinished | None = None,
+        on_text: OnText | None = None, kept: Unfinished | None = None, record: Path | None = None,
     ) -> Generator[int, None, GroundingResult]:  # fmt: skip
         """As a call, but yields after each window how many frames have final masks; the result is returned.
 
         Args:
             video: opened with `read`, its "reader", "max_frames", "start", "end" and "fps".
             settings: see `check_settings`.
+            record: where frames of a live source are recorded; None: beside the masks, and gone with the process.
         """
         store = MaskStore() if kept is None else kept.store
-        recording = store.folder / RECORDING if video.is_live else None
+        recording = (record or store.folder / RECORDING) if video.is_live else None
         with recorded(video, recording) as video:
             work = self._begin(video, sentence, settings, on_text, progress=progress, kept=kept)
             objects = yield from _stored(work.windows, store, work.question, progress, kept)
