@@ -104,7 +104,8 @@ def ground(
     same command goes on where a run was stopped, from what lies in DIR.unfinished.
 
     VIDEO may be live (camera:0, rtsp://…, http://…, - or a FIFO) until it ends, or --end, or Ctrl-C; its frames are
-    recorded in DIR, but for those of a camera or an endless stream that come while the models are busy.
+    recorded in DIR, but for those of a camera or an endless stream that come while the models are busy. Of a run that
+    is killed they stay in DIR.recorded.mp4, which can be grounded in their place.
 
     VIDEO may also be a folder of videos, or a table (.csv, .parquet) with columns video, sentence and settings: then
     DIR (default: results/videos) gets a folder for each sentence about each video, and results.csv. Exit code: with
