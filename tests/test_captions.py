@@ -200,11 +200,11 @@ def test_no_answer_is_right_merely_because_it_is_frequent(split):
         for one in told:
             of_question.setdefault(one.question, []).append(one.answer.text)
         nothing = np.mean([not one.answer.spans for one in told])
-        assert len(told) > 150 and nothing == 1 if kind == "absent" else nothing < 0.5, (kind, nothing)
+        assert len(told) > 150 and (nothing == 1 if kind == "absent" else nothing < 0.5), (kind, nothing)
         (answer, times), *_ = Counter(one.answer.text for one in told).most_common(1)
         assert times / len(told) < (0.5 if kind == "hidden" else 0.2) or kind == "absent", (kind, answer)
     frequent = {asked: Counter(answers) for asked, answers in of_question.items() if len(answers) >= 25}
-    assert len(frequent) > 50  # "absent" asks in the words of "appearance"
+    assert len(frequent) > 30  # "absent" asks in the words of "appearance"
     for asked, answers in frequent.items():
         assert answers.most_common(1)[0][1] / answers.total() < 0.8, (asked, answers)
 

@@ -29,7 +29,7 @@ STAGES = (
         cached_batches=100, look_weight=0.1,
     ),
     Stage(  # what takes comparing several objects
-        "speak_again", "speak", steps=900, batch=6, max_lr=1e-3, parts=("adapters", "language", "projector"),
+        "speak_again", "speak", steps=500, batch=6, max_lr=1e-3, parts=("adapters", "language", "projector"),
         cached_batches=240, look_weight=0.3, questions=7,
         always=("caption", "motion", "motion", "relation", "motion sentence"),
     ),
