@@ -28,15 +28,6 @@ STAGES = (
         "ground", "ground", steps=800, batch=8, max_lr=5e-4, parts=tuple(part for part in PARTS if part != "video"),
         cached_batches=100, look_weight=0.1,
     ),
-    Stage(  # what takes comparing several objects
-        "speak_again", "speak", steps=500, batch=6, max_lr=1e-3, parts=("adapters", "language", "projector"),
-        cached_batches=240, look_weight=0.3, questions=7,
-        always=("caption", "motion", "motion", "relation", "motion sentence"),
-    ),
-    Stage(
-        "ground_again", "ground", steps=120, batch=8, max_lr=3e-4,
-        parts=tuple(part for part in PARTS if part != "video"), cached_batches=60, look_weight=0.1,
-    ),
 )  # fmt: skip
 WRITTEN = 160  # most tokens of an answer
 
