@@ -11,6 +11,7 @@ import typer
 from typer import Argument, Option
 
 from videomolmo.cli import exchange, sets
+from videomolmo.cli.app import app as serve_app
 from videomolmo.cli.describe import describe
 from videomolmo.cli.options import (
     MANY,
@@ -123,6 +124,7 @@ def ground(
 _command("Videos")(point)
 _command("Videos")(count)
 _command("Videos")(describe)
+_command("Videos", "app")(serve_app)
 _command("Results")(exchange.export)
 _command("Results", "import")(exchange.import_)
 
