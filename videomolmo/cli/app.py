@@ -122,13 +122,13 @@ def _temporary_files_in(place: Path) -> Iterator[None]:
 
 def served(parameters: dict[str, Any]) -> nbformat.NotebookNode:
     """The cells of the notebook that are the page, with these parameters."""
-    import nbformat
+    from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
     from videomolmo.weights.hub import data_folder
 
     places = data_folder().parent / "notebooks" / NOTEBOOK, data_folder() / NOTEBOOK  # a checkout's, a wheel's
-    notebook = parameterize_notebook(nbformat.read(next(filter(Path.is_file, places)), as_version=4), parameters)
+    notebook = parameterize_notebook(load_notebook_node(str(next(filter(Path.is_file, places)))), parameters)
     notebook.cells = [cell for cell in notebook.cells if SERVED & set(cell.metadata.get("tags", []))]
     notebook.metadata.title = "videomolmo"
     return notebook

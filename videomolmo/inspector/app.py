@@ -80,14 +80,13 @@ class VideoApp:
         self._offer_videos()
 
     def _build(self, systems: list[str], limit_mb: int, sentence: str, every: int) -> None:
-        wide = {"description_width": "initial"}
         self.upload = Upload(lambda: self._place("videos"), limit_mb, self._uploaded)
-        self.video = widgets.Dropdown(layout=widgets.Layout(width="260px"))
-        self.sentence = widgets.Text(sentence, placeholder=SAMPLE_SENTENCE, layout=widgets.Layout(width="340px"))
-        self.system = widgets.Dropdown(options=systems, layout=widgets.Layout(width="150px"))
-        self.every = widgets.BoundedIntText(every, 1, 1000, layout=widgets.Layout(width="80px"), style=wide)
-        self.start, self.end = (widgets.Text(placeholder=what, layout=widgets.Layout(width="80px"))
-                                for what in ("0:00", "end"))  # fmt: skip
+        self.video = _field(widgets.Dropdown, "Video", 250)
+        self.sentence = _field(widgets.Text, "What to find", 300, value=sentence, placeholder=SAMPLE_SENTENCE)
+        self.system = _field(widgets.Dropdown, "System", 140, options=systems)
+        self.every = _field(widgets.BoundedIntText, "Ask every … frames", 130, value=every, min=1, max=1000)
+        self.start = _field(widgets.Text, "From", 80, placeholder="0:00")
+        self.end = _field(widgets.Text, "To", 80, placeholder="end")
         self.ask = self._button("ask", "search", "primary", "find what the sentence names, in every frame  (Enter)")
         self.cancel = self._button("cancel", "stop", "", "stop; nothing is kept of this run")
         self.ask.on_click(lambda _: self._begin())
@@ -98,31 +97,20 @@ class VideoApp:
         self.words = widgets.HTML()
         self.windows = widgets.Box()
         self.windows.add_class("vm-windows")
-        self.results = widgets.Dropdown(layout=widgets.Layout(width="auto", max_width="100%"))
+        self.results = _field(widgets.Dropdown, "Results so far", 500)
+        self.results.layout.display = "none"
         self.results.observe(self._back, "value")
-        self._back_to = self._field("Results so far", self.results)
-        self._back_to.layout.display = "none"
         self._shown = widgets.VBox([])
-        asked = [self._field("What to find", self.sentence), self._field("System", self.system),
-                 self._field("Ask every … frames", self.every), self._field("From", self.start),
-                 self._field("To", self.end), self.ask]  # fmt: skip
-        form = widgets.Box([self._field("Video", self.video), *asked])
+        form = widgets.Box([self.video, self.sentence, self.system, self.every, self.start, self.end, self.ask])
         form.add_class("vm-form")
         title = widgets.HTML("<h2>Find it in your video</h2>Choose a video, say what to find, watch the masks arrive.")
-        self.box = widgets.VBox([
-            title, self.upload, form, self.running, self.words, self.windows, self._back_to, self._shown,
-        ])  # fmt: skip
+        parts = [title, self.upload, form, self.running, self.words, self.windows, self.results, self._shown]
+        self.box = widgets.VBox(parts)
         self.box.add_class("vm-app")
 
     @staticmethod
     def _button(text: str, icon: str, style: str, why: str) -> widgets.Button:
         return widgets.Button(description=text, icon=icon, button_style=style, tooltip=why)
-
-    @staticmethod
-    def _field(name: str, control: widgets.DOMWidget) -> widgets.VBox:
-        made = widgets.VBox([widgets.Label(name), control])
-        made.add_class("vm-field")
-        return made
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
@@ -284,7 +272,7 @@ class VideoApp:
         self.results.value = None
         self.results.observe(self._back, "value")
         self.results.value = folder, system
-        self._back_to.layout.display = "" if len(self.results.options) > 1 else "none"
+        self.results.layout.display = "" if len(self.results.options) > 1 else "none"
 
     def _back(self, change: dict[str, Any]) -> None:
         if change["new"] is not None:
@@ -307,6 +295,14 @@ class VideoApp:
         """An error in a line, without the folder that only this machine's owner knows."""
         text = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
         return text.replace(f"{self._own}/", "").replace(f"{self._root}/", "")
+
+
+def _field(kind: type, name: str, width_px: int, **values: Any) -> Any:
+    """A control with its name above it."""
+    width = f"min({width_px}px, 100%)"
+    made = kind(description=name, layout=widgets.Layout(width=width), style={"description_width": "auto"}, **values)
+    made.add_class("vm-field")
+    return made
 
 
 def _steps(
