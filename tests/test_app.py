@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numbered_frames import encode
 
 from videomolmo.cli import main
-from videomolmo.cli.app import SERVED, served
+from videomolmo.cli.serve import SERVED, served
 from videomolmo.errors import BadInput
 from videomolmo.inspector import transfer
 from videomolmo.inspector.app import SAMPLE, VideoApp

@@ -11,7 +11,6 @@ import typer
 from typer import Argument, Option
 
 from videomolmo.cli import exchange, sets
-from videomolmo.cli.app import app as serve_app
 from videomolmo.cli.describe import describe
 from videomolmo.cli.options import (
     MANY,
@@ -39,6 +38,7 @@ from videomolmo.cli.options import (
 )
 from videomolmo.cli.point import count, point
 from videomolmo.cli.profile import Trace
+from videomolmo.cli.serve import app as serve_app
 from videomolmo.errors import BadInput
 from videomolmo.io.command_line import Command, Group, at_least_one, run, show_version
 

@@ -150,12 +150,10 @@ def _server(place: Path, token: str, theme: str, is_local: bool) -> Voila:
         def launch_browser(self) -> None:  # called once it listens
             self.show()
 
-    config = Config()
-    config.VoilaConfiguration = {
-        "theme": theme, "allow_theme_override": "NO", "allow_template_override": "NO", "file_allowlist": [],
-        "kernel_spec_manager_class": OwnKernel,
-    }  # fmt: skip
-    config.MappingKernelManager = {"cull_idle_timeout": KERNEL_IDLE_S, "cull_interval": 60}
+    page = {"theme": theme, "allow_theme_override": "NO", "allow_template_override": "NO", "file_allowlist": [],
+            "kernel_spec_manager_class": OwnKernel}  # fmt: skip
+    culling = {"cull_idle_timeout": KERNEL_IDLE_S, "cull_interval": 60}
+    config = Config({"VoilaConfiguration": page, "MappingKernelManager": culling})
     headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
     return Server(
         config=config, config_file_paths=[], notebook_path=str(place / NOTEBOOK), root_dir=str(place), token=token,
