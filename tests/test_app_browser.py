@@ -87,8 +87,8 @@ class Tab:
 
     def ask(self, sentence: str, every: int) -> None:
         self.page.get_by_label("What to find").fill(sentence)
-        self.page.get_by_label("Ask every").fill(str(every))
-        self.page.get_by_label("Ask every").press("Tab")
+        self.page.get_by_label("Key frame every").fill(str(every))
+        self.page.get_by_label("Key frame every").press("Tab")
         self.page.locator(".vm-form").get_by_role("button", name="ask").click()
 
     def videos(self) -> list[str]:
@@ -127,6 +127,7 @@ def test_without_the_token_there_is_nothing(server):
 
 
 def test_a_video_is_dropped_in_under_a_name_of_ours(tab, server):
+    assert tab.page.get_by_label("Video", exact=True).input_value() == "the sample clip"
     tab.drop("../../evil <b>.mp4", sample_clip().read_bytes())
     tab.says(r"evil _b_\.mp4: 60 frames, 320×240 px")
     assert tab.videos() == ["the sample clip", "evil _b_.mp4 (yours)"]

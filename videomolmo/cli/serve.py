@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 NOTEBOOK = "13_your_video.ipynb"
 SERVED = {"parameters", "injected-parameters", "app"}  # tags of what is the page; other cells explain it in JupyterLab
+EXTENSIONS = ("@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8", "anywidget")
 KERNEL_IDLE_S = 600  # after which the kernel of a page that went away without a word is ended
 # A page loads what this server sends, and nothing from elsewhere: it looks the same without a network.
 POLICY = (
@@ -151,7 +152,7 @@ def _server(place: Path, token: str, theme: str, is_local: bool) -> Voila:
             self.show()
 
     page = {"theme": theme, "allow_theme_override": "NO", "allow_template_override": "NO", "file_allowlist": [],
-            "kernel_spec_manager_class": OwnKernel}  # fmt: skip
+            "kernel_spec_manager_class": OwnKernel, "extension_allowlist": list(EXTENSIONS)}  # fmt: skip
     culling = {"cull_idle_timeout": KERNEL_IDLE_S, "cull_interval": 60}
     config = Config({"VoilaConfiguration": page, "MappingKernelManager": culling})
     headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}

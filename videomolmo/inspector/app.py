@@ -34,6 +34,7 @@ VIDEOS = {
 }  # fmt: skip
 SHOWN_WINDOWS, WINDOW_PX = 24, 96  # pictures of the windows that came last, and their height
 SAMPLE = "the sample clip"
+KNOWN = " <i>nano</i> knows eight colours and four shapes, from generated clips: real videos need a published model."
 
 
 class VideoApp:
@@ -84,7 +85,7 @@ class VideoApp:
         self.video = _field(widgets.Dropdown, "Video", 250)
         self.sentence = _field(widgets.Text, "What to find", 300, value=sentence, placeholder=SAMPLE_SENTENCE)
         self.system = _field(widgets.Dropdown, "System", 140, options=systems)
-        self.every = _field(widgets.BoundedIntText, "Ask every … frames", 130, value=every, min=1, max=1000)
+        self.every = _field(widgets.BoundedIntText, "Key frame every", 115, value=every, min=1, max=1000)
         self.start = _field(widgets.Text, "From", 80, placeholder="0:00")
         self.end = _field(widgets.Text, "To", 80, placeholder="end")
         self.ask = self._button("ask", "search", "primary", "find what the sentence names, in every frame  (Enter)")
@@ -103,7 +104,10 @@ class VideoApp:
         self._shown = widgets.VBox([])
         form = widgets.Box([self.video, self.sentence, self.system, self.every, self.start, self.end, self.ask])
         form.add_class("vm-form")
-        title = widgets.HTML("<h2>Find it in your video</h2>Choose a video, say what to find, watch the masks arrive.")
+        small = KNOWN if any(name.startswith("nano") for name in systems) else ""
+        title = widgets.HTML(
+            f"<h2>Find it in your video</h2>Choose a video, say what to find, see the masks arrive.{small}"
+        )
         parts = [title, self.upload, form, self.running, self.words, self.windows, self.results, self._shown]
         self.box = widgets.VBox(parts)
         self.box.add_class("vm-app")
@@ -148,9 +152,9 @@ class VideoApp:
         return found | {f"{path.name} (yours)": path for path in self._uploads}
 
     def _offer_videos(self, chosen: str | None = None) -> None:
-        self.video.options = list(self.videos())
-        if chosen is not None:
-            self.video.value = chosen
+        names = list(self.videos())
+        self.video.options = names
+        self.video.value = names[0] if chosen is None else chosen
 
     def path_of(self, name: str) -> Path:
         """The video of a name in the list.
