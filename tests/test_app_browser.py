@@ -117,7 +117,15 @@ def other(browser, server, tab) -> Tab:
 
 
 def test_without_the_token_there_is_nothing(server):
+    channels = "api/kernels/00000000-0000-0000-0000-000000000000/channels"
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "eA==",
+    }
     with httpx.Client(base_url=server.base, follow_redirects=False) as client:
+        assert client.get(channels, headers=upgrade | {"Sec-WebSocket-Key": "eA=="}).status_code == 403
         for path in ("", "voila/files/13_your_video.ipynb", "api/kernels", "?token=wrong"):
             answer = client.get(path)
             assert answer.status_code in (302, 403, 404) and "vm-" not in answer.text, path
@@ -227,12 +235,15 @@ def test_a_tab_that_is_closed_ends_its_kernel(other, server):
 
 
 def test_it_ends_cleanly(tab, server):
+    """In the middle of a run, too."""
     kernels, process = server.kernels(), server.process
+    tab.ask("the star", 1)
+    assert _eventually(lambda: any(server.folder.glob("*/.unfinished.*/answers.jsonl")))
     process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE_S) == 0
     assert "Traceback" not in (server.folder.parent / "log").read_text()
     assert _eventually(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in kernels))
-    assert not [path for path in server.folder.iterdir() if path.name.startswith((".", "open_"))]
+    assert not [path for path in server.folder.rglob("*") if path.name.startswith((".", "open_"))]
     assert len(list(server.folder.glob("*/results/*/run.json"))) == 1  # what was done stays
     run = json.loads(next(server.folder.glob("*/results/*/run.json")).read_text())
     assert Path(run["source"]).is_relative_to(server.folder)

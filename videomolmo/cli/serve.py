@@ -90,7 +90,18 @@ def app(
                 server.start()
         finally:
             page.unlink(missing_ok=True)
+            _tidy(folder)
     print("ended; results and exports are in", folder)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what kernels that have ended were in the middle of: half a run, half an upload."""
+    from videomolmo.io.files import UNFINISHED, remove_abandoned
+
+    for own in folder.iterdir():
+        if own.is_dir() and not own.is_symlink():
+            remove_abandoned(own, UNFINISHED)
+            remove_abandoned(own / "videos", UNFINISHED)
 
 
 def _is_loopback(ip: str) -> bool:

@@ -32,7 +32,7 @@ from videomolmo.weights.hub import SAMPLE_SENTENCE, sample_clip
 VIDEOS = {
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".mpg", ".mpeg", ".gif", ".ogv", ".wmv", ".flv",
 }  # fmt: skip
-SHOWN_WINDOWS, WINDOW_PX = 24, 96  # pictures of the windows that came last, and their height
+SHOWN_WINDOWS, WINDOW_PX = 24, 120  # pictures of the windows that came last, and their height
 SAMPLE = "the sample clip"
 KNOWN = " <i>nano</i> knows eight colours and four shapes, from generated clips: real videos need a published model."
 
@@ -332,9 +332,9 @@ def _steps(
             except StopIteration as ended:
                 return ended.value
             at = (start + reached - 1) // 2
-            size = WINDOW_PX * 2, max(1, round(WINDOW_PX * 2 * frames.width / frames.height))
+            size = WINDOW_PX, max(1, round(WINDOW_PX * frames.width / frames.height))
             ids = kept.store.ids(at)
             masks = kept.store.frame("fused", at, int(max(ids, default=0)), (frames.height, frames.width))
             picture = annotated_frame(seen[at], masks, size=size)
-            badge(picture, f"{start}–{reached - 1}".replace("–", "-"), 4, size[0] - 4, (40, 40, 40), [])
+            badge(picture, f"{start}-{reached - 1}", 2, size[0] - 2, (40, 40, 40), [])
             yield reached, len(frames), encode(picture, "jpeg")[0]
