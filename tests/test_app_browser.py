@@ -92,7 +92,8 @@ class Tab:
         self.page.locator(".vm-form").get_by_role("button", name="ask").click()
 
     def videos(self) -> list[str]:
-        return self.page.get_by_label("Video", exact=True).locator("option").all_inner_texts()
+        texts = self.page.get_by_label("Video", exact=True).locator("option").all_inner_texts()
+        return [text.replace("\xa0", " ") for text in texts]
 
     def shoot(self, name: str) -> None:
         if folder := os.environ.get("VIDEOMOLMO_ARTEFACTS"):

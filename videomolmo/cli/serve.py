@@ -149,6 +149,7 @@ def served(parameters: dict[str, Any]) -> nbformat.NotebookNode:
 def _server(place: Path, token: str, theme: str, is_local: bool) -> Voila:
     """Voilà with one notebook and nothing else to be had: no files, no other kernels, no settings of the user's."""
     from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_server import DEFAULT_STATIC_FILES_PATH
     from traitlets import default
     from traitlets.config import Config
     from voila.voila_identity_provider import VoilaIdentityProvider
@@ -166,12 +167,14 @@ def _server(place: Path, token: str, theme: str, is_local: bool) -> Voila:
             "kernel_spec_manager_class": OwnKernel, "extension_allowlist": list(EXTENSIONS)}  # fmt: skip
     culling = {"cull_idle_timeout": KERNEL_IDLE_S, "cull_interval": 60}
     config = Config({"VoilaConfiguration": page, "MappingKernelManager": culling})
+    # without a token a page from elsewhere could come under another name of this machine ("DNS rebinding")
+    settings = {"allow_remote_access": not is_local, "static_path": DEFAULT_STATIC_FILES_PATH,
+                "static_url_prefix": "/voila/static/"}  # fmt: skip
     headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
     return Server(
         config=config, config_file_paths=[], notebook_path=str(place / NOTEBOOK), root_dir=str(place), token=token,
         connection_dir_root=str(place), identity_provider_class=VoilaIdentityProvider, log_level=logging.ERROR,
-        # without a token a page from elsewhere could come under another name of this machine ("DNS rebinding")
-        tornado_settings={"allow_remote_access": not is_local, "headers": headers},
+        tornado_settings={"headers": headers, **settings},
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from videomolmo.inspector.transfer import Upload, free_name
 from videomolmo.inspector.widget import TrackInspector, inspect
 from videomolmo.io.drawing import annotated_frame, badge
 from videomolmo.io.files import temporary_folder
-from videomolmo.io.plain_values import require_path
+from videomolmo.io.plain_values import as_int, require_path
 from videomolmo.io.sources import check_stretch, open_source
 from videomolmo.weights.hub import SAMPLE_SENTENCE, sample_clip
 
@@ -56,7 +56,7 @@ class VideoApp:
         box: all of it, as one widget.
 
     Raises:
-        BadInput: `folder` is a file, or no system is named.
+        BadInput: `folder` is a file, no system is named, or `limit_mb` is no number.
 
     Seen in: notebooks/13_your_video.ipynb
     """
@@ -68,6 +68,8 @@ class VideoApp:
         self._root = require_path(folder, "folder").absolute()
         if self._root.exists() and not self._root.is_dir():
             raise BadInput(f"{folder} is a file, expected a folder; give another one")
+        if as_int(limit_mb) is None:
+            raise BadInput(f"limit_mb is {limit_mb!r}, expected a whole number of megabytes from 1")
         if not systems:
             raise BadInput("systems is empty, expected names of models such as 'nano'")
         self._own: Path | None = None
