@@ -163,19 +163,26 @@ def _server(place: Path, token: str, theme: str, is_local: bool) -> Voila:
         def launch_browser(self) -> None:  # called once it listens
             self.show()
 
-    page = {"theme": theme, "allow_theme_override": "NO", "allow_template_override": "NO", "file_allowlist": [],
-            "kernel_spec_manager_class": OwnKernel, "extension_allowlist": list(EXTENSIONS)}  # fmt: skip
+    page = {
+        "theme": theme, "allow_theme_override": "NO", "allow_template_override": "NO", "file_allowlist": [],
+        "extension_allowlist": list(EXTENSIONS), "prelaunch_hook": _with_cookie, "kernel_spec_manager_class": OwnKernel,
+    }  # fmt: skip
     culling = {"cull_idle_timeout": KERNEL_IDLE_S, "cull_interval": 60}
     config = Config({"VoilaConfiguration": page, "MappingKernelManager": culling})
     # without a token a page from elsewhere could come under another name of this machine ("DNS rebinding")
     settings = {"allow_remote_access": not is_local, "static_path": DEFAULT_STATIC_FILES_PATH,
                 "static_url_prefix": "/voila/static/"}  # fmt: skip
-    headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
+    headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "same-origin"}
     return Server(
         config=config, config_file_paths=[], notebook_path=str(place / NOTEBOOK), root_dir=str(place), token=token,
         connection_dir_root=str(place), identity_provider_class=VoilaIdentityProvider, log_level=logging.ERROR,
         tornado_settings={"headers": headers, **settings},
     )  # fmt: skip
+
+
+def _with_cookie(handler: Any, **_: Any) -> None:
+    """Give a page the cookie without which it may not end its kernel when it is closed."""
+    handler.xsrf_token  # noqa: B018 (whoever reads it sets it)
 
 
 def _tell(server: Voila, folder: Path, is_local: bool, page: Path | None) -> None:
