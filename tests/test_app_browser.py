@@ -41,6 +41,11 @@ class Server(NamedTuple):
     def base(self) -> str:
         return self.address.partition("?")[0]
 
+    def kept(self) -> set[Path]:
+        """Files in its folder, without what is unfinished."""
+        found = {path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file()}
+        return {path for path in found if not any(part.startswith(".") for part in path.parts)}
+
     def kernels(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 
@@ -239,7 +244,7 @@ def test_a_tab_that_is_closed_ends_its_kernel(other, server):
 def test_it_ends_cleanly(tab, server):
     """In the middle of a run, too."""
     kernels, process = server.kernels(), server.process
-    before = {path for path in server.folder.rglob("*") if path.is_file()}
+    before = server.kept()
     tab.ask("the star", 1)
     assert _eventually(lambda: any(server.folder.glob("*/.unfinished.*/answers.jsonl")))
     process.send_signal(signal.SIGTERM)
@@ -247,7 +252,7 @@ def test_it_ends_cleanly(tab, server):
     assert "Traceback" not in (server.folder.parent / "log").read_text()
     assert _eventually(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in kernels))
     assert not [path for path in server.folder.rglob("*") if path.name.startswith((".", "open_"))]
-    assert {path for path in server.folder.rglob("*") if path.is_file()} == before  # what was done stays
+    assert server.kept() == before  # what was done stays
 
 
 def _eventually(holds) -> bool:
