@@ -292,6 +292,19 @@ def my_place(x, y):
     assert "".join(_printed(out, 2)).startswith("not yet") and "".join(_printed(out)).startswith("right")
 
 
+@pytest.mark.slow
+def test_your_video_runs_and_its_lesson_holds(run, shipped_grounder):
+    solution = """
+def my_name(text):
+    return "".join(sign if sign.isalnum() or sign in " ._-" else "_" for sign in text).lstrip(" .")[-60:] or "video\""""
+    results, out = run("13_your_video", solution, every=15)
+    table = pd.read_csv(results / "results.csv", index_col="sentence")
+    assert table.loc["the red circle", ["found", "absent", "malformed"]].sum() == 4 and len(table) == 3
+    assert len(list(results.glob("*/results/*/run.json"))) == 4 and not list(results.glob("*/results/*/overlay.mp4"))
+    assert sum("not offered" in text or "no video" in text for text in _printed(out, 5)) == 1
+    assert "".join(_printed(out, 2)).startswith("not yet") and "".join(_printed(out)).startswith("right")
+
+
 def nano_glamm_folder() -> Path:
     from videomolmo.weights.hub import data_folder
 

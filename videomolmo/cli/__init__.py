@@ -38,6 +38,7 @@ from videomolmo.cli.options import (
 )
 from videomolmo.cli.point import count, point
 from videomolmo.cli.profile import Trace
+from videomolmo.cli.serve import app as serve_app
 from videomolmo.errors import BadInput
 from videomolmo.io.command_line import Command, Group, at_least_one, run, show_version
 
@@ -124,6 +125,7 @@ def ground(
 _command("Videos")(point)
 _command("Videos")(count)
 _command("Videos")(describe)
+_command("Videos", "app")(serve_app)
 _command("Results")(exchange.export)
 _command("Results", "import")(exchange.import_)
 

@@ -16,6 +16,7 @@ from videomolmo.inspector import exports
 from videomolmo.inspector.corrections import Cancelled, Change, Progress, ask
 from videomolmo.inspector.inspection import Inspection
 from videomolmo.inspector.session import InspectorState, objects_at
+from videomolmo.inspector.transfer import Download
 from videomolmo.inspector.view_panels import choose_next, section
 
 MODES = [("navigate", "navigate"), ("+ point", "add"), ("− point", "off"), ("remove point", "remove")]
@@ -260,6 +261,7 @@ class ExportPanel:
         kind: one of `EXPORTS`.
         button: writes it.
         line: the path that was written.
+        link: brings it to the browser's machine.
     """
 
     def __init__(self, state: InspectorState) -> None:
@@ -271,8 +273,8 @@ class ExportPanel:
         state.bind("E", self.kind.focus)
         state.bind("S", self.export)
         self.button.on_click(lambda _: self.export())
-        self.line = widgets.HTML()
-        self.box = widgets.VBox([section("Export"), widgets.HBox([self.kind, self.button]), self.line])
+        self.line, self.link = widgets.HTML(), Download()
+        self.box = widgets.VBox([section("Export"), widgets.HBox([self.kind, self.button]), self.line, self.link])
 
     def export(self) -> None:
         """Write the chosen kind of file under a name that is not taken; video files take a while."""
@@ -297,6 +299,7 @@ class ExportPanel:
         path, lost = written
         without = f"; without {'; '.join(lost)}" if lost else ""
         self.line.value = f"<small>wrote <code>{path}</code>{without}</small>"
+        self.link.offer(path)
         self._state.set_status(f"wrote {path}{without}")
 
 

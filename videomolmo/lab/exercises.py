@@ -36,6 +36,32 @@ def check_rule_exercise(rule: Callable[[np.ndarray, np.ndarray, float], np.ndarr
     return "right: your rule is the paper's"
 
 
+def check_name_exercise(name: Callable[[str], str]) -> str:
+    """Try a rule that makes the name of a file from what a browser says it is called, `name(text)`.
+
+    Seen in: notebooks/13_your_video.ipynb
+    """
+    hostile = ("../../.bashrc", "/etc/passwd", "C:\\Users\\me\\clip.mov", "..", "", ".hidden.mp4", "a\0b.mp4",
+               "é" * 300 + ".mp4", "clip.mp4/")  # fmt: skip
+    for text in ("clip.mp4", "my clip.mov", *hostile):
+        try:
+            given = name(text)
+        except Exception as error:  # a learner's code may do anything
+            return f"not yet: for {text[:20]!r} it raises {type(error).__name__}: {error}"
+        faults = {
+            "is no text": not isinstance(given, str),
+            "changes a name that does no harm": text not in hostile and given != text,
+            "is empty": given == "",
+            "leads to another folder": any(sign in str(given) for sign in "/\\"),
+            "is hidden, or a folder above": str(given).startswith("."),
+            "holds a sign that no file name may hold": "\0" in str(given),
+            "is longer than a disk takes (255 bytes)": len(str(given).encode()) > 255,
+        }
+        if fault := next((fault for fault, found in faults.items() if found), None):
+            return f"not yet: {text[:20]!r} becomes {str(given)[:20]!r}, which {fault}"
+    return "right: whatever it is called, the file stays in its folder"
+
+
 def check_agreed_exercise(rule: Callable[[np.ndarray, np.ndarray, int, int], np.ndarray]) -> str:
     """Compare rule `agreed` on one frame, `rule(forward, backward, left_distance, right_distance)`, with ours.
 
