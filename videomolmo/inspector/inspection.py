@@ -114,12 +114,18 @@ def _of_answers(inspection: Inspection) -> list[str]:
 
 def _of_masks(inspection: Inspection) -> list[str]:
     if not inspection.objects:
-        return ["no object was found"]
+        return [_why_no_masks(inspection.result)]
     reasons = inspection.layers()
     many = [f"{inspection.objects} objects: lists and plots tell of the first {MAX_LISTED}"]
     return many * (inspection.objects > MAX_LISTED) + [
         reason for name, reason in reasons.items() if reason is not None and name != "truth"
     ]
+
+
+def _why_no_masks(result: GroundingResult) -> str:
+    if isinstance(result.config.get("whole_video"), dict):
+        return "answers about a whole video are points at times, without masks"
+    return "no object was found"
 
 
 def _few_frames(frames: list[int]) -> str:
@@ -236,7 +242,7 @@ class Inspection:
 
     def layers(self) -> dict[str, str | None]:
         """Each of `LAYERS`, with None, or the reason why there is nothing to show."""
-        reason = None if self.objects else "no object was found"
+        reason = None if self.objects else _why_no_masks(self.result)
         if not self.frames:
             reason = "the clip has no frames"
         found: dict[str, str | None] = dict.fromkeys(LAYERS, reason)
