@@ -163,7 +163,7 @@ def _patches(inspection: Inspection, layer: str, t: int) -> list[Patch]:
 
 
 def _paint_moments(picture: np.ndarray, inspection: Inspection, t: int, look: Look, scale: float) -> None:
-    """What was pointed at in a whole video, on the frames of its times: each point with a colour and number of its own."""
+    """What was pointed at in a whole video, on the frames of its times: each point has a colour and number."""
     taken: list[tuple] = []
     for place in (place for frame, places in moments_of(inspection) if frame == t for place in places):
         x, y, colour = place.x_px * scale, place.y_px * scale, colour_of(place.number)

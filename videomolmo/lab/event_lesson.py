@@ -1,4 +1,4 @@
-"""What notebook 09 asks about whole videos: its clip, true answers as text, what can be read from them, what they score.
+"""What notebook 09 asks about whole videos: its clip, true answers as text, what they say and what they score.
 
 Seen in: notebooks/09_point_track_count.ipynb
 """
@@ -53,9 +53,22 @@ def lesson_questions(clip: EventClip) -> dict[Task, Asked]:
     """What is asked about the lesson's clip: to follow its circles, to point at their hits, to count them."""
     circles = [at for at, thing in enumerate(clip.things) if thing.kind == "circle"]
     things = things_asked(clip, "object", "all the circles", "circles", circles)
-    hits = [event for event in clip.events if event.verb == "collides"]
-    return {"track": things, "point": events_asked(clip, "action or event", "collides", "a circle", hits),
-            "count": things}  # fmt: skip
+    return {"track": things, "point": question_about(clip, "collides", "a circle"), "count": things}
+
+
+def question_about(clip: EventClip, verb: str, subject: str = "something") -> Asked:
+    """Every time that things do something, or what cannot be happens to them: a word of `VERBS` or `ANOMALIES`.
+
+    Args:
+        clip: it is asked about.
+        verb: such as "leaves".
+        subject: "something", or things of a kind: "a circle".
+    """
+    kind = subject.split(" ", 1)[-1]
+    found = [event for event in clip.events if event.verb == verb]
+    if subject != "something":
+        found = [event for event in found if clip.things[event.things[0]].kind == kind]
+    return events_asked(clip, "anomaly" if verb in ANOMALIES else "action or event", verb, subject, found)
 
 
 def true_text(clip: EventClip, asked: Asked, task: Task) -> str:
@@ -73,6 +86,27 @@ def true_text(clip: EventClip, asked: Asked, task: Task) -> str:
     places = [np.array(points) for points in frames.values()]
     mode = "point_then_count" if task == "count" else "point"
     return write_timed_points(list(frames), places, asked.label, height, width, mode=mode)
+
+
+def ask(grounder: VideoGrounder, clip: EventClip, asked: Asked, task: Task) -> GroundingResult:
+    """What a model answers about a clip; tracks are also masks on every frame."""
+    fps = fps_of(clip)
+    video = open_video(clip.frames, fps=fps)
+    if task == "track":
+        return grounder(video, asked.phrase, every=max(1, round(fps / GRID_FPS)))
+    counts = task == "count"
+    return point_in_video(grounder, video, asked.how_many if counts else asked.phrase, count=counts)
+
+
+def text_of(result: GroundingResult) -> str:
+    """What was written about a whole video, for whatever task."""
+    whole = result.config.get("whole_video")
+    return result.answers[0].text if whole is None else whole["text"]
+
+
+def fps_of(clip: EventClip) -> float:
+    """Frames a second."""
+    return round(1 / float(clip.times_s[1] - clip.times_s[0]), 3)
 
 
 class Written:
@@ -99,8 +133,8 @@ def as_answered(text: str, clip: EventClip, question: str, tracker: Tracker) -> 
         clip, question: what it is about.
         tracker: any; it is not used.
     """
-    fps = 1 / float(clip.times_s[1] - clip.times_s[0])
-    return point_in_video(VideoGrounder(Written(text), tracker), open_video(clip.frames, fps=fps), question)
+    video = open_video(clip.frames, fps=fps_of(clip))
+    return point_in_video(VideoGrounder(Written(text), tracker), video, question)
 
 
 def read_off(text: str, clip: EventClip) -> dict[str, str]:
