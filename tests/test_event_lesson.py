@@ -88,7 +88,7 @@ def test_true_answers_are_drawn_on_their_frames(clip):
 
 def test_the_reader_of_moments_is_checked():
     assert check_moments_exercise(lambda text: []).startswith("not yet: where there is one point")
-    assert check_moments_exercise(lambda text: 1 // 0).endswith("division by zero")
+    assert check_moments_exercise(lambda text: 1 // 0).endswith("modulo by zero")
 
     def read(text):
         found = read_points(text, 1000, 1000)
