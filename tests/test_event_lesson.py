@@ -75,8 +75,7 @@ def test_every_anomaly_has_a_clip_with_its_moment_in_the_middle():
         clip = lesson.anomaly_clip(verb)
         asked = lesson.question_about(clip, verb)
         assert len(asked.targets) == 1 and lesson.score(clip, asked, lesson.true_text(clip, asked, "point")).f1 == 1
-        frames, titles = lesson.around(clip, clip.anomalies[0].time_s)
-        assert len(frames) == len(titles) and f"{clip.anomalies[0].time_s:.1f} s" in titles
+        assert lesson.around(clip, clip.anomalies[0].time_s).shape[1] > 5 * 120  # six frames, or five near an end
 
 
 def test_true_answers_are_drawn_on_their_frames(clip):

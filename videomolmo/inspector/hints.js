@@ -30,7 +30,7 @@ class Hints {
     if ((this.model.get("repropagated") ?? []).length) words.push("▬ re-propagated");
     const said = words.length ? [`key frames: ${words.join("  ")}`] : [];
     const moments = ["moments", "moments_beside"].some((name) => (this.model.get(name) ?? []).length);
-    if (moments) said.push("① pointed at, with its number:  , .  before, next");
+    if (moments) said.push("① pointed at, keys , and . lead there");
     this.legend.textContent = said.join("  ·  ");
   }
 }

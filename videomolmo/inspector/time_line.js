@@ -105,7 +105,7 @@ class TimeLine {
   go(frame) { // for every frame: drawn, for the page's own elements cannot be moved as cheaply where there is no GPU
     this.frame = frame;
     if (!this.colours) return;
-    for (const [at, spot] of this.spots) if (spot.classList.contains("vm-now") !== (at === frame)) spot.classList.toggle("vm-now");
+    for (const [at, spot] of this.spots) if (spot.classList.contains("vm-here") !== (at === frame)) spot.classList.toggle("vm-here");
     const context = this.knob.getContext("2d"), x = this.along(frame), [accent, ground] = this.colours;
     context.clearRect(0, 0, this.width, KNOB_PX);
     context.fillStyle = accent;

@@ -196,11 +196,11 @@ def anomaly_clip(verb: str, first_seed: int = HELD_OUT) -> EventClip:
     raise AssertionError(f"no clip with {verb!r} of {ANOMALIES}")
 
 
-def around(clip: EventClip, time_s: float, *, before: int = 2, after: int = 3) -> tuple[list[np.ndarray], list[str]]:
-    """Frames of the grid around a time, with their times as titles."""
+def around(clip: EventClip, time_s: float, *, before: int = 2, after: int = 3, height_px: int = 120) -> np.ndarray:
+    """Frames of the grid around a time, side by side, with their times as titles."""
     middle = clip.grid.index(int(np.abs(clip.times_s - time_s).argmin()))
     chosen = clip.grid[max(0, middle - before) : middle + after + 1]
-    return [clip.frames[at] for at in chosen], [f"{clip.times_s[at]:.1f} s" for at in chosen]
+    return side_by_side([clip.frames[at] for at in chosen], height_px, [f"{clip.times_s[at]:.1f} s" for at in chosen])
 
 
 def pointed(clip: EventClip, text: str, *, height_px: int = 110, columns: int = 7) -> np.ndarray:
