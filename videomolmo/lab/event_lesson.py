@@ -5,7 +5,7 @@ Seen in: notebooks/09_point_track_count.ipynb
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -203,13 +203,19 @@ def around(clip: EventClip, time_s: float, *, before: int = 2, after: int = 3, h
     return side_by_side([clip.frames[at] for at in chosen], height_px, [f"{clip.times_s[at]:.1f} s" for at in chosen])
 
 
+def ringed(frame: np.ndarray, points_px: Sequence[Sequence[float]]) -> np.ndarray:
+    """A frame twice as large, with rings around points in pixels of the frame: on small frames rings hide things."""
+    picture = frame.repeat(2, axis=0).repeat(2, axis=1)
+    draw_points(picture, [(2 * x, 2 * y) for x, y in points_px])
+    return picture
+
+
 def pointed(clip: EventClip, text: str, *, height_px: int = 110, columns: int = 7) -> np.ndarray:
     """All frames of the grid, with the points that an answer has at their times."""
     answer, pictures = read_points(text, *clip.frames.shape[1:3]), []
     for at in clip.grid:
-        picture = clip.frames[at].copy()
+        points = np.zeros((0, 2))
         if answer.times is not None:
-            near = np.abs(answer.times - clip.times_s[at]) < 0.5 / GRID_FPS
-            draw_points(picture, [(x, y) for x, y in answer.points_px[near].tolist()])
-        pictures.append(picture)
+            points = answer.points_px[np.abs(answer.times - clip.times_s[at]) < 0.5 / GRID_FPS]
+        pictures.append(ringed(clip.frames[at], points.tolist()))
     return side_by_side(pictures, height_px, [f"{clip.times_s[at]:.1f} s" for at in clip.grid], columns=columns)
