@@ -203,10 +203,10 @@ def around(clip: EventClip, time_s: float, *, before: int = 2, after: int = 3, h
     return side_by_side([clip.frames[at] for at in chosen], height_px, [f"{clip.times_s[at]:.1f} s" for at in chosen])
 
 
-def ringed(frame: np.ndarray, points_px: Sequence[Sequence[float]]) -> np.ndarray:
-    """A frame twice as large, with rings around points in pixels of the frame: on small frames rings hide things."""
-    picture = frame.repeat(2, axis=0).repeat(2, axis=1)
-    draw_points(picture, [(2 * x, 2 * y) for x, y in points_px])
+def ringed(frame: np.ndarray, points_px: Sequence[Sequence[float]], times: int = 1) -> np.ndarray:
+    """A frame so many times larger, with rings around points in its own pixels; on a larger frame rings hide less."""
+    picture = frame.repeat(times, axis=0).repeat(times, axis=1)
+    draw_points(picture, [(times * x, times * y) for x, y in points_px])
     return picture
 
 
