@@ -16,6 +16,7 @@ from videomolmo.inspector.static_page import chosen_frames
 from videomolmo.io.drawing import png_bytes
 from videomolmo.lab import event_lesson as lesson
 from videomolmo.lab.exercises import check_moments_exercise
+from videomolmo.lab.nano.molmo2_examples import answer_of
 from videomolmo.points import read_points
 from videomolmo.results import GroundingResult
 from videomolmo.synth.event_questions import CATEGORIES, ask_about
@@ -37,7 +38,7 @@ def answered(clip):
 
 def test_each_answer_says_what_the_others_do_not(clip):
     asked = lesson.lesson_questions(clip)
-    said = {task: lesson.read_off(lesson.true_text(clip, one, task), clip) for task, one in asked.items()}
+    said = {task: lesson.read_off(answer_of(clip, one, task), clip) for task, one in asked.items()}
     assert [said[task]["how many"] for task in ("track", "point", "count")] == ["3", "4", "3"]
     assert said["point"]["times"] == "1.5, 2.5, 3.5, 4.5" and said["track"]["times"] == "0 to 6 s"
     assert said["track"]["places of each"] == "6 + 13 + 5" and said["count"]["places of each"] == "1 + 1 + 1"
@@ -61,11 +62,7 @@ def test_the_notebook_scores_as_evaluation_does(number):
     clip, (asked, *_) = ask_about(lesson.HELD_OUT + number, category)
     record = read_dataset("point_video_nano")[number]
     assert record.expressions[0].text == asked.phrase
-    text = (
-        lesson.mistakes(clip, asked)["one left out"]
-        if len(asked.targets) > 1
-        else lesson.true_text(clip, asked, "point")
-    )
+    text = lesson.mistakes(clip, asked)["one left out"] if len(asked.targets) > 1 else answer_of(clip, asked, "point")
     rows = score_points(record, record.expressions[0], {"answer": text, "duration_s": lesson.SECONDS})
     assert [row.value for row in rows] == pytest.approx(list(lesson.score(clip, asked, text)[:3]))
 
@@ -74,13 +71,13 @@ def test_every_anomaly_has_a_clip_with_its_moment_in_the_middle():
     for verb in ANOMALIES:
         clip = lesson.anomaly_clip(verb)
         asked = lesson.question_about(clip, verb)
-        assert len(asked.targets) == 1 and lesson.score(clip, asked, lesson.true_text(clip, asked, "point")).f1 == 1
+        assert len(asked.targets) == 1 and lesson.score(clip, asked, answer_of(clip, asked, "point")).f1 == 1
         assert lesson.around(clip, clip.anomalies[0].time_s).shape[1] > 5 * 120  # six frames, or five near an end
 
 
 def test_true_answers_are_drawn_on_their_frames(clip):
     point = lesson.lesson_questions(clip)["point"]
-    with_rings = lesson.pointed(clip, lesson.true_text(clip, point, "point"))
+    with_rings = lesson.pointed(clip, answer_of(clip, point, "point"))
     without = lesson.pointed(clip, "There are none.")
     assert with_rings.shape == without.shape and (with_rings != without).any() and png_bytes(without)
 

@@ -13,14 +13,15 @@ import numpy as np
 from videomolmo.grounding import VideoGrounder
 from videomolmo.io.drawing import draw_points, side_by_side
 from videomolmo.io.video import open_video
+from videomolmo.lab.nano.molmo2_examples import answer_of
 from videomolmo.metrics.counting import stated_count
 from videomolmo.metrics.point_scores import VideoPointScore, video_point_scores
-from videomolmo.points import NO_POINTS, Answer, TrackPoint, read_points
+from videomolmo.points import NO_POINTS, Answer, read_points
 from videomolmo.synth.event_questions import Asked, events_asked, things_asked
 from videomolmo.synth.event_scenes import ANOMALIES, GRID_FPS, EventClip
 from videomolmo.synth.event_stage import Stage, event_clip
 from videomolmo.systems.molmo2 import MOST_FRAMES, whole_grid
-from videomolmo.systems.molmo2_formats import write_timed_points, write_tracks
+from videomolmo.systems.molmo2_formats import write_timed_points
 from videomolmo.systems.whole_video import point_in_video
 
 if TYPE_CHECKING:
@@ -69,23 +70,6 @@ def question_about(clip: EventClip, verb: str, subject: str = "something") -> As
     if subject != "something":
         found = [event for event in found if clip.things[event.things[0]].kind == kind]
     return events_asked(clip, "anomaly" if verb in ANOMALIES else "action or event", verb, subject, found)
-
-
-def true_text(clip: EventClip, asked: Asked, task: Task) -> str:
-    """The right answer in Molmo 2's words: tracks at two frames a second, points, or points and how many they are."""
-    height, width = clip.frames.shape[1:3]
-    if task == "track":
-        rows = [
-            [TrackPoint(n, *point) for n in range(len(asked.targets)) if (point := asked.point(clip, n, at))]
-            for at in clip.grid
-        ]
-        return write_tracks(clip.times_s[clip.grid].tolist(), rows, asked.label, height, width)
-    frames: dict[float, list[tuple[float, float]]] = {}
-    for number, target in enumerate(asked.targets):
-        frames.setdefault(float(clip.times_s[target.frame]), []).append(asked.point(clip, number))
-    places = [np.array(points) for points in frames.values()]
-    mode = "point_then_count" if task == "count" else "point"
-    return write_timed_points(list(frames), places, asked.label, height, width, mode=mode)
 
 
 def ask(grounder: VideoGrounder, clip: EventClip, asked: Asked, task: Task) -> GroundingResult:
@@ -167,7 +151,7 @@ def score(clip: EventClip, asked: Asked, text: str) -> VideoPointScore:
 def mistakes(clip: EventClip, asked: Asked) -> dict[str, str]:
     """Answers that are wrong in one way each, by what is wrong with them."""
     height, width = clip.frames.shape[1:3]
-    right = true_text(clip, asked, "point")
+    right = answer_of(clip, asked, "point")
     answer = read_points(right, height, width)
     rows = list(zip(answer.times.tolist(), answer.points_px.tolist(), strict=True))
 
