@@ -12,6 +12,7 @@ from inspector_bench import Browser
 import videomolmo
 from videomolmo.datasets import read_dataset
 from videomolmo.evaluation.whole_videos import score_points
+from videomolmo.inspector.doubt import doubtful_frames
 from videomolmo.inspector.static_page import chosen_frames
 from videomolmo.io.drawing import png_bytes
 from videomolmo.lab import event_lesson as lesson
@@ -115,6 +116,7 @@ def test_moments_go_to_the_browser_and_are_painted_where_they_belong(answered, t
     inspector.state.set_view(points=True)
     assert np.abs(browser.picture.astype(int) - plain).max() < 40  # nothing was pointed at there
     assert any("points at times, without masks" in line for line in inspector.inspection.missing())
+    assert doubtful_frames(inspector.inspection) == {}  # that nothing is pointed at on most frames is no doubt
     assert inspector.plots._draw({"t": 0, "theme": "light"}) == {}
 
 
@@ -126,6 +128,16 @@ def test_the_static_page_shows_the_moments_and_the_answer_once(answered):
     text = _text(inspector.state.shown)
     assert text.count("<points") == 1 and "1.0 s · frame 6 · 1: x 24 y 24 px" in text and "There are none." in text
     assert inspector.picture().startswith(b"\x89PNG")
+
+
+def test_answers_about_whole_videos_differ_where_a_point_is_alone(answered):
+    moved = TWO_AT_ONCE.replace("750 500", "260 900").replace("3.5 3", "4.0 3")
+    inspector = videomolmo.inspect(answered(TWO_AT_ONCE), other=answered(moved))
+    differences = inspector.state.differences
+    assert {at: value for at, value in enumerate(differences.per_frame) if value} == {6: 0.5, 21: 1, 24: 1}
+    assert [differences.next_difference(at) for at in (0, 6, 21, 24)] == [6, 21, 24, 6]
+    same = videomolmo.inspect(answered(TWO_AT_ONCE), other=answered(TWO_AT_ONCE.replace("250 250", "270 250")))
+    assert same.state.differences.next_difference(0) is None
 
 
 def test_a_result_with_masks_has_no_moments():
