@@ -258,6 +258,30 @@ def test_the_picture_is_enlarged_and_moved_and_clicks_stay_where_they_are(page):
     assert page.evaluate(inked, [32, 24]) and not page.evaluate(inked, [1, 1])  # the point is seen before its masks
 
 
+def test_moments_stand_below_the_line_at_their_times_and_lead_there(page):
+    moments = [[25, [1], "#e69f00", "#000000", "2.5 s <b>"], [75, [2, 3], "#56b4e9", "#000000", "7.5 s"]]
+    open_canvas(page, moments=moments, moments_beside=[[50, [1], "#e69f00", "#000000", "5.0 s"]])
+    page.evaluate(PAINTS, [PIXEL])
+    line, spots = page.locator(".vm-line").bounding_box(), page.locator(".vm-moment")
+    assert spots.all_inner_texts() == ["1", "2 3", "1"] and spots.nth(0).get_attribute("title") == "2.5 s <b>"
+    boxes = [spots.nth(n).bounding_box() for n in range(3)]
+    for box, share in zip(boxes, (0.25, 0.75, 0.5), strict=True):
+        assert abs(box["x"] + box["width"] / 2 - line["x"] - 8 - share * (line["width"] - 16)) < 2
+        assert box["y"] >= line["y"] + line["height"]
+    assert boxes[2]["y"] > boxes[0]["y"] + 10  # those of the second picture have a row of their own
+    spots.nth(1).click()
+    page.wait_for_selector(".vm-view[data-frame='75']")
+    assert "vm-here" in spots.nth(1).get_attribute("class") and "vm-here" not in spots.nth(0).get_attribute("class")
+    assert spots.nth(1).evaluate("one => one.scrollWidth <= one.clientWidth + 1")  # also where the user is
+    for key, frame in ((",", 50), (",", 25), (",", 25), (".", 50)):
+        page.keyboard.press(key)
+        page.wait_for_selector(f".vm-view[data-frame='{frame}']")
+    assert "① pointed at" in page.locator(".vm-legend").inner_text()
+    page.evaluate("Object.assign(shown.model.traits, {moments: [], moments_beside: []}); shown.model.change()")
+    assert spots.count() == 0 and not page.locator(".vm-moments").first.is_visible()
+    assert "pointed at" not in page.locator(".vm-legend").inner_text()
+
+
 def test_hints_are_there_until_they_are_put_away_and_the_legend_tells_what_occurs(page):
     open_canvas(page, marks=[[0, "found"], [50, "dropped"]], repropagated=[[0, 50]], shortcuts=["x"])
     legend, lines = page.locator(".vm-legend"), page.locator(".vm-hints")

@@ -28,7 +28,10 @@ class Hints {
     const there = new Set(["marks", "marks_beside"].flatMap((name) => this.model.get(name)).map(([, outcome]) => outcome));
     const words = Object.keys(MARKS).filter((one) => there.has(one)).map((one) => `${MARKS[one]} ${SAID[one] ?? one}`);
     if ((this.model.get("repropagated") ?? []).length) words.push("▬ re-propagated");
-    this.legend.textContent = words.length ? `key frames: ${words.join("  ")}` : "";
+    const said = words.length ? [`key frames: ${words.join("  ")}`] : [];
+    const moments = ["moments", "moments_beside"].some((name) => (this.model.get(name) ?? []).length);
+    if (moments) said.push("① pointed at, keys , and . lead there");
+    this.legend.textContent = said.join("  ·  ");
   }
 }
 

@@ -15,7 +15,7 @@ from videomolmo.inspector.edit_history import Clicks, CorrectionLog, History, St
 from videomolmo.inspector.fused_masks import MASK_LAYERS, FusedMasks, Matching, Patch, Source
 from videomolmo.inspector.ground_truth import Scores, open_truth, score
 from videomolmo.inspector.identities import Identified, Identities
-from videomolmo.inspector.loading import MAX_LISTED, FrameCache, find_missing, open_result
+from videomolmo.inspector.loading import MAX_LISTED, FrameCache, find_missing, open_result, why_no_masks
 from videomolmo.inspector.repropagation import Corrected, PropagationCache, clicks_on_key_frame
 from videomolmo.inspector.segments import DECISIONS, SETTINGS, SegmentStore
 from videomolmo.io.video import Frames
@@ -184,7 +184,7 @@ class Inspection:
 
     def layers(self) -> dict[str, str | None]:
         """Each of `LAYERS`, with None, or the reason why there is nothing to show."""
-        reason = None if self.objects else "no object was found"
+        reason = None if self.objects else why_no_masks(self.result)
         if not self.frames:
             reason = "the clip has no frames"
         found: dict[str, str | None] = dict.fromkeys(LAYERS, reason)

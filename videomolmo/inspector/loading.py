@@ -360,9 +360,16 @@ def _of_answers(inspection: Any) -> list[str]:
     return found
 
 
+def why_no_masks(result: GroundingResult) -> str:
+    """Why there is nothing to draw."""
+    if isinstance(result.config.get("whole_video"), dict):
+        return "answers about a whole video are points at times, without masks"
+    return "no object was found"
+
+
 def _of_masks(inspection: Any) -> list[str]:
     if not inspection.objects:
-        return ["no object was found"]
+        return [why_no_masks(inspection.result)]
     reasons = inspection.layers()
     count = len(inspection.object_ids)
     many = [f"{count} objects: lists and plots tell of the first {MAX_LISTED}"]

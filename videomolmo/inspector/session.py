@@ -15,6 +15,7 @@ from videomolmo.inspector.canvas import FrameCanvas, Picture
 from videomolmo.inspector.compare import Differences
 from videomolmo.inspector.corrections import Change, Corrections
 from videomolmo.inspector.inspection import Inspection
+from videomolmo.inspector.moments import moments_of, said_of
 from videomolmo.inspector.render import EncodedCache, Look, swatch
 from videomolmo.inspector.run_models import RunModels
 
@@ -159,6 +160,8 @@ class InspectorState:
             self.canvas.frame = min(self.canvas.frame, max(0, self.canvas.frames - 1))
             self.canvas.marks = _marks(self.inspection)
             self.canvas.marks_beside = _marks(self.other) if self.other is not None else []
+            self.canvas.moments = _moments(self.inspection)
+            self.canvas.moments_beside = _moments(self.other) if self.other is not None else []
             self.canvas.sizes = [[one.height, one.width] for one in self.shown]
             self.canvas.titles = [list(_title(one)) for one in self.shown]
             self.canvas.captions = [_pieces(one, look) for one, look in zip(self.shown, self.looks, strict=True)]
@@ -341,6 +344,14 @@ def _title(one: Inspection) -> tuple[str, str]:
     words = [file, system, f"k = {every}" if every else "", f"rule {one.rule}{tau}", f"{one.frames} frames"]
     words.append(f"{one.width}×{one.height} px")
     return f"“{one.sentence}”", " · ".join(word for word in words if word)
+
+
+def _moments(one: Inspection) -> list[list[Any]]:
+    """What was pointed at in a whole video: frame, numbers, colour and ink of the first, and what there is to say."""
+    return [
+        [frame, [place.number for place in places], *swatch(places[0].number), said_of(places)]
+        for frame, places in moments_of(one)
+    ]
 
 
 def _marks(one: Inspection) -> list[list[Any]]:

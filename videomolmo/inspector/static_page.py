@@ -17,6 +17,7 @@ import numpy as np
 from videomolmo.inspector.compare import Differences
 from videomolmo.inspector.identities import edit_in_words
 from videomolmo.inspector.inspection import Inspection, Piece
+from videomolmo.inspector.moments import answer_lines, is_whole_video, moments_of
 from videomolmo.inspector.plots import (
     DASHES,
     DECISION_STYLES,
@@ -98,7 +99,10 @@ def _sheets(shown: list[Inspection], looks: Sequence[Look], frames: list[int]) -
     for one, look, name in zip(shown, looks, ("first: ", "second: ") if len(shown) > 1 else ("",), strict=True):
         model = one.result.config.get("model", {})
         settings = f"rule {one.rule} · τ {one.tau:g}" + (f" · k {model['every']}" if model.get("every") else "")
-        title = f"{name}“{one.sentence}” · {one.frames} frames · {len(one.object_ids)} objects · {settings}"
+        found = f"{len(one.object_ids)} objects · {settings}"
+        if is_whole_video(one):
+            found = f"{sum(len(places) for _, places in moments_of(one))} points, no masks"
+        title = f"{name}“{one.sentence}” · {one.frames} frames · {found}"
         there = [t for t in frames if t < one.frames]
         if not there or not one.height:
             rows.append((0.5, partial(_no_frames, title=title)))
@@ -135,6 +139,8 @@ def chosen_frames(
         agreement = first.agreement
         values = np.where(agreement < first.tau, 1 - agreement, 0).max(axis=1, initial=0)
     doubt[: len(values)] = values
+    for at in (at for one in shown for at, _ in moments_of(one)):
+        doubt[at] = 1.0
     edges = np.linspace(0, frames, FRAMES + 1).astype(int)
     if also is not None and 0 <= also < frames:
         doubt[also] = np.inf
@@ -236,18 +242,34 @@ def _plots(shown: list[Inspection], scores: Scoring, differences: Differences | 
                 ("first: ", "second: ")[number] if len(shown) > 1 else "",
                 min(20, max(1, len(one.object_ids))),
             )
+            if is_whole_video(one):
+                rows.append((1.1, partial(_moments, one=one, title=f"{name}moments pointed at; dotted: frames shown")))
+                continue
             titles = [f"{name}forward against backward; dotted: key frames", ""]
             ratios = 2.6, 0.5 + 0.16 * objects
             draw = partial(_static_plots, of=[agreement_figure(one)], titles=titles, ratios=ratios)
             rows.append((2.6 + 0.16 * objects, draw))
             titles = [f"{name}{quantity}(t)" for quantity in ("x", "y", "area")]
             rows.append((2.2, partial(_static_plots, of=[track_figure(one)], titles=titles)))
-    if any(one.truth is not None for one in shown) or len(shown) > 1:
+    if not is_whole_video(shown[0]) and (any(one.truth is not None for one in shown) or len(shown) > 1):
         figures = [scores_figure(shown[0], shown[1] if len(shown) > 1 else None, scores=scores)]
         figures += [] if differences is None else [difference_figure(differences)]
         titles = ["J&F against ground truth", "difference of the two (1 - IoU)"]
         rows.append((2.2, partial(_static_plots, of=figures, titles=titles)))
     return rows
+
+
+def _moments(area: Any, one: Inspection, title: str) -> None:
+    """A time line with the numbers of what was pointed at; those of one frame below each other."""
+    axes = area.add_axes(_inside(area, left=0.75, right=0.15, bottom=0.45, top=0.3))
+    axes.set(title=title, xlim=(-0.5, max(0.5, one.frames - 0.5)), yticks=[], xlabel="frame")
+    for key in one.key_frames:
+        axes.axvline(key, color="black", lw=0.6, ls=":", alpha=0.35)
+    for frame, places in moments_of(one):
+        colour, ink = swatch(places[0].number)
+        plate = {"facecolor": colour, "edgecolor": "black", "boxstyle": "round,pad=0.25"}
+        numbers = "\n".join(str(place.number) for place in places)
+        axes.text(frame, 0.5, numbers, ha="center", va="center", color=ink, bbox=plate, fontsize=9)
 
 
 def _static_plots(area: Any, of: list[Figure], titles: list[str], ratios: Sequence[float] = ()) -> None:
@@ -316,6 +338,9 @@ def _text(shown: list[Inspection]) -> str:
     lines = []
     for number, one in enumerate(shown):
         name = ("first", "second")[number] + ": " if len(shown) > 1 else ""
+        if is_whole_video(one):
+            lines += [f"{name}what the model wrote about the whole video", *answer_lines(one)]
+            continue
         outcomes = {at: "rejected" if said == "dropped" else said for at, said in one.outcomes().items()}
         lines.append(f"{name}what the model wrote on {len(outcomes)} key frames")
         for answer in sorted(one.result.answers, key=lambda answer: answer.frame)[:MAX_ANSWERS]:

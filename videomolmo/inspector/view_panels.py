@@ -18,6 +18,7 @@ from videomolmo.fusion import RULES
 from videomolmo.inspector.background import Debounced
 from videomolmo.inspector.doubt import doubtful_frames
 from videomolmo.inspector.inspection import LAYERS, Inspection, listed
+from videomolmo.inspector.moments import is_whole_video
 from videomolmo.inspector.plots import agreement_figure, difference_figure, scores_figure, track_figure
 from videomolmo.inspector.render import LAYER_SIGNS, swatch
 from videomolmo.inspector.session import InspectorState
@@ -477,6 +478,8 @@ class PlotPanel:
 
     def _draw(self, now: dict[str, Any]) -> dict[str, Figure]:
         state = self._state
+        if is_whole_video(state.inspection):
+            return {}
         made = {"agreement": agreement_figure(state.inspection, **now)}
         if any(one.truth is not None for one in state.shown):
             made["scores"] = scores_figure(state.inspection, state.other, scores=state.scores.of, **now)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from videomolmo.fusion import fuse
+from videomolmo.points import NO_POINTS, read_points
 from videomolmo.synth.captions import GroundedText
 
 
@@ -164,6 +165,33 @@ def check_windows_exercise(answer: Callable[[np.ndarray, int], np.ndarray]) -> s
             numbers = [(window[:, 0] // 3).tolist() for window in (wanted[first], given[first])]
             return f"not yet: {where}, window {first} has patches {numbers[0]}, yours {numbers[1]}"
     return "right: these are the windows of the temporal module"
+
+
+def check_moments_exercise(read: Callable[[str], Sequence[tuple[float, int, int, int]]]) -> str:
+    """Compare `read(text)`, (seconds, number, x, y in thousandths) of every point, with `read_points`.
+
+    Seen in: notebooks/09_point_track_count.ipynb
+    """
+    cases = {
+        "there is one point": '<points coords="0.5 1 100 036">turn</points>',
+        "two moments have a point each": '<points coords="0.5 1 100 036;2.0 2 420 447">turn</points>',
+        "a moment has two points": '<points coords="1.5 1 100 036 2 700 447;2.0 3 420 447">turn</points>',
+        "the number stands beside the points": 'There are 1 <points coords="3.0 1 007 999">fish</points>.',
+        "things are followed": '<tracks coords="0.0 1 100 036;0.5 1 120 036 2 500 500">circles</tracks>',
+        "there is nothing": NO_POINTS,
+    }
+    for name, text in cases.items():
+        told = read_points(text, 1000, 1000)
+        times, numbers = ([] if values is None else values.tolist() for values in (told.times, told.ids))
+        places = np.round(told.points_px).astype(int).tolist()
+        wanted = [(time, number, x, y) for time, number, (x, y) in zip(times, numbers, places, strict=True)]
+        try:
+            given = [(float(time), int(number), int(x), int(y)) for time, number, x, y in read(text)]
+        except Exception as error:  # a learner's code may do anything
+            return f"not yet: where {name}, your function raises {type(error).__name__}: {error}"
+        if given != wanted:
+            return f"not yet: where {name}, expected {wanted}, got {given}"
+    return "right: these are the points with their times"
 
 
 def answer_loss_of(log_probabilities: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:

@@ -1,13 +1,12 @@
-"""The recipe of Nano-Molmo2: transformers' own classes, tiny, trained on generated clips by the product's trainer.
+"""The recipe of Nano-Molmo2: transformers' own classes, tiny, trained on generated clips.
 
-Its vision tower learns from the shipped nano model's first, see `molmo2_vision`.
+As Molmo 2 itself it comes from a model that points in pictures, the shipped one (`molmo2_start`). The shipped model's
+vision sees for it while it learns to speak, and its own learns meanwhile to see the same (`molmo2_vision`).
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,18 @@ from transformers import PreTrainedTokenizerFast
 
 from videomolmo.io import provenance
 from videomolmo.io.files import atomic_files, write_json
+from videomolmo.lab.nano.checkpoint import found, load_weights, save_checkpoint
+from videomolmo.lab.nano.molmo2_examples import Clips
+from videomolmo.lab.nano.molmo2_stage import Stage, train_stage
+from videomolmo.lab.nano.molmo2_start import begin_connector, begin_language
 from videomolmo.lab.nano.molmo2_vision import FRESH, begin_vision, distil, shipped_model
 from videomolmo.model.tokenizer import END_OF_TEXT, build_nano_tokenizer
 from videomolmo.synth.event_questions import ask_about, category_of
-from videomolmo.systems.molmo2 import load_molmo2
-from videomolmo.training.recipe import Data, Model, Optimiser, Recipe, Run, Source
-from videomolmo.training.trainer import train
+from videomolmo.weights.hub import nano_pointing_96
+from videomolmo.weights.published import read_configuration
 
 SIDE_PX, PATCH_PX, POOL = 96, 8, 2
-WIDTH, LAYERS, FF, HEADS = 192, 6, 512, 6  # of the language model: 3.8 M weights in all, 7.5 MB in half precision
+WIDTH, LAYERS, FF, HEADS = 128, 6, 384, 4  # of the language model; the shipped model has the same with four layers
 CHAT = ("<|im_start|>", "<|im_end|>")
 MEDIA = ("<im_start>", "<im_end>", "<im_patch>", "<im_col>", "<low_res_im_start>", "<|image|>", "<im_low>",
          "<frame_start>", "<frame_end>", "<|video|>")  # fmt: skip
@@ -37,36 +39,25 @@ GRAMMAR = (
     "</tracks>",
     "Counting the ",
     " shows a total of ",
+    "There are none.",
 )
 VOCABULARY, EXAMPLES = 512, 240  # most tokens; clips whose questions they are learnt from
 LONGEST = 4096  # tokens: 25 frames of 36 tokens with their times, and four tracks of as many points
-SEE_STEPS = 2500  # in which the vision tower learns from the shipped one
-THINGS = ("object", "animal")
-
+CONNECT_STEPS, SEE_STEPS = 400, 1500  # in which connector and vision learn from the shipped model's
 _SIZES = {"height": SIDE_PX, "width": SIDE_PX}
-_SHORT = {**_SIZES, "seconds": 3.0, "questions": 3}
-_LONG = {**_SIZES, "seconds": 6.0, "questions": 3}
 
-
-def _sets(name: str, clips: int, repeat: int = 1, **options: Any) -> Source:
-    return Source(name, options={"clips": clips, **options}, repeat=repeat)
-
-
-# name, steps, peak rate, sets: what there is, then what happens, then all, tracks included
-STAGES: tuple[tuple[str, int, float, tuple[Source, ...]], ...] = (
-    ("things", 6000, 1e-3, (_sets("point_video_nano", 40_000, only=THINGS, **_SHORT),)),
-    ("events", 8000, 1e-3, (
-        _sets("point_video_nano", 20_000, **_SHORT),
-        _sets("track_video_nano", 8_000, **_SIZES, seconds=4.0, fps=2),
-    )),
-    ("all", 10_000, 8e-4, (
-        _sets("point_video_nano", 30_000, **_LONG), _sets("track_video_nano", 12_000, **_SIZES, seconds=12.0, fps=2),
-    )),
+_PICTURES = Clips("picture", 3.0, questions=8, categories=("object", "animal"))
+STAGES = (
+    Stage("pictures", 1800, 1.2e-3, (_PICTURES,)),
+    Stage("events", 700, 1e-3, (replace(_PICTURES, share=0.4), Clips("point", 4.0, 0.4), Clips("track", 3.0, 0.2))),
+    Stage("all", 200, 6e-4, (
+        Clips("point", 6.0, 0.6), Clips("track", 6.0, 0.2, batch=6, questions=2),
+        Clips("track", 12.0, 0.2, batch=3, questions=1),
+    ), vision=0.3),
 )  # fmt: skip
-BATCH, MICRO_BATCH = 16, 4
 
 
-def train_nano_molmo2(out: Path, *, seed: int = 1, share: float = 1.0, threads: int = 2) -> Path:
+def train_nano_molmo2(out: Path, *, seed: int = 1, share: float = 1.0) -> Path:
     """Train Nano-Molmo2 in `out`, with a folder for each stage, and write it in half precision to `out`/molmo2.
 
     Run again to go on; `videomolmo evaluate --benchmark point_video_nano --model out/molmo2` tells how good it is.
@@ -75,71 +66,61 @@ def train_nano_molmo2(out: Path, *, seed: int = 1, share: float = 1.0, threads: 
         out: working folder.
         seed: of first weights and order of examples.
         share: of all steps, for a trial run.
-        threads: of the training process; the other cores make clips.
 
     Raises:
-        KeyboardInterrupt: a signal ended a stage, which is saved.
+        KeyboardInterrupt: a signal ended a stage, which goes on from its last checkpoint.
     """
-    source = out / "molmo2_start"
-    if not (source / "config.json").is_file():
-        write_start(source, out / "molmo2_see", seed, max(2, round(SEE_STEPS * share)))
-    for name, steps, rate, sets in STAGES:
-        recipe = recipe_of(out / f"molmo2_{name}", source, sets, max(2, round(steps * share)), rate, seed, threads)
-        outcome = train(recipe)
-        if outcome.model is None:
-            raise KeyboardInterrupt
-        source = outcome.model
-    model, processor = load_molmo2(source)
-    with atomic_files(out / "molmo2", "config.json") as place:
-        model.half().save_pretrained(place)
-        processor.save_pretrained(place)
-        told = {"seed": seed, "share": share, "stages": [[name, steps, rate, [asdict(one) for one in sets]]
-                                                         for name, steps, rate, sets in STAGES]}  # fmt: skip
-        own = {"versions": provenance.versions(), "commit": provenance.commit(), "machine": provenance.machine()}
-        write_json(place / "recipe.json", told | own)
-    return out / "molmo2"
 
+    def scaled(steps: int) -> int:
+        return max(2, round(steps * share))
 
-def recipe_of(
-    out: Path, source: Path, sets: Sequence[Source], steps: int, rate: float, seed: int, threads: int
-) -> Recipe:
-    """A stage as a recipe of the product's trainer."""
-    return Recipe(
-        out=str(out),
-        model=Model(str(source)),
-        optimiser=Optimiser(
-            language=rate, connector=rate, vision=0.3 * rate, beta2=0.98, weight_decay=0.01, floor=0.05,
-            warmup=min(200, steps // 10), batch=BATCH, micro_batch=MICRO_BATCH, steps=steps,
-        ),
-        data=Data(sets=tuple(sets), questions=3, frames=32, templates=False),
-        run=Run(seed=seed, workers=max(0, (os.cpu_count() or 1) - threads), checkpoint_every=100, log_every=10,
-                peak_tflops=0.0),
-    )  # fmt: skip
-
-
-def write_start(folder: Path, seen: Path, seed: int, steps: int) -> None:
-    """A folder with a model that sees and has learnt no word, and its processor.
-
-    Args:
-        folder: to write.
-        seen: working folder of the vision tower's training, which may be killed and goes on.
-        seed, steps: of that training.
-    """
     processor = nano_processor()
     model = nano_model(processor.tokenizer, seed)
-    begin_vision(model.model.vision_tower, shipped_model())
-    distil(model, processor, seen, steps, seed)
+    begin(model, processor, out / "molmo2_begin", scaled(CONNECT_STEPS), seed)
+    distil(model, processor, out / "molmo2_see", scaled(SEE_STEPS), seed)
+    weights = None
+    for stage in STAGES:
+        stage = replace(stage, steps=scaled(stage.steps))
+        weights = train_stage(model, processor, stage, out / f"molmo2_{stage.name}", weights, seed)
+    return write_model(model, processor, weights, out / "molmo2", seed, share)
+
+
+def begin(model: Any, processor: Any, folder: Path, steps: int, seed: int) -> None:
+    """Give a fresh model what the shipped one knows; done once, and then read from the folder."""
+    done = folder / "weights.safetensors"
+    if not (there := found(done)):
+        folder.mkdir(parents=True, exist_ok=True)
+        shipped = shipped_model()
+        begin_vision(model.model.vision_tower, shipped)
+        begin_language(model, processor.tokenizer, shipped)
+        begin_connector(model, processor, shipped, steps, seed)
+        save_checkpoint(done, state=model.state_dict())
+        there = done
+    model.load_state_dict(load_weights(there, own=model.state_dict()))
+
+
+def write_model(model: Any, processor: Any, weights: Path, folder: Path, seed: int, share: float) -> Path:
+    """Write the averaged weights of the last stage in half precision, with processor and recipe."""
+    state = load_weights(weights)
+    model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()
+                           if name.startswith("model.")})  # fmt: skip
     with atomic_files(folder, "config.json") as place:
-        model.save_pretrained(place)
+        model.half().save_pretrained(place)
         processor.save_pretrained(place)
+        own = {"versions": provenance.versions(), "commit": provenance.commit(), "machine": provenance.machine()}
+        told = {"seed": seed, "share": share, "see": SEE_STEPS, "connect": CONNECT_STEPS,
+                "stages": [asdict(stage) for stage in STAGES]}  # fmt: skip
+        write_json(place / "recipe.json", told | own)
+    return folder
 
 
 def nano_processor() -> Any:
     """Molmo 2's processor for small frames, with our tokenizer: one token for a digit, few for the grammar."""
     from transformers import Molmo2ImageProcessor, Molmo2Processor, Molmo2VideoProcessor
 
+    shipped = read_configuration(nano_pointing_96()).image
     scaled = {"size": dict(_SIZES), "patch_size": PATCH_PX, "pooling_size": [POOL, POOL], "do_rescale": True,
-              "do_normalize": True}  # fmt: skip
+              "do_normalize": True, "image_mean": list(shipped.mean), "image_std": list(shipped.std)}  # fmt: skip
     images = Molmo2ImageProcessor(**scaled, overlap_margins=[1, 1], max_crops=1)
     return Molmo2Processor(
         image_processor=images, video_processor=Molmo2VideoProcessor(**scaled), tokenizer=event_tokenizer()
@@ -174,6 +155,7 @@ def nano_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Any:
             "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "intermediate_size": FF, "vocab_size": VOCABULARY,
             "additional_vocab_size": 16, "max_position_embeddings": LONGEST, "qk_norm_type": "qwen3",
             "num_attention_heads": HEADS, "num_key_value_heads": HEADS // 2, "head_dim": WIDTH // HEADS,
+            "attention_bias": True,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
             "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
         },
@@ -182,7 +164,7 @@ def nano_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Any:
             "patch_size": PATCH_PX, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, **small,
         },
         adapter_config={
-            "vision_feature_layer": [3 + FRESH, 1 + FRESH], "intermediate_size": 384, "text_hidden_size": WIDTH,
+            "vision_feature_layer": [3 + FRESH, 1 + FRESH], "intermediate_size": 512, "text_hidden_size": WIDTH,
             **small,
         },
         image_start_token_id=token("<im_start>"), low_res_image_start_token_id=token("<low_res_im_start>"),

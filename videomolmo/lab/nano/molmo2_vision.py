@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from videomolmo.lab.nano.checkpoint import MovingAverage, found, load_weights, resume, save_checkpoint, save_progress
 from videomolmo.model.image import ImageProcessor
@@ -27,7 +28,8 @@ from videomolmo.training.model import cosine
 from videomolmo.weights.checkpoint import load_model
 from videomolmo.weights.hub import nano_pointing_96
 
-FRESH = 2  # blocks before those of the shipped model
+FRESH = 3  # blocks before those of the shipped model: they stand for its convolutions
+PLACES = 1.0  # weight of what tells places, which then varies about as much as the features themselves
 FRAMES, RATE, AVERAGE, WARMUP = 32, 2e-3, 0.99, 50  # of a step; peak rate; decay of the moving average; steps
 CHECKPOINT_EVERY, LOG_EVERY = 100, 10
 _BLOCK = {
@@ -40,6 +42,41 @@ _BLOCK = {
 def shipped_model() -> Any:
     """The shipped nano model for frames of 96 pixels."""
     return load_model(nano_pointing_96()).float().eval()
+
+
+@torch.no_grad()
+def shipped_features(
+    shipped: Any, pixels: Float[Tensor, "frames patches pixel"]
+) -> tuple[Float[Tensor, "frames patches width"], Float[Tensor, "frames patches width"]]:
+    """What the shipped model sees on each patch, deep and early; the deep features also tell places.
+
+    Its vision does not know where a patch lies: its connector adds that afterwards (`WindowPositions`), which Molmo 2's
+    cannot. Left out here, coordinates stay at chance.
+    """
+    deep, early = shipped.vision.selected_hidden(pixels)
+    features = torch.cat([deep, early], -1)[:, None, 1:]
+    past = features[:, None].expand(-1, shipped.config.context, *(-1,) * (features.ndim - 1))
+    windows = shipped.temporal(features, past)
+    connector = shipped.connector
+    tokens = connector.output_norm(connector.projector(connector.input_norm(connector.pool(windows).flatten(0, 1))))
+    told = connector.positions(tokens) - tokens  # frames, windows, width
+    side = round(told.shape[1] ** 0.5)
+    square = told.unflatten(1, (side, side)).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    return deep[:, 1:] + PLACES * square.flatten(1, 2), early[:, 1:]
+
+
+class ShippedTower(nn.Module):
+    """The shipped model's vision in place of `Molmo2VisionModel`: the same frames in, its features for both layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shipped = [shipped_model()]  # in a list: its weights are not the model's
+
+    @torch.no_grad()
+    def forward(self, pixel_values: Float[Tensor, "frames patches pixel"], **_: Any) -> BaseModelOutputWithPooling:
+        """What `Molmo2Model.get_image_features` reads: hidden states, of which two are filled."""
+        deep, early = shipped_features(self.shipped[0], pixel_values)
+        return BaseModelOutputWithPooling(hidden_states=(*[None] * (2 + FRESH), early, None, deep))
 
 
 @torch.no_grad()
@@ -98,7 +135,7 @@ def unlike(model: Any, processor: Any, shipped: Any, frames: UInt8[np.ndarray, "
     hidden = model.model.vision_tower(seen, output_hidden_states=True).hidden_states
     with torch.no_grad():
         pixels = ImageProcessor(shipped.config.image).pixels_only(frames)[:, 0]
-        wanted = [one[:, 1:] for one in shipped.vision.selected_hidden(pixels)]
+        wanted = shipped_features(shipped, pixels)
     pairs = zip([hidden[layer + 1] for layer in layers], wanted, strict=True)
     return torch.stack([functional.mse_loss(made, true) / true.var() for made, true in pairs]).mean()
 

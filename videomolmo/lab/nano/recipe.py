@@ -142,7 +142,7 @@ def train_nano(
         caption_recipe.train_nano_glamm(out, seed=seed, share=share)
         return
     if only == "molmo2":
-        molmo2_recipe.train_nano_molmo2(out, seed=seed, share=share, threads=threads)
+        molmo2_recipe.train_nano_molmo2(out, seed=seed, share=share)
         return
     recipe = {"seed": seed, "share": share, "temporal": temporal, "points": points}
     if only != "pointing":
