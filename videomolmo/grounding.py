@@ -67,8 +67,8 @@ class VideoGrounder:
         loaded: dict[str, Any] | None = None,
     ) -> None:
         if (pointer is None) == (segmenter is None) or (segmenter is None and tracker is None):
-            given = {"pointer": pointer, "tracker": tracker, "segmenter": segmenter}
-            names = " and ".join(name for name, part in given.items() if part is not None) or "nothing"
+            given = zip(("pointer", "tracker", "segmenter"), (pointer, tracker, segmenter), strict=True)
+            names = " and ".join(name for name, part in given if part is not None) or "nothing"
             raise BadInput(f"a grounder of {names}: expected a pointer with a tracker, or a segmenter")
         self.pointer, self.tracker, self.segmenter = pointer, tracker, segmenter
         self.weights, self.loaded = dict(weights or {}), dict(loaded or {})
@@ -491,9 +491,8 @@ def load_tracker(
     name, device = hub.as_name(name, "--masks"), device_named(device)
     published = sam2.published_name(hub.split_revision(name)[0])
     if published is not None:
-        file = Path(name)
-        if not file.is_file():
-            file = hub.checkpoint_file(name, sam2.published_names()[published][1], offline)
+        there = Path(name).is_file()
+        file = Path(name) if there else hub.checkpoint_file(name, sam2.published_names()[published][1], offline)
         model = sam2.load_published(published, file, device)
     else:
         file = hub.masks_folder(name, offline) / "model.safetensors"
