@@ -51,7 +51,7 @@ CORPUS = [
 ]
 
 LONG = [  # files that take longest, by processor time
-    "notebooks", "inspector_browser", "annotation", "full_size", "hostile_models", "workshop", "trainer",
+    "notebooks", "inspector_browser", "app_browser", "annotation", "full_size", "hostile_models", "workshop", "trainer",
     "training_memory", "sweep", "training", "windows", "inspector_close", "hostile_masks", "cli", "sweep_folders",
     "trainer_processes", "hostile_checkpoints", "videoglamm_golden", "inspector_browser_parts", "hostile_results",
 ]  # fmt: skip

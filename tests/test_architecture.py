@@ -212,6 +212,17 @@ def test_each_file_of_weights_loads_alone():
     loaded_after("\n".join(f"{forget}\nimport videomolmo.{name}" for name in names))
 
 
+def test_training_the_pointing_model_runs_at_most_twelve_files_and_no_other_kind():
+    code = (
+        "import sys, videomolmo.training.trainer\n"
+        "print(*[name for name in sys.modules if name.startswith('videomolmo.training')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
+    names = done.stdout.split()
+    assert "videomolmo.training.pointing" in names and len(names) <= 12
+    assert not {"videomolmo.training.molmo2", "videomolmo.training.videoglamm"} & {*names}
+
+
 def test_public_names_are_there():
     code = "import videomolmo\nfor name in videomolmo.__all__: assert getattr(videomolmo, name).__name__ == name"
     loaded_after(code)

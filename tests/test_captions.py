@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import colorsys
 import re
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
+from videomolmo.datasets.generated import FIRST_SEED
 from videomolmo.errors import BadInput
 from videomolmo.synth.caption_scenes import BAR, GREY, caption_clip, stories
 from videomolmo.synth.captions import KINDS, SENTENCES, GroundedText, exchange
@@ -172,7 +174,8 @@ def test_answers_name_exactly_the_objects_that_masks_say(clips):
 
 def test_referring_sentences_mean_one_object_and_absent_ones_none(clips):
     for clip, traced in clips:
-        names = {f"{obj.colour} {obj.shape}" for obj in clip.scene.objects}
+        objects = clip.scene.objects
+        names = {words for one in objects for words in (f"{one.colour} {one.shape}", one.shape, f"{one.colour} object")}
         for told in exchanges(clip, ["appearance", "motion sentence", "absent"], times=2):
             words = told.question.removesuffix(" in the video.").split(" the ")[1].rstrip("?.")
             if told.kind == "absent":
@@ -186,6 +189,24 @@ def test_referring_sentences_mean_one_object_and_absent_ones_none(clips):
                 if colour in ("", obj.colour) and shape in ("object", obj.shape) and motion in ("", one.motion)
             ]  # fmt: skip
             assert [list(span.objects) for span in told.answer.spans] == [meant], (clip.scene.seed, told)
+
+
+@pytest.mark.parametrize("split", FIRST_SEED)
+def test_no_answer_is_right_merely_because_it_is_frequent(split):
+    said = [stories(caption_clip(FIRST_SEED[split] + number, height=48, width=48)) for number in range(100)]
+    rng, of_question = np.random.default_rng(4), {}
+    for kind in KINDS[1:]:
+        told = [made for one in said for _ in range(8) if (made := exchange(one, rng, kind))]
+        for one in told:
+            of_question.setdefault(one.question, []).append(one.answer.text)
+        nothing = np.mean([not one.answer.spans for one in told])
+        assert len(told) > 150 and (nothing == 1 if kind == "absent" else nothing < 0.5), (kind, nothing)
+        (answer, times), *_ = Counter(one.answer.text for one in told).most_common(1)
+        assert times / len(told) < (0.5 if kind == "hidden" else 0.2) or kind == "absent", (kind, answer)
+    frequent = {asked: Counter(answers) for asked, answers in of_question.items() if len(answers) >= 25}
+    assert len(frequent) > 30  # "absent" asks in the words of "appearance"
+    for asked, answers in frequent.items():
+        assert answers.most_common(1)[0][1] / answers.total() < 0.8, (asked, answers)
 
 
 def test_a_seed_says_the_same_again(clips):

@@ -295,7 +295,8 @@ def test_generated():
 
 
 def test_every_data_set_has_a_miniature():
-    made = {"generated", "vpos_nano", "gcg_nano", "point_video_nano", "count_video_nano", "track_video_nano"}
+    made = {"generated", "vpos_nano", "gcg_nano", "refer_nano"}
+    made |= {f"{task}_video_nano" for task in ("point", "count", "track")}
     layouts = {"mot", "got10k", "coco_video", "palette_video"}  # see test_molmo2_rows.py
     assert set(DATASETS) == {*mini.BUILDERS, *made, *layouts, "molmo2_video_count", "imported"}
 

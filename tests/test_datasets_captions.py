@@ -153,6 +153,13 @@ def test_generated_clips_with_questions():
                 assert record.objects[object_id] in phrase.lower() and record.mask_of(object_id, 6) is not None
             assert GroundedText.parsed(said.answer.marked).text == said.answer.text
     assert {said.kind for said in read_dataset("gcg_nano", clips=3, kinds=("caption",))[2].expressions} == {"caption"}
+    for clip, record in zip(read_dataset("refer_nano", clips=12), records, strict=True):  # for all models of masks
+        asked = {said.id: said for said in record.expressions}
+        for said in clip.expressions:
+            assert said.text.startswith("the ") and f" {said.text}" in asked[said.id].text and said.answer is None
+            assert said.objects == asked[said.id].objects and clip.objects[said.objects[0]] != "grey bar"
+            assert np.array_equal(clip.truth(said, 3), record.mask_of(said.objects[0], 3))
+    assert {said.kind for clip in read_dataset("refer_nano") for said in clip.expressions} == {"appearance", "motion"}
     for options, line in (({"frames": 1}, "frames=1: expected 2"), ({"kinds": ("song",)}, "kind 'song'")):
         with pytest.raises(BadInput, match=line):
             read_dataset("gcg_nano", **options)

@@ -6,6 +6,7 @@ import json
 
 import miniature_datasets as mini
 import numpy as np
+import pandas as pd
 import pytest
 from chat_server import chat, running
 from tiny_videoglamm import tiny_config, tiny_model, tiny_tokenizer
@@ -19,8 +20,10 @@ from videomolmo.evaluation.answers import EncoderSimilarity, Grounded, WordSimil
 from videomolmo.evaluation.conversations import evaluate_conversations
 from videomolmo.grounding import VideoGrounder
 from videomolmo.protocols import Phrase, Segmentation
-from videomolmo.systems.videoglamm import VideoGLaMMProcessor, collate
-from videomolmo.systems.videoglamm.examples import training_example
+from videomolmo.systems.videoglamm import VideoGLaMMProcessor
+from videomolmo.systems.videoglamm.examples import model_inputs, read_conversations, training_batch
+from videomolmo.systems.videoglamm.segmenter import FIND
+from videomolmo.weights.hub import pointing_folder
 
 CLIPS = 4
 
@@ -156,6 +159,39 @@ def test_a_tiny_videoglamm_by_the_command_line(without_meteor, tmp_path, capsys)
     assert "points at what is named" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_two_systems_on_the_same_referring_sentences(tmp_path, capsys, monkeypatch):
+    command = ["evaluate", "--benchmark", "refer_nano", "--limit", "1", "--out", str(tmp_path / "out")]
+    both = [*command, "--model", "nano-glamm", "--beside", "nano"]
+    assert main(both) == 0
+    shown = capsys.readouterr().out
+    assert "| sentences | measure | n | nano-glamm | nano | nano-glamm − nano |" in shown
+    table = pd.read_csv(tmp_path / "out" / "side_by_side.csv")
+    found = table.set_index(["kind", "metric", "system"])["value"]
+    (row,) = [one for one in read_dataset("refer_nano", clips=1)[0].expressions if one.kind == "appearance"]
+    kept = [json.loads(path.read_text()) for path in (tmp_path / "out" / "nano-glamm" / "answers").rglob("*.json")]
+    (own,) = [one for one in kept if one["text"] == row.text]
+    asked = FIND.format(row.text)
+    processor = VideoGLaMMProcessor.from_pretrained(pointing_folder("nano-glamm"))
+    config = processor.config
+    visual = config.frames * (config.image.pool**2 + config.video.pool**2)
+    read, written = (found["appearance", f"tokens {how}", "nano-glamm"] for how in ("read", "written"))
+    assert read == len(processor.tokens(asked)["input_ids"]) - 1 + visual
+    assert 3 < written < 40 and own["cost"]["tokens written"] == written
+    assert (found[:, "J&F"] <= 1).all() and found["appearance", "J&F", "nano"] > 0.5
+    for kind, metric in {(kind, metric) for kind, metric, _ in found.index}:
+        one, other, gap = (found[kind, metric, name] for name in ("nano-glamm", "nano", "nano-glamm − nano"))
+        assert gap == pytest.approx(one - other, abs=1e-6)
+    monkeypatch.setattr("videomolmo.evaluation.evaluate.predict", None)  # nothing may be predicted again
+    assert main(both) == 0 and capsys.readouterr().out == shown
+    for wrong, line in (
+        (["--beside", "nano"], "names are alike"), (["--beside", "nano-96", "--compare"], "leave out --predictions"),
+        (["--benchmark", "gcg_nano", "--beside", "nano-96"], "asks for descriptions"),
+    ):  # fmt: skip
+        assert main([*command[:-1], str(tmp_path / "none"), *wrong]) == 2 and line in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_words_of_phrases():
     alike = WordSimilarity()(["A red circle", "the bar"], ["the red circle", "a grey bar", "dog"])
     assert alike.round(3).tolist() == [[1, 0, 0], [0, 0.667, 0]]
@@ -220,17 +256,20 @@ def test_records_with_answers_become_training_examples(tmp_path):
     tokenizer = tiny_tokenizer()
     model = tiny_model(tiny_config(tokenizer)).train()
     processor = VideoGLaMMProcessor(tokenizer, model.config)
-    examples = []
+    read = []
     for name in ("ytvos_gcg", "anet_gcg"):
         (record,) = read_dataset(name, mini.BUILDERS[name](tmp_path / name), "train")
-        examples.append(training_example(processor, record, record.expressions[0], supervised=2))
-        text = processor.decode(examples[-1]["labels"][examples[-1]["labels"] >= 0])
-        assert text == record.expressions[0].answer.marked
-    first, second = (example["masks"] for example in examples)
-    assert first.shape == (2, 2, mini.HEIGHT, mini.WIDTH) and set(first.unique().tolist()) == {0, 1}
+        read.append(read_conversations(record, record.expressions, processor.config.frames, supervised=2))
+        assert read[-1].exchanges == ((record.expressions[0].text, record.expressions[0].answer.marked),)
+    first, second = (one.masks for one in read)
+    assert first.shape == (2, 2, mini.HEIGHT, mini.WIDTH) and {*np.unique(first)} == {0, 1}
     assert second.shape == (3, 1, mini.HEIGHT, mini.WIDTH)  # annotated on one frame alone
-    out = model(**collate(examples))
+    inputs = model_inputs(training_batch(processor, read))
+    for row, one in zip(inputs["labels"], read, strict=True):
+        assert processor.decode(row[row >= 0]) == one.exchanges[0][1]
+    assert [len(masks) for masks in inputs["masks"]] == [4, 4] and (inputs["masks"][0][2:] == -1).all()
+    out = model(**inputs)
     assert out.loss.isfinite() and out.bce_loss > 0
     record = read_dataset("mevis", mini.mevis(tmp_path / "m"))[0]
     with pytest.raises(BadInput, match="has no answer"):
-        training_example(processor, record, record.expressions[0])
+        read_conversations(record, record.expressions[:1], processor.config.frames)

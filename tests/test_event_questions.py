@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -24,6 +28,21 @@ def test_a_seed_is_always_the_same_clip_and_other_rates_show_the_same():
     assert np.array_equal(one.frames, again.frames) and np.array_equal(one.masks, again.masks)
     assert np.array_equal(fast.masks[fast.grid], one.masks) and fast.events == one.events
     assert one.times_s[-1] == fast.times_s[-1] == 6.0 and len(one.frames) == 13
+
+
+def test_a_seed_asks_the_same_in_every_process():
+    """Python orders a set of texts anew in each process, and training resumes in another one."""
+    code = (
+        "from videomolmo.datasets.generated_events import read_point_video_nano as read\n"
+        "print([one.text for record in read(clips=6, height=32, width=32) for one in record.expressions])"
+    )
+    asked = {
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, check=True, capture_output=True
+        ).stdout
+        for seed in ("0", "1", "2")
+    }
+    assert len(asked) == 1 and len(asked.pop()) > 200
 
 
 @pytest.mark.parametrize("theme", [*VERBS, "anomaly"])

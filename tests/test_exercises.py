@@ -6,6 +6,7 @@ import pytest
 from videomolmo.lab.exercises import (
     check_agreed_exercise,
     check_phrases_exercise,
+    check_places_exercise,
     check_redo_exercise,
     check_rule_exercise,
 )
@@ -107,3 +108,23 @@ def test_phrases_are_told_with_the_number_of_their_own_seg():
     )
     assert "a phrase has no [SEG]" in greedy
     assert "raises ZeroDivisionError" in check_phrases_exercise(lambda written: 1 / 0)
+
+
+def place(x, y):
+    column, row = int(x * 12), int(y * 12)
+    across, down = int(x * 36) % 3, int(y * 36) % 3
+    return row // 2 * 6 + column // 2, row % 2 * 2 + column % 2, across * 3 + down
+
+
+def test_places_are_counted_as_the_model_does():
+    from videomolmo.model.config import ImageConfig
+    from videomolmo.model.token_places import Places
+
+    assert check_places_exercise(place).startswith("right")
+    grid = Places.of(96, 96, ImageConfig(size_px=96, patch_px=8, max_crops=0, resize="stretch"))
+    points = np.random.default_rng(0).random((200, 2))
+    assert [place(x, y) for x, y in points] == [tuple(one) for one in grid.chosen(points).tolist()]
+    rows_first = check_places_exercise(lambda x, y: (*place(x, y)[:2], int(y * 36) % 3 * 3 + int(x * 36) % 3))
+    assert "farther right" in rows_first and "expected (0, 0, 6), got (0, 0, 2)" in rows_first
+    assert "one patch to the right" in check_places_exercise(lambda x, y: (0, 0, place(x, y)[2]))
+    assert "raises ZeroDivisionError" in check_places_exercise(lambda x, y: 1 / 0)

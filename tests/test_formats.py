@@ -211,6 +211,38 @@ def test_pycocotools_reads_the_masks(result, tmp_path, capsys):
     assert np.array_equal(coco.annToMask(crowd), VOID[3])
 
 
+def test_coco_brings_the_frames_that_it_names(result, tmp_path):
+    lost = result.to("coco", tmp_path / "clip.json", frames=True)
+    content, folder = json.loads((tmp_path / "clip.json").read_text()), tmp_path / "clip_frames"
+    assert not any("frames" in text for text in lost)
+    names = [one["file_name"] for one in content["images"]]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    with Image.open(folder / names[3]) as image:
+        away = np.abs(np.array(image, int) - frames_of(FRAMES, HEIGHT, WIDTH)[3])
+    assert np.median(away) < 8, "another frame"
+    supervision = pytest.importorskip("supervision")
+    data = supervision.DetectionDataset.from_coco(str(folder), str(tmp_path / "clip.json"), force_masks=True)
+    assert len(data) == FRAMES and sum(len(one) for _, _, one in data) == len(content["annotations"])
+    with pytest.raises(BadInput, match="clip_frames exists"):
+        (tmp_path / "clip.json").rename(tmp_path / "before.json")
+        result.to("coco", tmp_path / "clip.json", frames=True)
+    assert not (tmp_path / "clip.json").exists(), "half of it was left"
+    with pytest.raises(BadInput, match="beside mot, which names none; expected one of coco, yolo-seg"):
+        result.to("mot", tmp_path / "mot", frames=True)
+    gone = replace(result, source=tmp_path / "gone.mp4", _video=None)
+    with pytest.raises(BadInput, match="the video cannot be opened"):
+        gone.to("coco", tmp_path / "gone.json", frames=True)
+    assert not list(tmp_path.glob("gone*"))
+
+
+def test_coco_tells_where_the_frames_of_an_excerpt_come_from(result, tmp_path):
+    part = replace(result, source=tmp_path / "clip.mp4", source_frames=np.arange(FRAMES) + 30,
+                   source_times_s=(np.arange(FRAMES) + 30) / 10)  # fmt: skip
+    content = json.loads(written(part, "coco", tmp_path).read_text())
+    assert content["images"][2]["source_frame"] == 32 and content["images"][2]["source_time_s"] == 3.2
+    assert content["videos"][0]["file_name"] == "clip.mp4"
+
+
 def test_supervision_reads_coco_and_yolo_and_takes_detections(result, tmp_path):
     supervision = pytest.importorskip("supervision")
     found = result.detections(3)

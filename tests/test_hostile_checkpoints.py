@@ -31,9 +31,9 @@ from videomolmo.lab.nano.checkpoint import (
 )
 from videomolmo.training.checkpoints import Checkpoints, read_state, restore
 from videomolmo.training.log import append_log
-from videomolmo.training.model import TrainState, accelerator_for, assemble
+from videomolmo.training.model import TrainState, accelerator_for
 from videomolmo.training.tensor_files import Parts, written
-from videomolmo.training.trainer import train
+from videomolmo.training.trainer import assemble, train
 
 EARLIER = Path(__file__).parent / "fixtures" / "earlier_checkpoints"  # made before hashes, by pickling
 

@@ -24,9 +24,9 @@ from videomolmo.lab.nano.checkpoint import load_checkpoint
 from videomolmo.masks.sam2 import load_published
 from videomolmo.training import checkpoints, earlier
 from videomolmo.training.checkpoints import restore
-from videomolmo.training.model import TrainState, accelerator_for, assemble
+from videomolmo.training.model import TrainState, accelerator_for
 from videomolmo.training.recipe import Recipe
-from videomolmo.training.trainer import train
+from videomolmo.training.trainer import assemble, train
 from videomolmo.weights.pickled import read_torch, unpickle
 
 EARLIER = Path(__file__).parent / "fixtures" / "earlier_checkpoints"  # written when checkpoints were pickles

@@ -353,6 +353,54 @@ def test_results_are_taken_away(first, folder):
     assert (results(folder) / "exports" / "tracks_1.csv").read_text().startswith("frame,")
 
 
+def test_ids_are_swapped_listed_and_given_back_and_tables_lead_to_frames(first, page):
+    first.press("Home", *["ArrowRight"] * 6)
+    first.shows(6)
+    plain = first.pixels()
+    first.press("w")
+    first.says("object 1 and object 2 swapped from frame 6 on")
+    assert first.differs(plain)
+    corrections, frames = first.box.locator(".vm-table").nth(0), first.box.locator(".vm-table").nth(1)
+    corrections.locator("summary").click()
+    corrections.get_by_text("swapped from frame 6").wait_for()
+    frames.locator("summary").click()
+    frames.get_by_role("button", name="agreement").click()
+    worst = frames.locator("tbody tr").first
+    agreement = [float(text) for text in frames.locator("tbody tr td:nth-child(5)").all_inner_texts() if text != "–"]
+    assert agreement == sorted(agreement) and len(agreement) > 20
+    to = int(worst.get_attribute("data-frame"))
+    worst.click()
+    first.shows(to)
+    first.box.get_by_role("button", name="1", exact=True).click()
+    shoot(page, "tables")
+    first.box.get_by_title("colour 7").click()
+    first.says("object 1 has another colour")
+    assert first.eventually(lambda: "rgb(0, 114, 178)" in first.box.locator(".vm-plate").first.get_attribute("style"))
+    corrections.get_by_role("button", name="revert").nth(1).click()
+    first.says("correction reverted")
+    corrections.get_by_role("button", name="revert").nth(0).click()
+    assert first.eventually(lambda: "corrections (0)" in corrections.inner_text())
+    first.press("Home", *["ArrowRight"] * 6)
+    first.shows(6)
+    assert first.becomes(plain)
+    corrections.locator("summary").click()
+    frames.locator("summary").click()
+
+
+TITLES = """box => [...box.querySelectorAll("button, select, input, [role=slider].noUi-handle")]
+    .filter((one) => one.offsetParent && !one.closest(".vm-object, .vm-palette, .vm-table")).map((one) => {
+        one.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
+        return [one.textContent || one.className, one.closest("[title]:not([title=''])")?.title ?? ""];
+    })"""
+
+
+def test_every_control_says_what_it_is_for_and_its_key_where_the_pointer_is_over_it(first):
+    said = first.box.evaluate(TITLES)
+    assert len(said) > 40
+    without = [one for one in said if not re.search(r"\S  \S+|\(.+\)$", one[1])]
+    assert without == []
+
+
 def test_two_results_are_compared(page):
     compared = Inspector(page, 1)
     compared.view.wait_for()

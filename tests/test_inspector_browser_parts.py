@@ -258,6 +258,30 @@ def test_the_picture_is_enlarged_and_moved_and_clicks_stay_where_they_are(page):
     assert page.evaluate(inked, [32, 24]) and not page.evaluate(inked, [1, 1])  # the point is seen before its masks
 
 
+def test_moments_stand_below_the_line_at_their_times_and_lead_there(page):
+    moments = [[25, [1], "#e69f00", "#000000", "2.5 s <b>"], [75, [2, 3], "#56b4e9", "#000000", "7.5 s"]]
+    open_canvas(page, moments=moments, moments_beside=[[50, [1], "#e69f00", "#000000", "5.0 s"]])
+    page.evaluate(PAINTS, [PIXEL])
+    line, spots = page.locator(".vm-line").bounding_box(), page.locator(".vm-moment")
+    assert spots.all_inner_texts() == ["1", "2 3", "1"] and spots.nth(0).get_attribute("title") == "2.5 s <b>"
+    boxes = [spots.nth(n).bounding_box() for n in range(3)]
+    for box, share in zip(boxes, (0.25, 0.75, 0.5), strict=True):
+        assert abs(box["x"] + box["width"] / 2 - line["x"] - 8 - share * (line["width"] - 16)) < 2
+        assert box["y"] >= line["y"] + line["height"]
+    assert boxes[2]["y"] > boxes[0]["y"] + 10  # those of the second picture have a row of their own
+    spots.nth(1).click()
+    page.wait_for_selector(".vm-view[data-frame='75']")
+    assert "vm-here" in spots.nth(1).get_attribute("class") and "vm-here" not in spots.nth(0).get_attribute("class")
+    assert spots.nth(1).evaluate("one => one.scrollWidth <= one.clientWidth + 1")  # also where the user is
+    for key, frame in ((",", 50), (",", 25), (",", 25), (".", 50)):
+        page.keyboard.press(key)
+        page.wait_for_selector(f".vm-view[data-frame='{frame}']")
+    assert "① pointed at" in page.locator(".vm-legend").inner_text()
+    page.evaluate("Object.assign(shown.model.traits, {moments: [], moments_beside: []}); shown.model.change()")
+    assert spots.count() == 0 and not page.locator(".vm-moments").first.is_visible()
+    assert "pointed at" not in page.locator(".vm-legend").inner_text()
+
+
 def test_hints_are_there_until_they_are_put_away_and_the_legend_tells_what_occurs(page):
     open_canvas(page, marks=[[0, "found"], [50, "dropped"]], repropagated=[[0, 50]], shortcuts=["x"])
     legend, lines = page.locator(".vm-legend"), page.locator(".vm-hints")
@@ -356,3 +380,49 @@ def test_a_click_on_a_run_of_decisions_goes_to_the_frame_under_the_mouse(page):
             "frame => Math.abs((shown.model.said.findLast(({kind}) => kind === 'go')?.frame ?? -99) - frame) <= 1",
             arg=frame,
         )
+
+
+TABLE = {
+    "title": "frames", "hint": "of frames",
+    "columns": [["frame", "number", 0], ["IoU", "agreement", 2], ["name", "", 0]],
+    "rows": [[0, 0.5, "b"], [1, None, "<b>a</b>"], [2, 0.25, "c"], [10, 0.75, "d"]], "frames": [0, 1, 2, None],
+    "buttons": [["revert", "take back"]] * 4, "note": "all", "unfolded": False,
+}  # fmt: skip
+OPEN_TABLE = """async ([source, traits]) => {
+    const whole = document.body.appendChild(document.createElement("div"));
+    whole.className = "vm-inspector";
+    globalThis.went = [];
+    whole.addEventListener("vm-seek", ({ detail }) => went.push(detail.frame));
+    const model = kernel(traits);
+    Object.assign(model, { set: (name, value) => { traits[name] = value; }, save_changes: () => {} });
+    globalThis.shown = await show(source, model);
+    whole.append(shown.el);
+}"""
+
+
+def test_a_table_is_sorted_by_its_heads_and_a_row_leads_to_its_frame(page):
+    page.evaluate(OPEN_TABLE, [(SCRIPTS / "tables.js").read_text(), TABLE])
+    first = lambda: page.locator("tbody tr td:first-child").all_inner_texts()  # noqa: E731
+    assert first() == [], "filled only when it is opened"
+    page.locator("summary").click()
+    page.wait_for_function("shown.model.traits.unfolded")
+    assert first() == ["0", "1", "2", "10"]
+    page.get_by_role("button", name="IoU").click()
+    assert first() == ["2", "0", "10", "1"], "what is not known stands last"
+    page.get_by_role("button", name="IoU").click()
+    assert first() == ["10", "0", "2", "1"]
+    page.get_by_role("button", name="frame").click()
+    assert first() == ["0", "1", "2", "10"], "numbers, not texts"
+    assert page.locator("tbody tr").nth(1).inner_text().split("\t")[1:3] == ["–", "<b>a</b>"]
+    page.locator("tbody tr").nth(2).click()
+    page.locator("tbody tr").nth(0).press("Enter")
+    page.locator("tbody tr").nth(3).click()  # leads nowhere
+    assert page.evaluate("went") == [2, 0]
+    page.locator("tbody tr").nth(1).get_by_role("button", name="revert").click()
+    assert page.evaluate("shown.model.said") == [{"kind": "press", "row": 1}] and page.evaluate("went") == [2, 0]
+    show = (
+        "frame => document.querySelector('.vm-inspector').dispatchEvent(new CustomEvent('vm-frame', {detail: frame}))"
+    )
+    page.evaluate(show, 2)
+    assert page.locator("tr.vm-here td:first-child").all_inner_texts() == ["2"]
+    assert "take back" in page.locator("td button").first.get_attribute("title")

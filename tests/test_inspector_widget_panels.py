@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from dataclasses import replace
 from functools import partial
@@ -211,8 +212,8 @@ def test_keys_do_what_the_controls_do_and_nothing_that_is_disabled(look, tiny_gr
 
 def test_every_control_says_what_it_is_for(look):
     inspector, browser = look(made_result(), other=made_result())
-    said = set(browser.canvas.tips)
-    for panel in (inspector.look, inspector.fusion, inspector.questions, inspector.files, inspector.correct):
+    said, parts = set(browser.canvas.tips), (inspector.look, inspector.fusion, inspector.questions, inspector.files)
+    for panel in (*parts, inspector.correct, inspector.identities):
         waiting = [panel.box]
         while waiting:
             one = waiting.pop()
@@ -221,7 +222,23 @@ def test_every_control_says_what_it_is_for(look):
                 continue
             assert one.tooltip, one
             assert isinstance(one, widgets.Button) or one.model_id in said, one  # a button shows its own
+            has_key = re.search(r"  \(.+\)$", one.tooltip)
+            assert has_key or one.disabled, f"{one.tooltip!r} names no key"
     assert all(inspector.correct.mode.tooltips)
+
+
+def test_keys_move_sliders_and_choose_rules(look):
+    inspector, browser = look()
+    press = lambda *keys: [browser.tell(kind="key", key=key) for key in keys]  # noqa: E731
+    opacity, tau = inspector.look.opacity.value, inspector.inspection.tau
+    press(".", ".", ",")
+    assert inspector.state.look.opacity == pytest.approx(opacity + 0.05)
+    press(*"<" * 30)
+    assert inspector.inspection.tau == 0 and tau > 0
+    press(">", "l", "M")
+    assert inspector.inspection.rule == "left" and inspector.inspection.matching == 0.1
+    press("M", "M", "M", "M", "1", "w")
+    assert inspector.inspection.matching in (None, "stored") and len(inspector.inspection.history.state.edits) == 1
 
 
 def test_a_point_belongs_to_the_object_under_the_click_or_begins_a_new_one(look, tiny_grounder):

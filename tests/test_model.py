@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import GenerationMixin
+from transformers.generation import BaseStreamer
 
 from videomolmo.errors import BadInput
 from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneration, VideoMolmoProcessor, collate
 from videomolmo.model.config import TEMPORAL_KINDS, ImageConfig, LanguageConfig, VisionConfig
-from videomolmo.model.decoding import answer_loss, positions, visible
+from videomolmo.model.decoding import answer_loss, greedy, positions, visible
 from videomolmo.model.tokenizer import build_nano_tokenizer, load_tokenizer
 from videomolmo.weights.checkpoint import load_published
 from videomolmo.weights.published import to_published
@@ -190,6 +192,51 @@ def test_batched_generation_equals_one_by_one(tokenizer, attn_implementation: st
         single["input_ids"] = single["input_ids"][:, : (single["input_ids"] != -1).sum()]
         assert written(model, 12, **single) == [ids]
         assert stopped[row] == (ids[: ids.index(stop)] if stop in ids else ids)
+
+
+class Told(BaseStreamer):
+    """A streamer that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[list[int] | None] = []
+
+    def put(self, value: Tensor) -> None:
+        self.told.append(value.tolist())
+
+    def end(self) -> None:
+        self.told.append(None)
+
+
+@pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
+def test_our_loop_writes_what_transformers_loop_writes(tokenizer, attn_implementation: str, monkeypatch) -> None:
+    model = build(small(), attn_implementation)
+    with torch.no_grad():
+        for parameter in model.language.parameters():
+            parameter.mul_(10 if parameter.ndim == 2 else 1)
+    padded = inference_arguments(batch_for(tokenizer, model.config, QUESTIONS))
+    first, ours = written(model, 12, **padded)[0], VideoMolmoForConditionalGeneration._sample
+    is_late = lambda ids, _: torch.full((len(ids),), ids.shape[1] > padded["input_ids"].shape[1] + 7)  # noqa: E731
+    asked = (
+        {"max_new_tokens": 12},
+        {"max_new_tokens": 12, "eos_token_id": [first[4], first[2]], "pad_token_id": 3},
+        {"max_new_tokens": 20, "eos_token_id": None, "repetition_penalty": 1.7, "stopping_criteria": [is_late]},
+    )
+    used = []
+    monkeypatch.setattr("videomolmo.model.pointing.greedy", lambda *a, **b: used.append(1) or greedy(*a, **b))
+    for options in asked:
+        for prompts in (padded, {name: value[:1] for name, value in padded.items()}):
+            found = []
+            for loop in (ours, GenerationMixin._sample):
+                monkeypatch.setattr(VideoMolmoForConditionalGeneration, "_sample", loop)
+                streamer = Told()
+                rows = model.generate(**prompts, **options, streamer=streamer)
+                found.append((rows.tolist(), streamer.told))
+            assert found[0] == found[1]
+    assert len(used) == 6
+    monkeypatch.setattr(VideoMolmoForConditionalGeneration, "_sample", ours)
+    for options in ({"do_sample": True}, {"return_dict_in_generate": True}, {"use_cache": False}, {"num_beams": 2}):
+        model.generate(**padded, max_new_tokens=2, **options)
+    assert len(used) == 6  # of these transformers' loops take care
 
 
 def test_cached_generation_equals_full_forward(tokenizer) -> None:

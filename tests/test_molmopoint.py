@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from videomolmo.errors import BadInput
+from videomolmo.model.point_heads import CLOSED
+from videomolmo.model.token_order import Ids, as_text
 from videomolmo.systems import load_grounder
 from videomolmo.systems.molmopoint import MolmoPointConfig, MolmoPointForConditionalGeneration
-from videomolmo.systems.molmopoint.heads import CLOSED
 from videomolmo.systems.molmopoint.weights import published_state, read_configuration
-from videomolmo.systems.molmopoint.writing import Ids, Writer, Written, allowed, as_text, places, triples, write
+from videomolmo.systems.molmopoint.writing import Writer, Written, allowed, places, triples, write
 
 WORDS, MORE = 40, 16
 IDS = {

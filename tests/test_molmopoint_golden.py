@@ -18,10 +18,11 @@ from golden import HOW, ROOT, near, read_json, tensors
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from videomolmo.model.point_heads import IMPOSSIBLE
+from videomolmo.model.token_order import Ids, as_text
 from videomolmo.systems.molmopoint import MolmoPointForConditionalGeneration
-from videomolmo.systems.molmopoint.heads import IMPOSSIBLE
 from videomolmo.systems.molmopoint.weights import published_rows
-from videomolmo.systems.molmopoint.writing import Ids, Writer, as_text, places, write
+from videomolmo.systems.molmopoint.writing import Writer, places, write
 
 STATES, LOGITS, LOSS, GRADIENT, NORM, PIXELS = 2e-5, 2e-4, 1e-5, 3e-4, 2e-4, 1e-3
 ROUNDING = 1e-2  # gradients below: their last digits are noise in float32 (an answer known by heart; biases of keys)

@@ -278,6 +278,68 @@ def my_phrases(written):
     assert "".join(_printed(out, 2)).startswith("not yet") and "".join(_printed(out)).startswith("right")
 
 
+@pytest.mark.slow
+def test_words_or_tokens_runs_and_its_lesson_holds(run):
+    solution = """
+def my_place(x, y):
+    column, row = int(x * 12), int(y * 12)
+    return row // 2 * 6 + column // 2, row % 2 * 2 + column % 2, int(x * 36) % 3 * 3 + int(y * 36) % 3"""
+    small = {"samples": [4], "steps": 2, "batch": 2, "test_pictures": 4, "cache_folder": "results/cache"}
+    results, out = run("11_words_or_tokens", solution, **small)
+    table = pd.read_csv(results / "results.csv", dtype={"right": str})
+    assert set(table["points"]) == {"text", "tokens"} and len(table) == 12 and set(table["steps"]) == {2}
+    assert (results / "words_or_tokens_right.png").is_file()
+    assert "".join(_printed(out, 2)).startswith("not yet") and "".join(_printed(out)).startswith("right")
+
+
+@pytest.mark.slow
+def test_your_video_runs_and_its_lesson_holds(run, shipped_grounder):
+    solution = """
+def my_name(text):
+    return "".join(sign if sign.isalnum() or sign in " ._-" else "_" for sign in text).lstrip(" .")[-60:] or "video\""""
+    results, out = run("13_your_video", solution, every=15)
+    table = pd.read_csv(results / "results.csv", index_col="sentence")
+    assert table.loc["the red circle", ["found", "absent", "malformed"]].sum() == 4 and len(table) == 3
+    assert len(list(results.glob("*/results/*/run.json"))) == 4 and not list(results.glob("*/results/*/overlay.mp4"))
+    assert sum("not offered" in text or "no video" in text for text in _printed(out, 5)) == 1
+    assert "".join(_printed(out, 2)).startswith("not yet") and "".join(_printed(out)).startswith("right")
+
+
+@pytest.mark.slow
+def test_point_track_count_runs_and_its_lesson_holds(run):
+    if not (nano_glamm_folder().parent / "molmo2").is_dir():
+        pytest.skip("Nano-Molmo2's weights are not there yet")
+    solution = """
+def my_moments(text):
+    import re
+    found = []
+    for moment in re.search(r'coords="([^"]*)"|$', text)[1].split(";") if "coords" in text else []:
+        time, *rest = moment.split()
+        found += [(float(time), *map(int, rest[at : at + 3])) for at in range(0, len(rest), 3)]
+    return found"""
+    results, out = run("09_point_track_count", solution)
+    mistakes = pd.read_csv(results / "mistakes.csv", index_col="what")
+    assert mistakes.loc[["exact", "half a second late"], "F1"].tolist() == [1, 1]
+    assert mistakes.loc[["a second late", "elsewhere", "none"], "F1"].tolist() == [0, 0, 0]
+    assert mistakes.loc["one left out", "recall"] == 0.75 and mistakes.loc["each twice", "precision"] == 0.5
+    grammar = pd.read_csv(results / "grammar.csv", index_col="what")
+    outcomes = grammar["outcome"].to_dict()
+    assert (
+        outcomes["as it should be"] == "found"
+        and outcomes["nothing"] == "absent"
+        and outcomes["cut off"] == "malformed"
+    )
+    assert (grammar.loc["another number", "number"], grammar.loc["another number", "points"]) == (5, 3)
+    said = pd.read_csv(results / "said.csv", index_col="what")
+    assert said.loc["point, ground truth", "times"] == "1.5, 2.5, 3.5, 4.5"
+    assert said.loc["track, ground truth", "places of each"] == "6 + 13 + 5"
+    scores = pd.read_csv(results / "results.csv")
+    assert set(scores["metric"]) == {"point f1", "count exact", "count close"} and scores["value"].between(0, 1).all()
+    outputs = [one for cell in nbformat.read(out, as_version=4).cells for one in cell.get("outputs", [])]
+    assert any("TrackInspector" in str(one.get("data", {}).get("text/plain", "")) for one in outputs)
+    assert "".join(_printed(out, 2)).startswith("not yet") and "".join(_printed(out)).startswith("right")
+
+
 def nano_glamm_folder() -> Path:
     from videomolmo.weights.hub import data_folder
 

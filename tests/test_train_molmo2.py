@@ -19,8 +19,7 @@ from videomolmo.errors import BadInput
 from videomolmo.points import read_points
 from videomolmo.systems.molmo2 import grid_times
 from videomolmo.training.log import read_metrics
-from videomolmo.training.model import Molmo2Loss
-from videomolmo.training.molmo2 import collate, example_of, weight_of_token
+from videomolmo.training.molmo2 import Molmo2Loss, collate, example_of, weight_of_token
 from videomolmo.training.recipe import Data, Learn, Model, Optimiser, Recipe, Run, Source
 from videomolmo.training.trainer import train
 from videomolmo.training.video_samples import LeftOut, Message, VideoSample, VideoSamples, track_times

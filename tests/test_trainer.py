@@ -40,18 +40,10 @@ from videomolmo.training.data import (
     qa_branch,
 )
 from videomolmo.training.log import Diverged, DivergenceDetector, read_metrics
-from videomolmo.training.model import (
-    FlopCount,
-    LossModule,
-    accelerator_for,
-    assemble,
-    has_no_gradient,
-    part_of,
-    set_trainable,
-    weight_of,
-)
+from videomolmo.training.model import accelerator_for, part_of, set_trainable
+from videomolmo.training.pointing import FlopCount, LossModule, Pointing, weight_of
 from videomolmo.training.recipe import Data, Learn, Recipe, Source, read_recipe
-from videomolmo.training.trainer import train
+from videomolmo.training.trainer import assemble, train
 from videomolmo.weights.checkpoint import load_model
 
 EXPORT = trainer.export
@@ -242,8 +234,9 @@ def test_all_that_learns_gets_a_gradient_and_nothing_else(model, rows):
             iter(dataloader(MicroBatches(samples_of(rows), processor, DistributedBatchSampler(2, 2, 1, 0), 0, 1), 0))
         ).tensors
         train_state.loss_module(batch).backward()
+        kind = train_state.kind
         for name, parameter in train_state.model.named_parameters():
-            chosen = part_of(name) in Learn(parts).names and not has_no_gradient(train_state.model, name)
+            chosen = part_of(kind, name) in Learn(parts).names and not kind.has_no_gradient(TINY, name)
             assert (parameter.grad is not None) == parameter.requires_grad == chosen, name
 
 
@@ -295,7 +288,7 @@ def test_a_part_without_weights_is_refused(rows, tmp_path):
 def test_the_step_is_the_golden_one(folder):
     golden, norms = tensors(folder / "train_outputs.safetensors"), read_json(folder / "train_grad_norms.json")
     model, (batch, _) = model_of(folder), train_batch(folder)
-    set_trainable(model, Learn())
+    set_trainable(Pointing(), model, Learn())
     loss = LossModule(model)(batch)
     loss.backward()
     weight = weight_of(batch)
@@ -455,7 +448,7 @@ def test_arithmetic_is_counted_as_torch_counts_it(model, rows):
         iter(dataloader(MicroBatches(samples_of(rows), processor, DistributedBatchSampler(1, 1, 1, 0), 0, 1), 0))
     ).tensors
     tiny = VideoMolmoForConditionalGeneration.from_pretrained(model).train()
-    set_trainable(tiny, Learn())
+    set_trainable(Pointing(), tiny, Learn())
     # as plain products: which fused attention kernels of a CPU are counted differs between releases of torch
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         LossModule(tiny)(batch).backward()

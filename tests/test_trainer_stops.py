@@ -23,7 +23,7 @@ from videomolmo.io import provenance
 from videomolmo.training import log, trainer
 from videomolmo.training.data import Samples
 from videomolmo.training.log import Diverged, DivergenceDetector
-from videomolmo.training.model import LossModule
+from videomolmo.training.pointing import LossModule
 from videomolmo.training.recipe import Optimiser, Run
 from videomolmo.training.trainer import train
 

@@ -96,6 +96,8 @@ def test_settings_that_no_recipe_has(capsys):
             training_memory(VideoMolmoConfig.nano(), 96, 96, Learn(), **wrong)
     assert main(["estimate", "--train", str(ROOT / "data/recipes/nano.toml"), "--size", "wide"]) == 2
     assert "--size is 'wide'" in capsys.readouterr().err
+    assert main(["estimate", "--train", str(ROOT / "data/recipes/nano_glamm.toml"), "--size", "96x96"]) == 2
+    assert "is no pointing model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -255,6 +256,24 @@ def test_files_that_are_no_video(tmp_path):
         with pytest.raises(BadInput, match=message) as caught:
             open_video(tmp_path / name)
         assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_list_of_other_files_is_no_video(tmp_path):
+    """A playlist of a stranger would show whatever video its reader may open."""
+    (tmp_path / "private").mkdir()
+    private = encode(tmp_path / "private" / "secret.ts", count=30)
+    shutil.copy(private, tmp_path / "beside.ts")
+    lists = {
+        "list.m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:2.0,\n{private}\n#EXT-X-ENDLIST\n",
+        "list.ffconcat": "ffconcat version 1.0\nfile beside.ts\n",
+        "list.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+    }
+    for name, text in lists.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(BadInput, match="a list of other files, not a video"):
+            open_video(tmp_path / name)
+    with open_video(private) as video:
+        assert len(video) == 30
 
 
 def test_arguments_that_cannot_be_meant(tmp_path):

@@ -17,18 +17,14 @@ from videomolmo.systems.molmo2 import Molmo2Pointer, as_tracking
 from videomolmo.training.video_samples import point_message, timed_points, track_message
 
 pytest.importorskip("transformers.models.molmo2", reason="this transformers has no Molmo 2")
-from tiny_molmo2 import model_of, processor_of
+from tiny_molmo2 import untaught
 
 SMALL = {"clips": 1, "height": 64, "width": 64}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    place = tmp_path_factory.mktemp("molmo2")
-    processor = processor_of(["How often does the circle turn?"])
-    model_of(processor.tokenizer).save_pretrained(place)
-    processor.save_pretrained(place)
-    return place
+    return untaught(tmp_path_factory.mktemp("molmo2"))
 
 
 @pytest.fixture(scope="module")

@@ -17,18 +17,14 @@ from videomolmo.systems.molmo2 import Molmo2Pointer, whole_grid
 from videomolmo.systems.whole_video import number_in, places_in, point_in_video, told
 
 pytest.importorskip("transformers.models.molmo2", reason="this transformers has no Molmo 2")
-from tiny_molmo2 import model_of, processor_of
+from tiny_molmo2 import untaught
 
 TWO = 'Counting the <points coords="0.5 1 500 250;1.9 2 250 500">turn</points> shows a total of 2.'
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    place = tmp_path_factory.mktemp("molmo2")
-    processor = processor_of(["How often does the circle turn?"])
-    model_of(processor.tokenizer).save_pretrained(place)
-    processor.save_pretrained(place)
-    return place
+    return untaught(tmp_path_factory.mktemp("molmo2"))
 
 
 @pytest.fixture(scope="module")

@@ -71,6 +71,14 @@ def model_of(tokenizer):
     return model
 
 
+def untaught(folder: Path) -> Path:
+    """A folder with a model that knows nothing, and its processor."""
+    processor = processor_of(["How often does the circle turn?"])
+    model_of(processor.tokenizer).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
 def taught(folder: Path, lessons: Sequence[tuple[np.ndarray, np.ndarray, str, str]], steps: int = 300) -> Path:
     """A folder with a model that answers each of some (frames, times, request, answer) as it was taught."""
     processor = processor_of([part for _, _, request, text in lessons for part in (PROMPT.format(request), text)])

@@ -16,6 +16,7 @@ from videomolmo.fusion import check_rule
 from videomolmo.io import provenance
 from videomolmo.io.decoded import Decoded
 from videomolmo.io.files import RECORDING
+from videomolmo.io.known_words import KnownWords, UnknownWords, warn
 from videomolmo.io.live import LiveFrames, recorded
 from videomolmo.io.plain_values import as_int
 from videomolmo.io.sources import check_stretch, excerpt, open_source
@@ -47,6 +48,7 @@ class VideoGrounder:
 
     Attributes:
         clock: None, or what counts the time of all runs together; see `videomolmo.io.timing.Profile`.
+        told: words that the user was told the model never learnt; see `videomolmo.io.known_words.warn`.
 
     Example:
         >>> grounder = VideoGrounder.from_pretrained("nano")  # doctest: +SKIP
@@ -65,12 +67,13 @@ class VideoGrounder:
         loaded: dict[str, Any] | None = None,
     ) -> None:
         if (pointer is None) == (segmenter is None) or (segmenter is None and tracker is None):
-            given = {"pointer": pointer, "tracker": tracker, "segmenter": segmenter}
-            names = " and ".join(name for name, part in given.items() if part is not None) or "nothing"
+            given = zip(("pointer", "tracker", "segmenter"), (pointer, tracker, segmenter), strict=True)
+            names = " and ".join(name for name, part in given if part is not None) or "nothing"
             raise BadInput(f"a grounder of {names}: expected a pointer with a tracker, or a segmenter")
         self.pointer, self.tracker, self.segmenter = pointer, tracker, segmenter
         self.weights, self.loaded = dict(weights or {}), dict(loaded or {})
         self.clock: Stopwatch | None = None
+        self.told: set[str] = set()
 
     @classmethod
     def from_pretrained(
@@ -117,8 +120,8 @@ class VideoGrounder:
         processor = VideoMolmoProcessor(load_tokenizer(folder, pointing.config.language), pointing.config)
         loaded = {"model": model, "masks": masks, "dtype": str(precision).removeprefix("torch."),
                   "quantize": quantize, "attention": attention, "device_map": device_map}  # fmt: skip
-        weights = pointing_hashes(folder) | weights
-        return cls(VideoMolmoPointer(pointing, processor), tracker, weights=weights, loaded=loaded)
+        pointer = VideoMolmoPointer(pointing, processor, KnownWords.read(folder))
+        return cls(pointer, tracker, weights=pointing_hashes(folder) | weights, loaded=loaded)
 
     def __call__(
         self,
@@ -178,16 +181,17 @@ class VideoGrounder:
 
     def steps(
         self, video: Frames, sentence: str, settings: dict[str, Any], read: dict[str, Any], *, progress: bool = False,
-        on_text: OnText | None = None, kept: Unfinished | None = None,
+        on_text: OnText | None = None, kept: Unfinished | None = None, record: Path | None = None,
     ) -> Generator[int, None, GroundingResult]:  # fmt: skip
         """As a call, but yields after each window how many frames have final masks; the result is returned.
 
         Args:
             video: opened with `read`, its "reader", "max_frames", "start", "end" and "fps".
             settings: see `check_settings`.
+            record: where frames of a live source are recorded; None: beside the masks, and gone with the process.
         """
         store = MaskStore() if kept is None else kept.store
-        recording = store.folder / RECORDING if video.is_live else None
+        recording = (record or store.folder / RECORDING) if video.is_live else None
         with recorded(video, recording) as video:
             work = self._begin(video, sentence, settings, on_text, progress=progress, kept=kept)
             objects = yield from _stored(work.windows, store, work.question, progress, kept)
@@ -204,8 +208,9 @@ class VideoGrounder:
         return GroundingResult(
             sentence=sentence, answers=work.answers, objects=objects, height=video.height, width=video.width,
             times_s=np.asarray(video.times_s)[: frames.count], fps=video.fps, spool=store, config=config,
-            source=video.name if video.is_live else video.source, warning=video.warning, recording=recording,
-            clock=clock, _video=None if video.is_live else video,
+            source=video.name if video.is_live else video.source, recording=recording, clock=clock,
+            warning="; ".join(filter(None, (work.unknown.warning, video.warning))) or None,
+            _video=None if video.is_live else video,
             **{name: None if of is None else of[: frames.count] for name, of in known.items()},
         )  # fmt: skip
 
@@ -255,7 +260,8 @@ class VideoGrounder:
         kept: Unfinished | None = None,
     ) -> _Work:  # fmt: skip
         """A question about a video and the windows that will answer it; no frame has been decoded yet."""
-        text, about = as_question(sentence), self.describe(settings["context"])
+        text, unknown = as_question(sentence), warn(self, sentence)
+        about = self.describe(settings["context"]) | unknown.config
         settings["context"] = about.pop("context", None)
         known = frozenset() if kept is None else frozenset(kept.answers)
         question = Question(
@@ -268,7 +274,7 @@ class VideoGrounder:
             windows = self._point_and_track(frames, question, answers, settings, progress, kept)
         else:
             windows = self._segment(frames, question, answers, caption, kept)
-        return _Work(question, frames, answers, caption, windows, settings, about)
+        return _Work(question, frames, answers, caption, windows, settings, about, unknown)
 
     def describe(self, context: int | None = None) -> dict[str, Any]:
         """What run.json tells of the models, asked to look at so many past frames.
@@ -335,6 +341,7 @@ class _Work(NamedTuple):
     windows: Iterator[Window]
     settings: dict[str, Any]
     about: dict[str, Any]
+    unknown: UnknownWords
 
 
 def _with_clicks(
@@ -484,9 +491,8 @@ def load_tracker(
     name, device = hub.as_name(name, "--masks"), device_named(device)
     published = sam2.published_name(hub.split_revision(name)[0])
     if published is not None:
-        file = Path(name)
-        if not file.is_file():
-            file = hub.checkpoint_file(name, sam2.published_names()[published][1], offline)
+        there = Path(name).is_file()
+        file = Path(name) if there else hub.checkpoint_file(name, sam2.published_names()[published][1], offline)
         model = sam2.load_published(published, file, device)
     else:
         file = hub.masks_folder(name, offline) / "model.safetensors"

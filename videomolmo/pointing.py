@@ -13,6 +13,7 @@ import torch
 from transformers.generation import BaseStreamer
 
 from videomolmo.errors import BadInput
+from videomolmo.io.known_words import KnownWords
 from videomolmo.io.timing import Stage
 from videomolmo.model import VideoMolmoForConditionalGeneration, VideoMolmoProcessor, collate
 from videomolmo.points import Answer, read_points
@@ -25,7 +26,7 @@ ROOM = 2**28  # bytes of frames that may wait for the answers to key frames, for
 @dataclass(frozen=True)
 class _Waiting:
     at: int
-    tokens: torch.Tensor | None  # None where the answers of the whole batch are known
+    tokens: tuple[torch.Tensor, torch.Tensor | None] | None  # None where the answers of the whole batch are known
 
 
 class _Reporter(BaseStreamer):
@@ -51,17 +52,23 @@ class VideoMolmoPointer:
     Args:
         model: in evaluation mode.
         processor: the model's.
+        known_words: what the model has learnt; None: any word.
     """
 
-    def __init__(self, model: VideoMolmoForConditionalGeneration, processor: VideoMolmoProcessor) -> None:
-        self.model, self.processor = model, processor
+    def __init__(
+        self,
+        model: VideoMolmoForConditionalGeneration,
+        processor: VideoMolmoProcessor,
+        known_words: KnownWords | None = None,
+    ) -> None:
+        self.model, self.processor, self.known_words = model, processor, known_words
 
     def stages(self) -> list[Stage]:
         """What a profile tells apart; see `videomolmo.io.timing.Profile`."""
         return [
             Stage(self.processor.image, "pixels_only", "vision/preprocessing"),
             Stage(self.model, "encode_frames", "vision/tower"),
-            Stage(self.model, "image_tokens", "vision/temporal module, connector"),
+            Stage(self.model, "look", "vision/temporal module, connector"),
             Stage(self.model.language, "forward", step_of),
         ]
 
@@ -135,30 +142,35 @@ class VideoMolmoPointer:
         pixels = self.processor.image.pixels_only(np.stack(frames))
         return self.model.encode_frames(pixels.to(weight.device, weight.dtype)).split(1)
 
-    def image_tokens(self, seen: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
-        """Image tokens of a key frame, the last that was seen, with its past; they depend on nothing else."""
+    def image_tokens(self, seen: list[torch.Tensor], size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Image tokens of a key frame, the last that was seen, with its past; they depend on nothing else.
+
+        With the patches that they were pooled from, where points are chosen among these.
+        """
         *past, frame = seen
-        return self.model.image_tokens(frame, torch.stack(past, dim=1) if past else None, self._masks(size))
+        return self.model.look(frame, torch.stack(past, dim=1) if past else None, self._masks(size))
 
     def _ask(self, keys: list[_Waiting], question: Question) -> Iterator[tuple[int, Answer | None]]:
         if all(key.at in question.known for key in keys):
             yield from ((key.at, None) for key in keys)
             return
         size, device = _size(question), next(self.model.parameters()).device
-        batch = collate([self.processor.tokens(size, [[question.text]]) for _ in keys])
+        batch = collate([self.processor.tokens(size, [[question.text]])] * len(keys))
         report = None if question.on_text is None else _Reporter(lambda ids: self._report(keys, ids, question))
+        tokens, patches = zip(*(key.tokens for key in keys), strict=True)
         written = self.model.generate(
             batch["input_ids"].to(device),
             image_input_idx=batch["image_input_idx"].to(device),
-            image_tokens=torch.cat([key.tokens for key in keys]),
+            image_tokens=torch.cat(tokens),
+            image_patches=None if patches[0] is None else torch.cat(patches),
             streamer=report,
         )
         for key, row in zip(keys, written[:, batch["input_ids"].shape[1] :], strict=True):
-            yield key.at, read_points(self.processor.decode(row), *size)
+            yield key.at, read_points(self.processor.decode(row, size), *size)
 
     def _report(self, keys: list[_Waiting], written: torch.Tensor, question: Question) -> None:
         for key, ids in zip(keys, written, strict=True):
-            question.on_text(key.at, self.processor.decode(ids))
+            question.on_text(key.at, self.processor.decode(ids, _size(question)))
 
     def _masks(self, size: tuple[int, int]) -> torch.Tensor | None:
         """Patch masks of a frame, which only models with a padding embedding read."""

@@ -120,7 +120,9 @@ class Pointer(Protocol):
     """Answers a question about the key frames of a video with points.
 
     Order of calls: `describe`, whose "context" becomes the question's; then `answers`, once for each video. A pointer,
-    tracker or segmenter whose parts are to be timed has `stages` besides, which lists `videomolmo.io.timing.Stage`.
+    tracker or segmenter whose parts are to be timed has `stages` besides, which lists `videomolmo.io.timing.Stage`. A
+    pointer or segmenter that has learnt a few words only has `known_words`, a `videomolmo.io.known_words.KnownWords`:
+    whoever asks for others is warned.
 
     A model that sees a whole video at once has `answer_once` besides, see `videomolmo.systems.molmo2.Molmo2Pointer`:
     `point` and `count` ask it, and so does the evaluation of points in time.

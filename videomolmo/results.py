@@ -199,7 +199,7 @@ class GroundingResult:
             data={"class_name": np.array(names, str)},
         )
 
-    def to(self, format: str, path: str | Path) -> list[str]:
+    def to(self, format: str, path: str | Path, frames: bool = False) -> list[str]:
         """Write the fused masks for other tools: a name of `videomolmo.io.formats.registry.FORMATS`.
 
         One frame's masks are in memory at a time. Corrections by hand are exported by the inspector and by `videomolmo
@@ -208,16 +208,17 @@ class GroundingResult:
         Args:
             format: coco, yolo-seg, mot, mots, davis, cvat, label-studio, geojson or csv.
             path: of a new file or folder.
+            frames: write the frames, too, see `videomolmo.io.formats.registry.export`.
 
         Returns:
             What the format could not hold, a phrase each.
 
         Raises:
-            BadInput: no such format, or something is at `path`.
+            BadInput: no such format, something is at `path`, or frames that are not to be had.
         """
         from videomolmo.io.formats.registry import export
 
-        return export(self.labels(), format, path)
+        return export(self.labels(), format, path, frames)
 
     def labels(self) -> Labels:
         """The objects as writers of formats take them."""
@@ -230,6 +231,7 @@ class GroundingResult:
             stem or "clip", self.sentence, self.height, self.width, self.fps, self.times_s, tuple(told["ids"]),
             tuple(self.names), self._shapes, self.void if told.get("has_void") else None, scores,
             images=self._images_of(source) if is_folder else (), columns=lambda at, number: self.in_source(at),
+            origin=self.in_source,
             video=source.name if source is not None and not is_folder else None, read_video=self.video,
         )  # fmt: skip
 

@@ -38,6 +38,7 @@ from videomolmo.cli.options import (
 )
 from videomolmo.cli.point import count, point
 from videomolmo.cli.profile import Trace
+from videomolmo.cli.serve import app as serve_app
 from videomolmo.errors import BadInput
 from videomolmo.io.command_line import Command, Group, at_least_one, run, show_version
 
@@ -104,7 +105,8 @@ def ground(
     same command goes on where a run was stopped, from what lies in DIR.unfinished.
 
     VIDEO may be live (camera:0, rtsp://…, http://…, - or a FIFO) until it ends, or --end, or Ctrl-C; its frames are
-    recorded in DIR, but for those of a camera or an endless stream that come while the models are busy.
+    recorded in DIR, but for those of a camera or an endless stream that come while the models are busy. Of a run that
+    is killed they stay in DIR.recorded.mp4, which can be grounded in their place.
 
     VIDEO may also be a folder of videos, or a table (.csv, .parquet) with columns video, sentence and settings: then
     DIR (default: results/videos) gets a folder for each sentence about each video, and results.csv. Exit code: with
@@ -123,6 +125,7 @@ def ground(
 _command("Videos")(point)
 _command("Videos")(count)
 _command("Videos")(describe)
+_command("Videos", "app")(serve_app)
 _command("Results")(exchange.export)
 _command("Results", "import")(exchange.import_)
 
@@ -232,11 +235,12 @@ def train_nano(
     threads: Annotated[int, whole("CPU threads.", "N")] = 2,
     seed: Annotated[int, whole("Random seed.", "N")] = 1,
     share: Annotated[float, number("Share of all steps, for a quick trial.", "SHARE")] = 1.0,
+    points: Annotated[Literal["text", "tokens"], opt("How the pointing model tells a point.", "KIND")] = "text",
 ) -> None:
     """Train the shipped weights from scratch; resumable."""
     from videomolmo.lab.nano import recipe
 
-    recipe.train_nano(out, only=only, temporal=temporal, threads=threads, seed=seed, share=share)
+    recipe.train_nano(out, only=only, temporal=temporal, threads=threads, seed=seed, share=share, points=points)
 
 
 Source = Annotated[str, Argument(metavar="SOURCE", help="Weights: a folder or hub id.")]

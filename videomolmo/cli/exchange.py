@@ -25,6 +25,7 @@ def export(
     out: Annotated[
         Path | None, Option(parser=Path, metavar="PATH", help="File or folder to write (default: RESULT.FORMAT…).")
     ] = None,
+    frames: Annotated[bool, Option("--frames", help="With coco: the frames as well, in a folder beside it.")] = False,
     shard_size: Annotated[str | None, Option(metavar="SIZE", help="With weights only.")] = None,
 ) -> None:
     """Export masks and tracks of a result for other tools.
@@ -50,12 +51,12 @@ def export(
     loaded = GroundingResult.load(folder)
     if (folder / "corrections.jsonl").exists():
         with Inspection(folder) as inspection:
-            lost, corrected = export_labels(inspection, to, place), len(inspection.history.records)
+            lost, corrected = export_labels(inspection, to, place, frames=frames), len(inspection.history.records)
             for sentence in inspection.log.problems:
                 print(f"corrections: {sentence}", file=sys.stderr)
         print(f"with {corrected} corrections by hand")
     else:
-        lost = loaded.to(to, place)
+        lost = loaded.to(to, place, frames)
     print(f"written to {place}: {loaded.objects} objects on {loaded.frames} frames")
     for text in lost:
         print(f"{to} does not hold: {text}", file=sys.stderr)

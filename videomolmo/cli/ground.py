@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
@@ -68,22 +69,48 @@ def _ground_live(
     name: str, sentence: str, out: Path, overwrite: bool, load: Callable[[], VideoGrounder], settings: dict[str, Any],
     trace: Path | None,
 ) -> tuple[Path, str]:  # fmt: skip
-    """As `ground_and_save`, from a source whose frames come once: it ends by itself, by `--end`, or by Ctrl-C."""
+    """As `ground_and_save`, from a source whose frames come once: it ends by itself, by `--end`, or by Ctrl-C.
+
+    What came is recorded beside `out` until it is saved there, so that a killed run loses masks, and no frames.
+    """
     from videomolmo.grounding import check_settings, drained
     from videomolmo.io.command_line import ending_in_order
     from videomolmo.io.sources import open_source
 
     frames = open_source(name, **{name: settings[name] for name in READ})
+    record = _told_recording(out)
     try:
         print(f"{frames.name}: {described(frames)}; Ctrl-C ends it, and what there is then is saved", flush=True)
         grounder = load()
         own = {name: value for name, value in settings.items() if name not in READ}
         with profiled(grounder, trace), ending_in_order(frames.close):
             read = {name: settings[name] for name in READ}
-            result = drained(grounder.steps(frames, sentence, check_settings(**own), read, progress=True))
-            return save(result, out, overwrite), result.summary()
+            checked = check_settings(**own)
+            result = drained(grounder.steps(frames, sentence, checked, read, progress=True, record=record))
+            saved = save(result, out, overwrite), result.summary()
+        record.unlink()
+        return saved
     finally:
         frames.close()
+        if record.exists():
+            print(f"videomolmo: {_going_on_from(record)}", file=sys.stderr)
+
+
+def _told_recording(out: Path) -> Path:
+    """An unused name beside `out` for the frames of a live source, after a line on what earlier runs left there."""
+    names = (out.with_name(f"{out.name}.recorded{n}.mp4") for n in ("", *(f".{n}" for n in range(1, 1000))))
+    for path in names:
+        if not path.exists():
+            return path
+        print(_going_on_from(path))
+    raise BadInput(f"{path} and all names like it are taken; ground what was recorded there, or remove it")
+
+
+def _going_on_from(record: Path) -> str:
+    """How to ground what a run that did not end has recorded."""
+    return (
+        f"{record} holds what was recorded and not saved; `videomolmo ground {shlex.quote(str(record))} …` grounds it"
+    )
 
 
 def ground_and_save(

@@ -310,12 +310,12 @@ def _found(folder: Path) -> dict[str, Any]:
     result = GroundingResult.load(folder)
     found = sum(answer.outcome == "found" for answer in result.answers)
     return {"folder": folder.name, "outcome": "done", "frames": result.frames, "key_frames": len(result.answers),
-            "found": found, "objects": result.objects}  # fmt: skip
+            "found": found, "objects": result.objects, "warning": result.warning}  # fmt: skip
 
 
 def _blank(job: Job) -> dict[str, Any]:
     return {"video": job.video, "sentence": job.sentence, "folder": job.name, "outcome": None, "frames": None,
-            "key_frames": None, "found": None, "objects": None, "problem": None}  # fmt: skip
+            "key_frames": None, "found": None, "objects": None, "warning": None, "problem": None}  # fmt: skip
 
 
 def _failed(error: Exception) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """The commands `point` and `count`: a question about a whole video, answered once with times and places."""
 
-from __future__ import annotations
-
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -19,38 +18,41 @@ Offline = Annotated[bool, Option("--offline", help="Use only what was downloaded
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace earlier results in DIR.")]
 
 
-def point(
-    video: Video,
-    sentence: Annotated[str, Argument(metavar="SENTENCE", help="Such as 'every time the circle touches the bar'.")],
-    model: Model = None,
-    out: Out = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    offline: Offline = False,
-    overwrite: Overwrite = False,
-) -> None:
+def asking(task: str, told: str, what: Any) -> Callable[..., None]:
+    """A command that asks about a whole video.
+
+    Args:
+        task: its name.
+        told: its help.
+        what: annotation of the words that are asked.
+    """
+
+    def ask(
+        video: Video, sentence: what, model: Model = None, out: Out = None, device: Device = "auto",
+        dtype: Dtype = "auto", offline: Offline = False, overwrite: Overwrite = False,
+    ) -> None:  # fmt: skip
+        _ask(task, video, sentence, model, out, overwrite, {"device": device, "dtype": dtype, "offline": offline})
+
+    ask.__name__, ask.__doc__ = task, told
+    return ask
+
+
+point = asking(
+    "point",
     """Point at what SENTENCE names in VIDEO: when and where, and how many.
 
     Writes what `ground` writes, without masks; run.json holds the whole answer.
-    """
-    _ask("point", video, sentence, model, out, overwrite, {"device": device, "dtype": dtype, "offline": offline})
-
-
-def count(
-    video: Video,
-    question: Annotated[str, Argument(metavar="QUESTION", help="Such as 'how often does it turn?', or 'red circles'.")],
-    model: Model = None,
-    out: Out = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    offline: Offline = False,
-    overwrite: Overwrite = False,
-) -> None:
+    """,
+    Annotated[str, Argument(metavar="SENTENCE", help="Such as 'every time the circle touches the bar'.")],
+)
+count = asking(
+    "count",
     """Count what QUESTION asks for in VIDEO, with times and places.
 
     Writes what `point` writes.
-    """
-    _ask("count", video, question, model, out, overwrite, {"device": device, "dtype": dtype, "offline": offline})
+    """,
+    Annotated[str, Argument(metavar="QUESTION", help="Such as 'how often does it turn?', or 'red circles'.")],
+)
 
 
 def _ask(

@@ -165,6 +165,7 @@ def evaluate(
     predictions: Annotated[Path | None, file("Only score these masks.")] = None,
     layout: Annotated[str | None, opt("Paths of those masks, see above.", "TEMPLATE")] = None,
     compare: Annotated[bool, Option("--compare", help="Print published figures beside ours.")] = False,
+    beside: Annotated[list[str] | None, opt("Another model, in one table; may be repeated.", "MODEL")] = None,
     submission: Annotated[Path | None, file("Also write a server's zip.", "ZIP")] = None,
     similarity: Annotated[str, opt("Of phrases: words, or an encoder.", "MODEL", "words", **CAPTIONS)] = "words",
     judge: Annotated[str | None, opt("Model that judges captions (CLAIR).", "MODEL", **CAPTIONS)] = None,
@@ -183,6 +184,8 @@ def evaluate(
     if has_answers(benchmark):
         if predictions or layout or submission:
             raise BadInput("--predictions, --layout and --submission are for masks of sentences; leave them out")
+        if beside:
+            raise BadInput(f"--beside is for sets of sentences such as refer_nano; {benchmark} asks for descriptions")
         models = {"model": model, "masks": masks, "device": device}
         _evaluate_captions(compare, yes, benchmark, out, path=path, split=split, limit=limit, **models, **words)
         return
@@ -190,7 +193,21 @@ def evaluate(
         raise BadInput(f"--judge, --endpoint and --similarity are for captions; {benchmark} has none")
     what = {"model": model, "masks": masks, "every": every, "fusion": fusion, "tau": tau, "context": context,
             "device": device, "external_predictions": predictions, "layout": layout or LAYOUT}  # fmt: skip
+    if beside:
+        if predictions or layout or submission or compare:
+            raise BadInput("--beside is for models; leave out --predictions, --layout, --submission and --compare")
+        _evaluate_beside(
+            known(benchmark)[0], out, [what.pop("model"), *beside], path=path, split=split, limit=limit, **what
+        )
+        return
     _evaluate_masks(known(benchmark)[0], out, path, split, limit, compare, submission, what)
+
+
+def _evaluate_beside(dataset: str, out: Path, models: list[str], **what: Any) -> None:
+    from videomolmo.evaluation.side_by_side import side_by_side, table_text
+
+    print(table_text(side_by_side(dataset, out, models, **what)))
+    print(f"see {out}")
 
 
 def _evaluate_masks(

@@ -21,6 +21,7 @@ from videomolmo.io.images import ImageReader, image_size
 from videomolmo.io.plain_values import as_int
 from videomolmo.io.sources import Selected
 from videomolmo.io.video import Frames, open_video
+from videomolmo.io.video_packets import open_container
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi")
 _DEFAULT_FPS = 30.0  # what `open_video` takes where the source does not tell
@@ -121,7 +122,7 @@ class VideoFile:
         import av
 
         try:
-            with av.open(f"file:{path}", metadata_errors="replace") as container:
+            with open_container(f"file:{path}") as container:
                 if not container.streams.video:
                     raise Unreadable(f"{path}: has no picture")
         except av.FFmpegError as error:

@@ -176,6 +176,10 @@ DATASETS: dict[str, Dataset] = {
         "gcg_nano, generated clips with grounded captions and questions", generated.read_gcg_nano,
         generated.GENERATED_SPLITS, "test", needs_path=False,
     ),
+    generated.REFER_NANO: Dataset(
+        "refer_nano, the referring sentences of gcg_nano for any model of masks", generated.read_refer_nano,
+        generated.GENERATED_SPLITS, "test", needs_path=False,
+    ),
     CAPTIONS: Dataset("captions annotated by this program", read_captions, captions_splits, CAPTIONS),
     generated_events.POINT: Dataset(
         "generated clips to point at things and moments in, eight categories", generated_events.read_point_video_nano,

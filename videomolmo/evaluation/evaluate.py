@@ -6,7 +6,9 @@ import hashlib
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +33,7 @@ from videomolmo.evaluation.score import (
     revos_row,
     same_size,
     score_boxes,
+    score_cost,
     score_count,
     score_masks,
     score_points,
@@ -50,6 +53,7 @@ from videomolmo.weights import hub
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
     from videomolmo.grounding import VideoGrounder
 
@@ -93,8 +97,8 @@ def predict(
         settings: `every`, `fusion`, `tau`, `context` of `VideoGrounder.__call__`.
         key: a mark of all settings of the evaluation, kept with the answers.
     """
-    begun = time.perf_counter()
-    with record.frames() as video:
+    begun, worked = time.perf_counter(), time.process_time()
+    with record.frames() as video, _tokens_of(grounder) as tokens:
         result = grounder(video, expression.text, **settings)
         for frame in range(len(result.masks)):
             predictions.write(record, expression, frame, result.masks[frame].any(axis=0))
@@ -106,12 +110,32 @@ def predict(
             "commit": provenance.commit(),
             "objects": int(result.objects),
             "seconds": round(time.perf_counter() - begun, 3),
+            "cost": tokens | {"processor seconds": round(time.process_time() - worked, 3)},
             "key_frames": [
                 {"frame": answer.frame, "outcome": answer.outcome, "points_px": answer.points_px, "text": answer.text}
                 for answer in result.answers
             ],
         },
     )
+
+
+@contextmanager
+def _tokens_of(grounder: "VideoGrounder") -> "Iterator[Counter[str]]":
+    """Counts what goes through the language model meanwhile; nothing of a model whose stages are not known."""
+    from videomolmo.io.timing import Profile, Stage
+    from videomolmo.pointing import step_of
+
+    tokens: Counter[str] = Counter()
+
+    def counted(inputs_embeds: "Tensor", **more: object) -> str:
+        rows, length, *_ = inputs_embeds.shape
+        tokens["tokens read" if length > 1 else "tokens written"] += rows * length
+        return step_of(inputs_embeds, **more)
+
+    model = grounder.pointer if grounder.segmenter is None else grounder.segmenter
+    stages = model.stages() if hasattr(model, "stages") else []
+    with Profile().timing([Stage(one.owner, one.method, counted) for one in stages if one.part is step_of]):
+        yield tokens
 
 
 ALL = "(all)"
@@ -280,6 +304,7 @@ def _scores(
             others = []
             if key is not None:
                 others = [*score_points(record, expression, answer), *score_count(expression, answer)]
+                others += score_cost(answer)
         except BadInput:
             if name not in refused:
                 raise

@@ -145,6 +145,11 @@ def score_count(expression: Expression, answer: dict | None) -> list[Score]:
     return [Score(name, float(value), 1) for name, value in values.items()]
 
 
+def score_cost(answer: dict | None) -> list[Score]:
+    """What an answer cost: processor seconds, and tokens that the language model read and wrote; else nothing."""
+    return [Score(name, float(value), 1) for name, value in (answer or {}).get("cost", {}).items()]
+
+
 def can_score(record: Record) -> bool:
     """Whether anything said about a clip can be scored: a count, or the masks of what is meant on any frame."""
     frames = range(frames_of(record))

@@ -16,14 +16,16 @@ from videomolmo.inspector import exports
 from videomolmo.inspector.corrections import Cancelled, Change, Progress, ask
 from videomolmo.inspector.inspection import Inspection
 from videomolmo.inspector.session import InspectorState, objects_at
-from videomolmo.inspector.view_panels import section
+from videomolmo.inspector.transfer import Download
+from videomolmo.inspector.view_panels import choose_next, section
 
 MODES = [("navigate", "navigate"), ("+ point", "add"), ("− point", "off"), ("remove point", "remove")]
 MODE_TIPS = ["a click changes nothing  (Esc)", "a click adds a point on an object  (p)",
              "a click adds a point that is not on the object  (n)", "a click removes the point there  (r)"]  # fmt: skip
 MODE_KEYS = {"Escape": "navigate", "p": "add", "n": "off", "r": "remove"}
 AUTO, UNDER, NEW = 0, "object under the click", "new object"
-SAID = {"add_point": "point added", "remove_point": "point removed", "drop_answer": "key frame rejected"}
+SAID = {"add_point": "point added", "remove_point": "point removed", "drop_answer": "key frame rejected",
+        "revert": "correction reverted"}  # fmt: skip
 REACH = 0.03  # of the frame's diagonal: how near a click must be to the point it removes
 
 
@@ -79,7 +81,7 @@ class CorrectPanel:
 
     def _choose(self, object_id: int) -> None:
         """The object that new points belong to; chosen again, the one under the click."""
-        if 1 <= object_id <= self._state.inspection.objects and not self.object_id.disabled:
+        if object_id in self._state.inspection.object_ids and not self.object_id.disabled:
             self.object_id.value = AUTO if self.object_id.value == object_id else object_id
             self._state.set_status(f"new points belong to: {self.object_id.label}")
 
@@ -91,7 +93,7 @@ class CorrectPanel:
     def refresh(self) -> None:
         """Offer the objects there are, and what can be done."""
         inspection, chosen, before = self._state.inspection, self.object_id.value, self.object_id.options
-        numbers = range(1, inspection.objects + 1)
+        numbers = inspection.object_ids
         options = [(UNDER, AUTO), *((f"{n} · {inspection.name_of(n)}"[:24], n) for n in numbers), (NEW, None)]
         if list(before) != options:
             self.object_id.options = options
@@ -161,6 +163,11 @@ class CorrectPanel:
         drop, frame = self._state.corrections.drop_answer, self._state.frame
         self._run("rejected key frame", lambda **news: drop(frame, **news))
 
+    def revert(self, number: int) -> None:
+        """Take one correction back, and keep the later ones."""
+        revert = self._state.corrections.revert
+        self._run(f"correction {number} reverted", lambda **news: revert(number, **news))
+
     def _at_once(self, act: Callable[[], Change]) -> None:
         if self._state.is_free():
             try:
@@ -205,6 +212,10 @@ Export = Callable[[InspectorState, Path], Any]
 EXPORTS: dict[str, tuple[str, Export]] = {  # what the user reads: ending of the name ("" a folder), how it is written
     "DAVIS pictures": ("", lambda state, path: _labels(state, "davis", path)),
     "COCO masks (JSON)": (".json", lambda state, path: _labels(state, "coco", path)),
+    "COCO masks and frames": (
+        ".json",
+        lambda state, path: exports.export_labels(state.inspection, "coco", path, frames=True),
+    ),
     "tracks (CSV)": (".csv", lambda state, path: _labels(state, "csv", path)),
     "YOLO polygons": ("", lambda state, path: _labels(state, "yolo-seg", path)),
     "MOT boxes": ("", lambda state, path: _labels(state, "mot", path)),
@@ -224,12 +235,12 @@ def _labels(state: InspectorState, to: str, path: Path) -> list[str]:
 
 
 def _video(state: InspectorState, path: Path) -> None:
-    look, beside = replace(state.look, size=None), state.beside  # the video's own size, not that of the page
+    look, beside = replace(state.looks[0], size=None), state.beside  # the video's own size, not that of the page
     exports.export_video(state.inspection, path, look, beside=beside and (beside[0], replace(beside[1], size=None)))
 
 
 def _view(state: InspectorState, path: Path) -> None:
-    exports.export_view(state.inspection, path, state.frame, state.look, beside=state.beside)
+    exports.export_view(state.inspection, path, state.frame, state.looks[0], beside=state.beside)
 
 
 _being_written: set[Path] = set()  # by any inspector of this kernel; they get their names at the end
@@ -250,17 +261,20 @@ class ExportPanel:
         kind: one of `EXPORTS`.
         button: writes it.
         line: the path that was written.
+        link: brings it to the browser's machine.
     """
 
     def __init__(self, state: InspectorState) -> None:
         self._state = state
         self.kind = widgets.Dropdown(options=list(EXPORTS), layout=widgets.Layout(width="170px"))
         self.button = widgets.Button(description="export", icon="download", layout=widgets.Layout(width="90px"))
-        self.button.tooltip = f"write it below {state.folder}"
-        state.tip(self.kind, f"what is written below {state.folder}")
+        self.button.tooltip = f"write it below {state.folder}  (S)"
+        state.tip(self.kind, f"what is written below {state.folder}  (E: choose)")
+        state.bind("E", self.kind.focus)
+        state.bind("S", self.export)
         self.button.on_click(lambda _: self.export())
-        self.line = widgets.HTML()
-        self.box = widgets.VBox([section("Export"), widgets.HBox([self.kind, self.button]), self.line])
+        self.line, self.link = widgets.HTML(), Download()
+        self.box = widgets.VBox([section("Export"), widgets.HBox([self.kind, self.button]), self.line, self.link])
 
     def export(self) -> None:
         """Write the chosen kind of file under a name that is not taken; video files take a while."""
@@ -285,6 +299,7 @@ class ExportPanel:
         path, lost = written
         without = f"; without {'; '.join(lost)}" if lost else ""
         self.line.value = f"<small>wrote <code>{path}</code>{without}</small>"
+        self.link.offer(path)
         self._state.set_status(f"wrote {path}{without}")
 
 
@@ -307,13 +322,16 @@ class AskPanel:
         self.history = widgets.Dropdown(layout=widgets.Layout(width="auto", display="none"))
         unknown = state.models.unknown
         self.button.disabled = self.text.disabled = unknown is not None
-        state.tip(self.text, unknown or "a sentence about the same video  (Enter asks it)")
-        state.tip(self.button, unknown or "point and track for this sentence  (Enter)")
-        state.tip(self.history, "sentences asked so far: choose one to see its result")
+        state.tip(self.text, unknown or "a sentence about the same video  (/: write one; Enter: ask it)")
+        state.tip(self.button, unknown or "point and track for this sentence  (Enter in the field)")
+        state.tip(self.history, "sentences asked so far: choose one to see its result  (H: the next)")
+        state.bind("/", lambda: self.text.disabled or self.text.focus())
+        state.bind("H", lambda: choose_next(self.history))
         self.button.on_click(lambda _: self.ask())
         self.history.observe(self._back, "value")
         self.keep = widgets.Button(description="save this result", icon="save", layout=widgets.Layout(width="auto"))
-        self.keep.tooltip = f"it is in memory only; write it and its corrections below {state.folder}"
+        self.keep.tooltip = f"it is in memory only; write it and its corrections below {state.folder}  (K)"
+        state.bind("K", lambda: state.inspection.folder is None and self.save())
         self.keep.on_click(lambda _: self.save())
         self.bar = widgets.IntProgress(0, 0, 1, layout=widgets.Layout(width="190px"))
         self.cancel = widgets.Button(description="cancel", icon="stop", layout=widgets.Layout(width="auto"))
@@ -354,6 +372,9 @@ class AskPanel:
 
         def job(progress: Progress, cancel: Callable[[], bool]) -> Inspection:
             grounder = state.models.grounder()
+            progress(
+                0, inspection.frames
+            )  # the models are there: whether they know the words is told before the answer
             return Inspection(ask(inspection, sentence, grounder, progress=progress, cancel=cancel))  # without truth
 
         self.bar.value, self.running.layout.display = 0, ""
@@ -362,6 +383,9 @@ class AskPanel:
         state.work.start(job, self._news, self._end)
 
     def _news(self, steps: int, of: int) -> None:
+        if not steps:
+            sentence = self.text.value.strip()
+            self._state.set_status(self._state.models.unknown_words(sentence) or f"asking for “{sentence}” …")
         self.bar.max, self.bar.value = max(1, of), steps
 
     def _end(self, found: Inspection | None, error: BaseException | None) -> None:
@@ -390,4 +414,7 @@ class AskPanel:
         self._state.inspection.close()
         chosen = self._state.inspection = self._state.asked[change["new"]]
         self._state.reset()
-        self._state.set_status(f"“{chosen.sentence}”: {chosen.objects} object{'s' * (chosen.objects != 1)}")
+        count = len(chosen.object_ids)
+        found = f"“{chosen.sentence}”: {count} object{'s' * (count != 1)}"
+        unknown = self._state.models.unknown_words(chosen.sentence)
+        self._state.set_status("; ".join(filter(None, (found, unknown))))

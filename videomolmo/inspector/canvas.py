@@ -35,6 +35,8 @@ class FrameCanvas(anywidget.AnyWidget):
         sizes: height and width of each picture's video, pixels.
         mode: what a click means; only "navigate" keeps the ordinary pointer.
         titles: above the pictures, each as a name and what else there is to tell.
+        moments, moments_beside: what either was asked about the whole video and pointed at: frame, numbers, colour, ink
+            to be read on it, and what to say.
         captions: of each picture, in pieces of a text and the objects it names: id, colour, and ink to be read on it.
         repropagated: stretches whose masks follow corrections, first frame and the one after the last.
         pending: points whose masks are being made, as frame, x, y, and whether they are on the object.
@@ -53,6 +55,8 @@ class FrameCanvas(anywidget.AnyWidget):
     fps = traitlets.Float(30.0).tag(sync=True)
     marks = traitlets.List().tag(sync=True)
     marks_beside = traitlets.List().tag(sync=True)
+    moments = traitlets.List().tag(sync=True)
+    moments_beside = traitlets.List().tag(sync=True)
     sizes = traitlets.List().tag(sync=True)
     mode = traitlets.Unicode("navigate").tag(sync=True)
     titles = traitlets.List().tag(sync=True)

@@ -8,15 +8,19 @@ from jaxtyping import Float
 from videomolmo.fusion import match_objects
 from videomolmo.inspector.fused_masks import Patch
 from videomolmo.inspector.inspection import Inspection
+from videomolmo.inspector.moments import is_whole_video, moments_of
+from videomolmo.metrics.point_scores import assign
 
 SAME = 0.01  # a difference below it is none
 APART = 2  # frames around a peak
+NEAR = 0.1  # of the frame's sides: so close are two points that point at the same
 
 
 class Differences:
     """Two inspections with one time line.
 
-    Objects are paired by how much their fused masks overlap over the clip. Follows changes of both.
+    Objects are paired by how much their fused masks overlap over the clip. Follows changes of both. Answers about whole
+    videos differ where a point of one has none of the other near it on the same frame.
 
     Args:
         first, second: of the same video; a different size is rescaled, the shorter one ends the comparison.
@@ -50,7 +54,7 @@ class Differences:
 
     @property
     def per_frame(self) -> Float[np.ndarray, " frames"]:
-        """1 - mean IoU of the paired objects that either has there, 0 where both have nothing."""
+        """1 - mean IoU of the paired objects that either has there, 0 where both have nothing; share of lone points."""
         self.compute()
         return self._per_frame
 
@@ -114,6 +118,8 @@ class Differences:
 
     def _compared(self, versions: tuple[int, int]) -> tuple[list[tuple[int | None, int | None]], np.ndarray]:
         """Pairs and differences per frame, from areas of overlap of every pair of objects."""
+        if is_whole_video(self.first) and is_whole_video(self.second):
+            return [], _points_apart(self.first, self.second, self.frames)
         shape = self.frames, self.first.objects, self.second.objects
         common = np.zeros(shape, np.int64)
         areas = np.zeros((self.frames, shape[1]), np.int64), np.zeros((self.frames, shape[2]), np.int64)
@@ -140,6 +146,19 @@ class Differences:
         masks = self.second.mask("fused", t)
         scaled = [cv2.resize(mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST).view(bool) for mask in masks]
         return [Patch(n, 0, 0, mask) for n, mask in enumerate(scaled, start=1) if mask.any()]
+
+
+def _points_apart(first: Inspection, second: Inspection, frames: int) -> np.ndarray:
+    """Share of the points of each frame that the other answer has none near, paired one to one; 0 without any."""
+    found, sides = np.zeros(frames), []
+    for one in (first, second):
+        size = np.array([one.width, one.height])
+        sides.append({at: np.array([(p.x_px, p.y_px) for p in places]) / size for at, places in moments_of(one)})
+    for at in (at for at in {*sides[0], *sides[1]} if at < frames):
+        a, b = (side.get(at, np.zeros((0, 2))) for side in sides)
+        near = sum(bool(np.hypot(*(a[n] - b[m])) < NEAR) for n, m in assign(a, b)) if len(a) and len(b) else 0
+        found[at] = 1 - near / max(len(a), len(b))
+    return found
 
 
 def _common(a: Patch, b: Patch) -> int:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from videomolmo.errors import BadInput
 from videomolmo.inspector.edit_history import Click
+from videomolmo.inspector.identities import ACTIONS
+from videomolmo.inspector.identity_corrections import Cancel, Change, IdentityCorrections
 from videomolmo.inspector.inspection import Inspection
 from videomolmo.inspector.repropagation import (
     Cancelled,
@@ -24,26 +26,8 @@ from videomolmo.results import GroundingResult
 
 __all__ = ["Cancelled", "Change", "Corrections", "Progress", "ask"]
 
-Cancel = Callable[[], bool]
 
-
-class Change(NamedTuple):
-    """What a correction did.
-
-    Attributes:
-        record: as written to corrections.jsonl.
-        object: id of the object concerned, None where several are.
-        frames: first frame and the one after the last whose masks may have changed.
-        propagated: how many frames SAM 2 propagated masks to.
-    """
-
-    record: dict[str, Any]
-    object: int | None
-    frames: tuple[int, int]
-    propagated: int
-
-
-class Corrections:
+class Corrections(IdentityCorrections):
     """Corrections of one inspection, which shows them at once.
 
     What is there is kept: files of the result are never changed; corrections.jsonl and corrections/ stand beside them.
@@ -106,15 +90,17 @@ class Corrections:
             raise BadInput(f"point ({x:g}, {y:g}) lies outside the frame of {look.width}×{look.height} pixels")
         if object_id is None and not positive:
             raise BadInput("a new object begins with a point on it; give a positive point, or the id of an object")
-        object_id = look.objects + 1 if object_id is None else self._check_object(object_id)
+        track = object_id = look.objects + 1 if object_id is None else self._check_object(object_id)
         click = (round(float(x), 2), round(float(y), 2), int(positive))
-        clicks = [*look.clicks(object_id, frame), click]
+        if object_id <= look.objects:
+            track = self._track_of(object_id, frame, click)
+        clicks = [*look.clicks(track, frame), click]
         anchor = None
         if not any(label for *_, label in clicks):
             anchor = self._anchor(object_id, frame, click)
             clicks = [*([anchor] if anchor else []), *clicks]
         where = {"x": click[0], "y": click[1], "positive": positive, "anchor": anchor}
-        record = {"action": "add_point", "frame": frame, "object": object_id, **where, "clicks": clicks}
+        record = {"action": "add_point", "frame": frame, "object": track, **where, "clicks": clicks}
         return self._apply(record, progress, cancel)
 
     def remove_point(
@@ -128,14 +114,13 @@ class Corrections:
             BadInput, Cancelled: as `add_point`.
         """
         frame, object_id = self._check_frame(frame), self._check_object(object_id)
-        clicks = list(self.inspection.clicks(object_id, frame))
-        if not 0 <= index < len(clicks):
-            raise BadInput(f"object {object_id} has {len(clicks)} points on frame {frame}; there is no point {index}")
+        track, index = self._point(object_id, frame, index)
+        clicks = list(self.inspection.clicks(track, frame))
         x, y, label = clicks.pop(index)
         if not any(one[2] for one in clicks):
             clicks = []  # negative points alone name nothing
         where = {"x": x, "y": y, "positive": bool(label)}
-        record = {"action": "remove_point", "frame": frame, "object": object_id, **where, "clicks": clicks}
+        record = {"action": "remove_point", "frame": frame, "object": track, **where, "clicks": clicks}
         return self._apply(record, progress, cancel)
 
     def drop_answer(self, frame: int, *, progress: Progress | None = None, cancel: Cancel | None = None) -> Change:
@@ -184,18 +169,6 @@ class Corrections:
 
         return write_rows(self.inspection, Path(path))
 
-    def _check_frame(self, frame: int) -> int:
-        if not 0 <= frame < self.inspection.frames:
-            raise BadInput(f"frame {frame} is not in the clip, expected 0 to {self.inspection.frames - 1}")
-        return int(frame)
-
-    def _check_object(self, object_id: int) -> int:
-        if not 1 <= object_id <= self.inspection.objects:
-            raise BadInput(
-                f"object {object_id} is not there, expected an id from 1 to {self.inspection.objects}, or None"
-            )
-        return int(object_id)
-
     def _anchor(self, object_id: int, frame: int, click: Click) -> Click | None:
         """The deepest pixel of an object's mask that is farther from a negative click than half the mask's size."""
         import numpy as np
@@ -217,7 +190,7 @@ class Corrections:
             raise BadInput("objects are matched anew; set matching back to None before correcting")
         self._check_step()
         after = look.corrected_by(look.history.after(record))
-        needs = after.missing()
+        needs = [] if record["action"] in ACTIONS else after.missing()
         look.log.check_room()
         made = self._propagator(needs).run(needs, progress, cancel) if needs else {}
         self._check_step()
@@ -227,10 +200,17 @@ class Corrections:
         if made:
             record["made_by"] = self._provenance()
         look.log.append(record)
-        changed = _frames_changed(look.corrected_by(look.history.state), after)
+        state = look.history.state
+        changed = _frames_changed(look.corrected_by(state), after)
         look.history.add(record)
+        edited = set(state.edits) ^ set(look.history.state.edits)
+        if first := [one.frame for one in edited if one.action != "recolour"]:
+            changed = min(first), look.frames
         look.show_corrections()
-        return Change(record, record.get("object"), changed, sum(need.stop - need.start for need in needs))
+        name = record.get("object")
+        if name is not None and record["action"] not in ACTIONS:
+            name = look.identities.object_of(name, record["frame"])
+        return Change(record, name, changed, sum(need.stop - need.start for need in needs))
 
     def _check_step(self) -> None:
         """Another inspector of this folder may have corrected meanwhile: its records are shown, ours is not made."""

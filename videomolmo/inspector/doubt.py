@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from videomolmo.inspector.inspection import Inspection, listed
+from videomolmo.inspector.moments import is_whole_video
 
 JUMP = 2.0  # an area that grows or shrinks by this factor from one frame to the next
 
@@ -16,11 +17,12 @@ def doubtful_frames(one: Inspection) -> dict[int, str]:
     without an answer; frames where an object vanishes, or its area jumps.
     """
     found: dict[int, list[str]] = {}
+    wanting = ("malformed",) if is_whole_video(one) else ("absent", "malformed")  # events are absent most of the time
     for frame, outcome in one.outcomes().items():
-        if outcome in ("absent", "malformed"):
+        if outcome in wanting:
             found.setdefault(frame, []).append(f"the answer is {outcome}")
     agreement = one.agreement
-    for object_id in listed(one.objects):
+    for object_id in listed(one):
         name = one.name_of(object_id)
         for frame in _minima(agreement[:, object_id - 1], one.tau):
             value = agreement[frame, object_id - 1]

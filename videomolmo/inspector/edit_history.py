@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from videomolmo.errors import BadInput
+from videomolmo.inspector.identities import ACTIONS, Edit, builds_on, edit_of
 from videomolmo.io.schemas import Correction
 from videomolmo.io.untrusted import parse, read_bytes
 from videomolmo.mask_store import ClipShape
@@ -49,14 +50,23 @@ class State:
     Attributes:
         clicks: (object, frame) to the clicks that replace those of the model there.
         dropped: key frames whose answer does not count.
+        edits: of identities, in order. Objects in `clicks` are tracks, see `videomolmo.inspector.identities`.
     """
 
     clicks: Mapping[tuple[int, int], Clicks] = field(default_factory=dict)
     dropped: frozenset[int] = frozenset()
+    edits: tuple[Edit, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.clicks or self.dropped or self.edits)
 
     def objects(self) -> int:
         """The largest id of an object that was clicked on."""
-        return max((object_id for object_id, frames in self._by_object.items() if any(frames.values())), default=0)
+        return max(self.clicked(), default=0)
+
+    def clicked(self) -> list[int]:
+        """Ids of all objects that were clicked on."""
+        return [object_id for object_id, frames in self._by_object.items() if any(frames.values())]
 
     @cached_property
     def _by_object(self) -> dict[int, dict[int, Clicks]]:
@@ -115,17 +125,19 @@ def positive_only(clicks: Clicks) -> Clicks:
 
 
 class Delta(NamedTuple):
-    """What one correction changes on one frame.
+    """What one correction changes: on one frame, or in the identities.
 
     Attributes:
         frame: its number.
         clicks: object to the clicks before and after it; None: those of the model.
         drops: whether the frame's answer ceases to count.
+        edits: all edits of identities before and after it; None: it changes none.
     """
 
     frame: int
     clicks: Mapping[int, tuple[Clicks | None, Clicks | None]]
     drops: bool = False
+    edits: tuple[tuple[Edit, ...], tuple[Edit, ...]] | None = None
 
 
 class History:
@@ -141,6 +153,8 @@ class History:
     def __init__(self, objects: int | None = None) -> None:
         self.records: list[dict[str, Any]] = []
         self._deltas: list[Delta] = []
+        self._of: list[dict[str, Any]] = []  # the record of each
+        self._edits: tuple[Edit, ...] = ()
         self._at = 0
         self._clicks: dict[int, dict[int, Clicks]] = {}  # frame to object to clicks
         self._dropped: set[int] = set()
@@ -151,7 +165,7 @@ class History:
     def state(self) -> State:
         if self._state is None:
             clicks = {(object_id, at): own for at, frame in self._clicks.items() for object_id, own in frame.items()}
-            self._state = State(clicks, frozenset(self._dropped))
+            self._state = State(clicks, frozenset(self._dropped), self._edits)
         return self._state
 
     def can(self, action: str) -> bool:
@@ -169,7 +183,26 @@ class History:
         changed = {(object_id, delta.frame): pair[not back] for object_id, pair in delta.clicks.items()}
         clicks = {key: own for key, own in (before.clicks | changed).items() if own is not None}
         dropped = before.dropped ^ {delta.frame} if delta.drops else before.dropped
-        return State(clicks, dropped)
+        return State(clicks, dropped, before.edits if delta.edits is None else delta.edits[not back])
+
+    def in_force(self) -> dict[int, dict[str, Any]]:
+        """The corrections that count, by number: neither undone nor reverted."""
+        found: dict[int, dict[str, Any]] = {}
+        for record in self._of[: self._at]:
+            if record["action"] == "revert":
+                found.pop(int(record["of"]), None)
+            else:
+                found[record["number"]] = record
+        return found
+
+    def kept_by(self, number: int) -> int | None:
+        """A later correction in force, on the same points or of an object begun by this one, that must go first."""
+        records = self.in_force()
+        own = records[number]
+        for later, record in records.items():
+            if later > number and builds_on(record, own):
+                return later
+        return None
 
     def _delta(self, record: Mapping[str, Any]) -> Delta:
         action = record.get("action")
@@ -177,7 +210,14 @@ class History:
             if not self.can(action):
                 raise BadInput(f"there is nothing to {action}")
             return self._deltas[self._at - (action == "undo")]
+        if action == "revert":
+            return self._reverted(record.get("of", 0))
         try:
+            if action in ACTIONS:
+                edit = edit_of(record, self.number(record))
+                for one in edit.objects:
+                    self._check_object(one)
+                return Delta(edit.frame, {}, edits=(self._edits, (*self._edits, edit)))
             if action == "drop_answer":
                 frame = int(record["frame"])
                 there = self._clicks.get(frame, {})
@@ -191,7 +231,32 @@ class History:
         except (KeyError, TypeError, ValueError) as error:
             about = f"{dict(record)!r:.200}"
             raise BadInput(f"record {about} is not a correction ({type(error).__name__}: {error})") from None
-        raise BadInput(f"action {action!r:.40} is unknown, expected add_point, remove_point, drop_answer, undo or redo")
+        known = ("add_point", "remove_point", "drop_answer", *ACTIONS, "undo", "redo", "revert")
+        raise BadInput(f"action {action!r:.40} is unknown, expected one of {', '.join(known)}")
+
+    def number(self, record: Mapping[str, Any]) -> int:
+        """That of a record, which follows on the others where it has none of its own."""
+        return int(record.get("number", len(self.records) + 1))
+
+    def _reverted(self, number: int) -> Delta:
+        """What takes a correction back that is in force, and leaves the later ones.
+
+        Raises:
+            BadInput: it is not in force, or a later one builds on it.
+        """
+        if number not in self.in_force():
+            raise BadInput(f"correction {number} is not in force; choose one of {[*self.in_force()]!s:.80}")
+        if later := self.kept_by(number):
+            raise BadInput(f"correction {later} builds on correction {number}; revert that first")
+        at = next(at for at, record in enumerate(self._of[: self._at]) if record["number"] == number)
+        made = self._deltas[at]
+        kept = tuple(edit for edit in self._edits if edit.number != number)
+        return Delta(
+            made.frame,
+            {object_id: (after, before) for object_id, (before, after) in made.clicks.items()},
+            made.drops,
+            None if made.edits is None else (self._edits, kept),
+        )
 
     def _check_object(self, object_id: int) -> None:
         """Nothing where the object is there, or is the next one that a correction can begin."""
@@ -215,10 +280,14 @@ class History:
                 self._most = max(self._most, object_id)
         if delta.drops:
             self._dropped ^= {delta.frame}
+        if delta.edits is not None:
+            self._edits = delta.edits[action != "undo"]
+            begun = [edit.other for edit in self._edits if edit.action == "split"]
+            self._most = None if self._most is None else max(self._most, *begun, 0)
         if action in ("undo", "redo"):
             self._at += 1 if action == "redo" else -1
         else:
-            self._deltas[self._at :] = [delta]
+            self._deltas[self._at :], self._of[self._at :] = [delta], [dict(record) | {"number": self.number(record)}]
             self._at += 1
         self.records.append(record)
         self._state = None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +27,15 @@ from videomolmo.io.formats.registry import export
 from videomolmo.mask_store import pack
 
 Progress = Callable[[int, int], None]
+Scores = Mapping[int, Mapping[int, float]]
 Beside = tuple[Inspection, Look]  # a result, and how it is shown
 SMALLEST_SIDE = 360  # of videos, so that players show small clips well
 GIF_SIDE = 360
 
 
-def export_labels(inspection: Inspection, to: str, path: str | Path, layer: str = "fused") -> list[str]:
+def export_labels(
+    inspection: Inspection, to: str, path: str | Path, layer: str = "fused", frames: bool = False
+) -> list[str]:
     """Write masks or tracks as shown, corrections included, for other tools; what the format could not hold.
 
     Args:
@@ -40,11 +43,12 @@ def export_labels(inspection: Inspection, to: str, path: str | Path, layer: str 
         to: a name of `videomolmo.io.formats.registry.FORMATS`.
         path: of the new file or folder.
         layer: a name of `Inspection.layers`.
+        frames: write the frames, too, see `videomolmo.io.formats.registry.export`.
 
     Raises:
-        BadInput: the file exists, the layer has nothing, or the format cannot hold so many objects.
+        BadInput: as there, or the layer has nothing.
     """
-    return export(labels_of(inspection, layer), to, path)
+    return export(labels_of(inspection, layer), to, path, frames)
 
 
 def labels_of(inspection: Inspection, layer: str = "fused") -> Labels:
@@ -63,10 +67,12 @@ def labels_of(inspection: Inspection, layer: str = "fused") -> Labels:
     ids, names = stored.ids, list(stored.names)
     if is_truth or len(ids) > count or "labels" not in result.config:
         ids, names = (), [] if is_truth else names[:count]
-    ids += tuple(str(n) for n in range(len(ids) + 1, count + 1))
+    fresh = (str(n) for n in itertools.count(len(ids) + 1) if str(n) not in ids)
+    ids += tuple(itertools.islice(fresh, count - len(ids)))
     names += [inspection.name_of(n) if is_truth else inspection.sentence for n in range(len(names) + 1, count + 1)]
     if not is_truth:
         names = [inspection.names.get(n, name) for n, name in enumerate(names, start=1)]
+    scores = {} if is_truth else _scores(inspection, stored.scores)
     decisions, agreement = (inspection.decisions(), inspection.agreement) if layer == "fused" else (None, None)
 
     def columns(t: int, n: int) -> dict:
@@ -78,8 +84,21 @@ def labels_of(inspection: Inspection, layer: str = "fused") -> Labels:
     return replace(
         stored, sentence=inspection.sentence, ids=ids, names=tuple(names), columns=columns, times_s=inspection.times_s,
         shapes=partial(_shapes, inspection, layer), void=None if is_truth else stored.void,
-        scores={} if is_truth else stored.scores, read_video=inspection.video,
+        scores=scores, read_video=inspection.video,
     )  # fmt: skip
+
+
+def _scores(inspection: Inspection, of_tracks: Scores) -> Scores:
+    """Scores of tracks as those of objects; of merged ones the surer counts."""
+    if not inspection.history.state.edits:
+        return of_tracks
+    identities, found = inspection.identities, {}
+    for track, own in of_tracks.items():
+        for at, score in own.items():
+            if (name := identities.object_of(track, at)) is not None:
+                there = found.setdefault(name, {})
+                there[at] = max(score, there.get(at, score))
+    return found
 
 
 def _shapes(inspection: Inspection, layer: str, t: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -174,7 +193,7 @@ def _write_mp4(path: Path, pictures: Iterator[np.ndarray], fps: float, times_s: 
 
     first = next(pictures)
     with VideoWriter(path, fps, *first.shape[:2], times_s, aspect) as writer:
-        for picture in chain([first], pictures):
+        for picture in itertools.chain([first], pictures):
             writer.write(picture)
 
 
@@ -223,7 +242,7 @@ def write_rows(inspection: Inspection, path: Path) -> int:
     from PIL import Image
 
     state = inspection.history.state
-    if not state.clicks and not state.dropped:
+    if not state:
         raise BadInput("nothing was corrected in this clip; correct it first, or use the run's own answers")
     if inspection.video() is None:
         raise BadInput("the video is needed to write training frames, and it cannot be opened")
@@ -280,7 +299,7 @@ def training_row(inspection: Inspection, clip: str) -> dict:
         "points": points,
         "caption": inspection.sentence,
         "expression": "0",
-        "objects": [str(object_id) for object_id in range(1, inspection.objects + 1)],
+        "objects": [str(object_id) for object_id in inspection.object_ids],
         "fps": inspection.fps,
         "corrections": len(inspection.history.records),
     }
@@ -306,12 +325,14 @@ def _is_answered(inspection: Inspection, t: int) -> bool:
 
 def _clicks_on(inspection: Inspection, t: int) -> list[Click]:
     """Clicks of all objects on a key frame; where only some were clicked on, the middles of the others' masks."""
-    found, answered = [], _is_answered(inspection, t)
-    for object_id in range(1, inspection.objects + 1):
-        clicks = inspection.clicks(object_id, t)
-        if not clicks and not answered and (object_id, t) not in inspection.history.state.clicks:
+    found, answered, identities = [], _is_answered(inspection, t), inspection.identities
+    for track in identities.tracks:
+        if (name := identities.object_of(track, t)) is None:
+            continue
+        clicks = inspection.clicks(track, t)
+        if not clicks and not answered and (track, t) not in inspection.history.state.clicks:
             for patch in inspection.patches("fused", t):
-                if patch.object_id == object_id:
+                if patch.object_id == name:
                     x, y = middle_of_packed(pack(t, patch.mask[None]), t)
                     clicks = ((x + patch.left, y + patch.top, 1),)
         found += clicks

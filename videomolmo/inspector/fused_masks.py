@@ -16,6 +16,7 @@ from videomolmo.inspector.segments import (
     Segment,
     SegmentStore,
     fuse_segment,
+    join_objects,
     prepend_key_frame,
 )
 from videomolmo.io.cache import BoundedCache
@@ -179,7 +180,8 @@ class FusedMasks:
         with self._lock:
             if (found := self._cache.get(window)) is not None:
                 return found
-            found = [fuse_segment(s, self.rule, self.tau, self.keep_stored) for s in self.source.segments(window)]
+            own = [fuse_segment(s, self.rule, self.tau, self.keep_stored) for s in self.source.segments(window)]
+            found = join_objects(own)
             self._cache.put(window, found)
             self._rows.setdefault(window, self._row(window, found))
             return found

@@ -2,8 +2,8 @@
 const SEEN = "videomolmo-hints-seen";
 const LINES = [
   "Click the picture, then  ← →  one frame ·  Shift  ten ·  space  play ·  [ ]  key frames ·  d  next doubtful frame ·  + − 0  zoom",
-  "Hover over a phrase to see its masks alone, over an object to find its phrase, over a plot to look at a frame (a click stays) ·  f b m g e  layers ·  a h  all, none",
-  "Correct:  p  point on an object ·  n  point off it ·  r  remove a point ·  1–9  its object ·  x  reject this key frame ·  z  undo ·  y  redo ·  Esc  navigate",
+  "Hover over a phrase to see its masks alone, over an object to find its phrase, over a plot to look at a frame (a click stays) ·  f b m g e  layers ·  a h  all, none ·  l  rule ·  < >  τ ·  , .  opacity",
+  "Correct:  p  point on an object ·  n  point off it ·  r  remove a point ·  1–9  its object ·  x  reject this key frame ·  w  swap ids from here on ·  s  split ·  j  merge ·  z  undo ·  y  redo ·  Esc  navigate",
 ];
 
 class Hints {
@@ -28,7 +28,10 @@ class Hints {
     const there = new Set(["marks", "marks_beside"].flatMap((name) => this.model.get(name)).map(([, outcome]) => outcome));
     const words = Object.keys(MARKS).filter((one) => there.has(one)).map((one) => `${MARKS[one]} ${SAID[one] ?? one}`);
     if ((this.model.get("repropagated") ?? []).length) words.push("▬ re-propagated");
-    this.legend.textContent = words.length ? `key frames: ${words.join("  ")}` : "";
+    const said = words.length ? [`key frames: ${words.join("  ")}`] : [];
+    const moments = ["moments", "moments_beside"].some((name) => (this.model.get(name) ?? []).length);
+    if (moments) said.push("① pointed at, keys , and . lead there");
+    this.legend.textContent = said.join("  ·  ");
   }
 }
 

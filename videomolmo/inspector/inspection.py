@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,19 +14,18 @@ from videomolmo.fusion import RULES, check_rule
 from videomolmo.inspector.edit_history import Clicks, CorrectionLog, History, State, result_key
 from videomolmo.inspector.fused_masks import MASK_LAYERS, FusedMasks, Matching, Patch, Source
 from videomolmo.inspector.ground_truth import Scores, open_truth, score
-from videomolmo.inspector.loading import FrameCache, open_result
+from videomolmo.inspector.identities import Identified, Identities
+from videomolmo.inspector.loading import MAX_LISTED, FrameCache, find_missing, open_result, why_no_masks
 from videomolmo.inspector.repropagation import Corrected, PropagationCache, clicks_on_key_frame
 from videomolmo.inspector.segments import DECISIONS, SETTINGS, SegmentStore
 from videomolmo.io.video import Frames
 from videomolmo.mask_store import ClipShape
 from videomolmo.results import GroundingResult, KeyAnswer
 
-MAX_LISTED = 200  # objects with a row and a line of their own: more cannot be told apart, and take minutes
 
-
-def listed(objects: int) -> range:
+def listed(one: Inspection) -> list[int]:
     """Ids of the objects that lists and plots tell of one by one."""
-    return range(1, min(objects, MAX_LISTED) + 1)
+    return one.object_ids[:MAX_LISTED]
 
 
 class Point(NamedTuple):
@@ -61,70 +60,6 @@ class Series(NamedTuple):
     x: Float[np.ndarray, " frames"]
     y: Float[np.ndarray, " frames"]
     area: Float[np.ndarray, " frames"]
-
-
-def find_missing(
-    inspection: Inspection, video: list[str], damaged: Mapping[int, str], lost_corrections: int
-) -> list[str]:
-    """Everything that is missing or was damaged, a sentence each; empty where all is well.
-
-    Args:
-        inspection: what was opened.
-        video: what is wrong with the video.
-        damaged: files of masks that could not be read.
-        lost_corrections: stretches that were corrected, but whose masks are gone.
-    """
-    damage = [*inspection.problems, *inspection.log.problems, inspection.log.unkept or ""]
-    found = [*damage, *_of_clip(inspection, video), *_of_answers(inspection)]
-    if inspection.frames:
-        found += _of_masks(inspection)
-    if lost_corrections:
-        found.append(f"masks of {lost_corrections} corrected stretches are gone; they are shown as the run left them")
-    found += list(damaged.values())  # another thread may read more of them
-    if inspection.truth is not None:
-        found += inspection.truth.notes
-    return [sentence[0].upper() + sentence[1:].rstrip(".") + "." for sentence in dict.fromkeys(found) if sentence]
-
-
-def _of_clip(inspection: Inspection, video: list[str]) -> list[str]:
-    if not inspection.frames:
-        return ["the clip has no frames"]
-    found = ["the clip has one frame: nothing moves, and there is nothing to fuse"] if inspection.frames == 1 else []
-    return found + video
-
-
-def _of_answers(inspection: Inspection) -> list[str]:
-    answers = inspection.result.answers
-    if not answers:
-        return ["there is no answer of the model"]
-    found = []
-    malformed = [answer for answer in answers if answer.outcome == "malformed"]
-    if malformed:
-        where = _few_frames([answer.frame for answer in malformed])
-        found.append(
-            f"{len(malformed)} of {len(answers)} answers are malformed (frame {where}): their text gives no points"
-        )
-    if all(answer.outcome == "absent" for answer in answers):
-        found.append("the model says on every key frame that nothing is there")
-    outside = [answer.frame for answer in answers if not all(answer.inside)]
-    if outside:
-        found.append(f"points outside the frame are not followed (frame {_few_frames(outside)})")
-    return found
-
-
-def _of_masks(inspection: Inspection) -> list[str]:
-    if not inspection.objects:
-        return ["no object was found"]
-    reasons = inspection.layers()
-    many = [f"{inspection.objects} objects: lists and plots tell of the first {MAX_LISTED}"]
-    return many * (inspection.objects > MAX_LISTED) + [
-        reason for name, reason in reasons.items() if reason is not None and name != "truth"
-    ]
-
-
-def _few_frames(frames: list[int]) -> str:
-    """A list of frames, cut short."""
-    return ", ".join(map(str, frames[:5])) + (" …" if len(frames) > 5 else "")
 
 
 MASK_SIDES = ("forward", "backward")
@@ -196,6 +131,17 @@ class Inspection:
         return self._fused.objects
 
     @property
+    def identities(self) -> Identities:
+        """Which track is which object, as corrections have it."""
+        state, runs = self.history.state, range(1, self._store.objects + 1)
+        return Identities(state.edits, {*runs, *state.clicked()})
+
+    @property
+    def object_ids(self) -> list[int]:
+        """Ids of the objects there are, in order; none of those that were merged into others or deleted."""
+        return [*range(1, self.objects + 1)] if isinstance(self._source, Matching) else self.identities.objects
+
+    @property
     def key_frames(self) -> list[int]:
         """Key frames in order, corrective ones included, dropped ones left out."""
         own = {frame for (_, frame), clicks in self.history.state.clicks.items() if clicks}
@@ -209,10 +155,12 @@ class Inspection:
         """
         written = self.result.caption
         if written is None:
-            return [Piece(self.sentence, tuple(listed(self.objects)))]
+            return [Piece(self.sentence, tuple(listed(self)))]
         named: dict[tuple[int, int], list[int]] = {}
+        there = set(self.object_ids)
         for one in written.phrases:
-            named.setdefault((one.start, one.stop), []).append(one.object)
+            own = named.setdefault((one.start, one.stop), [])
+            own += [one.object] * (one.object in there)
         pieces, at = [], 0
         for (start, stop), objects in sorted(named.items()):
             if start >= at:
@@ -236,7 +184,7 @@ class Inspection:
 
     def layers(self) -> dict[str, str | None]:
         """Each of `LAYERS`, with None, or the reason why there is nothing to show."""
-        reason = None if self.objects else "no object was found"
+        reason = None if self.objects else why_no_masks(self.result)
         if not self.frames:
             reason = "the clip has no frames"
         found: dict[str, str | None] = dict.fromkeys(LAYERS, reason)
@@ -271,20 +219,26 @@ class Inspection:
         """Points on frame `t`, of the model's answer and of corrections."""
         answer, state = self._answers.get(t), self.history.state
         found = []
-        relabel = self._source.labels.get(t, {}) if isinstance(self._source, Matching) else None
-        for object_id in range(1, max(self._store.objects, state.objects()) + 1):
-            base = self._model_clicks(object_id, t)
-            for index, (x, y, label) in enumerate(self.clicks(object_id, t)):
-                name = object_id if relabel is None else relabel.get(object_id)
-                found.append(Point(x, y, name, bool(label), (x, y, label) not in base, index))
+        relabel, identities = self._relabelled(t), self.identities
+        count: Counter[int | None] = Counter()
+        for track in range(1, max(self._store.objects, state.objects()) + 1):
+            base = self._model_clicks(track, t)
+            for x, y, label in self.clicks(track, t):
+                name = identities.object_of(track, t) if relabel is None else relabel.get(track)
+                found.append(Point(x, y, name, bool(label), (x, y, label) not in base, count[name]))
+                count[name] += 1
         if answer is not None and t not in state.dropped:
             pairs = zip(answer.points_px, answer.inside, strict=True)
             found += [Point(float(x), float(y), None) for (x, y), inside in pairs if not inside]
         return found
 
-    def clicks(self, object_id: int, t: int) -> Clicks:
-        """Clicks in force for an object on a frame, in the order of `Point.index`."""
-        return self.history.state.clicks_of(object_id, t, self._model_clicks)
+    def _relabelled(self, t: int) -> dict[int, int] | None:
+        """Ids of the run to those of another matching, on a key frame."""
+        return self._source.labels.get(t, {}) if isinstance(self._source, Matching) else None
+
+    def clicks(self, track: int, t: int) -> Clicks:
+        """Clicks in force for a track on a frame: an object, where no correction changed identities."""
+        return self.history.state.clicks_of(track, t, self._model_clicks)
 
     def _model_clicks(self, object_id: int, t: int) -> Clicks:
         """The model's clicks for an object on a frame, in the ids of the run."""
@@ -362,7 +316,12 @@ class Inspection:
 
     def corrections_on(self, t: int) -> dict[int, Clicks]:
         """Object to the clicks in force on frame `t`, where a person changed them; empty: the object is not there."""
-        return {object_id: own for (object_id, at), own in self.history.state.clicks.items() if at == t}
+        found: dict[int, Clicks] = {}
+        identities = self.identities
+        for (track, at), own in self.history.state.clicks.items():
+            if at == t and (name := identities.object_of(track, t)) is not None:
+                found[name] = (*found.get(name, ()), *own)
+        return found
 
     def corrected_frames(self) -> list[int]:
         """Frames whose clicks a person changed, or whose answer was rejected, in order."""
@@ -371,8 +330,14 @@ class Inspection:
 
     def repropagated(self) -> list[tuple[int, int]]:
         """Stretches, first frame and the one after the last, whose masks follow corrections; they may overlap."""
-        source = self._source
-        return sorted({(one.start, one.stop) for _, one in source.stretches()}) if isinstance(source, Corrected) else []
+        made = self._corrected
+        return [] if made is None else sorted({(one.start, one.stop) for _, one in made.stretches()})
+
+    @property
+    def _corrected(self) -> Corrected | None:
+        """What was tracked again; None where nothing was."""
+        source = self._source.source if isinstance(self._source, Identified) else self._source
+        return source if isinstance(source, Corrected) else None
 
     def video(self) -> Frames | None:
         """The video, None where it cannot be opened."""
@@ -393,7 +358,7 @@ class Inspection:
 
     def missing(self) -> list[str]:
         """What is not there, a sentence each, for the user to read."""
-        lost = len(self._source.missing()) if isinstance(self._source, Corrected) else 0
+        lost = 0 if self._corrected is None else len(self._corrected.missing())
         return find_missing(self, self._frames.problems(), self._store.problems, lost)
 
     def rules(self) -> dict[str, str | None]:
@@ -449,10 +414,11 @@ class Inspection:
             return Matching(self._store, least)
         return self._source
 
-    def _corrections(self) -> Corrected | None:
+    def _corrections(self) -> Corrected | Identified | None:
         """Corrected segments, None where nothing is corrected."""
         state = self.history.state
-        return self.corrected_by(state) if state.clicks or state.dropped else None
+        tracked = self.corrected_by(state) if state.clicks or state.dropped else None
+        return Identified(tracked or self._store, state.edits, self._store) if state.edits else tracked
 
     def corrected_by(self, state: State) -> Corrected:
         """What another state of corrections would make of the masks; shows nothing of it."""
@@ -481,7 +447,7 @@ class Inspection:
         """Show the state that `history` is in."""
         before = self._source
         after = self._corrections() or self._store
-        changed = [one.changed_windows() for one in (before, after) if isinstance(one, Corrected)]
+        changed = [one.changed_windows() for one in (before, after) if isinstance(one, (Corrected, Identified))]
         self._source = after
         self._fused.replace_source(after, set().union(*changed))
         self.version += 1

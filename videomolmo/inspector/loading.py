@@ -6,7 +6,7 @@ import copy
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -304,3 +304,80 @@ def _told_of(name: str, unread: list[str], senseless: list[str]) -> list[str]:
 
 def _few(names: list[str]) -> str:
     return ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
+
+
+MAX_LISTED = 200  # objects with a row and a line of their own: more cannot be told apart, and take minutes
+
+
+def find_missing(inspection: Any, video: list[str], damaged: Mapping[int, str], lost_corrections: int) -> list[str]:
+    """Everything that is missing or was damaged, a sentence each; empty where all is well.
+
+    Args:
+        inspection: what was opened.
+        video: what is wrong with the video.
+        damaged: files of masks that could not be read.
+        lost_corrections: stretches that were corrected, but whose masks are gone.
+    """
+    damage = [*inspection.problems, *inspection.log.problems, inspection.log.unkept or ""]
+    found = [*damage, *_of_clip(inspection, video), *_of_answers(inspection)]
+    if inspection.frames:
+        found += _of_masks(inspection)
+    unlearnt = (inspection.result.config.get("model") or {}).get("unlearnt_words")
+    if isinstance(unlearnt, list) and unlearnt:
+        found.append(f"the model never learnt “{'”, “'.join(map(str, unlearnt))}”: its answers are guesses, or go by "
+                     "the other words alone")  # fmt: skip
+    if lost_corrections:
+        found.append(f"masks of {lost_corrections} corrected stretches are gone; they are shown as the run left them")
+    found += list(damaged.values())  # another thread may read more of them
+    if inspection.truth is not None:
+        found += inspection.truth.notes
+    return [sentence[0].upper() + sentence[1:].rstrip(".") + "." for sentence in dict.fromkeys(found) if sentence]
+
+
+def _of_clip(inspection: Any, video: list[str]) -> list[str]:
+    if not inspection.frames:
+        return ["the clip has no frames"]
+    found = ["the clip has one frame: nothing moves, and there is nothing to fuse"] if inspection.frames == 1 else []
+    return found + video
+
+
+def _of_answers(inspection: Any) -> list[str]:
+    answers = inspection.result.answers
+    if not answers:
+        return ["there is no answer of the model"]
+    found = []
+    malformed = [answer for answer in answers if answer.outcome == "malformed"]
+    if malformed:
+        where = _few_frames([answer.frame for answer in malformed])
+        found.append(
+            f"{len(malformed)} of {len(answers)} answers are malformed (frame {where}): their text gives no points"
+        )
+    if all(answer.outcome == "absent" for answer in answers):
+        found.append("the model says on every key frame that nothing is there")
+    outside = [answer.frame for answer in answers if not all(answer.inside)]
+    if outside:
+        found.append(f"points outside the frame are not followed (frame {_few_frames(outside)})")
+    return found
+
+
+def why_no_masks(result: GroundingResult) -> str:
+    """Why there is nothing to draw."""
+    if isinstance(result.config.get("whole_video"), dict):
+        return "answers about a whole video are points at times, without masks"
+    return "no object was found"
+
+
+def _of_masks(inspection: Any) -> list[str]:
+    if not inspection.objects:
+        return [why_no_masks(inspection.result)]
+    reasons = inspection.layers()
+    count = len(inspection.object_ids)
+    many = [f"{count} objects: lists and plots tell of the first {MAX_LISTED}"]
+    return many * (count > MAX_LISTED) + [
+        reason for name, reason in reasons.items() if reason is not None and name != "truth"
+    ]
+
+
+def _few_frames(frames: list[int]) -> str:
+    """A list of frames, cut short."""
+    return ", ".join(map(str, frames[:5])) + (" …" if len(frames) > 5 else "")

@@ -28,11 +28,26 @@ function render({ model, el }) {
     const alone = !hidden.includes(id) && others.every((one) => hidden.includes(one));
     hide(alone ? [] : others);
   };
+  const choose = (line, id) => { // colours below a row, until one is taken or the row is clicked again
+    const there = list.querySelector(".vm-palette"), open = there?.dataset.id !== String(id);
+    there?.remove();
+    if (!open) return;
+    const palette = element("div", "vm-palette", list);
+    palette.dataset.id = id;
+    line.after(palette);
+    for (const [number, colour, ink] of model.get("palette")) {
+      const made = element("button", "", palette, { type: "button", textContent: number, title: `colour ${number}` });
+      Object.assign(made.style, { background: colour, color: ink });
+      made.addEventListener("click", () => { palette.remove(); model.send({ kind: "colour", id, colour: number }); });
+    }
+  };
   const row = (id, colour, ink) => {
     const line = element("div", "vm-object", list);
     const box = element("input", "", line, { type: "checkbox", title: `show or hide object ${id}` });
-    const plate = element("span", "vm-plate", line, { textContent: id });
+    const plate = element("button", "vm-plate", line, { textContent: id, type: "button" });
     Object.assign(plate.style, { background: colour, color: ink });
+    plate.title = `choose another colour for object ${id}`;
+    plate.addEventListener("click", () => choose(line, id));
     const name = element("input", "vm-name", line, { type: "text", spellcheck: false });
     name.setAttribute("aria-label", `name of object ${id}`);
     const only = element("button", "vm-button", line, { textContent: "solo", type: "button" });

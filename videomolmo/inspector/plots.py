@@ -87,25 +87,26 @@ def agreement_figure(inspection: Inspection, t: int | None = None, theme: str = 
     """
     from plotly.subplots import make_subplots
 
-    objects, rows = inspection.objects, max(1, len(listed(inspection.objects)))
+    objects = listed(inspection)
+    rows = max(1, len(objects))
     heights = [LINES_PX, 14 + ROW_PX * rows]
     figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=8 / sum(heights), row_heights=heights)
-    frames, decisions = np.arange(inspection.frames), inspection.decisions()[:, : len(listed(objects))]
-    for object_id in listed(objects):
-        styles = [DECISION_STYLES[name] for name in decisions[:, object_id - 1]]
+    frames, decisions = np.arange(inspection.frames), inspection.decisions()[:, [n - 1 for n in objects]]
+    for object_id, decided in zip(objects, decisions.T, strict=True):
+        styles, colour = [DECISION_STYLES[name] for name in decided], inspection.identities.colour_of(object_id)
         figure.add_scatter(
             x=frames, y=inspection.agreement[:, object_id - 1], name=label_of(inspection, object_id),
             meta={"object": object_id},
-            mode=_line(frames)["mode"], line={"color": hex_of(object_id, theme), "dash": _dash(object_id), "width": 2},
+            mode=_line(frames)["mode"], line={"color": hex_of(colour, theme), "dash": _dash(colour), "width": 2},
             marker={"color": [style.colour for style in styles], "symbol": [style.symbol for style in styles],
-                    "size": 8, "line": {"color": hex_of(object_id, theme), "width": 1}},
-            customdata=decisions[:, object_id - 1], hovertemplate="frame %{x} · IoU %{y:.2f} · %{customdata}",
+                    "size": 8, "line": {"color": hex_of(colour, theme), "width": 1}},
+            customdata=decided, hovertemplate="frame %{x} · IoU %{y:.2f} · %{customdata}",
             showlegend=False, row=1, col=1,
         )  # fmt: skip
     for name, style in DECISION_STYLES.items():
         where, which = np.nonzero(decisions == name)
         if len(where):
-            object_ids = [label_of(inspection, object_id + 1, ROW_LETTERS) for object_id in which]
+            object_ids = [label_of(inspection, objects[column], ROW_LETTERS) for column in which]
             figure.add_scatter(
                 **_decided(inspection, where, object_ids, style), name=name, meta={"decision": name}, row=2, col=1,
                 hovertemplate="frame %{x} · %{y}: " + name + "<extra></extra>",
@@ -117,7 +118,7 @@ def agreement_figure(inspection: Inspection, t: int | None = None, theme: str = 
         col=1, annotation={"text": f"τ = {inspection.tau:.2f}{used}", "font": {"size": 12}},
     )  # fmt: skip
     figure.update_yaxes(range=[-0.04, 1.06], title="IoU", row=1, col=1)
-    order = [label_of(inspection, object_id, ROW_LETTERS) for object_id in listed(objects)]
+    order = [label_of(inspection, object_id, ROW_LETTERS) for object_id in objects]
     figure.update_yaxes(autorange="reversed", type="category", categoryorder="array", categoryarray=order, row=2, col=1)
     figure.update_xaxes(title="frame", row=2, col=1)
     return figure
@@ -129,12 +130,12 @@ def track_figure(inspection: Inspection, t: int | None = None, theme: str = "lig
 
     figure = make_subplots(3, 1, shared_xaxes=True, vertical_spacing=0.04)
     for row, (quantity, text) in enumerate((("x", "x, px"), ("y", "y, px"), ("area", "area, px")), start=1):
-        for object_id in listed(inspection.objects):
-            series = inspection.series(object_id)
+        for object_id in listed(inspection):
+            series, colour = inspection.series(object_id), inspection.identities.colour_of(object_id)
             values = np.where(series.area > 0, getattr(series, quantity), np.nan)
             figure.add_scatter(
                 **_line(values), name=label_of(inspection, object_id),
-                line={"color": hex_of(object_id, theme), "dash": _dash(object_id), "width": 2}, marker={"size": 5},
+                line={"color": hex_of(colour, theme), "dash": _dash(colour), "width": 2}, marker={"size": 5},
                 meta={"object": object_id, "quantity": quantity}, showlegend=False,
                 hovertemplate="frame %{x} · " + text + " %{y:.1f}", row=row, col=1,
             )  # fmt: skip

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from videomolmo.errors import BadInput
 from videomolmo.inspector.fused_masks import Patch
 from videomolmo.inspector.inspection import LAYERS, Inspection
+from videomolmo.inspector.moments import moments_of
 from videomolmo.io import drawing as draw
 from videomolmo.io.cache import BoundedCache
 from videomolmo.io.drawing import palette
@@ -95,6 +96,8 @@ def paint(inspection: Inspection, t: int, look: Look | None = None) -> UInt8[np.
             if point.object is not None and look.shows(point.object):
                 colour = colour_of(look.colour_id(point.object))
                 draw.mark(picture, point.x * scale, point.y * scale, colour, point.positive, point.corrected)
+    if look.points:
+        _paint_moments(picture, inspection, t, look, scale)
     if look.ids:
         _paint_ids(picture, boxes, look, scale)
     return picture
@@ -157,6 +160,16 @@ def _patches(inspection: Inspection, layer: str, t: int) -> list[Patch]:
         return inspection.patches(layer, t)
     masks = inspection.mask("truth", t)
     return [] if masks is None else [Patch(n, 0, 0, mask) for n, mask in enumerate(masks, start=1) if mask.any()]
+
+
+def _paint_moments(picture: np.ndarray, inspection: Inspection, t: int, look: Look, scale: float) -> None:
+    """What was pointed at in a whole video, on the frames of its times: each point has a colour and number."""
+    taken: list[tuple] = []
+    for place in (place for frame, places in moments_of(inspection) if frame == t for place in places):
+        x, y, colour = place.x_px * scale, place.y_px * scale, colour_of(place.number)
+        draw.mark(picture, x, y, colour, positive=True, corrected=False)
+        if look.ids:
+            draw.badge(picture, str(place.number), x + 8, y - 6, colour, taken)
 
 
 def _paint_ids(picture: np.ndarray, boxes: dict[int, tuple], look: Look, scale: float) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from videomolmo.errors import BadInput
+from videomolmo.io.known_words import unknown_words
 
 
 class RunModels:
@@ -72,6 +73,12 @@ class RunModels:
                 self._grounder = load_grounder(**names, offline=True)
             self._compare(self._grounder.weights)
         return self._grounder
+
+    def unknown_words(self, sentence: str) -> str | None:
+        """A line about words that the loaded model never learnt; None where it knows them, or is not loaded yet."""
+        model = getattr(self._grounder, "pointer", None) or getattr(self._grounder, "segmenter", None)
+        loaded = getattr(self._grounder, "loaded", None) or {}
+        return unknown_words(model, sentence, loaded.get("model")).warning
 
     def _check(self) -> None:
         if self.unknown:

@@ -6,7 +6,8 @@ import math
 import threading
 from bisect import bisect_right
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,55 @@ class Fused:
     x: Float[np.ndarray, " frames"]
     y: Float[np.ndarray, " frames"]
     area: np.ndarray
+
+    def slice(self, start: int, stop: int) -> Fused:
+        """The part from `start` to before `stop`, within its frames."""
+        part = slice(start - self.segment.start, stop - self.segment.start)
+        tables = (self.codes[part], self.x[part], self.y[part], self.area[part])
+        return Fused(self.segment.slice(start, stop), self.packed.slice(start, stop), *tables)
+
+
+def join_objects(found: list[Fused]) -> list[Fused]:
+    """At most one mask of each object on a frame: of several tracks that are one object, what any of them has."""
+    own: dict[int, list[Fused]] = {}
+    for one in found:
+        own.setdefault(one.segment.object_id, []).append(one)
+    return [part for several in own.values() for part in _joined(several)]
+
+
+def _joined(several: list[Fused]) -> list[Fused]:
+    spans = sorted((one.segment.start, one.segment.stop) for one in several)
+    if all(before[1] <= after[0] for before, after in pairwise(spans)):
+        return several
+    parts = []
+    for start, stop in pairwise(sorted({edge for span in spans for edge in span})):
+        there = [one for one in several if one.segment.start <= start and one.segment.stop >= stop]
+        parts += [reduce(_union, (one.slice(start, stop) for one in there))] if there else []
+    return parts
+
+
+def _union(a: Fused, b: Fused) -> Fused:
+    """Both as one object, on the same frames."""
+    forward, backward = (
+        _either(getattr(a.segment, side), getattr(b.segment, side)) for side in ("forward", "backward")
+    )
+    segment = replace(
+        a.segment, forward=forward, backward=backward, stored=None,
+        reach_forward=a.segment.reach_forward | b.segment.reach_forward,
+        reach_backward=a.segment.reach_backward | b.segment.reach_backward,
+    )  # fmt: skip
+    both = np.where(a.codes == b.codes, a.codes, _CODE["mixed"])
+    codes = np.where(b.area == 0, a.codes, np.where(a.area == 0, b.codes, both))
+    packed = _either(a.packed, b.packed)
+    return Fused(segment, packed, codes, *centres(packed.bits, packed.box))
+
+
+def _either(a: PackedMasks | None, b: PackedMasks | None) -> PackedMasks | None:
+    """The pixels of both."""
+    if a is None or b is None:
+        return b if a is None else a
+    box = union_box((a.box, b.box))
+    return crop(a.start, a.packed(box) | b.packed(box), box)
 
 
 def fuse_segment(segment: Segment, rule: str, tau: float, keep_stored: bool) -> Fused:

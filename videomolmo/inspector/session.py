@@ -13,8 +13,9 @@ from videomolmo.fusion import RULES
 from videomolmo.inspector.background import BackgroundTask, CompareTask, ScoreTask, notify
 from videomolmo.inspector.canvas import FrameCanvas, Picture
 from videomolmo.inspector.compare import Differences
-from videomolmo.inspector.corrections import Corrections
+from videomolmo.inspector.corrections import Change, Corrections
 from videomolmo.inspector.inspection import Inspection
+from videomolmo.inspector.moments import moments_of, said_of
 from videomolmo.inspector.render import EncodedCache, Look, swatch
 from videomolmo.inspector.run_models import RunModels
 
@@ -108,11 +109,16 @@ class InspectorState:
     @property
     def looks(self) -> list[Look]:
         """How each of `shown` is: objects of the other result follow their partners, and have their colours."""
-        looks = [self.look] * len(self.shown)
+        first = self.inspection.identities
+        looks = [
+            replace(self.look, colours=first.colours(self.inspection.objects)),
+            *[self.look] * (self.other is not None),
+        ]
         if self.differences is not None:
-            own = self.look.objects
+            own, colours = self.look.objects, self.differences.colours()
             partners = None if own is None else self.differences.partners(own)
-            looks[1] = replace(self.look, objects=partners, colours=self.differences.colours())
+            colours = colours and tuple(map(first.colour_of, colours))
+            looks[1] = replace(self.look, objects=partners, colours=colours)
         return looks
 
     @property
@@ -154,6 +160,8 @@ class InspectorState:
             self.canvas.frame = min(self.canvas.frame, max(0, self.canvas.frames - 1))
             self.canvas.marks = _marks(self.inspection)
             self.canvas.marks_beside = _marks(self.other) if self.other is not None else []
+            self.canvas.moments = _moments(self.inspection)
+            self.canvas.moments_beside = _moments(self.other) if self.other is not None else []
             self.canvas.sizes = [[one.height, one.width] for one in self.shown]
             self.canvas.titles = [list(_title(one)) for one in self.shown]
             self.canvas.captions = [_pieces(one, look) for one, look in zip(self.shown, self.looks, strict=True)]
@@ -177,6 +185,14 @@ class InspectorState:
         except (BadInput, OSError) as error:  # a folder that cannot be written to is the user's to repair
             self.show_error(error)
             return None
+
+    def correct(self, act: Callable[[], Change], words: Callable[[Change], str]) -> None:
+        """Make a correction that needs no model, show it, and say what it did; what is wrong with it is shown."""
+        if self.is_free():
+            change = self.run_safely(act)
+            self.refresh()  # where it was refused because of corrections made elsewhere, these are shown
+            if change is not None:
+                self.set_status(words(change))
 
     def tip(self, control: DOMWidget, text: str) -> None:
         """Say what a control is for where the pointer is over it: not all widgets show their own tooltip."""
@@ -330,8 +346,17 @@ def _title(one: Inspection) -> tuple[str, str]:
     return f"“{one.sentence}”", " · ".join(word for word in words if word)
 
 
+def _moments(one: Inspection) -> list[list[Any]]:
+    """What was pointed at in a whole video: frame, numbers, colour and ink of the first, and what there is to say."""
+    return [
+        [frame, [place.number for place in places], *swatch(places[0].number), said_of(places)]
+        for frame, places in moments_of(one)
+    ]
+
+
 def _marks(one: Inspection) -> list[list[Any]]:
     """Key frames, each with its outcome; those whose points a person changed are corrected, whatever it was."""
     found = one.outcomes() | {at: "corrected" for at in one.key_frames if at not in one.outcomes()}
-    found |= {at: "corrected" for at in one.corrected_frames() if found.get(at) != "dropped"}
+    edited = {edit.frame for edit in one.history.state.edits if edit.frame}
+    found |= {at: "corrected" for at in {*one.corrected_frames(), *edited} if found.get(at) != "dropped"}
     return [[at, found[at]] for at in sorted(found)]

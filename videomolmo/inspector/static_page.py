@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from videomolmo.inspector.compare import Differences
+from videomolmo.inspector.identities import edit_in_words
 from videomolmo.inspector.inspection import Inspection, Piece
+from videomolmo.inspector.moments import answer_lines, is_whole_video, moments_of
 from videomolmo.inspector.plots import (
     DASHES,
     DECISION_STYLES,
@@ -26,6 +28,7 @@ from videomolmo.inspector.plots import (
     track_figure,
 )
 from videomolmo.inspector.render import LAYER_SIGNS, Look, paint, swatch
+from videomolmo.io.drawing import ANY_GROUND, PAGE_INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,6 +38,7 @@ FRAMES = 6  # in a row of the contact sheet
 WIDTH_IN, DPI = 13.0, 100
 VIEW = (260, 260)
 GAP = 8  # pixels between two frames
+_CLEAR = dict.fromkeys(("figure.facecolor", "axes.facecolor", "legend.facecolor"), "none")
 MAX_IDS = 20  # numbers after a phrase that names several objects
 MAX_ANSWERS, MAX_LETTERS = 12, 110
 Row = tuple[float, Callable[[Any], None]]  # height in inches, and what draws it into its area
@@ -50,6 +54,7 @@ def static_picture(
 ) -> bytes:
     """The inspector on one page, as a PNG: frames, plots, answers, and what is missing; of two results, both.
 
+    Its ground is clear and its ink read on light and on dark: a stored picture does not know the theme of its page.
     Frames are shown twice: as they are looked at, and with the layers that are left out there, for nobody can tick
     them on paper.
 
@@ -60,29 +65,31 @@ def static_picture(
         scores: gives J&F of a result.
         differences: of the two, where they are known already.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     shown = [inspection] + ([] if other is None else [other])
     if other is not None and differences is None:
         differences = Differences(inspection, other)
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     text = _text(shown)
     plots = _plots(shown, scores, differences)
     frames = chosen_frames(shown, also=frame, differences=differences)
     sheets = _sheets(shown, looks or [Look()] * len(shown), frames)
     heights = [*(height for height, _ in sheets + plots), 0.165 * text.count("\n") + 0.4]
     total = sum(heights) + 0.35 * len(heights)
-    figure = Figure(figsize=(WIDTH_IN, total), dpi=DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
-    areas = figure.subfigures(len(heights), 1, height_ratios=heights)
-    areas = list(np.atleast_1d(areas))
-    for area, (_, draw) in zip(areas, sheets + plots, strict=False):
-        draw(area)
-    areas[-1].text(0.012, 0.98, text, va="top", ha="left", fontsize=9.5, family="monospace", parse_math=False)
-    content = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # a model may write any script
-        canvas.print_png(content)
+    with matplotlib.rc_context(ANY_GROUND | _CLEAR):
+        figure = Figure(figsize=(WIDTH_IN, total), dpi=DPI)
+        canvas = FigureCanvasAgg(figure)
+        areas = figure.subfigures(len(heights), 1, height_ratios=heights)
+        areas = list(np.atleast_1d(areas))
+        for area, (_, draw) in zip(areas, sheets + plots, strict=False):
+            draw(area)
+        areas[-1].text(0.012, 0.98, text, va="top", ha="left", fontsize=9.5, family="monospace", parse_math=False)
+        content = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # a model may write any script
+            canvas.print_png(content)
     return content.getvalue()
 
 
@@ -92,7 +99,10 @@ def _sheets(shown: list[Inspection], looks: Sequence[Look], frames: list[int]) -
     for one, look, name in zip(shown, looks, ("first: ", "second: ") if len(shown) > 1 else ("",), strict=True):
         model = one.result.config.get("model", {})
         settings = f"rule {one.rule} · τ {one.tau:g}" + (f" · k {model['every']}" if model.get("every") else "")
-        title = f"{name}“{one.sentence}” · {one.frames} frames · {one.objects} objects · {settings}"
+        found = f"{len(one.object_ids)} objects · {settings}"
+        if is_whole_video(one):
+            found = f"{sum(len(places) for _, places in moments_of(one))} points, no masks"
+        title = f"{name}“{one.sentence}” · {one.frames} frames · {found}"
         there = [t for t in frames if t < one.frames]
         if not there or not one.height:
             rows.append((0.5, partial(_no_frames, title=title)))
@@ -100,7 +110,7 @@ def _sheets(shown: list[Inspection], looks: Sequence[Look], frames: list[int]) -
         height = min(4.0, WIDTH_IN / FRAMES * one.height / one.width) + 0.25
         rest = [layer for layer, reason in one.layers().items() if reason is None and layer not in look.layers]
         rows.append((height + 0.5, partial(_contact_sheet, one=one, look=look, frames=there, title=title)))
-        if one.objects:
+        if one.object_ids:
             lines = _caption_lines(one.caption())
             rows.append((0.26 * len(lines) + 0.1, partial(_caption, lines=lines, look=look)))
         if rest:
@@ -129,6 +139,8 @@ def chosen_frames(
         agreement = first.agreement
         values = np.where(agreement < first.tau, 1 - agreement, 0).max(axis=1, initial=0)
     doubt[: len(values)] = values
+    for at in (at for one in shown for at, _ in moments_of(one)):
+        doubt[at] = 1.0
     edges = np.linspace(0, frames, FRAMES + 1).astype(int)
     if also is not None and 0 <= also < frames:
         doubt[also] = np.inf
@@ -153,11 +165,11 @@ def _contact_sheet(area: Any, one: Inspection, look: Look, frames: list[int], ti
     pictures = [paint(one, t, replace(look, size=VIEW)) for t in frames]
     height, width = pictures[0].shape[:2]
     step = width + GAP
-    sheet = np.full((height, FRAMES * step - GAP, 3), 255, np.uint8)
+    sheet = np.zeros((height, FRAMES * step - GAP, 4), np.uint8)  # clear between them
     axes = area.add_axes(_inside(area, left=0.1, right=0.1, bottom=0.25, top=0.5 if title else 0.02))
     axes.set_axis_off()
     for n, (t, picture) in enumerate(zip(frames, pictures, strict=True)):
-        sheet[:, n * step : n * step + width] = picture
+        sheet[:, n * step : n * step + width] = np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
         said = f"key: {outcomes[t]}" if t in outcomes else ", ".join(sorted({d for d in decisions[t] if d != "none"}))
         if title:
             text = f"{t} · {said or 'nothing there'}"
@@ -199,7 +211,7 @@ def _caption(area: Any, lines: list[CaptionLine], look: Look) -> None:
             text = text if not objects or text.strip() == str(objects[0]) else f"{text.strip()} {_raised(objects[0])}"
             said = area.text(
                 x / width, y / height, text.strip(), ha="left", va="center", fontsize=11, parse_math=False, bbox=plate,
-                color=ink if plate else "black",
+                color=ink if plate else PAGE_INK,
             )  # fmt: skip
             x = said.get_window_extent().x1 - area.bbox.x0 + 0.09 * DPI
 
@@ -226,19 +238,38 @@ def _plots(shown: list[Inspection], scores: Scoring, differences: Differences | 
     rows: list[Row] = []
     for number, one in enumerate(shown):
         if one.frames:
-            name, objects = ("first: ", "second: ")[number] if len(shown) > 1 else "", min(20, max(1, one.objects))
+            name, objects = (
+                ("first: ", "second: ")[number] if len(shown) > 1 else "",
+                min(20, max(1, len(one.object_ids))),
+            )
+            if is_whole_video(one):
+                rows.append((1.1, partial(_moments, one=one, title=f"{name}moments pointed at; dotted: frames shown")))
+                continue
             titles = [f"{name}forward against backward; dotted: key frames", ""]
             ratios = 2.6, 0.5 + 0.16 * objects
             draw = partial(_static_plots, of=[agreement_figure(one)], titles=titles, ratios=ratios)
             rows.append((2.6 + 0.16 * objects, draw))
             titles = [f"{name}{quantity}(t)" for quantity in ("x", "y", "area")]
             rows.append((2.2, partial(_static_plots, of=[track_figure(one)], titles=titles)))
-    if any(one.truth is not None for one in shown) or len(shown) > 1:
+    if not is_whole_video(shown[0]) and (any(one.truth is not None for one in shown) or len(shown) > 1):
         figures = [scores_figure(shown[0], shown[1] if len(shown) > 1 else None, scores=scores)]
         figures += [] if differences is None else [difference_figure(differences)]
         titles = ["J&F against ground truth", "difference of the two (1 - IoU)"]
         rows.append((2.2, partial(_static_plots, of=figures, titles=titles)))
     return rows
+
+
+def _moments(area: Any, one: Inspection, title: str) -> None:
+    """A time line with the numbers of what was pointed at; those of one frame below each other."""
+    axes = area.add_axes(_inside(area, left=0.75, right=0.15, bottom=0.45, top=0.3))
+    axes.set(title=title, xlim=(-0.5, max(0.5, one.frames - 0.5)), yticks=[], xlabel="frame")
+    for key in one.key_frames:
+        axes.axvline(key, color="black", lw=0.6, ls=":", alpha=0.35)
+    for frame, places in moments_of(one):
+        colour, ink = swatch(places[0].number)
+        plate = {"facecolor": colour, "edgecolor": "black", "boxstyle": "round,pad=0.25"}
+        numbers = "\n".join(str(place.number) for place in places)
+        axes.text(frame, 0.5, numbers, ha="center", va="center", color=ink, bbox=plate, fontsize=9)
 
 
 def _static_plots(area: Any, of: list[Figure], titles: list[str], ratios: Sequence[float] = ()) -> None:
@@ -257,7 +288,7 @@ def _static_plots(area: Any, of: list[Figure], titles: list[str], ratios: Sequen
                 _static_trace(axes, trace, rows)
         for shape in figure.layout.shapes[1:]:  # the first one is the line of time
             if shape.yref == "paper":
-                axes.axvline(shape.x0, color="black", lw=0.6, ls=":", alpha=0.35)
+                axes.axvline(shape.x0, color=PAGE_INK, lw=0.8, ls=":", alpha=0.7)
             elif shape.yref == name:
                 said = textwrap.fill(figure.layout.annotations[0].text, 18)
                 axes.axhline(shape.y0, color=shape.line.color, ls="--", lw=1.4, alpha=shape.opacity, label=said)
@@ -307,6 +338,9 @@ def _text(shown: list[Inspection]) -> str:
     lines = []
     for number, one in enumerate(shown):
         name = ("first", "second")[number] + ": " if len(shown) > 1 else ""
+        if is_whole_video(one):
+            lines += [f"{name}what the model wrote about the whole video", *answer_lines(one)]
+            continue
         outcomes = {at: "rejected" if said == "dropped" else said for at, said in one.outcomes().items()}
         lines.append(f"{name}what the model wrote on {len(outcomes)} key frames")
         for answer in sorted(one.result.answers, key=lambda answer: answer.frame)[:MAX_ANSWERS]:
@@ -318,6 +352,9 @@ def _text(shown: list[Inspection]) -> str:
         for at in one.corrected_frames():
             names = ", ".join(map(one.name_of, sorted(one.corrections_on(at))))
             lines.append(f"  {at:>5}  corrected by hand: {names or 'the answer was rejected'}")
+        lines += [
+            f"  {edit.frame or '':>5}  corrected by hand: {edit_in_words(edit)}" for edit in one.history.state.edits
+        ]
         missing = one.missing()
         lines.append(f"{name}missing: " + (" ".join(missing) if missing else "nothing"))
     return "\n".join(piece for line in lines for piece in textwrap.wrap(line, 150, subsequent_indent="    ") or [""])

@@ -26,6 +26,37 @@ class TimeLine {
     const on = (name, act) => this.canvas.addEventListener(name, act);
     on("pointerdown", (event) => { this.canvas.setPointerCapture(event.pointerId); scrub(event); });
     on("pointermove", (event) => { if (event.buttons & 1) scrub(event); });
+    this.want = want;
+    this.rows = ["moments", "moments_beside"].map((name) => [name, element("div", "vm-moments", parent)]);
+    parent.addEventListener("keydown", (event) => this.pressed(event));
+  }
+
+  moments() { // of both pictures, in order of time
+    return this.rows.flatMap(([name]) => this.model.get(name) ?? []).map(([frame]) => frame).sort((a, b) => a - b);
+  }
+
+  pressed(event) { // to the moment before, or the next one
+    if (![",", "."].includes(event.key) || event.ctrlKey || event.metaKey || event.altKey) return;
+    const later = event.key === ".", frames = this.moments();
+    const next = later ? frames.find((at) => at > this.frame) : frames.filter((at) => at < this.frame).pop();
+    if (next !== undefined) this.want(next);
+    if (frames.length) event.stopPropagation();
+  }
+
+  point() { // at the moments of each picture, in a row of its own: a click goes there
+    this.spots = [];
+    for (const [name, row] of this.rows) {
+      const moments = this.model.get(name) ?? [];
+      row.hidden = !moments.length;
+      row.replaceChildren();
+      for (const [frame, numbers, colour, ink, said] of moments) {
+        const spot = element("button", "vm-moment", row, { textContent: numbers.join(" "), title: said, type: "button" });
+        spot.setAttribute("aria-label", said);
+        Object.assign(spot.style, { left: `${this.along(frame)}px`, background: colour, color: ink });
+        spot.addEventListener("click", () => this.want(frame));
+        this.spots.push([frame, spot]);
+      }
+    }
   }
 
   along(frame) { // of the time line's width, pixels
@@ -64,6 +95,7 @@ class TimeLine {
         if (room >= 9) context.fillText(MARKS[outcome] ?? "▲", x, y);
       }
     }
+    this.point();
     this.colours = [colour("--vm-accent"), colour("--vm-ground")];
     Object.assign(this.knob, { width: width * dense, height: KNOB_PX * dense });
     this.knob.getContext("2d").scale(dense, dense);
@@ -73,6 +105,7 @@ class TimeLine {
   go(frame) { // for every frame: drawn, for the page's own elements cannot be moved as cheaply where there is no GPU
     this.frame = frame;
     if (!this.colours) return;
+    for (const [at, spot] of this.spots) if (spot.classList.contains("vm-here") !== (at === frame)) spot.classList.toggle("vm-here");
     const context = this.knob.getContext("2d"), x = this.along(frame), [accent, ground] = this.colours;
     context.clearRect(0, 0, this.width, KNOB_PX);
     context.fillStyle = accent;

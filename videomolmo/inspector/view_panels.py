@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from videomolmo.fusion import RULES
 from videomolmo.inspector.background import Debounced
 from videomolmo.inspector.doubt import doubtful_frames
 from videomolmo.inspector.inspection import LAYERS, Inspection, listed
+from videomolmo.inspector.moments import is_whole_video
 from videomolmo.inspector.plots import agreement_figure, difference_figure, scores_figure, track_figure
 from videomolmo.inspector.render import LAYER_SIGNS, swatch
 from videomolmo.inspector.session import InspectorState
@@ -31,6 +32,7 @@ LAYER_TIPS = {
     "disagreement": "where exactly one of the two directions has the object",
 }
 TRAIL = 20
+COLOURS = 20  # that an object may be given: those that are told apart best
 
 
 def section(text: str) -> widgets.HTML:
@@ -66,7 +68,9 @@ class LookPanel:
             style={"description_width": "60px"}, layout=widgets.Layout(width="auto"),
         )  # fmt: skip
         self.opacity.observe(lambda change: state.set_view(opacity=change["new"]), "value")
-        state.tip(self.opacity, "opacity of predicted masks")
+        state.tip(self.opacity, "opacity of predicted masks  (, less; . more)")
+        for key, by in ((",", -1), (".", 1)):
+            state.bind(key, lambda by=by: step(self.opacity, by))
         marks = {name: tick(text, getattr(state.look, name), self._mark(name)) for name, text in MARKS.items()}
         trail = tick("trajectories", state.look.trail > 0, lambda on: state.set_view(trail=TRAIL if on else 0))
         for name, box in marks.items():
@@ -101,6 +105,21 @@ class LookPanel:
         return lambda on: self._state.set_view(**{name: on})
 
 
+def step(slider: widgets.FloatSlider, by: int) -> None:
+    """Move a slider that can be moved by twentieths of its way."""
+    if not slider.disabled:
+        wanted = slider.value + by * (slider.max - slider.min) / 20
+        slider.value = round(min(max(wanted, slider.min), slider.max), 4)
+
+
+def choose_next(control: widgets.Dropdown | widgets.ToggleButtons, among: Sequence[Any] | None = None) -> None:
+    """Choose what follows the present value of a control that can be used, of all or of some."""
+    values = [value for _, value in control.options if among is None or value in among]
+    if values and not control.disabled:
+        at = values.index(control.value) if control.value in values else -1
+        control.value = values[(at + 1) % len(values)]
+
+
 def flip(box: widgets.Checkbox) -> None:
     """Tick or untick a box that can be pressed."""
     if not box.disabled:
@@ -113,6 +132,7 @@ class ObjectList(anywidget.AnyWidget):
     Attributes:
         rows: id, name, colour, and ink to be read on it.
         hidden: ids that are not shown; the browser changes it.
+        palette: numbers of the colours to choose from, each with colour and ink.
         more: a line below the rows.
     """
 
@@ -120,6 +140,7 @@ class ObjectList(anywidget.AnyWidget):
     rows = traitlets.List().tag(sync=True)
     hidden = traitlets.List(traitlets.Int()).tag(sync=True)
     more = traitlets.Unicode("").tag(sync=True)
+    palette = traitlets.List().tag(sync=True)
 
 
 class ObjectPanel:
@@ -131,12 +152,12 @@ class ObjectPanel:
 
     def __init__(self, state: InspectorState) -> None:
         self._state, self._of = state, state.inspection
-        self.list = ObjectList()
+        self.list = ObjectList(palette=[[n, *swatch(n)] for n in range(1, COLOURS + 1)])
         self.box = widgets.VBox([section("Objects"), self.list])
         self.list.observe(lambda _: self._show(), "hidden")
         self.list.on_msg(self._receive)
         state.bind("a", lambda: self.hide(()))
-        state.bind("h", lambda: self.hide(listed(state.inspection.objects)))
+        state.bind("h", lambda: self.hide(listed(state.inspection)))
         self.refresh()
         state.data_listeners.append(self.refresh)
 
@@ -148,27 +169,39 @@ class ObjectPanel:
         """Rows for the objects there are now; what was hidden stays hidden."""
         one = self._state.inspection
         same, self._of = self._of is one, one  # objects of another result have other numbers
-        more = one.objects - len(listed(one.objects))
+        there, shown, identities = one.object_ids, listed(one), one.identities
+        more = len(there) - len(shown)
         with self.list.hold_sync():
-            self.list.rows = [[n, one.name_of(n), *swatch(n)] for n in listed(one.objects)]
-            self.list.more = f"and {more} more, which are shown" if more else "no object was found" * (not one.objects)
-            self.hide([n for n in self.list.hidden if same and n <= one.objects])
+            self.list.rows = [[n, one.name_of(n), *swatch(identities.colour_of(n))] for n in shown]
+            self.list.more = f"and {more} more, which are shown" if more else "no object was found" * (not there)
+            self.hide([n for n in self.list.hidden if same and n in there])
         self._show()
 
     def _show(self) -> None:
         hidden = set(self.list.hidden)
-        shown = tuple(n for n in range(1, self._state.inspection.objects + 1) if n not in hidden)
+        shown = tuple(n for n in self._state.inspection.object_ids if n not in hidden)
         self._state.set_view(objects=shown if hidden else None)
 
     def _receive(self, _: Any, content: dict[str, Any], __: list[Any]) -> None:
         if content.get("kind") == "name":
             self.rename(int(content["id"]), str(content["text"]))
+        elif content.get("kind") == "colour":
+            object_id, colour = int(content["id"]), int(content["colour"])
+            self._state.correct(
+                lambda: self._state.corrections.recolour(object_id, colour),
+                lambda _: f"{self._state.inspection.name_of(object_id)} has another colour; z undoes it",
+            )
 
     def rename(self, object_id: int, text: str) -> None:
         """Give an object a name."""
         if text.strip() and text != self._state.inspection.names.get(object_id):
             self._state.inspection.names[object_id] = text.strip()
             self._state.changed_data()
+
+    def solo(self, object_id: int) -> None:
+        """Show an object alone, or all again."""
+        others = [n for n in listed(self._state.inspection) if n != object_id]
+        self.hide(() if set(self.list.hidden) == set(others) else others)
 
 
 MATCHING = [("from the run", "stored"), ("overlap ≥ 0.1", 0.1), ("overlap ≥ 0.3", 0.3), ("overlap ≥ 0.5", 0.5),
@@ -193,10 +226,17 @@ class FusionPanel:
         if state.other is not None:
             self.side = widgets.ToggleButtons(options=[("left", 0), ("right", 1)], style={"button_width": "80px"})
             self.side.observe(lambda _: self.refresh(), "value")
-            state.tip(self.side, "which of the two results is fused again")
+            state.tip(self.side, "which of the two results is fused again  (L)")
+            state.bind("L", lambda: choose_next(self.side))
         self.line = widgets.HTML()
-        state.tip(self.tau, "IoU from which the two directions count as agreeing")
-        state.tip(self.matching, "which object of a key frame is which of the next: by the overlap of their masks")
+        state.tip(self.tau, "IoU from which the two directions count as agreeing  (< less; > more)")
+        state.tip(
+            self.matching, "which object of a key frame is which of the next: by the overlap of their masks  (M: next)"
+        )
+        for key, by in (("<", -1), (">", 1)):
+            state.bind(key, lambda by=by: step(self.tau, by))
+        state.bind("l", lambda: choose_next(self.rule, [name for name, why in self._target.rules().items() if not why]))
+        state.bind("M", lambda: choose_next(self.matching))
         for control in (self.rule, self.tau, self.matching):
             control.observe(self._apply, "value")
         parts = [section("Fusion"), self.side, self.rule, self.tau, self.matching, self.line]
@@ -223,7 +263,8 @@ class FusionPanel:
         self.matching.value = chosen
         self.rule.disabled = self.matching.disabled = self._state.work.busy
         self.tau.disabled = self._state.work.busy or target.rule != "iou"
-        self._state.tip(self.rule, RULES[target.rule].description if target.rule in RULES else "")
+        about = RULES[target.rule].description if target.rule in RULES else target.rule
+        self._state.tip(self.rule, f"how the two directions are fused: {about}  (l: next rule)")
         self._setting = False
 
     def _apply(self, change: dict[str, Any]) -> None:
@@ -437,6 +478,8 @@ class PlotPanel:
 
     def _draw(self, now: dict[str, Any]) -> dict[str, Figure]:
         state = self._state
+        if is_whole_video(state.inspection):
+            return {}
         made = {"agreement": agreement_figure(state.inspection, **now)}
         if any(one.truth is not None for one in state.shown):
             made["scores"] = scores_figure(state.inspection, state.other, scores=state.scores.of, **now)

@@ -11,6 +11,7 @@ from videomolmo.errors import BadInput
 from videomolmo.inspector.action_panels import AskPanel, CorrectPanel, ExportPanel
 from videomolmo.inspector.background import close_all, is_interactive, on_idle
 from videomolmo.inspector.corrections import Corrections
+from videomolmo.inspector.edit_panels import IdentityPanel, TablePanel
 from videomolmo.inspector.ground_truth import open_truth
 from videomolmo.inspector.inspection import LAYERS, Inspection
 from videomolmo.inspector.render import Look
@@ -29,7 +30,21 @@ from videomolmo.io.files import atomic_file
 from videomolmo.io.plain_values import as_int, require_path
 from videomolmo.results import GroundingResult
 
-PARTS = ("look", "objects", "fusion", "correct", "files", "questions", "answer", "plots", "doubt", "compare", "box")
+PARTS = (
+    "look",
+    "objects",
+    "identities",
+    "tables",
+    "fusion",
+    "correct",
+    "files",
+    "questions",
+    "answer",
+    "plots",
+    "doubt",
+    "compare",
+    "box",
+)
 
 
 class TrackInspector:
@@ -44,8 +59,8 @@ class TrackInspector:
     Attributes:
         state: what is shown, how and where.
         inspection, other: what is looked at.
-        look, objects, fusion, correct, files, questions, plots, answer, doubt, compare: the parts; `compare` is None
-            with one result.
+        look, objects, identities, fusion, correct, files, questions, plots, answer, tables, doubt, compare: the parts;
+            `compare` is None with one result.
         box: all of it, as one widget. After `close` it and the parts are None.
     """
 
@@ -53,6 +68,8 @@ class TrackInspector:
         self.state = state
         self.look, self.objects, self.fusion = LookPanel(state), ObjectPanel(state), FusionPanel(state)
         self.correct, self.files, self.questions = CorrectPanel(state), ExportPanel(state), AskPanel(state)
+        self.identities = IdentityPanel(state, self.correct.object_id)
+        self.tables = TablePanel(state, self.correct.revert)
         self.answer, self.plots, self.doubt = AnswerPanel(state), PlotPanel(state), DoubtPanel(state)
         self.compare = ComparePanel(state) if state.other is not None else None
         self.box = self._assemble()
@@ -64,10 +81,15 @@ class TrackInspector:
         compare = [self.compare.box] if self.compare is not None else []
         status = widgets.HBox([self.doubt.button, self.state.words], layout=widgets.Layout(align_items="center"))
         main = widgets.VBox([self.correct.box, *compare, self.state.canvas, status, self.answer.box])
-        parts = (self.look, self.objects, self.fusion, self.questions, self.files)
+        parts = (self.look, self.objects, self.identities, self.fusion, self.questions, self.files)
         side = widgets.VBox([part.box for part in parts])
-        columns = widgets.Box([main, self.plots.box, side])
-        for made, name in ((main, "vm-main"), (side, "vm-side"), (columns, "vm-columns")):
+        columns = widgets.Box([main, self.plots.box, self.tables.box, side])
+        for made, name in (
+            (main, "vm-main"),
+            (side, "vm-side"),
+            (self.tables.box, "vm-tables"),
+            (columns, "vm-columns"),
+        ):
             made.add_class(name)
         box = widgets.VBox([columns], layout=widgets.Layout(width="100%"))
         box.add_class("vm-inspector")
@@ -159,7 +181,8 @@ class TrackInspector:
 
     def __repr__(self) -> str:
         lines = [
-            f"TrackInspector(“{one.sentence}”: {one.frames} frames, {one.objects} objects)" for one in self.state.shown
+            f"TrackInspector(“{one.sentence}”: {one.frames} frames, {len(one.object_ids)} objects)"
+            for one in self.state.shown
         ]
         return "\n".join(lines + self.inspection.missing())
 

@@ -18,6 +18,9 @@ GROUND = 40  # grey level between pictures of a sheet
 # Okabe and Ito's colours, which colour-blind people can tell apart; then shades of them.
 BASE = np.array([(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167),
                  (0, 114, 178), (150, 150, 150)], np.uint8)  # fmt: skip
+# To be read on any page's ground, light or dark (4:1 on white and on JupyterLab's #111111), as `rc_context` takes it.
+PAGE_INK = "#7d7d7d"
+ANY_GROUND = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), PAGE_INK)
 OPACITY = 0.2  # of masks: the object's own colour must be told, for sentences name it
 SHOWN_WELL, ENLARGED_TO = 360, 1920  # pixels: small frames grow to the first on the short side, not past the second
 DASHES = ((1, 0), (14, 7), (4, 5), (20, 5, 4, 5))  # drawn and left out, in turns, in pixels of a 600-pixel view

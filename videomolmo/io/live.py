@@ -136,7 +136,10 @@ def refuse_live(video: Frames, who: str) -> None:
 
 @contextmanager
 def recorded(video: Frames, path: Path | None) -> Iterator[Frames]:
-    """The video, whose frames are written into a file while they are taken, where a path is given."""
+    """The video, whose frames are written into a file while they are taken, where a path is given.
+
+    Whatever ends that, what was written stays and can be read; see `VideoWriter`.
+    """
     if path is None:
         yield video
         return
@@ -147,6 +150,7 @@ def recorded(video: Frames, path: Path | None) -> Iterator[Frames]:
             for shot in shots:
                 if writer is None:
                     options = (video.fps, video.height, video.width, (), video.pixel_aspect)
+                    path.parent.mkdir(parents=True, exist_ok=True)
                     writer = until_written.enter_context(VideoWriter(path, *options))
                 writer.write(shot.picture, shot.time_s)
                 yield shot

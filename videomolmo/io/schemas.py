@@ -110,9 +110,15 @@ class Correction(TypedDict):
     """A line of corrections.jsonl; what it does not need to say to be followed is kept as it is."""
 
     __pydantic_config__ = ConfigDict(extra="allow", strict=True)
-    action: Literal["add_point", "remove_point", "drop_answer", "undo", "redo"]
+    action: Literal[
+        "add_point", "remove_point", "drop_answer", "undo", "redo", "revert",
+        "swap", "merge", "split", "delete", "recolour",
+    ]  # fmt: skip
     frame: NotRequired[Frame]
     object: NotRequired[Annotated[int, Field(ge=1, le=MAX_OBJECTS)]]
+    other: NotRequired[Annotated[int, Field(ge=1, le=MAX_OBJECTS)]]
+    of: NotRequired[Annotated[int, Field(ge=1, le=1 << 31)]]
+    number: NotRequired[Annotated[int, Field(ge=1, le=1 << 31)]]
     clicks: NotRequired[Annotated[list[tuple[Number, Number, Literal[0, 1]]], Field(max_length=1000)]]
 
 

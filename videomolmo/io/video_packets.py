@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from fractions import Fraction
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,6 +73,30 @@ class Packet(NamedTuple):
     is_damaged: bool
 
 
+# Formats that name other files, places on a network, or programs: a stranger's file would show what is not in it.
+_REFERRING = {"concat", "hls", "dash", "imf", "sdp", "rtp", "rtsp", "sap", "avisynth", "vapoursynth", "lavfi"}
+_LISTS = (b"#EXTM3U", b"ffconcat", b"v=0", b"<?xml", b"<MPD")  # how most of them begin
+
+
+@cache
+def _formats() -> str:
+    """Names of all formats of files that hold their pictures themselves, as ffmpeg takes them."""
+    import av
+
+    return ",".join(sorted(av.formats_available - _REFERRING))
+
+
+def open_container(source: str | FileStart) -> Any:
+    """What PyAV opens: "file:" and a path, or a file; never a list of other files.
+
+    Raises:
+        av.FFmpegError: it cannot be opened, or is such a list.
+    """
+    import av
+
+    return av.open(source, options={"format_whitelist": _formats()}, metadata_errors="replace")
+
+
 def open_stream(path: Path, until: int | None = None) -> tuple[Any, Any]:
     """Opened container and its video stream for a file, or for its first `until` bytes; cover pictures do not count."""
     import av
@@ -79,8 +105,11 @@ def open_stream(path: Path, until: int | None = None) -> tuple[Any, Any]:
     # Python waits for that thread to end: closing a video hangs.
     av.logging.set_level(None)
     try:
-        container = av.open(f"file:{path}" if until is None else FileStart(path, until), metadata_errors="replace")
+        container = open_container(f"file:{path}" if until is None else FileStart(path, until))
     except av.FFmpegError as error:
+        with suppress(OSError), path.open("rb") as file:
+            if file.read(16).lstrip().startswith(_LISTS):
+                raise BadInput(f"{path}: a list of other files, not a video; give the video itself") from None
         raise BadInput(
             f"{path}: not a video, or cut off before its index ({reason(error)}); expected a whole video file"
         ) from None

@@ -32,7 +32,9 @@ class VideoWriter:
     """Writes RGB frames to an H.264 file: yuv420p, index in front, BT.709 colours, as browsers want it.
 
     The frames go to a file in a hidden folder beside `path`, which takes that name at `close`; when the `with` block
-    ends in an exception that folder is removed and an older file of that name stays as it was.
+    ends in an exception that folder is removed and an older file of that name stays as it was. A recording, whose times
+    are told with its frames, has its name from the first and keeps it: it consists of pieces of a second that are whole
+    on the disk, so that what there is of it can be read, whatever ends the process.
 
     Args:
         path: file to write, ending in .mp4, .m4v or .mov; its folder must exist.
@@ -40,7 +42,7 @@ class VideoWriter:
         height: of each frame, pixels.
         width: of each frame, pixels. An odd size is made even in the file by repeating the last row or column.
         times_s: when each frame is shown, in seconds; by default `fps` tells. The last one, and frames after it, stay
-            as long as most do. () where each is told with its frame.
+            as long as most do. () in a recording, where each is told with its frame.
         pixel_aspect: width of a pixel over its height, as players are to show it.
 
     Raises:
@@ -89,7 +91,10 @@ class VideoWriter:
             self._usual = self._usual_gap(self._ticks)
         self._container, self._until_done = None, ExitStack()
         try:
-            self._temporary = self._until_done.enter_context(temporary_folder(self.path.parent)) / self.path.name
+            folder = self.path.parent
+            if not self._grows:
+                folder = self._until_done.enter_context(temporary_folder(folder))
+            self._temporary = folder / self.path.name
             self._open()
         except OSError as error:
             self._until_done.close()
@@ -99,9 +104,15 @@ class VideoWriter:
         import av
 
         self._reformatter = av.video.reformatter.VideoReformatter()  # a frame's own would begin anew with each
-        self._container = av.open(f"file:{self._temporary}", "w", options={"movflags": "+faststart"})
+        options = {"movflags": "+faststart"}
+        if self._grows:
+            pieces = "+frag_keyframe+empty_moov+default_base_moof"
+            options = {"movflags": pieces, "frag_duration": "1000000", "flush_packets": "1"}
+        self._container = av.open(f"file:{self._temporary}", "w", options=options)
         # One thread and no look-ahead: with either, x264 writes the same frames differently from run to run.
         repeatable = "threads=1:rc-lookahead=0:sync-lookahead=0:mbtree=0"
+        if self._grows:
+            repeatable += ":bframes=0"  # no picture waits for one that comes later
         options = {"crf": "18", "preset": "superfast", "x264-params": repeatable}
         self._stream = self._container.add_stream("libx264", rate=self._rate, options=options)
         self._stream.height, self._stream.width = self.height + self.height % 2, self.width + self.width % 2
@@ -179,7 +190,8 @@ class VideoWriter:
             with self._refusal_in_one_line():
                 self._mux(None)
                 self._container.close()
-            move_into_place(self._temporary, self.path)
+            if not self._grows:
+                move_into_place(self._temporary, self.path)
         except BaseException:
             self.abandon()
             raise
@@ -216,7 +228,7 @@ class VideoWriter:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        if kind is None:
+        if kind is None or (self._grows and self.frames):
             self.close()
         else:
             self.abandon()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from videomolmo.fusion import fuse
+from videomolmo.points import NO_POINTS, read_points
 from videomolmo.synth.captions import GroundedText
 
 
@@ -34,6 +35,32 @@ def check_rule_exercise(rule: Callable[[np.ndarray, np.ndarray, float], np.ndarr
         if given.shape != wanted.shape or not (given == wanted).all():
             return f"not yet: where {name}, expected {wanted.astype(int).tolist()}, got {given.astype(int).tolist()}"
     return "right: your rule is the paper's"
+
+
+def check_name_exercise(name: Callable[[str], str]) -> str:
+    """Try a rule that makes the name of a file from what a browser says it is called, `name(text)`.
+
+    Seen in: notebooks/13_your_video.ipynb
+    """
+    hostile = ("../../.bashrc", "/etc/passwd", "C:\\Users\\me\\clip.mov", "..", "", ".hidden.mp4", "a\0b.mp4",
+               "é" * 300 + ".mp4", "clip.mp4/")  # fmt: skip
+    for text in ("clip.mp4", "my clip.mov", *hostile):
+        try:
+            given = name(text)
+        except Exception as error:  # a learner's code may do anything
+            return f"not yet: for {text[:20]!r} it raises {type(error).__name__}: {error}"
+        faults = {
+            "is no text": not isinstance(given, str),
+            "changes a name that does no harm": text not in hostile and given != text,
+            "is empty": given == "",
+            "leads to another folder": any(sign in str(given) for sign in "/\\"),
+            "is hidden, or a folder above": str(given).startswith("."),
+            "holds a sign that no file name may hold": "\0" in str(given),
+            "is longer than a disk takes (255 bytes)": len(str(given).encode()) > 255,
+        }
+        if fault := next((fault for fault, found in faults.items() if found), None):
+            return f"not yet: {text[:20]!r} becomes {str(given)[:20]!r}, which {fault}"
+    return "right: whatever it is called, the file stays in its folder"
 
 
 def check_agreed_exercise(rule: Callable[[np.ndarray, np.ndarray, int, int], np.ndarray]) -> str:
@@ -140,6 +167,33 @@ def check_windows_exercise(answer: Callable[[np.ndarray, int], np.ndarray]) -> s
     return "right: these are the windows of the temporal module"
 
 
+def check_moments_exercise(read: Callable[[str], Sequence[tuple[float, int, int, int]]]) -> str:
+    """Compare `read(text)`, (seconds, number, x, y in thousandths) of every point, with `read_points`.
+
+    Seen in: notebooks/09_point_track_count.ipynb
+    """
+    cases = {
+        "there is one point": '<points coords="0.5 1 100 036">turn</points>',
+        "two moments have a point each": '<points coords="0.5 1 100 036;2.0 2 420 447">turn</points>',
+        "a moment has two points": '<points coords="1.5 1 100 036 2 700 447;2.0 3 420 447">turn</points>',
+        "the number stands beside the points": 'There are 1 <points coords="3.0 1 007 999">fish</points>.',
+        "things are followed": '<tracks coords="0.0 1 100 036;0.5 1 120 036 2 500 500">circles</tracks>',
+        "there is nothing": NO_POINTS,
+    }
+    for name, text in cases.items():
+        told = read_points(text, 1000, 1000)
+        times, numbers = ([] if values is None else values.tolist() for values in (told.times, told.ids))
+        places = np.round(told.points_px).astype(int).tolist()
+        wanted = [(time, number, x, y) for time, number, (x, y) in zip(times, numbers, places, strict=True)]
+        try:
+            given = [(float(time), int(number), int(x), int(y)) for time, number, x, y in read(text)]
+        except Exception as error:  # a learner's code may do anything
+            return f"not yet: where {name}, your function raises {type(error).__name__}: {error}"
+        if given != wanted:
+            return f"not yet: where {name}, expected {wanted}, got {given}"
+    return "right: these are the points with their times"
+
+
 def answer_loss_of(log_probabilities: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
     """Mean cross-entropy of the targets, each token by its weight; no weight, no say (eq. 3)."""
     counts = weights > 0
@@ -195,3 +249,29 @@ def check_phrases_exercise(read: Callable[[str], Sequence[tuple[str, int]]]) -> 
         if given != wanted:
             return f"not yet: where {name}, expected {wanted}, got {given}"
     return "right: these are the phrases with masks"
+
+
+def check_places_exercise(place: Callable[[float, float], Sequence[int]]) -> str:
+    """Compare `place(x, y)`, the image token, patch of it and cell of that which a point lies in, with the model's.
+
+    A frame of 12×12 patches, 2×2 of which are a token; x and y are shares of the frame.
+
+    Seen in: notebooks/11_words_or_tokens.ipynb
+    """
+    cases = {
+        "the point is the upper left corner": (0.0, 0.0, (0, 0, 0)),
+        "it is in the same patch, farther right": (0.08, 0.0, (0, 0, 6)),
+        "it is in the same patch, farther down": (0.0, 0.08, (0, 0, 2)),
+        "it is one patch to the right": (0.1, 0.01, (0, 1, 0)),
+        "it is one patch down": (0.01, 0.1, (0, 2, 0)),
+        "it is two patches down": (0.01, 0.2, (6, 0, 1)),
+        "it is the middle of the lower right cell": (0.99, 0.99, (35, 3, 8)),
+    }
+    for name, (x, y, wanted) in cases.items():
+        try:
+            given = tuple(int(one) for one in place(x, y))
+        except Exception as error:  # a learner's code may do anything
+            return f"not yet: where {name}, your function raises {type(error).__name__}: {error}"
+        if given != wanted:
+            return f"not yet: where {name}, expected {wanted}, got {given}"
+    return "right: these are the places"

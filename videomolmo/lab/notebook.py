@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videomolmo.io.drawing import ANY_GROUND, PAGE_INK
 from videomolmo.io.files import check_folder
 
 if TYPE_CHECKING:
@@ -15,10 +16,8 @@ if TYPE_CHECKING:
 
 # Seen on white and on JupyterLab's #111111 (3:1 or more on both), and with any kind of colour vision.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#c46a9a", "#b07800", "#2f8fd0", "#8f8400", "#7f7f7f")
-TEXT, LINES, CLEAR = "#7d7d7d", "rgba(128, 128, 128, 0.3)", "rgba(0, 0, 0, 0)"
-MATPLOTLIB = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), TEXT) | {
-    "savefig.transparent": True,
-}  # the same for what matplotlib draws, as its `rc_context` takes it
+TEXT, LINES, CLEAR = PAGE_INK, "rgba(128, 128, 128, 0.3)", "rgba(0, 0, 0, 0)"
+MATPLOTLIB = ANY_GROUND | {"savefig.transparent": True}  # the same for what matplotlib draws
 
 
 def prepare(results_folder: str | Path) -> None:

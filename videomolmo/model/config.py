@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,6 +21,7 @@ TEMPORAL_KINDS = get_args(TemporalKind)
 Width, Layers, Heads, Vocabulary = int_in(1, 2**17), int_in(1, 256), int_in(1, 1024), int_in(1, 2**22)
 Small = float_in(0, 1)
 EXTRA_TOKENS = ("<im_start>", "<im_end>", "<im_patch>", "<im_col>", "<|image|>")
+POINT_TOKENS = 3  # more rows, where points are tokens: an image token, a patch of it, a place in that
 
 
 def divides(owner: object, small: str, large: str) -> None:
@@ -80,6 +83,11 @@ class ImageConfig:
     def windows(self) -> int:
         """2x2 windows, that is image tokens, of one crop."""
         return self.window_grid**2
+
+    @property
+    def most_tokens(self) -> int:
+        """Most image tokens of a frame: no more than the windows of all its crops."""
+        return (1 + self.max_crops) * self.windows
 
     @property
     def patch_values(self) -> int:
@@ -155,6 +163,17 @@ class LanguageConfig:
     def extra_ids(self) -> dict[str, int]:
         """Ids of the image tokens: the first rows after the vocabulary."""
         return {name: self.vocab_size + row for row, name in enumerate(EXTRA_TOKENS)}
+
+    @property
+    def point_ids(self) -> tuple[int, ...]:
+        """Ids of the three tokens of a point: the rows after those of image tokens."""
+        first = self.vocab_size + len(EXTRA_TOKENS)
+        return tuple(range(first, first + POINT_TOKENS))
+
+    @property
+    def all_words(self) -> int:
+        """Rows of the table of words, extra ones included; ids of chosen places begin here."""
+        return self.vocab_size + self.extra_vocab
 
 
 class NestedConfig(PreTrainedConfig):
@@ -238,6 +257,10 @@ class VideoMolmoConfig(NestedConfig):
         window_positions: learned row and column embedding on projected window tokens (published: no).
         image_padding_embed: None (VideoMolmo) or "pad_and_partial_pad" (Molmo).
         loss_token_weighting: None or "root_subsegments" (tokens weigh 1 / sqrt(branches)).
+        points: "text" (published) or "tokens": three for a point, which choose an image token, one of the patches that
+            it was pooled from, and one of nine places in that. Source: MolmoPoint; see `token_heads`.
+        point_width: in which these are compared with what asks for them; even.
+        image_attention: whether image tokens see those before them alone (published), or each other.
     """
 
     model_type = "videomolmo"
@@ -256,11 +279,21 @@ class VideoMolmoConfig(NestedConfig):
     window_positions: bool = False
     image_padding_embed: Literal["pad_and_partial_pad"] | None = None
     loss_token_weighting: Literal["root_subsegments"] | None = None
+    points: Literal["text", "tokens"] = "text"
+    point_width: Width = 512
+    image_attention: Literal["causal", "bidirectional"] = "causal"
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         if self.context < 1 and self.temporal != "none":
             raise ValueError(f"VideoMolmoConfig.context is {self.context}, must be at least 1")
+        if self.points == "tokens" and self.language.extra_vocab < (least := len(EXTRA_TOKENS) + POINT_TOKENS):
+            raise ValueError(
+                f"LanguageConfig.extra_vocab is {self.language.extra_vocab}, with points = 'tokens' it must be at "
+                f"least {least}"
+            )
+        if self.point_width % 2:
+            raise ValueError(f"VideoMolmoConfig.point_width is {self.point_width}, must be even")
         patch_px, width = self.image.patch_px, self.vision.width
         if self.vision.stem == "conv" and (patch_px < 2 or patch_px & (patch_px - 1) or width % (patch_px // 2)):
             raise ValueError(
@@ -290,22 +323,8 @@ class VideoMolmoConfig(NestedConfig):
     __hash__ = None
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Qwen2Config:
-        """The language model's sizes in transformers' terms."""
-        config = self.language
-        return Qwen2Config(
-            vocab_size=config.vocab_size,
-            hidden_size=config.width,
-            intermediate_size=config.ff,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.kv_heads,
-            max_position_embeddings=config.max_positions,
-            rms_norm_eps=config.rms_eps,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-            use_sliding_window=False,
-            tie_word_embeddings=False,
-            attn_implementation=self._attn_implementation,
-        )
+        """The language model's sizes in transformers' terms, a new copy each time."""
+        return copy.deepcopy(_qwen2(self.language, self._attn_implementation))
 
     def to_json(self, path: str | Path) -> None:
         """Write the configuration as JSON."""
@@ -326,7 +345,9 @@ class VideoMolmoConfig(NestedConfig):
         return cls(temporal=temporal, image_padding_embed=image_padding_embed)
 
     @classmethod
-    def nano(cls, temporal: str = "cross_attention", context: int = 4, vocab_size: int = 512) -> VideoMolmoConfig:
+    def nano(
+        cls, temporal: str = "cross_attention", context: int = 4, vocab_size: int = 512, points: str = "text"
+    ) -> VideoMolmoConfig:
         """A 2 M parameter model of the same parts that trains on a laptop.
 
         Example:
@@ -340,7 +361,8 @@ class VideoMolmoConfig(NestedConfig):
                 vocab_size=vocab_size, width=128, layers=4, heads=4, kv_heads=2, ff=384, rope_theta=1e4,
                 max_positions=1024, tie_word_embeddings=True, end_of_text=0,
             ),
-            temporal=temporal, context=context, connector_norm=True, window_positions=True,
+            temporal=temporal, context=context, connector_norm=True, window_positions=True, points=points,
+            point_width=64,
         )  # fmt: skip
 
 
@@ -358,3 +380,22 @@ def changed(config: NestedConfig, kwargs: dict[str, Any]) -> Any:
         if name in kwargs:
             setattr(config, own, kwargs.pop(name))
     return (config, kwargs) if give_back else config
+
+
+@lru_cache(maxsize=8)
+def _qwen2(config: LanguageConfig, attention: str | None) -> Qwen2Config:
+    """Made once, for `generate` asks each time, and transformers checks every value then."""
+    return Qwen2Config(
+        vocab_size=config.vocab_size,
+        hidden_size=config.width,
+        intermediate_size=config.ff,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.kv_heads,
+        max_position_embeddings=config.max_positions,
+        rms_norm_eps=config.rms_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        use_sliding_window=False,
+        tie_word_embeddings=False,
+        attn_implementation=attention,
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,41 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedModel, Qwen2Model
+from transformers import (
+    Cache,
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessorList,
+    PreTrainedModel,
+    Qwen2Model,
+)
 from transformers.utils import ModelOutput
 
 from videomolmo.errors import BadInput
 from videomolmo.io.files import atomic_files
 from videomolmo.model.config import VideoMolmoConfig
 from videomolmo.model.connector import Connector
-from videomolmo.model.decoding import PADDING, answer_loss, attention_mask_of, left_padded, positions, visible
+from videomolmo.model.decoding import (
+    CACHE,
+    PADDING,
+    LeanDecoding,
+    answer_loss,
+    attention_mask_of,
+    check_attention,
+    left_padded,
+    positions,
+    who_sees_whom,
+)
+from videomolmo.model.point_heads import PointLosses
 from videomolmo.model.temporal import TemporalModule, check_past
+from videomolmo.model.token_heads import RULES, Offered, PointLogits, TokenHeads, before_norm
+from videomolmo.model.token_order import PointOrder
 from videomolmo.model.vision import VisionTower
 from videomolmo.weights import hub
 from videomolmo.weights.assign import CONFIG_FILE, Shards, Weight, quiet, safetensors_told
 from videomolmo.weights.quantize import unpacked
 
 MAX_NEW_TOKENS = 300
-# transformers 5.24 renamed the argument, and warns of the old name, which alone earlier releases know
-CACHE = "cache" if "cache" in signature(Qwen2Model.forward).parameters else "past_key_values"
 
 
 @dataclass
@@ -38,7 +55,8 @@ class PointingOutput(ModelOutput):
     """What one forward pass computed; `None` where it was not asked for.
 
     `hidden_states` are the input embeddings, then each layer's output, the last one after the final norm.
-    `attentions` are the language model's, one tensor (batch, heads, tokens, tokens) for each layer.
+    `attentions` are the language model's, one tensor (batch, heads, tokens, tokens) for each layer. The last three are
+    of models that choose places: what from, sums of losses, and scores of the points given.
     """
 
     loss: Float[Tensor, ""] | None = None
@@ -47,9 +65,12 @@ class PointingOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
     image_tokens: Float[Tensor, "batch crops windows width"] | None = None
     inputs_embeds: Float[Tensor, "batch tokens width"] | None = None
+    offered: Offered | None = None
+    point_losses: PointLosses | None = None
+    point_logits: PointLogits | None = None
 
 
-class VideoMolmoForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class VideoMolmoForConditionalGeneration(LeanDecoding, PreTrainedModel, GenerationMixin):
     """Vision tower, temporal module, connector and a Qwen2 language model, as a model of transformers.
 
     Source: paper, section 3; published model.
@@ -90,6 +111,7 @@ class VideoMolmoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.pad_embed: nn.Parameter | None = None
         if config.image_padding_embed is not None:
             self.pad_embed = nn.Parameter(torch.zeros(2, config.vision.feature_dim))
+        self.token_heads = TokenHeads(config) if config.points == "tokens" else None
         self.generation_config = GenerationConfig(
             max_new_tokens=MAX_NEW_TOKENS, do_sample=False, eos_token_id=end, pad_token_id=end, bos_token_id=end
         )
@@ -139,6 +161,15 @@ class VideoMolmoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             features, past_features: from `encode_frames` and `encode_past`; the past is oldest first.
             image_masks: share of image in each patch; read only with `image_padding_embed`.
         """
+        return self.look(features, past_features, image_masks)[0]
+
+    def look(
+        self,
+        features: Float[Tensor, "batch crops patches dim"],
+        past_features: Float[Tensor, "batch past crops patches dim"] | None,
+        image_masks: Float[Tensor, "batch crops patches"] | None = None,
+    ) -> tuple[Float[Tensor, "batch crops windows width"], Float[Tensor, "batch crops windows window dim"] | None]:
+        """As `image_tokens`, with the patches that each was pooled from where points are chosen among these."""
         past_features = None if past_features is None else past_features.detach()
         if self.pad_embed is not None:
             padding = self._padding_embedding(image_masks)
@@ -146,7 +177,8 @@ class VideoMolmoForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 check_past(features, past_features, self.config.temporal)  # sums would hide what does not fit
             features = features + padding
             past_features = None if past_features is None else past_features + padding[:, None]
-        return self.connector(self.temporal(features, past_features))
+        windows = self.temporal(features, past_features)
+        return self.connector(windows), windows if self.token_heads is not None else None
 
     def _padding_embedding(
         self, image_masks: Float[Tensor, "batch crops patches"] | None
@@ -203,6 +235,10 @@ class VideoMolmoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         features: Float[Tensor, "batch crops patches dim"] | None = None,
         past_features: Float[Tensor, "batch past crops patches dim"] | None = None,
         image_tokens: Float[Tensor, "batch crops windows width"] | None = None,
+        image_patches: Float[Tensor, "batch crops windows window dim"] | None = None,
+        points: Int[Tensor, "batch points 3"] | None = None,
+        written: Int[Tensor, "batch all_tokens"] | None = None,
+        offered: Offered | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         cache: Cache | None = None,
@@ -216,38 +252,93 @@ class VideoMolmoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Args:
             input_ids: BOS, image tokens, text; -1 is padding.
             pixels, past_pixels: current and past frames (oldest first); not needed where features are given.
-            image_masks: share of image in each patch, see `ImageProcessor`.
-            image_input_idx: token that each window feeds; negative for none.
+            image_masks, image_input_idx: see `ImageProcessor`; the token that each window feeds, negative for none.
             attention_mask: 0 on padding; taken from `input_ids` where None. With a cache, of all tokens so far.
-            position_ids: counted from what each token sees where None.
-            subsegment_ids: branches of a message tree.
+            position_ids, subsegment_ids: None counts from what each token sees; branches of a message tree.
             targets, loss_masks: see `answer_loss`.
             features, past_features: precomputed vision features, so that a frame is encoded once.
-            image_tokens: from the method of that name; they stand for pixels and features.
+            image_tokens, image_patches: from `look`; they stand for pixels and features.
+            points: chosen places, `CLOSED` where a list ends, -1 for padding; as the processor gives them.
+            written, offered: while an answer is written, all of it with its prompt, and what places are chosen from.
             output_hidden_states, output_attentions: also return these (attentions need attn_implementation="eager").
             cache, past_key_values: keys and values of earlier tokens, extended; `use_cache` changes nothing.
             logits_to_keep: of so many last tokens; 0 for all.
         """
-        kind = self.language.config._attn_implementation
-        _check_attention(kind, bool(output_attentions), subsegment_ids is not None)
-        if image_tokens is None:
-            image_tokens = self._frame_tokens(pixels, past_pixels, image_masks, features, past_features)
-        cache = past_key_values if cache is None else cache
-        embeds = self.embed(input_ids, image_tokens, image_input_idx)
-        allowed = _allowed(input_ids, attention_mask, subsegment_ids, cache)
-        position_ids = positions(allowed) if position_ids is None else position_ids.clamp(min=0)
-        out = self.language(
-            inputs_embeds=embeds,
-            attention_mask={"full_attention": attention_mask_of(allowed, kind, embeds.dtype)},
-            position_ids=position_ids,
-            use_cache=cache is not None,
-            output_hidden_states=bool(output_hidden_states),
-            output_attentions=bool(output_attentions),
-            **({} if cache is None else {CACHE: cache}),
+        heads, shown = self.token_heads, (bool(output_hidden_states), bool(output_attentions))
+        if image_tokens is None and offered is None:
+            image_tokens, image_patches = self._look_at(pixels, past_pixels, image_masks, features, past_features)
+        if heads is not None and image_tokens is not None:
+            offered = heads.offered(image_tokens, image_patches, image_input_idx)
+        embeds, flat = self._inputs(input_ids, image_tokens, image_input_idx, points, written, offered)
+        cache, order = past_key_values if cache is None else cache, (attention_mask, subsegment_ids, position_ids)
+        out, states = self._read(input_ids, embeds, order, cache, shown)
+        normed = out.last_hidden_state[:, -logits_to_keep:].to(embeds.device)
+        result = PointingOutput(
+            None, self.logits(normed), out.hidden_states, out.attentions, image_tokens, embeds, offered
         )
-        logits = self.logits(out.last_hidden_state[:, -logits_to_keep:].to(embeds.device))
-        loss = None if targets is None else answer_loss(logits, targets, loss_masks)
-        return PointingOutput(loss, logits, out.hidden_states, out.attentions, image_tokens, embeds)
+        if heads is None:
+            result.loss = None if targets is None else answer_loss(result.logits, targets, loss_masks)
+            return result
+        return heads.completed(result, normed, states, input_ids, (flat, written, targets, loss_masks))
+
+    def _read(
+        self,
+        input_ids: Int[Tensor, "batch tokens"],
+        embeds: Float[Tensor, "batch tokens width"],
+        order: tuple[Tensor | None, Tensor | None, Tensor | None],
+        cache: Cache | None,
+        shown: tuple[bool, bool],
+    ) -> tuple[Any, list[Tensor]]:
+        """What the language model gives, and where places are chosen its states before the last norm.
+
+        Args:
+            input_ids, embeds, cache: see `forward`.
+            order: attention mask, branches and positions.
+            shown: whether hidden states, and attentions, are wanted.
+        """
+        kind, (attention_mask, subsegment_ids, position_ids) = self.language.config._attn_implementation, order
+        is_mutual = self.config.image_attention == "bidirectional"
+        check_attention(kind, shown[1], subsegment_ids is not None, is_mutual)
+        mutual = self._is_image(input_ids) if is_mutual else None
+        allowed, causal = who_sees_whom(input_ids, attention_mask, subsegment_ids, cache, mutual)
+        position_ids = positions(causal) if position_ids is None else position_ids.clamp(min=0)
+        with before_norm(self.language, self.token_heads is not None) as states:
+            out = self.language(
+                inputs_embeds=embeds,
+                attention_mask={"full_attention": attention_mask_of(allowed, kind, embeds.dtype)},
+                position_ids=position_ids,
+                use_cache=cache is not None,
+                output_hidden_states=shown[0],
+                output_attentions=shown[1],
+                **({} if cache is None else {CACHE: cache}),
+            )
+        return out, states
+
+    def _inputs(
+        self,
+        input_ids: Int[Tensor, "batch tokens"],
+        image_tokens: Tensor | None,
+        image_input_idx: Tensor | None,
+        points: Int[Tensor, "batch points 3"] | None,
+        written: Int[Tensor, "batch all_tokens"] | None,
+        offered: Offered | None,
+    ) -> tuple[Float[Tensor, "batch tokens width"], Int[Tensor, "points 3"] | None]:
+        """What the language model reads, chosen places included, and all points of the batch in its order."""
+        heads, flat = self.token_heads, None if points is None else points[points[..., 0] >= 0]
+        if heads is None:
+            if points is not None:
+                raise BadInput("points are given as places, and this model writes them as text; leave them out")
+            return self.embed(input_ids, image_tokens, image_input_idx), None
+        if written is not None and written.shape[1] > input_ids.shape[1]:  # a token of an answer
+            ids, added = heads.read_again(heads.written(written), offered)
+            return self.embed(ids, None, None) + added, None
+        embeds = self.embed(input_ids, image_tokens, image_input_idx)
+        return embeds if flat is None or offered is None else embeds + heads.fed_back(input_ids, offered, flat), flat
+
+    def _is_image(self, ids: Int[Tensor, "batch tokens"]) -> Any:
+        """Which tokens are of the image."""
+        first, *_, last = self.config.language.extra_ids.values()
+        return (ids >= first) & (ids <= last)
 
     @torch.no_grad()
     def generate(
@@ -261,6 +352,7 @@ class VideoMolmoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         features: Float[Tensor, "batch crops patches dim"] | None = None,
         past_features: Float[Tensor, "batch past crops patches dim"] | None = None,
         image_tokens: Float[Tensor, "batch crops windows width"] | None = None,
+        image_patches: Float[Tensor, "batch crops windows window dim"] | None = None,
         **options: Any,
     ) -> Any:
         """What transformers' `generate` gives: prompts (padding moved to the left) and what is written after them.
@@ -269,15 +361,20 @@ class VideoMolmoForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Args:
             input_ids, attention_mask: as in `forward`, padded on either side.
-            pixels, past_pixels, image_masks, image_input_idx, features, past_features, image_tokens: as in `forward`.
+            pixels, past_pixels, image_masks, image_input_idx, features, past_features, image_tokens, image_patches: as
+                in `forward`.
             options: transformers' own: `max_new_tokens`, `streamer`, `do_sample`, `generation_config` …
         """
         if image_tokens is None:
-            image_tokens = self._frame_tokens(pixels, past_pixels, image_masks, features, past_features)
+            image_tokens, image_patches = self._look_at(pixels, past_pixels, image_masks, features, past_features)
         valid = input_ids != PADDING if attention_mask is None else attention_mask.bool()
         ids, valid, places = left_padded(input_ids, valid, image_input_idx)
         ids = ids.masked_fill(~valid, self.config.language.end_of_text)
         images = {} if image_tokens is None else {"image_tokens": image_tokens, "image_input_idx": places}
+        if (heads := self.token_heads) is not None:
+            images |= {} if image_patches is None else {"image_patches": image_patches}
+            order = PointOrder(heads.ids, heads.placeholders[0], RULES)
+            options["logits_processor"] = LogitsProcessorList([order, *(options.get("logits_processor") or [])])
         return super().generate(input_ids=ids, attention_mask=valid.long(), **images, **options)
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -285,24 +382,33 @@ class VideoMolmoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         cache = kwargs.get(CACHE)
         if cache is not None and cache.get_seq_length():
             kwargs |= {"image_tokens": None, "image_input_idx": None}
+        if self.token_heads is not None:
+            kwargs["written"] = input_ids
         return super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
 
-    def _frame_tokens(
+    def _update_model_kwargs_for_generation(
+        self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ):
+        """What the next step needs of this one: also what points can be chosen from."""
+        model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
+        return model_kwargs | ({"offered": outputs.offered} if self.token_heads is not None else {})
+
+    def _look_at(
         self,
         pixels: Tensor | None,
         past_pixels: Tensor | None,
         image_masks: Tensor | None,
         features: Tensor | None,
         past_features: Tensor | None,
-    ) -> Float[Tensor, "batch crops windows width"] | None:
-        """Image tokens from pixels or precomputed features; None for text alone."""
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """What `look` gives from pixels or precomputed features; None for text alone."""
         if features is None:
             if pixels is None:
-                return None
+                return None, None
             features = self.encode_frames(pixels)
         if past_features is None and past_pixels is not None and self.config.needs_past:
             past_features = self.encode_past(past_pixels)
-        return self.image_tokens(features, past_features, image_masks)
+        return self.look(features, past_features, image_masks)
 
     def save_pretrained(
         self,
@@ -389,27 +495,3 @@ class VideoMolmoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """A model without memory for its weights, on the meta device."""
         with torch.device("meta"):
             return cls(config, attn_implementation)
-
-
-def _check_attention(kind: str, is_shown: bool, is_tree: bool) -> None:
-    if is_shown and kind != "eager":
-        raise BadInput(f"attn_implementation is {kind!r}, attentions need 'eager'; build the model with it")
-    if is_tree and kind.startswith("flash"):
-        raise BadInput(f"attn_implementation is {kind!r}, message trees need 'sdpa' or 'eager'; take one of these")
-
-
-def _allowed(
-    input_ids: Int[Tensor, "batch tokens"],
-    attention_mask: Int[Tensor, "batch all_tokens"] | None,
-    subsegment_ids: Int[Tensor, "batch tokens"] | None,
-    cache: Cache | None,
-) -> Any:
-    """Whether each new token may attend to each token, those in the cache included."""
-    past, tokens = 0 if cache is None else cache.get_seq_length(), input_ids.shape[1]
-    if attention_mask is not None:
-        valid = attention_mask.bool()
-    elif past:
-        valid = input_ids.new_ones(len(input_ids), past + tokens).bool()
-    else:
-        valid = input_ids != PADDING
-    return valid[:, None] if past and tokens == 1 else visible(valid, subsegment_ids)[:, -tokens:]

@@ -17,6 +17,10 @@ from videomolmo.errors import BadInput
 from videomolmo.model.config import VideoMolmoConfig
 from videomolmo.model.decoding import PADDING, SHARED, positions, visible
 from videomolmo.model.image import ImageProcessor, Layout, black_frames_first
+from videomolmo.model.point_heads import CLOSED
+from videomolmo.model.token_heads import ids_of
+from videomolmo.model.token_order import as_text
+from videomolmo.model.token_places import Places, apart, together
 from videomolmo.model.tokenizer import load_tokenizer, save_tokenizer
 from videomolmo.weights import hub
 
@@ -26,7 +30,7 @@ Branch = Sequence[str]  # messages in turn: user, assistant, user, assistant ...
 # How each field is filled up when examples of different size are batched; the rest must have equal shapes.
 FILL = {
     "input_ids": PADDING, "targets": PADDING, "loss_masks": -1.0, "position_ids": PADDING, "subsegment_ids": PADDING,
-    "pixels": -1.0, "past_pixels": -1.0, "image_masks": -1.0, "image_input_idx": -1,
+    "pixels": -1.0, "past_pixels": -1.0, "image_masks": -1.0, "image_input_idx": -1, "points": -1,
 }  # fmt: skip
 
 
@@ -83,7 +87,9 @@ class VideoMolmoProcessor(ProcessorMixin):
         Returns:
             `input_ids`, `pixels`, `image_masks`, `image_input_idx` and, unless temporal is "none", `past_pixels`.
         """
-        return self.pixels(frame, past_frames) | self.tokens(frame.shape[:2], [[question]])
+        example = self.pixels(frame, past_frames) | self.tokens(frame.shape[:2], [[question]])
+        example.pop("points", None)  # of answers, of which there is none
+        return example
 
     def training_example(
         self,
@@ -124,32 +130,51 @@ class VideoMolmoProcessor(ProcessorMixin):
 
         Returns:
             `input_ids`, `targets`, `loss_masks`, `position_ids`, `image_input_idx` and with several branches
-            `subsegment_ids`, all aligned: the token at a place predicts the target at that place.
+            `subsegment_ids`, all aligned: the token at a place predicts the target at that place. Where points are
+            tokens, also `points` (points, 3): image token, patch and cell of each in their order; `CLOSED` ends a list.
         """
         layout = self.image.layout(*size)
         image = layout.token_kinds + self.config.language.vocab_size
-        texts = [self._branch(branch) for branch in branches]
+        chosen: list[list[int]] = []
+        places = Places.of(*size, self.config.image) if self.config.points == "tokens" else None
+        texts = [self._branch(branch, places, chosen) for branch in branches]
         ids = torch.cat([image, *(torch.tensor(ids, dtype=torch.long) for ids, _ in texts)])
         answers = torch.cat([torch.zeros(len(image)), *(torch.tensor(answers) for _, answers in texts)])
         lengths = torch.tensor([len(image), *(len(ids) for ids, _ in texts)])
+        points = {} if places is None else {"points": torch.tensor(chosen, dtype=torch.long).reshape(-1, 3)}
         segments = torch.tensor([SHARED, *range(1, len(texts) + 1)]).repeat_interleave(lengths)
         return self._shifted(ids, answers, segments if len(texts) > 1 else None, len(texts)) | {
-            "image_input_idx": _after_bos(layout)
-        }
+            "image_input_idx": _after_bos(layout), **points,
+        }  # fmt: skip
 
-    def _branch(self, messages: Branch) -> tuple[list[int], list[float]]:
-        """Ids of a conversation and 1 where the model wrote them. A missing last answer leaves an end-of-text only."""
+    def _branch(
+        self, messages: Branch, places: Places | None, chosen: list[list[int]]
+    ) -> tuple[list[int], list[float]]:
+        """Ids of a conversation and 1 where the model wrote them. A missing last answer leaves an end-of-text only.
+
+        With `places`, points become tokens, and what these choose is added to `chosen`.
+        """
         ids: list[int] = []
         answers: list[float] = []
         padded = [*messages, ""] if len(messages) % 2 else list(messages)
         for turn, message in enumerate(padded):
             answer = turn % 2 == 1
             text = (f" {message}" if message else "") if answer else self.prompt(message)
-            new = list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
+            new = self._ids(text, places if answer else None, chosen)
             new += [self.config.language.end_of_text] * answer
             ids += new
             answers += [float(answer)] * len(new)
         return ids, answers
+
+    def _ids(self, text: str, places: Places | None, chosen: list[list[int]]) -> list[int]:
+        """Ids of a message; its list of points as three tokens for each and one that ends it."""
+        before, points, after = (text, (), "") if places is None else apart(text, places)
+        ids = [*self.tokenizer.encode(before, add_special_tokens=False)] if before else []
+        if len(points):
+            chosen += [*points.tolist(), [CLOSED, -1, -1]]
+            ids += [*self.config.language.point_ids] * len(points) + [self.config.language.point_ids[0]]
+            ids += self.tokenizer.encode(after, add_special_tokens=False)
+        return ids
 
     def _shifted(self, ids: Tensor, answers: Tensor, segments: Tensor | None, branches: int) -> Example:
         """Put BOS in front and drop the last end-of-text: token t then predicts target t."""
@@ -194,15 +219,35 @@ class VideoMolmoProcessor(ProcessorMixin):
 
     def batch_decode(self, sequences: Sequence[Sequence[int]] | Tensor, **kwargs: Any) -> list[str]:
         """As `decode`, row by row."""
-        return [self.decode(row) for row in sequences]
+        return [self.decode(row, **kwargs) for row in sequences]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(tokenizer={type(self.tokenizer).__name__})"
 
-    def decode(self, token_ids: Sequence[int] | Tensor, **kwargs: Any) -> str:
-        """The text of generated ids, without special tokens and the space that precedes an answer."""
+    def decode(self, token_ids: Sequence[int] | Tensor, size: tuple[int, int] | None = None, **kwargs: Any) -> str:
+        """The text of generated ids, without special tokens and the space that precedes an answer.
+
+        Chosen places become coordinates, as models write them that choose none.
+
+        Args:
+            token_ids: of one answer.
+            size: height and width of the frame; needed where places are chosen and frames keep their aspect.
+            kwargs: of transformers, which change nothing.
+
+        Raises:
+            BadInput: the size is needed and missing.
+        """
         special = {*getattr(self.tokenizer, "all_special_ids", ())}
-        return self.tokenizer.decode([int(one) for one in token_ids if int(one) not in special]).strip()
+        ids = token_ids.tolist() if isinstance(token_ids, Tensor) else [int(one) for one in token_ids]
+        own = [one for one in ids if one not in special]
+        if self.config.points == "text":
+            return self.tokenizer.decode(own).strip()
+        if size is None and self.config.image.resize == "pad":
+            raise BadInput("size is None, expected height and width of the frame: places are chosen on it")
+        meaning = ids_of(self.config)
+        first = [number - meaning.words for number in (meaning.closed, meaning.closed + 1, meaning.cells)]
+        text = as_text(own, meaning, self.tokenizer)
+        return together(text, Places.of(*(size or (1, 1)), self.config.image), first).strip()
 
 
 def _after_bos(layout: Layout) -> Int[Tensor, "crops windows"]:

@@ -236,7 +236,7 @@ def _indirect(rng: np.random.Generator, clip: EventClip) -> Asked | None:
 
 def _spatial(rng: np.random.Generator, clip: EventClip) -> Asked | None:
     """Things on a side of the bar, in a half of the picture all the time, or beside another thing at the start."""
-    kind = str(rng.choice(["objects", *{thing.kind for thing in clip.things}]))
+    kind = str(rng.choice(["objects", *dict.fromkeys(thing.kind for thing in clip.things)]))
     among = [at for at, thing in enumerate(clip.things) if kind in ("objects", thing.kind)]
     if not among or clip.anomalies:
         return None
@@ -295,7 +295,7 @@ def _sided(clip: EventClip, among: Sequence[int], axis: int, sign: int, edge: fl
 def _comparative(rng: np.random.Generator, clip: EventClip) -> Asked | None:
     """The largest, smallest, fastest, first or last of some things, where that is clear."""
     kinds = [thing.kind for thing in clip.things]
-    kind = str(rng.choice(["object", *{name for name in kinds if kinds.count(name) > 1}]))
+    kind = str(rng.choice(["object", *dict.fromkeys(name for name in kinds if kinds.count(name) > 1)]))
     among = [at for at, name in enumerate(kinds) if kind in ("object", name)]
     if len(among) < 2 or clip.anomalies:
         return None

@@ -1,10 +1,12 @@
 """Sentences about generated objects, with the objects they mean: appearance, motion, several of a kind, and nothing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
+from videomolmo.io.known_words import KnownWords
 from videomolmo.protocols import TEMPLATES
 from videomolmo.synth.scene import COLOURS, MOTIONS, SHAPES, ObjectFacts, SceneObject
 
@@ -40,15 +42,22 @@ class Query:
 
 def phrase(rng: np.random.Generator, query: Query) -> Query:
     """The same query in one of its wordings, drawn at random."""
+    is_by_colour = bool(query.colour and not (query.shape or query.motion or query.plural))
+    words = _wordings(query, str(rng.choice(NOUNS)) if is_by_colour else "")
+    return replace(query, phrase=str(words[int(rng.integers(len(words)))]))
+
+
+def _wordings(query: Query, noun: str) -> tuple[str, ...]:
+    """All ways to say a query, the likelier ones several times; `noun` names what only has a colour."""
     shape, colour = query.shape, query.colour
     if query.plural:
         name = f"{colour} {shape or 'object'}s" if colour else f"{shape}s"
         one = name[:-1]
-        words = (f"all the {name}", f"all the {name}", f"all {name}", f"every {one}", f"the {name}", f"each {one}")
-    elif query.motion:
-        words = _motion_words(f"{colour + ' ' if colour else ''}{shape or 'object'}", query.motion)
-    elif shape and colour:
-        words = (
+        return (f"all the {name}", f"all the {name}", f"all {name}", f"every {one}", f"the {name}", f"each {one}")
+    if query.motion:
+        return _motion_words(f"{colour + ' ' if colour else ''}{shape or 'object'}", query.motion)
+    if shape and colour:
+        return (
             *(f"the {colour} {shape}",) * 4,
             f"{colour} {shape}",
             f"a {colour} {shape}",
@@ -56,15 +65,24 @@ def phrase(rng: np.random.Generator, query: Query) -> Query:
             f"the {colour}-coloured {shape}",
             f"the {shape} in {colour}",
         )
-    elif colour:
-        noun = str(rng.choice(NOUNS))
-        words = (*(f"the {colour} object",) * 5, f"the {colour} thing", f"the {colour} one", f"the {colour} item",
-                 f"{colour} object", f"a {colour} object", f"the {colour} {noun}", f"the {colour} {noun}",
-                 f"{colour} {noun}", f"anything {colour}")  # fmt: skip
-    else:
-        words = (*(f"the {shape}",) * 3, f"{shape}", f"a {shape}")
-    text = str(words[int(rng.integers(len(words)))])
-    return Query(query.kind, text, shape, colour, query.motion, query.plural)
+    if colour:
+        return (*(f"the {colour} object",) * 5, f"the {colour} thing", f"the {colour} one", f"the {colour} item",
+                f"{colour} object", f"a {colour} object", f"the {colour} {noun}", f"the {colour} {noun}",
+                f"{colour} {noun}", f"anything {colour}")  # fmt: skip
+    return (*(f"the {shape}",) * 3, f"{shape}", f"a {shape}")
+
+
+def known_words() -> KnownWords:
+    """All words of which a model learns the meaning from these sentences: `NOUNS` are seen, and mean nothing."""
+    queries = [
+        Query("", "", *looks, plural=plural)
+        for looks in product((None, *SHAPES), (None, *COLOURS), (None, *MOTIONS))
+        for plural in (False, True)
+        if any(looks[:2] if plural else looks)
+    ]
+    texts = [text for query in queries for text in _wordings(query, noun="object")]
+    asked = [template.format(p="") for template in TEMPLATES]
+    return KnownWords.of(texts + asked, colours=COLOURS, shapes=SHAPES, motions=MOTIONS)
 
 
 def _motion_words(noun: str, motion: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 
 from videomolmo.errors import BadInput
 from videomolmo.grounding import VideoGrounder, load_tracker
+from videomolmo.io.known_words import KnownWords
 from videomolmo.io.live import refuse_live
 from videomolmo.io.untrusted import first_line
 from videomolmo.model.tokenizer import broken_tokenizers_are_refused, check_words
@@ -148,7 +149,7 @@ def load(
     pointing, processor = load_molmo2(folder, precision, attention)
     kind = str(precision).removeprefix("torch.")
     loaded = {"model": model, "masks": masks, "dtype": kind, "attention": attention}
-    pointer = Molmo2Pointer(pointing.to(device), processor)
+    pointer = Molmo2Pointer(pointing.to(device), processor, KnownWords.read(folder))
     return VideoGrounder(pointer, tracker, weights=pointing_hashes(folder) | weights, loaded=loaded)
 
 
@@ -159,10 +160,11 @@ class Molmo2Pointer:
 
     Args:
         model, processor: of transformers.
+        known_words: what the model has learnt; None: any word.
     """
 
-    def __init__(self, model: Any, processor: Any) -> None:
-        self.model, self.processor = model, processor
+    def __init__(self, model: Any, processor: Any, known_words: KnownWords | None = None) -> None:
+        self.model, self.processor, self.known_words = model, processor, known_words
 
     def describe(self, context: int | None) -> dict[str, Any]:
         """Its configuration; there are no past frames to choose.

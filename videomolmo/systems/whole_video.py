@@ -11,6 +11,7 @@ import numpy as np
 from videomolmo.errors import BadInput
 from videomolmo.grounding import VideoGrounder, rounded
 from videomolmo.io import provenance
+from videomolmo.io.known_words import warn
 from videomolmo.io.timing import Stopwatch
 from videomolmo.io.video import Frames, open_video
 from videomolmo.mask_store import MaskStore
@@ -56,6 +57,7 @@ def point_in_video(
         )
     text = counting_question(sentence) if count else as_question(sentence)
     frames, clock = video if isinstance(video, Frames) else open_video(video), Stopwatch()
+    unknown = warn(grounder, sentence)
     question = Question(text, frames, every=1, clock=clock, sentence=sentence)
     with clock.measure("text"):
         keys, answer = once(clock.each("io", frames.iterate()), question)
@@ -64,14 +66,15 @@ def point_in_video(
     answers = [_key_answer(key, one, frames) for key, one in zip(keys, parts, strict=True)]
     stated = stated_count(answer.text)
     config: dict[str, Any] = {
-        "model": {"task": "count" if count else "point", "question": text, **grounder.describe(None)},
+        "model": {"task": "count" if count else "point", "question": text, **grounder.describe(None)} | unknown.config,
         "whole_video": {"text": answer.text, "outcome": answer.outcome, "problem": answer.problem, "stated": stated},
         "loaded": grounder.loaded, "seed": None, "weights_sha256": grounder.weights,
         "versions": provenance.versions(), "commit": provenance.commit(), "seconds": clock.rounded(),
     }  # fmt: skip
     return GroundingResult(
         sentence=sentence, answers=answers, objects=0, height=frames.height, width=frames.width, times_s=times,
-        fps=frames.fps, spool=MaskStore(), config=config, source=frames.source, warning=frames.warning, _video=frames,
+        fps=frames.fps, spool=MaskStore(), config=config, source=frames.source, _video=frames,
+        warning="; ".join(filter(None, (unknown.warning, frames.warning))) or None,
     )  # fmt: skip
 
 

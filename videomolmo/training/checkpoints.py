@@ -50,7 +50,16 @@ _UNFINISHED, _LEAVING = ".unfinished_", ".leaving_"
 _OURS = re.compile(  # the last is what safetensors writes before it renames it
     r"^((part_\d{4,}\.safetensors|index\.json|state\.json|__\d+_\d+\.distcp|\.metadata)(\.tmp)?|\.tmp\w{6})$"
 )
-_OF_A_RUN = ("checkpoints", "metrics.jsonl", "model", "offending", "run.json", "tensorboard", "training.lock")
+_OF_A_RUN = (
+    "adapter",
+    "checkpoints",
+    "metrics.jsonl",
+    "model",
+    "offending",
+    "run.json",
+    "tensorboard",
+    "training.lock",
+)
 _MAX_BYTES = 16 << 20  # bytes of a state.json
 _TRAINABLE = StateDictOptions(ignore_frozen_params=True, strict=False)
 
@@ -200,7 +209,7 @@ def locked(folder: Path) -> Iterator[None]:
         BadInput: another process trains there, or a link lies there in place of what a run writes.
     """
     written = [folder / name for name in _OF_A_RUN]
-    written += [path for name in ("model", "offending") for path in (folder / name).glob("*")]
+    written += [path for name in ("adapter", "model", "offending") for path in (folder / name).glob("*")]
     if links := [path for path in written if path.is_symlink()]:
         raise BadInput(f"{links[0]} is a link, and a run writes only into its own folder; remove it")
     lock = FileLock(folder / "training.lock")

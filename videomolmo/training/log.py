@@ -13,18 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 from tqdm import tqdm
 
 from videomolmo.errors import BadInput
 from videomolmo.io import provenance
 from videomolmo.io.files import write_json, write_text
-from videomolmo.model.tokenizer import load_tokenizer, save_tokenizer
-from videomolmo.systems.molmo2 import load_molmo2
 from videomolmo.training.checkpoints import trainable_state_dict
-from videomolmo.training.model import TrainState, is_molmo2, merge
+from videomolmo.training.model import ADAPTER, Trainable, TrainState, adapter_config, merge
 from videomolmo.training.recipe import Recipe
 from videomolmo.training.tensor_files import read_whole, set_aside
-from videomolmo.weights.checkpoint import load_model
 
 SPAN = 20  # steps of the recent mean of the loss
 MIN_LOSS = 0.1  # a loss below it is as good: what it is multiplied with says nothing
@@ -188,6 +186,8 @@ _MAX_BYTES = 64 << 20  # of a run.json
 def export(train_state: TrainState, recipe: Recipe, folder: Path) -> Path:
     """Write the trained model with its tokenizer, adapters merged; `from_pretrained` and `--model` take the folder.
 
+    Adapters are written beside it as well, by themselves, for peft.
+
     The first weights are read again on the main process's CPU and trainable weights are put over them, so that frozen
     weights keep their bits even where training held them in half precision or in four bits.
 
@@ -198,20 +198,32 @@ def export(train_state: TrainState, recipe: Recipe, folder: Path) -> Path:
     """
     state = trainable_state_dict(train_state)
     if train_state.accelerator.is_main_process:
-        if is_molmo2(train_state.model):
-            model, processor = load_molmo2(train_state.folder)
-        else:
-            model, processor = load_model(train_state.folder), None
-            model.config = train_state.model.config
+        model, write_rest = train_state.kind.plain(recipe, train_state.folder, train_state.model.config)
         merge(model, state, recipe.learn)
         model.save_pretrained(folder)
-        if processor is None:
-            save_tokenizer(load_tokenizer(train_state.folder), str(folder))
-        else:
-            processor.save_pretrained(folder)
+        write_rest(folder)
+        if "lora" in recipe.learn.names:
+            write_adapter(train_state.kind, state, recipe, folder.with_name("adapter"))
         write_json(folder / "recipe.json", asdict(recipe) | _provenance())
     train_state.accelerator.wait_for_everyone()
     return folder
+
+
+def write_adapter(kind: Trainable, state: Mapping[str, Tensor], recipe: Recipe, folder: Path) -> None:
+    """Write the adapters of a trained state for `peft.PeftModel.from_pretrained`, without other parts that learnt.
+
+    Args:
+        kind: of the model.
+        state: whole tensors under the names of the model with adapters.
+        recipe: of the run.
+        folder: made where missing.
+    """
+    config = adapter_config(kind, recipe.learn)
+    config.base_model_name_or_path, config.inference_mode = recipe.model.source, True
+    config.save_pretrained(str(folder))
+    adapters = {name.replace(f".{ADAPTER}.", "."): value for name, value in state.items() if ".lora_" in name}
+    tensors = {f"base_model.model.{name}": value.contiguous() for name, value in adapters.items()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def write_run(

@@ -6,6 +6,7 @@ import json
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 from weakref import WeakSet, finalize
 
@@ -18,8 +19,10 @@ from videomolmo.errors import BadInput
 from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneration
 from videomolmo.model.image import ImageProcessor
 from videomolmo.pointing import BATCH
-from videomolmo.training.model import one_pass, recompute, set_trainable, units_of
+from videomolmo.training.model import recompute, set_trainable
+from videomolmo.training.pointing import Pointing, one_pass
 from videomolmo.training.recipe import PRECISIONS, QUANTIZE, Learn, Recipe
+from videomolmo.training.trainer import kind_of
 from videomolmo.weights import hub
 from videomolmo.weights.published import KNOWN, read_configuration
 from videomolmo.weights.quantize import KINDS
@@ -27,6 +30,7 @@ from videomolmo.weights.quantize import KINDS
 TURN = 100  # tokens of a usual question with its answer
 BLOCK = 64  # weights of a layer in four bits that share a scale
 FLOAT, HALF = 4, 2
+KIND = Pointing()
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def training_memory(
     sharded, mixed = shard and devices > 1, precision == "mixed"
     model = VideoMolmoForConditionalGeneration.empty(config).train()
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    set_trainable(model, learn)
+    set_trainable(KIND, model, learn)
     learning = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
     divided, count = devices if sharded else 1, sum(learning)
     weights, gathered = _weights(model, mixed, quantize), _gathered(model, mixed) if sharded else 0
@@ -140,13 +144,19 @@ def recipe_memory(recipe: Recipe, height: int, width: int, devices: int = 1) -> 
         BadInput: see `training_memory` and `read_configuration`.
     """
     source, run = recipe.model.source, recipe.run
-    config = KNOWN[source]() if source in KNOWN else read_configuration(hub.pointing_folder(source))
+    config = KNOWN[source]() if source in KNOWN else _configuration(hub.pointing_folder(source))
     config = config if recipe.model.context is None else replace(config, context=recipe.model.context)
     return training_memory(
         config, height, width, recipe.learn, precision=run.precision, micro_batch=recipe.optimiser.micro_batch,
         questions=recipe.data.questions, devices=devices, shard=run.shard,
         gradient_checkpointing=run.gradient_checkpointing, quantize=recipe.model.quantize,
     )  # fmt: skip
+
+
+def _configuration(folder: Path) -> VideoMolmoConfig:
+    if not isinstance(kind_of(folder), Pointing):
+        raise BadInput(f"{folder} is no pointing model, and training is estimated for those alone; try a few steps")
+    return read_configuration(folder)
 
 
 def _weights(model: VideoMolmoForConditionalGeneration, mixed: bool, quantize: str | None) -> int:
@@ -163,8 +173,8 @@ def _weights(model: VideoMolmoForConditionalGeneration, mixed: bool, quantize: s
 def _gathered(model: VideoMolmoForConditionalGeneration, mixed: bool) -> int:
     """The largest unit with its gradient, and the one that is fetched ahead."""
     size = HALF if mixed else FLOAT
-    whole = sorted((sum(one.numel() for one in unit.parameters()) for unit in units_of(model)), reverse=True)
-    largest = max(sum(one.numel() for one in unit.parameters() if one.requires_grad) for unit in units_of(model))
+    whole = sorted((sum(one.numel() for one in unit.parameters()) for unit in KIND.units(model)), reverse=True)
+    largest = max(sum(one.numel() for one in unit.parameters() if one.requires_grad) for unit in KIND.units(model))
     rest = sum(one.numel() for one in model.parameters()) - sum(whole)
     return size * (whole[0] + whole[1] + rest) + FLOAT * largest
 
@@ -177,9 +187,9 @@ def _activations(config: str, learn: Learn, sizes: tuple[int, int, int], mixed: 
     weights in bfloat16, else only products are.
     """
     model = VideoMolmoForConditionalGeneration.empty(VideoMolmoConfig.from_dict(json.loads(config))).train()
-    set_trainable(model, learn)
+    set_trainable(KIND, model, learn)
     if again:
-        recompute(model)
+        recompute(KIND, model)
     arithmetic = torch.autocast("cpu", torch.bfloat16, cache_enabled=False) if mixed and not halves else nullcontext()
     with FakeTensorMode(allow_non_fake_inputs=True):
         _fake(model, mixed, halves)

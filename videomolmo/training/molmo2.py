@@ -2,23 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from jaxtyping import Bool, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from videomolmo.errors import BadInput
 from videomolmo.model.decoding import PADDING
-from videomolmo.systems.molmo2 import inputs_of, shrunk
+from videomolmo.systems.molmo2 import inputs_of, load_molmo2, load_processor, shrunk
 from videomolmo.training.data import DistributedBatchSampler, MicroBatches
+from videomolmo.training.model import Batch, Counts, prepare, refuse, shard, start_adapters
+from videomolmo.training.pointing import TARGETS, LossModule, token_counts
+from videomolmo.training.recipe import Learn, Recipe
 from videomolmo.training.video_samples import FLAT, LeftOut, Message, VideoSample, VideoSamples
 
 QUESTION, ANSWER, END = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n", "{}<|im_end|>", "\n"
 SHARED = 0  # the segment that all messages see: the video
 PIXELS = ("pixel_values_videos", "video_token_pooling", "video_grids")
+
+
+BLOCKS = "model.vision_tower.layers."
+
+
+class Molmo2:
+    """transformers' Molmo 2, which sees whole videos; see `videomolmo.training.model.Trainable`."""
+
+    parts: Mapping[str, str] = {"model.vision_tower.": "vision", "model.multi_modal_projector.": "connector"}
+    adapted = rf"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.({'|'.join(TARGETS)})"
+    full: tuple[str, ...] = ()
+    terms: tuple[str, ...] = ()
+    by_pass = False
+
+    def load(self, recipe: Recipe, folder: Path, accelerator: Accelerator, sharded: bool) -> nn.Module:
+        """Each process reads all of it."""
+        refuse({"model.context": recipe.model.context, "model.quantize": recipe.model.quantize}, "Molmo 2")
+        model, _ = load_molmo2(folder)
+        prepare(self, model, recipe)
+        start_adapters(model, recipe.run.seed)
+        model = model.to(accelerator.device).train()
+        if sharded:
+            shard(self.units(model), recipe, accelerator)
+        return model
+
+    def plain(self, recipe: Recipe, folder: Path, config: Any) -> tuple[nn.Module, Callable[[Path], None]]:
+        """By transformers' own classes."""
+        model, processor = load_molmo2(folder)
+        return model, processor.save_pretrained
+
+    def data(self, recipe: Recipe, folder: Path, config: Any) -> tuple[VideoSamples, Callable[..., MicroBatches]]:
+        """Whole videos with messages about them."""
+        videos, longest = VideoSamples(recipe.data, recipe.run.seed), config.text_config.max_position_embeddings
+        return videos, partial(VideoMicroBatches, videos, load_processor(folder, config), longest=longest)
+
+    def has_no_gradient(self, config: Any, name: str) -> bool:
+        """Vision blocks after the last selected one are never computed."""
+        layers, last = config.vision_config.num_hidden_layers, config.adapter_config.vision_feature_layer
+        seen = max(at if at >= 0 else layers + at for at in last)
+        return name.startswith(BLOCKS) and int(name[len(BLOCKS) :].split(".")[0]) > seen
+
+    def layers(self, model: nn.Module) -> list[nn.Module]:
+        """Of both towers."""
+        return [*model.model.vision_tower.layers, *model.model.language_model.layers]
+
+    def units(self, model: nn.Module) -> list[nn.Module]:
+        """Layers and the connector."""
+        return [*self.layers(model), model.model.multi_modal_projector]
+
+    def loss_module(self, model: nn.Module) -> nn.Module:
+        """See `Molmo2Loss`."""
+        return Molmo2Loss(model)
+
+    def counts(self, batch: Batch) -> Counts:
+        """Weights of answer tokens."""
+        return token_counts(batch)
+
+    def operations(self, model: nn.Module, learn: Learn) -> None:
+        """Not counted."""
+
+
+class Molmo2Loss(LossModule):
+    """What is minimised; logits are made only where an answer is."""
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Weighted sum of the answer tokens' cross-entropies; divided by all weights of a step later."""
+        inputs = {name: value for name, value in batch.items() if name not in ("targets", "loss_masks")}
+        inputs["input_ids"] = inputs["input_ids"].clamp(min=0)
+        inputs["position_ids"] = inputs["position_ids"].clamp(min=0)
+        allowed = inputs.pop("allowed")[:, None]
+        dtype = self.model.dtype
+        inputs["attention_mask"] = torch.where(allowed, 0.0, torch.finfo(dtype).min).to(dtype)
+        hidden = self.model.model(**inputs, use_cache=False).last_hidden_state
+        chosen = (batch["loss_masks"] > 0) & (batch["targets"] >= 0)
+        logits = self.model.lm_head(hidden[chosen]).float()
+        losses = nn.functional.cross_entropy(logits, batch["targets"][chosen], reduction="none")
+        return (losses * batch["loss_masks"][chosen]).sum()
 
 
 class VideoMicroBatches(MicroBatches):

@@ -20,10 +20,14 @@ from videomolmo.errors import BadInput
 from videomolmo.io.untrusted import read_toml
 
 PARTS = ("vision", "temporal", "connector", "language")  # of a model; "lora" stands for adapters on the last
+GROUNDED = ("words", "projector", "mask_decoder")  # of VideoGLaMM, beside its connector and language
 PRECISIONS = ("float32", "mixed")
 QUANTIZE = (None, "4bit")
 TASKS = ("point", "count", "track")  # of models that see whole videos
-_VIDEO = ("tasks", "frames", "conversations", "weights")  # of [data]; settings.json of earlier runs has none of them
+_LATER = {  # keys that settings.json of earlier runs does not have
+    "model": ("clip",), "data": ("tasks", "frames", "conversations", "weights", "supervised"),
+    "optimiser": (*GROUNDED, "schedule"),
+}  # fmt: skip
 _EARLIER = {"data": {"early": "start_prob", "broken": "on_error"}, "run": {"drifted": "drift_limit"}}  # keys in files
 _EXPECTED = {
     "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number",
@@ -91,12 +95,14 @@ class Model:
     Args:
         source: "nano", a folder, or a hub id with "@revision" where one is wanted.
         context: past frames (l); None keeps the model's.
+        clip: of VideoGLaMM, folder or hub id of its image encoder, which published weights leave out.
         quantize: None, or "4bit" for the language model under "lora" (bitsandbytes).
         offline: take only what was downloaded before.
     """
 
     source: str = "nano"
     context: Count | None = None
+    clip: str | None = None
     quantize: Literal["4bit"] | None = None
     offline: Flag = False
 
@@ -106,8 +112,10 @@ class Learn:
     """What is trained, by name; everything else stays as it is.
 
     Args:
-        parts: "everything", or some of vision, temporal, connector, language and lora.
-        rank, alpha, dropout: of the LoRA adapters on all linear layers of the language model.
+        parts: "everything", or some of vision, temporal, connector, language and lora; of VideoGLaMM connector,
+            language (the layers of Phi-3), lora, words (its tables of words), projector (of [SEG]s) and mask_decoder.
+        rank, alpha, dropout: of the LoRA adapters on all linear layers of the language model; of VideoGLaMM on those
+            that make queries, keys and values.
     """
 
     parts: Names = ("everything",)
@@ -116,7 +124,7 @@ class Learn:
     dropout: SomeShare = 0.0
 
     def __post_init__(self) -> None:
-        known = ("everything", *PARTS, "lora")
+        known = ("everything", *PARTS, *GROUNDED, "lora")
         strange = [name for name in self.parts if name not in known]
         if strange or not self.parts:
             raise BadInput(f"learn.parts is {list(self.parts)}, expected some of {', '.join(known)}")
@@ -127,7 +135,7 @@ class Learn:
     def names(self) -> tuple[str, ...]:
         """The parts one by one, in a fixed order."""
         chosen = {*self.parts} | ({*PARTS} if "everything" in self.parts else set())
-        return tuple(name for name in (*PARTS, "lora") if name in chosen)
+        return tuple(name for name in (*PARTS, *GROUNDED, "lora") if name in chosen)
 
 
 @_part
@@ -137,8 +145,9 @@ class Optimiser:
     Args:
         language, vision, temporal, connector, lora: peak learning rates of the parts. Differs: the rate of `lora` is
             ours, the paper does not tell its own.
+        words, projector, mask_decoder: the same of VideoGLaMM; the rate of all its parts is 3e-4 in its source.
         beta1, beta2, epsilon, weight_decay: of AdamW; the paper names no decay.
-        warmup: steps of linear warm-up; a cosine down to `floor` of the peak follows.
+        warmup: steps of linear warm-up; a cosine, or a line, down to `floor` of the peak follows, as `schedule` says.
         clip: largest norm of the gradient.
         batch: samples of one step, on all processes and accumulated passes together.
         micro_batch: samples that one process computes at a time.
@@ -150,12 +159,16 @@ class Optimiser:
     temporal: Share = 5e-6
     connector: Share = 5e-6
     lora: Share = 1e-4
+    words: Share = 3e-4
+    projector: Share = 3e-4
+    mask_decoder: Share = 3e-4
     beta1: Share = 0.9
     beta2: Share = 0.95
     epsilon: Positive = 1e-6
     weight_decay: Share = 0.0
     warmup: Index = 10
     floor: Share = 0.0
+    schedule: Literal["cosine", "linear"] = "cosine"
     clip: Positive = 1.0
     batch: Count = 256
     micro_batch: Count = 1
@@ -189,7 +202,7 @@ class Data:
 
     Args:
         sets: where clips come from.
-        questions: most questions about one frame, packed as a message tree.
+        questions: most questions about one frame, packed as a message tree; of other models about one video.
         stride: frames from one past frame to the next.
         templates: ask in one of forty ways; else always "Point to …".
         jitter_pct: standard deviation of the noise on true points, percent of the frame's sides; a point of a mask
@@ -203,6 +216,7 @@ class Data:
         conversations: of Molmo 2, share of samples whose questions are turns of one conversation, not blind branches.
         weights: of Molmo 2's answer tokens: "flat", 0.2 each; "root", by the answer's length (2/√tokens) and the number
             of messages (1/√messages); "published", flat for points and tracks, and root for all else.
+        supervised: of VideoGLaMM, most frames of a clip that masks are learnt on.
     """
 
     sets: tuple[Source, ...] = (Source("generated"),)
@@ -219,6 +233,7 @@ class Data:
     frames: Annotated[int, Field(strict=True, ge=1, le=384)] = 128
     conversations: Share = 0.2
     weights: Literal["published", "flat", "root"] = "published"
+    supervised: Count = 4
 
     def __post_init__(self) -> None:
         if not self.sets:
@@ -292,9 +307,10 @@ class Recipe:
         for part, name in (("optimiser", "micro_batch"), ("data", "on_error"), ("model", "offline")):
             if name != "micro_batch" or not self.learn.dropout:  # what is dropped goes by micro-batch
                 values[part].pop(name)
-        for name in _VIDEO:
-            if values["data"][name] == Data.__dataclass_fields__[name].default:
-                values["data"].pop(name)
+        for part, cls in (("model", Model), ("optimiser", Optimiser), ("data", Data)):
+            for name in _LATER[part]:
+                if values[part][name] == cls.__dataclass_fields__[name].default:
+                    values[part].pop(name)
         values["run"] = {name: values["run"][name] for name in ("seed", "precision")}
         values.pop("out")
         values["data"]["early"] = values["data"].pop("start_prob")  # its name in the settings.json of earlier runs

@@ -1,4 +1,4 @@
-"""Train a pointing model on data sets with points or masks, on one process or many; resumable bit for bit.
+"""Train a model by a recipe on data sets, on one process or many; resumable bit for bit.
 
     from videomolmo.training.recipe import Recipe
     from videomolmo.training.trainer import train
@@ -16,13 +16,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import set_seed
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, set_seed
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -30,9 +30,7 @@ from videomolmo.errors import BadInput
 from videomolmo.io import provenance
 from videomolmo.io.cache import key_of
 from videomolmo.io.files import check_folder
-from videomolmo.model import VideoMolmoProcessor
-from videomolmo.model.decoding import PADDING
-from videomolmo.model.tokenizer import load_tokenizer
+from videomolmo.io.untrusted import read_model_json
 from videomolmo.training.checkpoints import Checkpoints, locked, read_state
 from videomolmo.training.data import (
     DistributedBatchSampler,
@@ -43,16 +41,8 @@ from videomolmo.training.data import (
     worker_deaths_as_bad_input,
 )
 from videomolmo.training.log import Diverged, DivergenceDetector, Monitor, dump_bad_batch, export, write_run
-from videomolmo.training.model import (
-    FlopCount,
-    TrainState,
-    accelerator_for,
-    assemble,
-    cosine,
-    is_molmo2,
-    speed,
-    weight_of,
-)
+from videomolmo.training.model import Counts, Trainable, TrainState, accelerator_for, groups, rate, shard, speed
+from videomolmo.training.pointing import Pointing
 from videomolmo.training.recipe import Recipe
 from videomolmo.weights import hub
 
@@ -88,11 +78,20 @@ class Totals:
     samples: float = 0.0
     operations: float = 0.0
     waited_s: float = 0.0
+    terms: list[float] = field(default_factory=list)  # of the loss
     passes: list[dict] = field(default_factory=list)
     last: dict[str, Tensor] = field(default_factory=dict)  # what the last pass was given
 
     def numbers(self) -> list[float]:
-        return [self.loss, self.weight, self.answers, self.tokens, self.samples, self.operations, self.waited_s]
+        counted = [self.loss, self.weight, self.answers, self.tokens, self.samples, self.operations, self.waited_s]
+        return [*counted, *self.terms]
+
+    def add(self, loss: float, terms: list[float], counts: Counts) -> None:
+        """Count a pass in: its loss, the terms of it, and what it consists of."""
+        self.loss += loss
+        self.terms = [before + term for before, term in zip(self.terms or [0.0] * len(terms), terms, strict=True)]
+        self.weight, self.answers = self.weight + counts.weight, self.answers + counts.answers
+        self.tokens, self.samples = self.tokens + counts.tokens, self.samples + counts.samples
 
 
 def train(recipe: Recipe, resume: str | Path | None = None, progress: bool = True) -> Outcome:
@@ -129,26 +128,50 @@ def train(recipe: Recipe, resume: str | Path | None = None, progress: bool = Tru
         torch.use_deterministic_algorithms(True, warn_only=True)
     set_seed(recipe.run.seed)
     train_state = assemble(recipe, accelerator)
-    samples, batches = _data_of(recipe, train_state)
+    samples, batches = train_state.kind.data(recipe, train_state.folder, train_state.model.config)
     total = recipe.optimiser.steps or math.ceil(recipe.optimiser.epochs * len(samples) / sampler.batch)
     run = _Training(recipe, train_state, samples, batches, sampler, total, progress)
     return run.go(Path(resume) if resume else None)
 
 
-def _data_of(recipe: Recipe, train_state: TrainState) -> tuple[Samples, Callable[..., MicroBatches]]:
-    """Samples for a model, and what makes micro-batches of them for a sampler, from a step to another."""
-    config = train_state.model.config
-    if is_molmo2(train_state.model):
-        from videomolmo.systems.molmo2 import load_processor
-        from videomolmo.training.molmo2 import VideoMicroBatches
-        from videomolmo.training.video_samples import VideoSamples
+def kind_of(folder: Path) -> Trainable:
+    """What is known of training a model of the kind that a folder's configuration tells."""
+    values = read_model_json(folder / "config.json")
+    if values.get("model_type") == "molmo2":
+        from videomolmo.training.molmo2 import Molmo2
 
-        videos, longest = VideoSamples(recipe.data, recipe.run.seed), config.text_config.max_position_embeddings
-        processor = load_processor(train_state.folder, config)
-        return videos, partial(VideoMicroBatches, videos, processor, longest=longest)
-    samples = Samples(recipe.data, config.context if config.needs_past else 0, recipe.run.seed)
-    tokenizer = load_tokenizer(train_state.folder, config.language)
-    return samples, partial(MicroBatches, samples, VideoMolmoProcessor(tokenizer, config))
+        return Molmo2()
+    if values.get("model_type") == "videoglamm" or "image_mm_vision_tower" in values:  # ours, or published
+        from videomolmo.training.videoglamm import VideoGLaMM
+
+        return VideoGLaMM()
+    return Pointing()
+
+
+def assemble(recipe: Recipe, accelerator: Accelerator) -> TrainState:
+    """Load a model for training and hand it to the engine: DDP, FSDP2, or neither for one process.
+
+    Differs: accelerate offers FSDP2 on GPUs only; PyTorch's own call, used here, works on CPU processes too.
+
+    Raises:
+        BadInput: weights that are missing or do not fit, or parts that cannot learn.
+    """
+    folder = hub.pointing_folder(recipe.model.source, recipe.model.offline)
+    asked = recipe.run.shard or accelerator.distributed_type == DistributedType.FSDP  # accelerate launch --use_fsdp
+    sharded = asked and accelerator.num_processes > 1
+    kind = kind_of(folder)
+    model = kind.load(recipe, folder, accelerator, sharded)
+    loss_module = kind.loss_module(model)
+    if sharded:
+        shard([loss_module], recipe, accelerator, root=True)
+    settings = recipe.optimiser
+    optimiser = torch.optim.AdamW(
+        groups(kind, model, settings), betas=(settings.beta1, settings.beta2), eps=settings.epsilon,
+        weight_decay=settings.weight_decay, fused=accelerator.device.type == "cuda",
+    )  # fmt: skip
+    if not sharded and accelerator.num_processes > 1:
+        loss_module = accelerator.prepare_model(loss_module)
+    return TrainState(accelerator, kind, model, loss_module, optimiser, sharded, folder)
 
 
 class _Training:
@@ -161,7 +184,8 @@ class _Training:
         self.recipe, self.train_state, self.samples, self.batches = recipe, train_state, samples, batches
         self.sampler, self.total, self.progress = sampler, total, progress
         self.accelerator, self.folder = train_state.accelerator, Path(recipe.out)
-        self.flops = None if is_molmo2(train_state.model) else FlopCount(train_state.model.config, recipe.learn)
+        self.kind = train_state.kind
+        self.operations = self.kind.operations(train_state.model, recipe.learn)
         self.detector = DivergenceDetector(recipe.run.diverged, recipe.run.drift_limit)
         self.resumed_from: str | None = None
         self.damaged: list[str] = []  # lines on checkpoints that were left out
@@ -170,6 +194,8 @@ class _Training:
     def go(self, resume: Path | None) -> Outcome:
         """Claim the folder, go on where it stopped, and train."""
         settings = self.recipe.reproducibility_key()
+        if self.kind.by_pass:
+            settings["optimiser"]["micro_batch"] = self.recipe.optimiser.micro_batch
         settings |= {"weights": hub.hashes(self.train_state.folder), "samples": self.samples.mark()}
         checkpoints = Checkpoints(self.folder / "checkpoints", key_of(settings), self.recipe.run.keep)
         if resume is not None:
@@ -264,8 +290,9 @@ class _Training:
             totals.last = batch = {name: value.to(self.accelerator.device) for name, value in micro.tensors.items()}
             with self._gathering(last=turn == turns - 1):
                 with self._precision():
-                    loss = self.train_state.loss_module(batch)
-                self._count(totals, batch, loss, micro)
+                    terms = self.train_state.loss_module(batch)
+                    loss = terms.sum()
+                self._count(totals, batch, loss.item(), terms.tolist() if self.kind.terms else [], micro)
                 told = self._agree(math.isfinite(totals.loss))
                 if told == NOT_FINITE:
                     self._give_up(step, "the loss is not finite", totals)
@@ -274,24 +301,21 @@ class _Training:
                 loss.backward()
         return totals
 
-    def _count(self, totals: Totals, batch: dict[str, Tensor], loss: Tensor, micro: MicroBatch) -> None:
-        value, weight = loss.item(), weight_of(batch).item()
-        rows, tokens = batch["input_ids"].shape
-        totals.loss += value
-        totals.weight += weight
-        totals.answers += (batch["loss_masks"] > 0).sum().item()
-        totals.tokens += (batch["input_ids"] != PADDING).sum().item()
-        totals.samples += rows
-        if self.recipe.run.peak_tflops != 0 and self.flops is not None:
-            totals.operations += rows * self.flops.operations(batch["pixels"].shape[1], tokens)
-        totals.passes.append({"loss": value / max(weight, 1.0), "samples": micro.about})
+    def _count(
+        self, totals: Totals, batch: dict[str, Tensor], loss: float, terms: list[float], micro: MicroBatch
+    ) -> None:
+        counts = self.kind.counts(batch)
+        totals.add(loss, terms, counts)
+        if self.recipe.run.peak_tflops != 0 and self.operations is not None:
+            totals.operations += self.operations(batch)
+        totals.passes.append({"loss": loss / max(counts.weight, 1.0), "samples": micro.about})
 
     def _update(self, step: int, totals: Totals) -> dict[str, Any]:
         """Bring the gradient to the mean over all answer tokens of the step, clip it, and let the optimiser step."""
         sums = torch.tensor(totals.numbers(), dtype=torch.float64, device=self.accelerator.device)
         if self.accelerator.num_processes > 1:
             torch.distributed.all_reduce(sums)
-        loss, weight, answers, tokens, samples, operations, waited_s = sums.tolist()
+        loss, weight, answers, tokens, samples, operations, waited_s, *terms = sums.tolist()
         settings, optimiser = self.recipe.optimiser, self.train_state.optimiser
         learning = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         gradients = [parameter.grad for parameter in learning if parameter.grad is not None]
@@ -304,12 +328,13 @@ class _Training:
                 step, f"the loss is {loss:.4g} after {self.detector.mean:.4g}, the gradient {norm:.4g}", totals
             )
         for group in optimiser.param_groups:
-            group["lr"] = cosine(step, self.total, group["peak"], settings.warmup, settings.floor)
+            group["lr"] = rate(step, self.total, group["peak"], settings)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         rates = {f"rate_{group['part']}": group["lr"] for group in optimiser.param_groups}
         return {
             "loss": loss, "grad_norm": norm, **rates,
+            **{f"loss_{name}": value / weight for name, value in zip(self.kind.terms, terms, strict=True)},
             "samples_seen": (step + 1) * settings.batch, "epoch": (step + 1) * settings.batch / len(self.samples),
             "samples": samples, "tokens": tokens, "answer_tokens": answers, "operations": operations,
             "data_wait_s": waited_s / self.accelerator.num_processes,

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers.utils import is_flash_attn_2_available
 
 from videomolmo.errors import BadInput
+from videomolmo.io import known_words
 from videomolmo.io.files import atomic_files
 from videomolmo.io.untrusted import MAX_TEXT_BYTES, model_file
 from videomolmo.model.config import VideoMolmoConfig
@@ -128,7 +129,7 @@ def convert(source: str | Path, target: Path, dtype: torch.dtype | None = None) 
     model = load_model(source, dtype=dtype or stored_dtype(source))
     with atomic_files(target, CONFIG_FILE) as place:
         model.save_pretrained(place)
-        _copy_tokenizer(source, place)
+        _copy_words(source, place)
     return model
 
 
@@ -153,12 +154,12 @@ def export(source: str | Path, target: Path, shard_size: str = "5GB") -> None:
         save_torch_state_dict(state, place, max_shard_size=shard_size)
         text = json.dumps(config_for_hub(model.config), indent=2) + "\n"
         (place / CONFIG_FILE).write_text(text, encoding="utf-8")
-        _copy_tokenizer(source, place)
+        _copy_words(source, place)
 
 
-def _copy_tokenizer(source: str | Path, target: Path) -> None:
-    """What the tokenizer needs, where the source has it."""
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+def _copy_words(source: str | Path, target: Path) -> None:
+    """What the tokenizer needs, and the list of words that the model knows, where the source has them."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", known_words.FILE):
         if (Path(source) / name).is_file():
             shutil.copyfile(model_file(Path(source) / name, MAX_TEXT_BYTES), target / name)
 

@@ -16,7 +16,9 @@ KINDS = (None, "8bit", "4bit")
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-def bits(kind: str | None, dtype: torch.dtype, plain: Sequence[str] = ("head",)) -> BitsAndBytesConfig | None:
+def bits(
+    kind: str | None, dtype: torch.dtype, plain: Sequence[str] = ("head", "token_heads")
+) -> BitsAndBytesConfig | None:
     """transformers' settings for weights of `kind`; None for whole ones.
 
     All linear layers but those in `plain` are quantised; embeddings, norms and biases stay. "4bit" is fp4 in blocks of

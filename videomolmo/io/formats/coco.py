@@ -22,9 +22,6 @@ from videomolmo.io.formats.labels import (
     Losses,
     Mask,
     Shape,
-    check_polygons,
-    draw_box,
-    draw_polygons,
 )
 from videomolmo.io.formats.run_lengths import decode_rle, encode_rle
 from videomolmo.io.untrusted import MAX_INDEX_BYTES, parse, read_bytes
@@ -70,21 +67,21 @@ class _File(TypedDict):
 def write(labels: Labels, path: Path) -> Losses:
     """Write the file, an annotation after the other; the void is one crowd annotation a frame."""
     size = {"height": labels.height, "width": labels.width}
-    has_void = labels.void is not None
+    has_void, file = labels.void is not None, {} if labels.video is None else {"file_name": labels.video}
     classes = labels.classes | ({VOID: len(labels.classes) + 1} if has_void else {})
     head = {
         "info": {"description": labels.sentence, "version": "1.0"},
-        "videos": [{"id": 1, "name": labels.clip, "fps": labels.fps, **size}],
+        "videos": [{"id": 1, "name": labels.clip, **file, "fps": labels.fps, **size}],
         "categories": [{"id": n, "name": name} for name, n in classes.items()],
     }
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(json.dumps(head, ensure_ascii=False)[:-1])
-        _write_list(file, "images", (
+    with open(path, "w", encoding="utf-8") as out:
+        out.write(json.dumps(head, ensure_ascii=False)[:-1])
+        _write_list(out, "images", (
             {"id": t, "file_name": labels.image_name(t), **size, "video_id": 1, "frame_id": t,
-             "time_s": round(float(labels.times_s[t]), 6)} for t in range(labels.frames)
+             "time_s": round(float(labels.times_s[t]), 6), **labels.origin(t)} for t in range(labels.frames)
         ))  # fmt: skip
-        _write_list(file, "annotations", _annotations(labels, classes))
-        file.write("}\n")
+        _write_list(out, "annotations", _annotations(labels, classes))
+        out.write("}\n")
     return labels.losses("ids")
 
 
@@ -155,10 +152,10 @@ def _shape(one: _Annotation, name: str, clip: Clip, place: str) -> Shape:
     if isinstance(geometry, dict):
         draw = partial(_decode, geometry, clip, place)
     elif geometry:
-        draw = partial(draw_polygons, check_polygons(geometry, clip.size, place), clip.size)
+        draw = clip.polygons(geometry, place)
     elif box and len(box) == 4 and np.isfinite(box).all():
         left, top, width, height = box
-        draw = partial(draw_box, (left, top, left + width, top + height), clip.size)
+        draw = clip.box(left, top, left + width, top + height)
     else:
         raise Unreadable(f"{place}: neither a segmentation nor a box; correct or remove it")
     return Shape(key, name, draw, one.get("score"), is_void)

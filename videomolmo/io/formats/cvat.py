@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,6 @@ from videomolmo.io.formats.labels import (
     Losses,
     Mask,
     Shape,
-    check_polygons,
-    draw_box,
-    draw_polygons,
     number,
     rotated,
     whole,
@@ -164,20 +162,20 @@ def _shape(one: Any, track: dict[str, str] | None, clip: Clip, place: str) -> Sh
         key = track.get("id")
     score = {child.attrib.get("name"): child.text for child in one if child.tag == "attribute"}.get("score")
     score = number(score, place, "the score") if score and score.strip() else None
-    return Shape(key, name, partial(*_geometry(one, clip, place)), score, name == VOID)
+    return Shape(key, name, _geometry(one, clip, place), score, name == VOID)
 
 
-def _geometry(one: Any, clip: Clip, place: str) -> tuple:
-    """How to draw a shape, and of what."""
+def _geometry(one: Any, clip: Clip, place: str) -> Callable[[], Mask]:
+    """What draws a shape."""
     given = {name: number(one.attrib.get(name), place, name) for name in _NUMBERS[one.tag]}
     if one.tag == "mask":
         counts = [whole(word, place, "a run") for word in one.attrib.get("rle", "").split(",")]
         box = tuple(int(given[name]) for name in ("left", "top", "width", "height"))
-        return decode_cvat, counts, box, clip.size, place
+        return partial(decode_cvat, counts, box, clip.size, place)
     if one.tag == "polygon":
         words = one.attrib.get("points", "").replace(";", ",").split(",")
         points = [[number(word, place, "a coordinate") for word in words]]
-        return draw_polygons, check_polygons(points, clip.size, place), clip.size
+        return clip.polygons(points, place)
     if one.tag == "ellipse":
         turn = np.linspace(0, 2 * np.pi, 64, endpoint=False)
         ring = np.stack([given["cx"] + given["rx"] * np.cos(turn), given["cy"] + given["ry"] * np.sin(turn)], axis=1)
@@ -187,9 +185,9 @@ def _geometry(one: Any, clip: Clip, place: str) -> tuple:
         ring, middle = np.array([[left, top], [right, top], [right, bottom], [left, bottom]]), None
     angle = number(one.attrib.get("rotation", 0), place, "rotation")
     if not angle and middle is None:
-        return draw_box, (left, top, right, bottom), clip.size
+        return clip.box(left, top, right, bottom)
     ring = rotated(ring, ring.mean(axis=0) if middle is None else np.array(middle), angle)
-    return draw_polygons, check_polygons([ring.ravel()], clip.size, place), clip.size
+    return clip.polygons([ring], place)
 
 
 _NUMBERS = {

@@ -21,9 +21,6 @@ from videomolmo.io.formats.labels import (
     Labels,
     Losses,
     Shape,
-    check_polygons,
-    draw_box,
-    draw_polygons,
     number,
     rotated,
     whole,
@@ -196,7 +193,7 @@ def _polygon(value: dict[str, Any], clip: Clip, place: str) -> Any:
         raise Unreadable(f"{place}: a polygon without points; export it as JSON")
     scale = np.array([clip.width, clip.height]) / 100
     ring = np.array([[number(each, place, "a coordinate") for each in pair] for pair in pairs]).reshape(-1, 2) * scale
-    return partial(draw_polygons, check_polygons([ring.ravel()], clip.size, place), clip.size)
+    return clip.polygons([ring], place)
 
 
 def _rectangle(value: dict[str, Any], clip: Clip, place: str) -> Any:
@@ -204,9 +201,9 @@ def _rectangle(value: dict[str, Any], clip: Clip, place: str) -> Any:
     scale, angle = np.array([clip.width, clip.height]) / 100, number(value.get("rotation") or 0, place, "rotation")
     corner, extent = np.array([x, y]) * scale, np.array([width, height]) * scale
     if not angle:
-        return partial(draw_box, (*corner, *(corner + extent)), clip.size)
+        return clip.box(*corner, *(corner + extent))
     ring = rotated(corner + extent * np.array([[0, 0], [1, 0], [1, 1], [0, 1]]), corner, angle)
-    return partial(draw_polygons, check_polygons([ring.ravel()], clip.size, place), clip.size)
+    return clip.polygons([ring], place)
 
 
 _DRAWN = {

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from videomolmo.io.video import Frames
 Mask = Bool[np.ndarray, "height width"]
 Size = tuple[int, int]  # height, width
 Losses = Counter  # what a format could not hold, a phrase each, and how often
+JPEG_QUALITY = 95
 VOID = "void"  # name of what counts for nothing, where a format has no other sign for it
 
 
@@ -40,6 +41,7 @@ class Labels:
         video: name of the video's file, where it has one.
         read_video: gives the frames, or None; they stay open.
         columns: for a frame and an object, further columns of tables.
+        origin: for a frame, its number and time where it comes from, by name; {} where they are its own.
     """
 
     clip: str
@@ -57,6 +59,7 @@ class Labels:
     video: str | None = None
     read_video: Callable[[], Frames | None] = lambda: None
     columns: Callable[[int, int], Mapping[str, object]] = lambda frame, number: {}
+    origin: Callable[[int], Mapping[str, object]] = lambda frame: {}
 
     @property
     def frames(self) -> int:
@@ -91,6 +94,20 @@ class Labels:
     def image_name(self, frame: int, pattern: str = "{:05d}.jpg") -> str:
         """The name of a frame's file, or the one that it would have."""
         return self.images[frame] if self.images else pattern.format(frame)
+
+    def write_frames(self, folder: Path, name: Callable[[int], str]) -> bool:
+        """Write all frames as images into a folder that is there; False where the video cannot be opened."""
+        from PIL import Image
+
+        try:
+            video = self.read_video()
+        except BadInput:
+            video = None
+        if video is None:
+            return False
+        for t, frame in enumerate(video.iterate(stop=self.frames)):
+            Image.fromarray(frame).save(folder / name(t), quality=JPEG_QUALITY)
+        return True
 
     def losses(self, *lacking: str) -> Losses:
         """What of the clip a format cannot hold that lacks "ids", "names", "scores", "times", "rates" or "void"."""
@@ -182,6 +199,27 @@ class Clip:
                 "give the video that was labelled"
             )
 
+    def box(self, left: float, top: float, right: float, bottom: float) -> Callable[[], Mask]:
+        """What draws a box as a mask: the pixels whose middles it holds."""
+        return partial(_draw_box, (left, top, right, bottom), self.size)
+
+    def polygons(self, polygons: Sequence[Sequence[float]], place: object) -> Callable[[], Mask]:
+        """What draws polygons, x and y from the frame's corner in turn, as a mask, as COCO does.
+
+        Raises:
+            Unreadable: there is none, one is no polygon, or lies far beyond the frame.
+        """
+        arrays = []
+        for polygon in polygons:
+            points = np.asarray(polygon, float).ravel()
+            too_far = not np.isfinite(points).all() or np.abs(points).max(initial=0) > 4 * max(self.size)
+            if len(points) % 2 or len(points) < 6 or too_far:
+                raise Unreadable(f"{place}: not a polygon on the frame ({len(points)} numbers); correct or remove it")
+            arrays.append(points)
+        if not arrays:
+            raise Unreadable(f"{place}: it has no polygon; correct or remove it")
+        return partial(_draw_polygons, arrays, self.size)
+
 
 def _stem(name: str) -> str:
     return re.sub(r"\.[A-Za-z0-9]+$", "", name.replace("\\", "/").rpartition("/")[2])
@@ -244,36 +282,17 @@ def place_of(mask: Mask, top: int = 0, left: int = 0) -> tuple[float, float, int
     return round(float(columns.mean()), 2), round(float(rows.mean()), 2), len(rows), box
 
 
-def draw_box(box: tuple[float, float, float, float], size: Size) -> Mask:
-    """A box (left, top, right, bottom) as a mask: the pixels whose middles it holds."""
+def _draw_box(box: tuple[float, float, float, float], size: Size) -> Mask:
     mask = np.zeros(size, bool)
     left, top, right, bottom = (int(np.clip(np.ceil(edge - 0.5), 0, max(size))) for edge in box)
     mask[top:bottom, left:right] = True
     return mask
 
 
-def check_polygons(polygons: Sequence[Sequence[float]], size: Size, place: object) -> list[np.ndarray]:
-    """Polygons as arrays (points, 2) of x and y, fit to be drawn.
-
-    Raises:
-        Unreadable: there is none, one is no polygon, or lies far beyond the frame.
-    """
-    arrays = []
-    for polygon in polygons:
-        points = np.asarray(polygon, float).ravel()
-        if len(points) % 2 or len(points) < 6 or not np.isfinite(points).all() or np.abs(points).max() > 4 * max(size):
-            raise Unreadable(f"{place}: not a polygon on the frame ({len(points)} numbers); correct or remove it")
-        arrays.append(points.reshape(-1, 2))
-    if not arrays:
-        raise Unreadable(f"{place}: it has no polygon; correct or remove it")
-    return arrays
-
-
-def draw_polygons(polygons: Sequence[np.ndarray], size: Size) -> Mask:
-    """Polygons (points, 2), x and y from the frame's corner, as a mask, as COCO draws them."""
+def _draw_polygons(polygons: Sequence[np.ndarray], size: Size) -> Mask:
     from pycocotools import mask as coco
 
-    runs = coco.frPyObjects([polygon.ravel().tolist() for polygon in polygons], *size)
+    runs = coco.frPyObjects([polygon.tolist() for polygon in polygons], *size)
     return coco.decode(coco.merge(runs)).astype(bool)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from videomolmo.errors import BadInput, Unreadable
-from videomolmo.io.formats.labels import Clip, Found, Labels, Losses, Mask, Shape, draw_box, number, read_text, whole
+from videomolmo.io.formats.labels import Clip, Found, Labels, Losses, Mask, Shape, number, read_text, whole
 from videomolmo.io.formats.run_lengths import decode_rle, encode_rle
 
 CLASSES, MOTS_CLASSES = "labels.txt", {"car": 1, "pedestrian": 2}
@@ -128,7 +128,7 @@ def _mot_shape(row: list[float], names: dict[int, str], has_scores: bool, clip: 
     own, (left, top, width, height) = whole(row[1], place, "the id"), row[2:6]
     kind = whole(row[7], place, "the class") if len(row) > 8 and row[7] > 0 else None
     name = "" if kind is None else names.get(kind, f"class {kind}")
-    draw = partial(draw_box, (left - 1, top - 1, left - 1 + width, top - 1 + height), clip.size)
+    draw = clip.box(left - 1, top - 1, left - 1 + width, top - 1 + height)
     is_void = len(row) > 6 and row[6] == 0 and not has_scores
     return Shape(str(own) if own > 0 else None, name, draw, row[6] if has_scores and len(row) > 6 else None, is_void)
 

@@ -40,19 +40,38 @@ FORMATS = {
     "geojson": Format("outlines in pixels", ".geojson", tables.write_geojson),
     "csv": Format("a table of tracks", ".csv", tables.write_table),
 }
+WITH_FRAMES = ("coco", "yolo-seg")
 READABLE = [name for name, one in FORMATS.items() if one.read is not None]
 
 
-def export(labels: Labels, to: str, path: str | Path) -> list[str]:
+def export(labels: Labels, to: str, path: str | Path, frames: bool = False) -> list[str]:
     """Write labels to a new file or folder, one frame's masks in memory at a time; what was lost, a phrase each.
 
+    Args:
+        labels: of a clip.
+        to: a name of `FORMATS`.
+        path: of the new file or folder.
+        frames: write the clip's frames beside it as well, into a folder of its name with `_frames` behind it; COCO's
+            images are called as there. YOLO's folder has them anyway.
+
     Raises:
-        BadInput: no such format, something is there already, or the format cannot hold so many objects.
+        BadInput: no such format, something is there already, the format cannot hold so many objects, or frames are
+            wanted that cannot be opened, or by a format that names none.
     """
     format = named(to)
+    if frames and to not in WITH_FRAMES:
+        raise BadInput(f"frames are wanted beside {to}, which names none; expected one of {', '.join(WITH_FRAMES)}")
     with new_file(path, format.suffix) if format.suffix else new_folder(path) as new:
         lost = format.write(labels, new)
+        if frames and format.suffix:
+            _write_frames(labels, Path(path).with_suffix("").with_name(f"{Path(path).stem}_frames"))
     return [text if count == 1 else f"{text}, {count} times" for text, count in lost.items() if count]
+
+
+def _write_frames(labels: Labels, folder: Path) -> None:
+    with new_folder(folder) as new:
+        if not labels.write_frames(new, labels.image_name):
+            raise BadInput(f"frames are wanted in {folder}, and the video cannot be opened; leave them out")
 
 
 def read(path: str | Path, kind: str, clip: Clip) -> Found:

@@ -16,7 +16,6 @@ from videomolmo.io.formats.labels import (
     Labels,
     Losses,
     Shape,
-    draw_box,
     draw_pixel_polygon,
     number,
     pixel_polygon,
@@ -26,7 +25,6 @@ from videomolmo.io.formats.labels import (
 from videomolmo.io.images import in_natural_order
 
 DATA, LABELS, IMAGES = "data.yaml", Path("labels/train"), Path("images/train")
-JPEG_QUALITY = 95
 CUT = "a few pixels of masks in several parts, which lines one pixel wide join"
 
 
@@ -48,24 +46,10 @@ def write(labels: Labels, folder: Path) -> Losses:
     text = yaml.safe_dump({**train, **names}, allow_unicode=True, sort_keys=False)
     (folder / DATA).write_text(text, encoding="utf-8")
     lost["ids: objects of one name cannot be told apart"] += len(labels.classes) < len(labels.ids)
-    lost["frames: the video cannot be opened, put its frames into images/train"] += not _write_images(labels, folder)
-    return lost
-
-
-def _write_images(labels: Labels, folder: Path) -> bool:
-    """Whether the frames could be written."""
-    from PIL import Image
-
     (folder / IMAGES).mkdir(parents=True)
-    try:
-        video = labels.read_video()
-    except BadInput:
-        video = None
-    if video is None:
-        return False
-    for t, frame in enumerate(video.iterate(stop=labels.frames)):
-        Image.fromarray(frame).save(folder / IMAGES / f"{labels.clip}_{t:05d}.jpg", quality=JPEG_QUALITY)
-    return True
+    has_frames = labels.write_frames(folder / IMAGES, lambda t: f"{labels.clip}_{t:05d}.jpg")
+    lost["frames: the video cannot be opened, put its frames into images/train"] += not has_frames
+    return lost
 
 
 def read(path: Path, clip: Clip) -> Found:
@@ -123,7 +107,7 @@ def _shape(words: list[str], names: dict[int, str], clip: Clip, place: str) -> S
         key, score = (str(int(last)), None) if last >= 1 and last == int(last) else (None, last)
     if len(values) == 4:
         middle, extent = np.array(values[:2]) * scale, np.array(values[2:]) * scale
-        draw = partial(draw_box, (*(middle - extent / 2), *(middle + extent / 2)), clip.size)
+        draw = clip.box(*(middle - extent / 2), *(middle + extent / 2))
     else:
         points = np.array(values).reshape(-1, 2)
         if np.abs(points).max() > 4:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from videomolmo.lab.nano.rendered_clips import RenderedClips
 from videomolmo.model.processor import VideoMolmoProcessor, collate
-from videomolmo.points import write_points
+from videomolmo.model.token_places import Places
+from videomolmo.points import read_points, write_points
 from videomolmo.protocols import label_of
 from videomolmo.synth.scene import COLOURS, MOTIONS, NAMELESS, SHAPES, ObjectFacts
 from videomolmo.synth.sentences import Query, ask, list_query, sample_query
@@ -147,7 +148,8 @@ def text_inputs(processor: VideoMolmoProcessor, examples: list[Example]) -> dict
     """
     size = (processor.config.image.size_px,) * 2
     batch = collate([processor.tokens(size, [list(branch) for branch in one.branches]) for one in examples])
-    return batch | _coordinate_places(processor, batch, examples)
+    guides = _coordinate_places if processor.config.points == "text" else _chosen_places
+    return batch | guides(processor, batch, examples)
 
 
 def image_inputs(
@@ -236,6 +238,46 @@ def _coordinate_places(
         "choices": np.array(choices),
         "choice_points": points,
     }
+    return {name: torch.from_numpy(values) for name, values in tensors.items()}
+
+
+def _chosen_places(
+    processor: VideoMolmoProcessor, batch: dict[str, Tensor], examples: list[Example]
+) -> dict[str, Tensor]:
+    """What `_coordinate_places` gives where a point is three tokens: of the last two the places are the point's.
+
+    All choices weigh 3: how an answer begins, and which image token is next in a list, or that it is the last.
+    """
+    weights = batch["loss_masks"].clamp(min=0).numpy().copy()
+    places = np.full((*weights.shape, 2), np.nan, np.float32)
+    asked = np.full((*weights.shape, 4), -100)
+    choices: list[tuple[int, int]] = []
+    choice_points: list[np.ndarray] = []
+    size = (processor.config.image.size_px,) * 2
+    grid, (image_token, *rest) = Places.of(*size, processor.config.image), processor.config.language.point_ids
+    for row, example in enumerate(examples):
+        targets, answers = batch["targets"][row].tolist(), weights[row] > 0
+        begins = np.flatnonzero(answers & ~np.roll(answers, 1))
+        ends = [*begins[1:], len(targets)]
+        told = zip(begins, ends, example.queries, example.branches, example.targets, strict=True)
+        for begin, end, query, (_, text), points in told:
+            read = read_points(text, 1000, 1000).points_px.astype(np.float64) / 1000  # rounded, in the same order
+            points, at = np.array(points, np.float64).reshape(-1, 2)[grid.listed(read)[1]], -1
+            for token in range(begin, end):
+                is_choice = token == begin or targets[token] == image_token
+                if is_choice:
+                    at += 1
+                    weights[row, token] *= 3
+                    choices.append((row, token))
+                    choice_points.append(points if token == begin else points[at : at + 1])
+                elif targets[token] in rest:
+                    places[row, token] = points[at]
+                if is_choice or targets[token] in rest:
+                    asked[row, token] = asked_classes(query)
+    most = max(1, *map(len, choice_points))
+    padded = [np.pad(of, ((0, most - len(of)), (0, 0)), constant_values=np.nan) for of in choice_points]
+    tensors = {"weights": weights, "places": places, "asked": asked, "choices": np.array(choices),
+               "choice_points": np.stack(padded).astype(np.float32)}  # fmt: skip
     return {name: torch.from_numpy(values) for name, values in tensors.items()}
 
 

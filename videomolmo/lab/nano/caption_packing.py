@@ -58,8 +58,8 @@ class Packed:
 def ask_several(
     rng: np.random.Generator, said: Stories, count: int, always: Sequence[str] = ("caption",)
 ) -> list[Exchange]:
-    """So many questions: one of each kind in `always`, of other kinds where the clip has answers, then of any."""
-    asked = [exchange(said, rng, kind) for kind in always]
+    """So many questions, of those the clip has answers to: each kind in `always`, other kinds, then any."""
+    asked = [made for kind in always if (made := exchange(said, rng, kind))]
     for kind in rng.permutation([kind for kind in KINDS if kind not in always]):
         made = exchange(said, rng, str(kind)) if len(asked) < count else None
         asked += [made] if made else []

@@ -11,6 +11,7 @@ from videomolmo.io.files import write_json
 from videomolmo.lab.nano.caption_stage import PARTS, Stage, assembled, train_stage
 from videomolmo.lab.nano.grounded_model import caption_tokenizer, nano_config
 from videomolmo.model.tokenizer import load_tokenizer, save_tokenizer
+from videomolmo.synth.captions import known_words
 from videomolmo.systems.videoglamm import VideoGLaMMForConditionalGeneration, VideoGLaMMProcessor
 
 STAGES = (
@@ -50,6 +51,7 @@ def train_nano_glamm(out: Path, *, seed: int = 1, share: float = 1.0) -> Path:
     model, processor = load_stage(out, weights)
     model.save_pretrained(Path(out) / "glamm", dtype=torch.float16)
     processor.save_pretrained(Path(out) / "glamm")
+    known_words().write(Path(out) / "glamm")
     write_json(
         Path(out) / "glamm" / "recipe.json", {"seed": seed, "share": share, "stages": [asdict(s) for s in STAGES]}
     )

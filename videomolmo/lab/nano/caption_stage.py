@@ -49,8 +49,8 @@ class Stage:
     entries for colour and shape; "speak" on words, and on [SEG]s that should be those entries; "ground" on the model's
     own losses. `cached_batches`: so many batches are encoded once by the frozen encoders and gone through again and
     again, each time with new questions; 0: all are new. `captions`: share among questions of "ground"; "speak" has so
-    many `questions` about each clip, among them the kinds that are `always` there. `frames`: length of clips.
-    `look_weight` weighs attention to the object that words are about.
+    many `questions` about each clip, among them those of the kinds in `always`, as often as they stand there. `frames`:
+    length of clips. `look_weight` weighs attention to the object that words are about.
     """
 
     name: str

@@ -78,8 +78,10 @@ def _heads() -> State:
 def assembled(state: State, config: VideoMolmoConfig, seed: int = 0) -> nn.ModuleDict:
     """Model and probe heads with the weights of `state`; without any, or where it lacks a temporal module, from `seed`.
 
+    So are the heads of a model that chooses places, where the state is of one that writes them.
+
     Raises:
-        BadInput: other weights than those of the temporal module are missing, or do not fit.
+        BadInput: other weights than these are missing, or do not fit.
     """
     torch.manual_seed(seed)
     model = VideoMolmoForConditionalGeneration(config, attn_implementation="eager")
@@ -92,7 +94,9 @@ def assembled(state: State, config: VideoMolmoConfig, seed: int = 0) -> nn.Modul
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise BadInput(f"weights of the stage before do not fit: {reason}; train from the first stage on") from error
-    strange = [name for name in (*missing, *unexpected) if not name.startswith("model.temporal.")]
+    strange = [
+        name for name in (*missing, *unexpected) if not name.startswith(("model.temporal.", "model.token_heads."))
+    ]
     if strange:
         raise BadInput(f"weights of the stage before do not fit: {strange[:4]}; train from the first stage on")
     return both

@@ -130,8 +130,13 @@ def asked_of_picture(rng: np.random.Generator, clip: EventClip, questions: int) 
     return list(found.values())
 
 
-def message_of(rng: np.random.Generator, clip: EventClip, asked: Asked, task: str) -> Message:
-    """A question about a clip in one of the published wordings, and the answer."""
+def answer_of(clip: EventClip, asked: Asked, task: str) -> str:
+    """The right answer in Molmo 2's words.
+
+    Args:
+        clip, asked: a question about a clip.
+        task: "track": where each thing is, at two frames a second; "count": points and how many they are; else points.
+    """
     height, width = clip.frames.shape[1:3]
     if task == "track":
         rows = [
@@ -140,19 +145,25 @@ def message_of(rng: np.random.Generator, clip: EventClip, asked: Asked, task: st
                 for number in range(len(asked.targets))
                 if (point := asked.point(clip, number, at)) is not None
             ]
-            for at in range(len(clip.frames))
+            for at in clip.grid
         ]
-        answer = write_tracks(clip.times_s.tolist(), rows, asked.label, height, width)
-        return Message(f"Track {asked.phrase} at 2 FPS", answer, flat=True)
-    counted = rng.random() < 0.5
+        return write_tracks(clip.times_s[clip.grid].tolist(), rows, asked.label, height, width)
     frames: dict[float, list[tuple[float, float]]] = {}
     for number, target in enumerate(asked.targets):
         frames.setdefault(float(clip.times_s[target.frame]), []).append(asked.point(clip, number))
-    answer = write_timed_points(
+    return write_timed_points(
         list(frames), [np.array(places) for places in frames.values()], asked.label, height, width,
-        mode="point_then_count" if counted else "point",
+        mode="point_then_count" if task == "count" else "point",
     )  # fmt: skip
-    return Message(asked.how_many if counted else as_question(asked.phrase), answer, flat=True)
+
+
+def message_of(rng: np.random.Generator, clip: EventClip, asked: Asked, task: str) -> Message:
+    """A question about a clip in one of the published wordings, and the answer."""
+    if task == "track":
+        return Message(f"Track {asked.phrase} at 2 FPS", answer_of(clip, asked, task), flat=True)
+    if rng.random() < 0.5:
+        return Message(asked.how_many, answer_of(clip, asked, "count"), flat=True)
+    return Message(as_question(asked.phrase), answer_of(clip, asked, "point"), flat=True)
 
 
 class Batches(Dataset):

@@ -34,7 +34,7 @@ from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneratio
 from videomolmo.model.config import TEMPORAL_KINDS
 from videomolmo.model.tokenizer import build_nano_tokenizer, load_tokenizer, save_tokenizer
 from videomolmo.synth.scene import sample_scene
-from videomolmo.synth.sentences import ask, sample_query
+from videomolmo.synth.sentences import ask, known_words, sample_query
 from videomolmo.weights import hub
 from videomolmo.weights.assign import safetensors_told
 
@@ -111,7 +111,7 @@ VOCABULARY = 512
 
 def train_nano(
     out: Path, *, only: str | None = None, temporal: str = "cross_attention", threads: int = 2, seed: int = 1,
-    share: float = 1.0,
+    share: float = 1.0, points: str = "text",
 ) -> None:  # fmt: skip
     """Train the nano models into `out`; weights as they are shipped lie in its pointing, pointing_96 and masks.
 
@@ -123,12 +123,16 @@ def train_nano(
         threads: CPU threads; a GPU is used when there is one.
         seed: of weights and order of examples.
         share: of all clips and steps, for a trial run.
+        points: "text", or "tokens" for the pointing model that chooses places (`VideoMolmoConfig.points`); its stages
+            and weights lie in the working folder's "tokens".
 
     Raises:
         BadInput: arguments out of range.
     """
     if temporal not in TEMPORAL_KINDS:
         raise BadInput(f"temporal is {temporal!r}, expected one of {', '.join(TEMPORAL_KINDS)}")
+    if points not in ("text", "tokens"):
+        raise BadInput(f"points is {points!r}, expected text or tokens")
     if threads < 1:
         raise BadInput(f"threads is {threads}, expected at least 1")
     if not 0 < share <= 1:
@@ -140,7 +144,7 @@ def train_nano(
     if only == "molmo2":
         molmo2_recipe.train_nano_molmo2(out, seed=seed, share=share)
         return
-    recipe = {"seed": seed, "share": share, "temporal": temporal}
+    recipe = {"seed": seed, "share": share, "temporal": temporal, "points": points}
     if only != "pointing":
         _train_masks(out, recipe)
     if only != "masks":
@@ -174,11 +178,12 @@ def _train_masks(out: Path, recipe: dict) -> None:
 
 def _train_pointing(out: Path, recipe: dict) -> None:
     """The model for 96 pixels, which is exported as `pointing_96`, then the same one at 144."""
+    out = out if recipe["points"] == "text" else out / recipe["points"]
     folder = out / "tokenizer"
     if not (folder / "tokenizer.json").exists():
         save_tokenizer(nano_tokenizer(), str(folder))
     tokenizer = load_tokenizer(str(folder))
-    config = VideoMolmoConfig.nano(temporal=recipe["temporal"], vocab_size=VOCABULARY)
+    config = VideoMolmoConfig.nano(recipe["temporal"], vocab_size=VOCABULARY, points=recipe["points"])
     weights = _run_stages(POINTING_STAGES, config, tokenizer, (PICTURES, CLIPS), out, recipe)
     state = load_weights(weights[-1])
     export_pointing(state, config, tokenizer, out / "pointing_96", recipe, POINTING_STAGES)
@@ -210,7 +215,8 @@ def _run_stages(
 ) -> tuple[Path, ...]:  # fmt: skip
     """Stage after stage; returns the weights of all of `begin` and of every stage, in order."""
     share, temporal, weights = recipe["share"], recipe["temporal"], begin
-    pictures, clips = (_rendered(out, spec, share) for spec in specs)
+    rendered = out if recipe["points"] == "text" else out.parent
+    pictures, clips = (_rendered(rendered, spec, share) for spec in specs)
     loaded, stills = (None, None), None
     for stage in stages:
         if temporal == "none":
@@ -257,6 +263,7 @@ def export_pointing(
     model.load_state_dict(own)
     model.save_pretrained(folder, dtype=torch.float16)
     save_tokenizer(tokenizer, str(folder))
+    known_words().write(folder)
     _write_recipe(folder, recipe | {"stages": [asdict(stage) for stage in stages]})
 
 

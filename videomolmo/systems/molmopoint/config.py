@@ -12,10 +12,10 @@ from typing_extensions import TypedDict
 from videomolmo.errors import BadInput
 from videomolmo.io.untrusted import checked, float_in, int_in, read_model_json, shortened
 from videomolmo.model.config import Small, Width
+from videomolmo.model.token_order import Rules
 from videomolmo.systems.molmo2_files import AdapterSizes, TextSizes, VisionSizes
 
 Habits = Literal["ours", "training", "released"]
-CELLS = 3  # along a side of a patch: a location is one of 9
 _Id = int_in(0, 2**23)
 _Rule = Literal["always", "inference"] | None
 _IDS = (
@@ -50,8 +50,8 @@ class MolmoPointConfig(Molmo2Config):
     Args:
         patch_embed_dim: width in which queries and candidates are compared.
         token_prediction_rotary_theta: of the rotation by distance from the last chosen token.
-        mask_patches, mask_subpatches, mask_repeats: ordering rules, see `rules.allowed`; "always" is in training too,
-            None is never.
+        mask_patches, mask_subpatches, mask_repeats: ordering rules, see `token_order.Rules`; "always" is in training
+            too, None is never.
         habits: where training code and released model differ. "training" and "released" are each as it stands; "ours"
             is "training" with the location read from the normalised state in writing too, as it was learnt.
 
@@ -76,6 +76,12 @@ class MolmoPointConfig(Molmo2Config):
     def words(self) -> int:
         """Rows of the table of words, additional ones included; ids of chosen places begin here."""
         return self.text_config.vocab_size + self.text_config.additional_vocab_size
+
+    @property
+    def rules(self) -> Rules:
+        """Which rules of order hold in writing."""
+        held = (self.mask_patches, self.mask_subpatches, self.mask_repeats)
+        return Rules(*(rule is not None for rule in held), is_released=self.habits == "released")
 
     @property
     def media_ids(self) -> list[int]:

@@ -17,17 +17,10 @@ from transformers.utils import ModelOutput
 
 from videomolmo.errors import BadInput
 from videomolmo.masks.configuration import Unfilled
+from videomolmo.model.point_heads import CLOSED, Candidates, PointLosses, PointPredictor, cross_entropy, ordered
 from videomolmo.model.pointing import CACHE
+from videomolmo.model.token_heads import before_norm
 from videomolmo.systems.molmopoint.config import MolmoPointConfig
-from videomolmo.systems.molmopoint.heads import (
-    CLOSED,
-    Candidates,
-    PointLosses,
-    PointPredictor,
-    cross_entropy,
-    ordered,
-    word_losses,
-)
 from videomolmo.systems.molmopoint.weights import fill, published_state, read_configuration
 from videomolmo.weights import hub
 from videomolmo.weights.assign import Shards, write_folder
@@ -35,6 +28,7 @@ from videomolmo.weights.assign import Shards, write_folder
 IDLE = ("trust_remote_code", "use_safetensors", "weights_only", "_from_auto", "_commit_hash", "adapter_kwargs",
         "code_revision")  # fmt: skip
 CROPS = 64  # through the vision tower at a time
+Z_WEIGHT = 1e-4
 
 
 class Seen(NamedTuple):
@@ -67,6 +61,14 @@ class MolmoPointOutput(ModelOutput):
     seen: Seen | None = None
 
 
+def word_losses(
+    logits: Float[Tensor, "words vocabulary"], true: Int[Tensor, " words"], weights: Float[Tensor, " words"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Weighted sums of cross-entropy and of the squared log of the normaliser, the latter times `Z_WEIGHT`."""
+    squares = logits.float().logsumexp(dim=-1).square()
+    return cross_entropy(logits, true, weights), Z_WEIGHT * (squares * weights).sum()
+
+
 class Parts(nn.Module):
     """All of a MolmoPoint but the output head. The language model's last norm is apart: heads read what is before."""
 
@@ -79,7 +81,10 @@ class Parts(nn.Module):
         self.connector = connector
         features = config.adapter_config.hidden_size * len(config.adapter_config.vision_feature_layer)
         self.build_vit_embedding = nn.Linear(features, config.text_config.hidden_size)
-        self.point_predictor = PointPredictor(config)
+        self.point_predictor = PointPredictor(
+            config.text_config.hidden_size, config.patch_embed_dim, features,
+            theta=config.token_prediction_rotary_theta, eps=config.text_config.rms_norm_eps, is_published=True,
+        )  # fmt: skip
 
 
 class MolmoPointForConditionalGeneration(PreTrainedModel):
@@ -241,12 +246,8 @@ class MolmoPointForConditionalGeneration(PreTrainedModel):
         self, embeds: Float[Tensor, "batch tokens width"], cache: DynamicCache | None = None, **options: Any
     ) -> Float[Tensor, "batch tokens width"]:
         """States after the last layer, before the last norm."""
-        states: list[Tensor] = []
-        hook = self.model.language_model.norm.register_forward_pre_hook(lambda _norm, given: states.append(given[0]))
-        try:
+        with before_norm(self.model.language_model) as states:
             self.model.language_model(inputs_embeds=embeds, use_cache=cache is not None, **{CACHE: cache}, **options)
-        finally:
-            hook.remove()
         return states[0]
 
     def words(self, states: Float[Tensor, "*any width"]) -> Float[Tensor, "*any words"]:
@@ -326,7 +327,7 @@ class MolmoPointForConditionalGeneration(PreTrainedModel):
             true = chosen[own, 0]
             before = torch.cat([true.new_full((1,), CLOSED), true])[: len(true)]
             previous = before.masked_fill(before == CLOSED, -1)
-            scores = heads.patch_logits(normed[number, at[own] - 1], result.candidates, number, previous)
+            scores = heads.patch_logits(normed[number, at[own] - 1], result.candidates.rows(number), previous)
             scores = ordered(scores, true) if config.mask_patches == "always" else scores
             weight = None if weights is None else weights[number, at[own] - 1]
             logits.append(scores)

@@ -14,12 +14,13 @@ from transformers import Molmo2Processor
 from videomolmo.errors import BadInput
 from videomolmo.grounding import VideoGrounder, load_tracker
 from videomolmo.io.untrusted import first_line
+from videomolmo.model.token_order import Ids, as_text
 from videomolmo.points import Answer, read_points
 from videomolmo.protocols import Question
 from videomolmo.systems import molmo2
 from videomolmo.systems.molmo2 import PROMPT, TOKENS, TOKENS_PER_FRAME, Molmo2Pointer, as_tracking, inputs_of
 from videomolmo.systems.molmopoint.model import MolmoPointForConditionalGeneration
-from videomolmo.systems.molmopoint.writing import Ids, Place, as_text, places
+from videomolmo.systems.molmopoint.writing import Place, places
 from videomolmo.weights import hub
 from videomolmo.weights.checkpoint import device_named, dtype_of, pointing_hashes, refuse_options
 

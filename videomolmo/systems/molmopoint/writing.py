@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from videomolmo.errors import BadInput
-from videomolmo.systems.molmopoint.config import CELLS, MolmoPointConfig
-from videomolmo.systems.molmopoint.heads import FORBIDDEN
+from videomolmo.model.point_heads import CELLS, FORBIDDEN
+from videomolmo.model.token_order import Ids, in_order, triples
+from videomolmo.systems.molmopoint.config import MolmoPointConfig
 
 THIRD = 0.33  # as published; cells' centres are .165, .495, .825
 MAX_NEW_TOKENS = 2048
@@ -31,82 +32,9 @@ class Written(NamedTuple):
     points: Int[Tensor, "points 3"]
 
 
-class Ids(NamedTuple):
-    """Ids of chosen places, which depend on the input: its image tokens, and patches pooled into each.
-
-    First come words, then image tokens, no-more-points, slots and cells.
-    """
-
-    words: int
-    tokens: int
-    slots: int
-
-    @property
-    def closed(self) -> int:
-        """No more points."""
-        return self.words + self.tokens
-
-    @property
-    def cells(self) -> int:
-        """The first cell."""
-        return self.closed + 1 + self.slots
-
-    @property
-    def end(self) -> int:
-        """One past the last."""
-        return self.cells + CELLS**2
-
-    def part(self, number: int) -> str:
-        """What an id is: "word", "patch", "closed", "slot" or "cell"."""
-        if number < self.words:
-            return "word"
-        if number <= self.closed:
-            return "patch" if number < self.closed else "closed"
-        return "slot" if number < self.cells else "cell"
-
-
 def allowed(written: Sequence[int], ids: Ids, config: MolmoPointConfig) -> Bool[Tensor, " scores"]:
-    """Which ids may come next, by the order that points are listed in: frames, rows, columns, never one twice.
-
-    Source: published code, whose look at the last finished point begins two tokens back.
-
-    Args:
-        written: ids of the answer so far.
-        ids: their meaning.
-        config: its rules, and whose habits.
-    """
-    able = torch.ones(ids.end, dtype=torch.bool)
-    if ids.closed in written:
-        able[ids.words :] = False
-        return able
-    kind = ids.part(written[-1]) if written else "word"
-    past = [one for one in (written[:-2] if config.habits == "released" else written) if one >= ids.words]
-    if kind == "patch":
-        return _slots(able, written[-1], past, ids, config)
-    if kind == "slot":
-        able[: ids.cells] = False
-        return able
-    able[ids.closed + 1 :] = False
-    patch = next((one for one in reversed(past) if ids.part(one) == "patch"), None)
-    slot = next((one for one in reversed(past) if ids.part(one) == "slot"), None)
-    if patch is None:
-        able[ids.closed] = config.habits == "released"
-    elif config.mask_patches is not None:
-        full = config.mask_subpatches is not None and slot == ids.cells - 1
-        able[ids.words : patch + full] = False
-    return able
-
-
-def _slots(able: Tensor, patch: int, past: list[int], ids: Ids, config: MolmoPointConfig) -> Tensor:
-    """Slots that may follow a patch token; of the token chosen before as well, only later ones."""
-    able[: ids.closed + 1] = False
-    able[ids.cells :] = False
-    past = past if config.habits == "released" else past[:-1]
-    before = next((one for one in reversed(past) if ids.part(one) == "patch"), None)
-    slot = next((one for one in reversed(past) if ids.part(one) == "slot"), None)
-    if config.mask_repeats is not None and before == patch and slot is not None and slot < ids.cells - 1:
-        able[ids.closed + 1 : slot + 1] = False
-    return able
+    """Which ids may come next: `in_order` by the rules of a configuration."""
+    return in_order(written, ids, config.rules)
 
 
 class Step(NamedTuple):
@@ -191,7 +119,7 @@ class Writer:
         patches = slots = cells = None
         if self.seen is not None:
             previous = torch.tensor([self._previous], device=device)
-            patches = heads.patch_logits(normed, self.candidates, 0, previous)[0]
+            patches = heads.patch_logits(normed, self.candidates.rows(0), previous)[0]
         if kind == "patch":
             slots = heads.subpatch_logits(normed, self.seen.patches[:, self._patch])[0]
             slots = slots.masked_fill(~self.seen.valid[0, self._patch], FORBIDDEN)
@@ -263,25 +191,6 @@ def write(
             break
         writer.take(best)
     return Written(torch.tensor(writer.written), triples(writer.written, writer.ids))
-
-
-def triples(written: Sequence[int], ids: Ids) -> Int[Tensor, "points 3"]:
-    """Token, slot, cell of every finished point of an answer, in its order."""
-    starts = [at for at, one in enumerate(written) if ids.part(one) == "cell"]
-    points = [[written[at - 2] - ids.words, written[at - 1] - ids.closed - 1, written[at] - ids.cells] for at in starts]
-    return torch.tensor(points, dtype=torch.long).reshape(-1, 3)
-
-
-def as_text(written: Sequence[int], ids: Ids, tokenizer: Any) -> str:
-    """An answer as text, in which `<POINT_n>` stands for a chosen place."""
-    text, words = "", []
-    for one in [*written, None]:
-        if one is not None and one < ids.words:
-            words.append(one)
-            continue
-        text += tokenizer.decode(words) + ("" if one is None else f"<POINT_{one - ids.words}>")
-        words = []
-    return text
 
 
 class Place(NamedTuple):

@@ -15,6 +15,7 @@ from transformers.generation import BaseStreamer
 
 from videomolmo.errors import BadInput
 from videomolmo.grounding import VideoGrounder, load_tracker
+from videomolmo.io.known_words import KnownWords
 from videomolmo.io.live import refuse_live
 from videomolmo.io.timing import Stage
 from videomolmo.masks.sam2 import stages_of
@@ -63,7 +64,8 @@ def load(
     made = VideoGLaMMForConditionalGeneration.from_pretrained(
         folder, dtype=precision, device=device, attn_implementation=attention, clip=clip
     )
-    segmenter = VideoGLaMMSegmenter(made, VideoGLaMMProcessor.from_pretrained(folder), branch)
+    processor, words = VideoGLaMMProcessor.from_pretrained(folder), KnownWords.read(folder)
+    segmenter = VideoGLaMMSegmenter(made, processor, branch, words)
     kind = str(precision).removeprefix("torch.")
     loaded = {"model": str(model), "masks": str(masks), "dtype": kind, "attention": attention}
     return VideoGrounder(segmenter=segmenter, tracker=tracker, weights=pointing_hashes(folder) | weights, loaded=loaded)
@@ -80,14 +82,19 @@ class VideoGLaMMSegmenter:
         processor: the model's.
         branch: "each-frame" masks every frame by itself, as in training, and finds what appears later; "first-frame",
             the reference's video branch, prompts on the first frame and follows from there.
+        known_words: what the model has learnt; None: any word.
     """
 
     def __init__(
-        self, model: VideoGLaMMForConditionalGeneration, processor: VideoGLaMMProcessor, branch: Branch = "each-frame"
+        self,
+        model: VideoGLaMMForConditionalGeneration,
+        processor: VideoGLaMMProcessor,
+        branch: Branch = "each-frame",
+        known_words: KnownWords | None = None,
     ) -> None:
         if branch not in get_args(Branch):
             raise BadInput(f"branch is {branch!r}, expected one of {', '.join(get_args(Branch))}")
-        self.model, self.processor, self.branch = model, processor, branch
+        self.model, self.processor, self.branch, self.known_words = model, processor, branch, known_words
 
     @property
     def device(self) -> torch.device:

@@ -1,4 +1,7 @@
-"""Heads that choose: an image token out of all, a patch of that token, a place in that patch; and their losses."""
+"""Heads that choose: an image token out of all, a patch of that token, a place in that patch; and their losses.
+
+MolmoPoint as published has them (`videomolmo.systems.molmopoint`), and our own model as a variant (`token_points`).
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.models.molmo2.modeling_molmo2 import Molmo2RMSNorm, rotate_half
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm, rotate_half
 
-from videomolmo.systems.molmopoint.config import CELLS, MolmoPointConfig
-
+CELLS = 3  # along a side of a patch: a location is one of 9
+THETA = 50_000.0  # of the rotation by distance from the last chosen token
 CLOSED = 1_000_000  # instead of an image token's number in a target: no more points
 IMPOSSIBLE, FORBIDDEN = -1e8, -1e5  # scores of image tokens and of the rest that must not be chosen
-Z_WEIGHT = 1e-4
 
 
 class Candidates(NamedTuple):
@@ -24,9 +26,13 @@ class Candidates(NamedTuple):
     `positions` count selectable tokens and are -1 before the first.
     """
 
-    keys: Float[Tensor, "batch tokens+1 width"]
-    selectable: Bool[Tensor, "batch tokens"]
-    positions: Int[Tensor, "batch tokens"]
+    keys: Float[Tensor, "*batch tokens+1 width"]
+    selectable: Bool[Tensor, "*batch tokens"]
+    positions: Int[Tensor, "*batch tokens"]
+
+    def rows(self, chosen: int | Int[Tensor, " rows"]) -> Candidates:
+        """Those of one row of the batch, or of several."""
+        return Candidates(*(part[chosen] for part in self))
 
 
 class PointLosses(NamedTuple):
@@ -49,17 +55,25 @@ class PointPredictor(nn.Module):
     """Scores of image tokens, of patches of one, and of the nine places in a patch; parts have their published names.
 
     Source: MolmoPoint, published code.
+
+    Args:
+        hidden: width of the language model's states.
+        width: in which queries and candidates are compared.
+        features: width of a patch before pooling.
+        theta: of the rotation by distance from the last chosen token.
+        eps: of the norm.
+        is_published: divide scores of image tokens by the root of their number, as published, not of the width.
     """
 
-    def __init__(self, config: MolmoPointConfig) -> None:
+    def __init__(
+        self, hidden: int, width: int, features: int, *, theta: float = THETA, eps: float = 1e-6, is_published: bool
+    ) -> None:
         super().__init__()
-        text, width = config.text_config, config.patch_embed_dim
-        seen = config.adapter_config.hidden_size * len(config.adapter_config.vision_feature_layer)
-        self.theta = config.token_prediction_rotary_theta
-        self.x_norm = Molmo2RMSNorm(text.hidden_size, eps=text.rms_norm_eps)
-        self.patch_q, self.patch_k = nn.Linear(text.hidden_size, width), nn.Linear(text.hidden_size, width)
-        self.subpatch_q, self.subpatch_k = nn.Linear(text.hidden_size, width), nn.Linear(seen, width)
-        self.subpatch_loc_k = nn.Linear(text.hidden_size, CELLS**2)
+        self.theta, self.is_published = theta, is_published
+        self.x_norm = Qwen2RMSNorm(hidden, eps=eps)
+        self.patch_q, self.patch_k = nn.Linear(hidden, width), nn.Linear(hidden, width)
+        self.subpatch_q, self.subpatch_k = nn.Linear(hidden, width), nn.Linear(features, width)
+        self.subpatch_loc_k = nn.Linear(hidden, CELLS**2)
         self.add_no_point_class_embed = NoPoint(width)
 
     def rotated(
@@ -84,22 +98,23 @@ class PointPredictor(nn.Module):
 
     def patch_logits(
         self,
-        states: Float[Tensor, "queries width"],
+        states: Float[Tensor, "*batch queries width"],
         candidates: Candidates,
-        row: int,
-        previous: Int[Tensor, " queries"],
-    ) -> Float[Tensor, "queries tokens+1"]:
-        """Scores of all candidates of a row of the batch.
+        previous: Int[Tensor, "*batch queries"],
+    ) -> Float[Tensor, "*batch queries tokens+1"]:
+        """Scores of all candidates.
 
         Args:
             states: normalised with `x_norm`, of the token before each patch token.
-            candidates, row: what is chosen from.
+            candidates: what is chosen from.
             previous: the image token of the point before each, -1 for none: distances are counted from there.
         """
-        keys, selectable = candidates.keys[row], candidates.selectable[row]
-        start = torch.where(previous < 0, 0, candidates.positions[row][previous.clamp(min=0)])
-        logits = self.rotated(self.patch_q(states), start) @ keys.T / len(keys) ** 0.5  # so it is published
-        return torch.cat([logits[:, :-1].masked_fill(~selectable, IMPOSSIBLE), logits[:, -1:]], dim=1)
+        keys, selectable, positions = candidates
+        start = torch.where(previous < 0, 0, positions.gather(-1, previous.clamp(min=0)))
+        divisor = keys.shape[-2 if self.is_published else -1] ** 0.5
+        logits = self.rotated(self.patch_q(states), start) @ keys.mT / divisor
+        chosen = logits[..., :-1].masked_fill(~selectable[..., None, :], IMPOSSIBLE)
+        return torch.cat([chosen, logits[..., -1:]], dim=-1)
 
     def subpatch_logits(
         self, states: Float[Tensor, "queries width"], patches: Float[Tensor, "queries slots features"]
@@ -134,11 +149,3 @@ def cross_entropy(
     """Sum of cross-entropy in float32, 0 of nothing."""
     each = functional.cross_entropy(logits.float(), true, reduction="none")
     return (each if weights is None else each * weights).sum()
-
-
-def word_losses(
-    logits: Float[Tensor, "words vocabulary"], true: Int[Tensor, " words"], weights: Float[Tensor, " words"]
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Weighted sums of cross-entropy and of the squared log of the normaliser, the latter times `Z_WEIGHT`."""
-    squares = logits.float().logsumexp(dim=-1).square()
-    return cross_entropy(logits, true, weights), Z_WEIGHT * (squares * weights).sum()
