@@ -212,13 +212,11 @@ class LeanDecoding:
         does not wait for it.
         """
         asked, cache = generation_config, inputs.get(CACHE)
-        others = asked.do_sample, asked.return_dict_in_generate, asked.prefill_chunk_size, inputs.get("synced_gpus")
-        if (
-            input_ids.device.type == "cpu"
-            and type(cache) is DynamicCache
-            and self.token_heads is None  # which need to know what each step offered
-            and not any((*others, cache.get_seq_length()))
-        ):
+        more = asked.do_sample, asked.return_dict_in_generate, asked.prefill_chunk_size, inputs.get("synced_gpus")
+        is_new = type(cache) is DynamicCache and not cache.get_seq_length()
+        is_placed = inputs.get("position_ids") is not None  # earlier releases count positions elsewhere
+        is_plain = self.token_heads is None and not any(more)  # a choice of places needs what each step offered
+        if input_ids.device.type == "cpu" and is_new and is_placed and is_plain:
             pad = asked._pad_token_tensor if any(hasattr(rule, "eos_token_id") for rule in stopping_criteria) else None
             return greedy(self, input_ids, logits_processor, stopping_criteria, pad, **inputs)
         return super()._sample(input_ids, logits_processor, stopping_criteria, generation_config, **inputs)
