@@ -50,9 +50,9 @@ _PICTURES = Clips("picture", 3.0, questions=8, categories=("object", "animal"))
 STAGES = (
     Stage("pictures", 1800, 1.2e-3, (_PICTURES,)),
     Stage("events", 700, 1e-3, (replace(_PICTURES, share=0.4), Clips("point", 4.0, 0.4), Clips("track", 3.0, 0.2))),
-    Stage("all", 200, 6e-4, (
-        Clips("point", 6.0, 0.6), Clips("track", 6.0, 0.2, batch=6, questions=2),
-        Clips("track", 12.0, 0.2, batch=3, questions=1),
+    Stage("all", 250, 8e-4, (
+        replace(_PICTURES, share=0.35), Clips("point", 4.0, 0.25), Clips("point", 6.0, 0.2),
+        Clips("track", 6.0, 0.1, batch=6, questions=2), Clips("track", 12.0, 0.1, batch=3, questions=1),
     ), vision=0.3),
 )  # fmt: skip
 
