@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from videomolmo.io import provenance
 from videomolmo.io.files import atomic_files, write_json
+from videomolmo.io.known_words import KnownWords
 from videomolmo.lab.nano.checkpoint import found, load_weights, save_checkpoint
 from videomolmo.lab.nano.molmo2_examples import Clips
 from videomolmo.lab.nano.molmo2_stage import Stage, train_stage
@@ -23,6 +24,8 @@ from videomolmo.lab.nano.molmo2_start import begin_connector, begin_language
 from videomolmo.lab.nano.molmo2_vision import FRESH, begin_vision, distil, shipped_model
 from videomolmo.model.tokenizer import END_OF_TEXT, build_nano_tokenizer
 from videomolmo.synth.event_questions import ask_about, category_of
+from videomolmo.synth.event_scenes import SPECIES
+from videomolmo.synth.scene import COLOURS, SHAPES
 from videomolmo.weights.hub import nano_pointing_96
 from videomolmo.weights.published import read_configuration
 
@@ -50,9 +53,9 @@ _PICTURES = Clips("picture", 3.0, questions=8, categories=("object", "animal"))
 STAGES = (
     Stage("pictures", 1800, 1.2e-3, (_PICTURES,)),
     Stage("events", 700, 1e-3, (replace(_PICTURES, share=0.4), Clips("point", 4.0, 0.4), Clips("track", 3.0, 0.2))),
-    Stage("all", 200, 6e-4, (
-        Clips("point", 6.0, 0.6), Clips("track", 6.0, 0.2, batch=6, questions=2),
-        Clips("track", 12.0, 0.2, batch=3, questions=1),
+    Stage("all", 250, 8e-4, (
+        replace(_PICTURES, share=0.35), Clips("point", 4.0, 0.25), Clips("point", 6.0, 0.2),
+        Clips("track", 6.0, 0.1, batch=6, questions=2), Clips("track", 12.0, 0.1, batch=3, questions=1),
     ), vision=0.3),
 )  # fmt: skip
 
@@ -107,6 +110,7 @@ def write_model(model: Any, processor: Any, weights: Path, folder: Path, seed: i
     with atomic_files(folder, "config.json") as place:
         model.half().save_pretrained(place)
         processor.save_pretrained(place)
+        known_words().write(place)
         own = {"versions": provenance.versions(), "commit": provenance.commit(), "machine": provenance.machine()}
         told = {"seed": seed, "share": share, "see": SEE_STEPS, "connect": CONNECT_STEPS,
                 "stages": [asdict(stage) for stage in STAGES]}  # fmt: skip
@@ -127,12 +131,23 @@ def nano_processor() -> Any:
     )
 
 
-def event_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer learnt from questions and labels about clips that are never drawn, with the signs of the chat."""
-    corpus = ["user", "assistant", "There are none.", "Track  at 1 FPS"]
+def questions() -> list[str]:
+    """Questions and labels about clips that are never drawn."""
+    told = []
     for seed in range(EXAMPLES):
         _, asked = ask_about(seed, category_of(seed), most=3, height=16, width=16, duration_s=3.0)
-        corpus += [text for one in asked for text in (f"Point to {one.phrase}.", one.how_many, one.label)]
+        told += [text for one in asked for text in (f"Point to {one.phrase}.", one.how_many, one.label)]
+    return told
+
+
+def known_words() -> KnownWords:
+    """The words that training teaches."""
+    return KnownWords.of(questions(), colours=COLOURS, shapes=SHAPES, animals=SPECIES)
+
+
+def event_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer learnt from `questions`, with the signs of the chat."""
+    corpus = ["user", "assistant", "There are none.", "Track  at 1 FPS", *questions()]
     signs = len(CHAT)
     tokenizer = build_nano_tokenizer(corpus, VOCABULARY - signs, grammar=GRAMMAR)
     missing = VOCABULARY - signs - len(tokenizer)
