@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from videomolmo.inspector.inspection import Inspection
@@ -29,22 +31,34 @@ def changed(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> set[tuple[int
 
 
 class InstantTracker:
-    """In place of SAM 2: a mask is a square around the mean of its positive clicks; it drifts by a pixel a frame."""
+    """In place of SAM 2: a square around the mean of positive clicks, or a given mask; it drifts by a pixel a frame."""
+
+    prompts = ("boxes", "masks")
 
     def encode(self, frame):
-        return frame
+        return _Frame(*frame.shape[:2])
 
-    def start(self, at, frame, points_px, labels=None, *, frames, reverse=False):
-        return _InstantTrack(at, frame, points_px, labels)
+    def start(self, at, frame, points_px, labels=None, *, frames, reverse=False, masks=None):
+        drawn = [None] * len(points_px) if masks is None else masks
+        return _InstantTrack(at, frame, [_begun(frame, *one) for one in zip(points_px, labels, drawn, strict=True)])
+
+
+class _Frame(NamedTuple):
+    height: int
+    width: int
+
+
+def _begun(frame: _Frame, points: np.ndarray, labels: np.ndarray, drawn: np.ndarray | None) -> np.ndarray:
+    if drawn is not None:
+        return drawn
+    y, x = np.mgrid[: frame.height, : frame.width]
+    cx, cy = points[labels > 0].mean(axis=0)
+    return (abs(x - cx) < 4) & (abs(y - cy) < 4)
 
 
 class _InstantTrack:
-    def __init__(self, at, frame, points, labels):
-        self.at = at
-        self.centres = [p[label > 0].mean(axis=0) for p, label in zip(points, labels, strict=True)]
-        self.first_masks = self.step(at, frame)
+    def __init__(self, at, frame, masks):
+        self.at, self.first_masks = at, np.array(masks)
 
     def step(self, at, frame):
-        y, x = np.mgrid[: frame.shape[0], : frame.shape[1]]
-        drift = at - self.at
-        return np.array([(abs(x - cx - drift) < 4) & (abs(y - cy) < 4) for cx, cy in self.centres])
+        return np.roll(self.first_masks, at - self.at, axis=2)

@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 from bench.lab import chromium, execute, jupyter_lab, open_notebook, run_all, why_not
 
+from videomolmo.inspector.inspection import Inspection
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(why_not() is not None, reason=f"no browser to try it in: {why_not()}"),
@@ -61,6 +63,11 @@ class Inspector:
         for key in keys:
             self.page.keyboard.press(key)
 
+    def choose(self, key: str, mode: str) -> None:
+        """Choose what the pointer does; the kernel says when it does."""
+        self.press(key)
+        self.box.locator(f".vm-view[data-mode={mode}]").wait_for()
+
     def pixels(self) -> np.ndarray:
         """RGB of the canvas as it is drawn."""
         import cv2
@@ -100,6 +107,16 @@ class Inspector:
         """Click a pixel of the video."""
         box = self.picture.bounding_box()
         self.picture.click(position={"x": x / width * box["width"], "y": y / height * box["height"]})
+
+    def drag(self, *places: tuple[float, float], width: int, height: int) -> None:
+        """Go to a pixel of the video, press, go through the others, let go."""
+        box, mouse = self.picture.bounding_box(), self.page.mouse
+        on_page = [(box["x"] + x / width * box["width"], box["y"] + y / height * box["height"]) for x, y in places]
+        mouse.move(*on_page[0])
+        mouse.down()
+        for place in on_page[1:]:
+            mouse.move(*place, steps=8)
+        mouse.up()
 
     def lines(self, plot: int) -> list[dict]:
         """The traces of a plot as the browser draws them; what it was given holds numbers as packed bytes."""
@@ -346,6 +363,61 @@ def test_a_click_in_the_frame_corrects_and_is_undone(first, folder):
     first.box.get_by_role("button", name="navigate", exact=True).click()
 
 
+def test_a_box_strokes_and_a_dragged_point_correct_and_are_undone(first, page, folder):
+    saved = results(folder) / "result"
+    with Inspection(saved) as one:
+        (left, top, right, bottom), size = one.boxes(6)[1], {"width": one.width, "height": one.height}
+        point = next(each for each in one.points(15) if each.object == 1)
+    records = lambda: [json.loads(line) for line in (saved / "corrections.jsonl").read_text().splitlines()]  # noqa: E731
+    before, middle = len(records()), ((left + right) / 2, (top + bottom) / 2)
+    first.box.locator(".vm-stack[data-drawn]").wait_for()  # plots leave the picture less room
+    page.wait_for_timeout(500)
+    first.press("Home", *["ArrowRight"] * 6)
+    first.shows(6)
+    plain = first.pixels()
+    first.press("1")
+    first.choose("q", "box")
+    first.drag((left - 2, top - 2), (right + 2, bottom + 2), **size)
+    first.says("box added")
+    assert records()[-1]["box"] == pytest.approx([left - 2, top - 2, right + 2, bottom + 2], abs=1)
+    assert first.differs(plain)
+    shoot(page, "box")
+    boxed = first.pixels()
+    first.press(")", ")")
+    first.choose("P", "brush")
+    first.drag(middle, (middle[0], bottom + 25), (right + 30, bottom + 25), **size)
+    first.says("strokes for .* on frame 6")
+    assert first.differs(boxed) and len(records()) == before + 1  # seen, and not followed yet
+    page.mouse.move(*(first.picture.bounding_box()[edge] + 60 for edge in "xy"))
+    shoot(page, "brush")
+    page.keyboard.press("Enter")
+    first.says("mask edited")
+    area = records()[-1]["area"]
+    first.choose("R", "erase")
+    first.drag((right + 40, bottom + 25), (right + 10, bottom + 25), **size)
+    page.keyboard.press("Enter")
+    assert first.eventually(lambda: records()[-1].get("area", area) < area)
+    first.press("]")
+    first.shows(15)
+    first.choose("p", "add")
+    box = first.picture.bounding_box()
+    page.mouse.move(
+        box["x"] + point.x / size["width"] * box["width"], box["y"] + point.y / size["height"] * box["height"]
+    )
+    first.box.locator(".vm-grip").wait_for()
+    first.drag((point.x, point.y), (point.x + 4, point.y + 3), **size)
+    first.says("point moved")
+    assert (records()[-1]["x"], records()[-1]["y"]) == pytest.approx((point.x + 4, point.y + 3), abs=1)
+    shoot(page, "point_moved")
+    for _ in range(4):
+        count = len(records())
+        first.press("z")
+        assert first.eventually(lambda count=count: len(records()) == count + 1)
+    first.press("Escape", "1", "Home", *["ArrowRight"] * 6)
+    first.shows(6)
+    assert first.becomes(plain)
+
+
 def test_results_are_taken_away(first, folder):
     first.box.locator("select", has_text="tracks (CSV)").select_option("tracks (CSV)")
     first.box.get_by_role("button", name="export").click()
@@ -411,6 +483,23 @@ def test_two_results_are_compared(page):
     page.wait_for_function("view => Number(view.dataset.frame) < 20", arg=compared.view.element_handle())
     assert re.search(r"J&F left [01]\.\d\d · J&F right", compared.box.inner_text())
     shoot(page, "compare")
+
+
+def test_compared_pictures_are_stacked_swiped_and_laid_over_each_other_at_full_size(page):
+    compared = Inspector(page, 1)
+    compared.scroll_up()
+    beside = compared.pixels().shape
+    for layout, name in (("stack", "upper"), ("swipe", "left"), ("overlay", "first")):
+        compared.after(lambda: compared.press("V"))
+        compared.press("Home")
+        page.wait_for_function(
+            "([view, layout, name]) => view.dataset.layout === layout && view.innerText.includes(`${name}: key frame`)",
+            arg=[compared.view.element_handle(), layout, name],
+        )
+        assert compared.eventually(lambda: compared.pixels().shape[1] > 1.3 * beside[1] / 2)  # each has all the room
+        shoot(page, f"compare_{layout}")
+    compared.press("V")
+    page.wait_for_function("view => view.dataset.layout === 'side'", arg=compared.view.element_handle())
 
 
 # A person waits for seconds of work; here the button is pressed as soon as it can be, however quick the machine is.
@@ -488,6 +577,16 @@ def test_it_can_be_read_in_the_dark_and_enlarged(first, page):
     )
     first.scroll_up()
     shoot(page, "zoom_150")
+
+
+def test_after_the_kernel_was_restarted_one_note_over_each_inspector_says_what_to_do(first, page):
+    assert page.get_by_role("alert").count() == 0
+    page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    note = first.box.get_by_role("alert")
+    note.wait_for()
+    assert "Run this cell again" in note.inner_text() and "Corrections are kept in" in note.inner_text()
+    assert first.eventually(lambda: page.get_by_role("alert").count() == page.locator(".vm-inspector").count())
+    shoot(page, "restarted")
 
 
 def test_nothing_went_wrong_in_the_page(page):

@@ -111,7 +111,8 @@ INK = """([top, bottom]) => { // columns of the time line in which anything is d
 }"""
 TRAITS = {"frames": 101, "fps": 10, "marks": [[0, "found"], [50, "found"]], "marks_beside": [], "sizes": [[48, 64]],
           "mode": "navigate", "titles": [],
-          "captions": [], "repropagated": [], "pending": [], "shortcuts": [], "tips": {}}  # fmt: skip
+          "captions": [], "repropagated": [], "pending": [], "shortcuts": [], "tips": {}, "pen": [6, "#00ff00"],
+          "arranged": "side", "kept_in": ""}  # fmt: skip
 
 
 def open_canvas(page, **traits) -> None:
@@ -282,6 +283,118 @@ def test_moments_stand_below_the_line_at_their_times_and_lead_there(page):
     assert "pointed at" not in page.locator(".vm-legend").inner_text()
 
 
+def drag(page, *places) -> None:
+    """Press at a place of the picture, in its own pixels, go through the others, and let go."""
+    box = page.locator(".vm-picture").bounding_box()
+    for n, (x, y) in enumerate(places):
+        page.mouse.move(box["x"] + x, box["y"] + y, steps=3)
+        if not n:
+            page.mouse.down()
+    page.mouse.up()
+
+
+SKETCHED = """([x, y]) => { // whether anything is drawn there by hand, on screens of any density
+    const sketch = document.querySelector(".vm-sketch"), dense = sketch.width / sketch.clientWidth;
+    return sketch.getContext("2d").getImageData(x * dense, y * dense, 1, 1).data[3] > 0;
+}"""
+
+
+def shown_at_first(page, **traits) -> None:
+    open_canvas(page, **traits)
+    page.evaluate(PAINTS, [PIXEL])
+    page.locator(".vm-view").focus()
+    page.keyboard.press("Home")
+    page.wait_for_selector(".vm-view[data-frame='0']")
+
+
+def test_a_rectangle_and_a_stroke_are_drawn_and_told_when_they_end(page):
+    shown_at_first(page, mode="box")
+    drag(page, (10, 8), (30, 40), (50, 30))
+    said = page.evaluate(f"({SAID})('drawn')")
+    assert said["what"] == "box" and said["frame"] == said["pane"] == 0
+    assert [said["points"][0], said["points"][-1]] == [[10, 8], [50, 30]]
+    assert page.evaluate(SKETCHED, [50, 20]) and not page.evaluate(SKETCHED, [30, 20])  # an edge of it; nothing within
+    page.evaluate("shown.model.traits.mode = 'brush'; shown.model.change()")
+    assert "drag: add to the mask" in page.locator(".vm-legend").inner_text()
+    page.keyboard.press("+")
+    place = page.locator(".vm-picture").bounding_box()
+    drag(page, (30, 30), (60, 30), (60, 90))  # enlarged by 1.5: beyond the lower edge, and not moved
+    said = page.evaluate(f"({SAID})('drawn')")
+    assert said["what"] == "stroke" and said["points"][0] == pytest.approx([20, 20], abs=0.4)
+    assert (
+        said["points"][-1] == pytest.approx([40, 60], abs=0.4) and page.locator(".vm-picture").bounding_box() == place
+    )
+    page.mouse.move(place["x"] + 40, place["y"] + 40)
+    page.mouse.down(button="middle")
+    page.mouse.move(place["x"] + 40, place["y"] + 30)
+    page.mouse.up(button="middle")
+    assert page.locator(".vm-picture").bounding_box()["y"] < place["y"]  # which still moves it
+
+
+def test_a_point_is_dragged_where_the_kernel_says_that_there_is_one(page):
+    shown_at_first(page, mode="add")
+    view = page.evaluate("shown.model.said.find(({kind}) => kind === 'ready').view")
+    box = page.locator(".vm-picture").bounding_box()
+    page.mouse.move(box["x"] + 20, box["y"] + 20)
+    page.wait_for_function(f"({SAID})('hover')")
+    answer = {"kind": "over", "view": view, "pane": 0, "objects": [], "names": [], "grip": [21, 21, 4]}
+    page.evaluate("answer => shown.model.answer(answer)", answer)
+    page.wait_for_selector(".vm-grip")
+    drag(page, (20, 20), (40, 30))
+    said = page.evaluate(f"({SAID})('drawn')")
+    assert said["what"] == "point" and said["points"] == [[21, 21], [40, 30]]
+    drag(page, (40, 30), (50, 40))  # no point there: a click as ever
+    assert page.evaluate("shown.model.said.filter(({kind}) => kind === 'drawn').length") == 1
+    assert page.evaluate(f"({SAID})('click').x") == 50
+    page.evaluate("shown.model.traits.pending = [[0, 10, 10, 30, 40]]; shown.model.change()")
+    inked = "([x, y]) => document.querySelector('.vm-picture').getContext('2d').getImageData(x, y, 1, 1).data[0] > 90"
+    assert any(page.evaluate(inked, [x, 10]) for x in range(12, 28)) and not page.evaluate(inked, [20, 25])
+
+
+PAIR = """([red, blue]) => { // every frame is two pictures
+    const bytes = (png) => Uint8Array.from(atob(png), (one) => one.charCodeAt(0));
+    const { model } = shown, [one, other] = [red, blue].map(bytes);
+    model.set = (name, value) => { model.traits[name] = value; };
+    model.save_changes = () => model.change();
+    model.send = (content) => {
+        model.said.push(content);
+        if (content.kind !== "go") return;
+        const { view, frame, pictures: frames } = content, types = frames.flatMap(() => ["image/png", "image/png"]);
+        const more = { moved: false, age: 0, ms: 1, types, captions: frames.map(String) };
+        model.answer({ kind: "pictures", view, frame, frames, ...more }, ...frames.flatMap(() => [one, other]));
+    };
+}"""
+PAINTED = "([x, y]) => Array.from(document.querySelector('.vm-picture').getContext('2d').getImageData(x, y, 1, 1).data)"
+
+
+def test_two_pictures_stand_beside_or_above_each_other_or_are_swiped_and_faded(page):
+    open_canvas(page, sizes=[[48, 64], [48, 64]], titles=[["one", ""], ["other", ""]])
+    plain = [np.full((48, 64, 3), colour, np.uint8) for colour in ((200, 0, 0), (0, 0, 200))]
+    page.evaluate(PAIR, [base64.b64encode(encode(one, "png")[0]).decode() for one in plain])
+    view, picture = page.locator(".vm-view"), page.locator(".vm-picture")
+    view.focus()
+    view.press("Home")
+    page.wait_for_selector(".vm-view[data-frame='0']")
+    size = lambda: (picture.bounding_box()["width"], picture.bounding_box()["height"])  # noqa: E731
+    red, blue = [200, 0, 0, 255], [0, 0, 200, 255]
+    assert size() == (134, 48) and page.evaluate(PAINTED, [100, 20]) == blue
+    view.press("V")
+    assert size() == (64, 102) and page.evaluate(PAINTED, [20, 80]) == blue and "lower" in view.inner_text()
+    page.mouse.click(picture.bounding_box()["x"] + 20, picture.bounding_box()["y"] + 64)
+    said = page.evaluate(f"({SAID})('click')")
+    assert said["pane"] == 1 and (said["x"], said["y"]) == pytest.approx((20, 10), abs=0.1)
+    view.press("V")
+    assert size() == (64, 48) and page.evaluate(PAINTED, [20, 20]) == red and page.evaluate(PAINTED, [44, 20]) == blue
+    drag(page, (32, 24), (50, 24))  # the line between both
+    assert page.evaluate(PAINTED, [44, 20]) == red and page.evaluate(PAINTED, [58, 20]) == blue
+    view.press("F")
+    assert page.evaluate(PAINTED, [5, 20]) == blue  # the other alone
+    page.locator(".vm-layout").select_option("overlay")
+    page.locator(".vm-part input").fill("50")
+    assert page.evaluate(PAINTED, [44, 20])[:3] == pytest.approx([100, 0, 100], abs=2)
+    assert page.evaluate("shown.model.said.filter(({kind}) => kind === 'click').length") == 1  # a dragged line is none
+
+
 def test_hints_are_there_until_they_are_put_away_and_the_legend_tells_what_occurs(page):
     open_canvas(page, marks=[[0, "found"], [50, "dropped"]], repropagated=[[0, 50]], shortcuts=["x"])
     legend, lines = page.locator(".vm-legend"), page.locator(".vm-hints")
@@ -337,14 +450,26 @@ def test_playing_goes_on_from_where_the_user_goes(page):
     page.wait_for_function("document.querySelector('.vm-button[aria-label^=play]').textContent === '▶'")
 
 
-def test_a_lost_kernel_is_said_and_its_keys_scroll_nothing(page):
-    open_canvas(page)
+def test_a_lost_kernel_is_said_over_all_of_it_once_and_its_keys_scroll_nothing(page):
+    open_canvas(page, kept_in="Corrections are kept in results/<b>clip.")
     page.evaluate("() => { shown.model.send = () => { throw new Error('Cannot send'); }; }")
     view = page.locator(".vm-view")
     view.focus()
     held = "new KeyboardEvent('keydown', { key: 'ArrowRight', cancelable: true })"
     assert page.evaluate(f"!document.querySelector('.vm-view').dispatchEvent({held})")
-    page.wait_for_function("document.querySelector('.vm-caption').innerText.includes('run the cell again')")
+    note = page.get_by_role("alert")
+    note.wait_for()
+    assert "The kernel behind this inspector is gone" in note.inner_text() and "results/<b>clip" in note.inner_text()
+    page.evaluate(f"document.querySelector('.vm-view').dispatchEvent({held})")
+    assert note.count() == 1
+    assert page.evaluate("document.querySelector('.vm-line').matches('[inert] *')")  # no control is left to be tried
+
+
+def test_widgets_taken_off_a_kernel_that_restarts_say_so_without_being_touched(page):
+    open_canvas(page)
+    assert page.get_by_role("alert").count() == 0
+    page.evaluate("document.querySelector('.vm-view').classList.add('jupyter-widgets-disconnected')")
+    page.get_by_role("alert").wait_for()
 
 
 def test_at_rest_few_frames_are_asked_for_so_that_a_leap_need_not_wait(page):

@@ -193,7 +193,9 @@ class Tracker(Protocol):
 
     Order of calls: `encode` once for each frame; for each key frame and direction `start`, then `step` of the track for
     the frames up to the next key frame. A track knows nothing of any other. A tracker that is faster with many at once
-    has `encode_all`, `follow`, `rows` and `held` besides, see `videomolmo.masks.sam2.MaskTracker`.
+    has `encode_all`, `follow`, `rows` and `held` besides, see `videomolmo.masks.sam2.MaskTracker`. One that begins with
+    more than points says so in `prompts`: "boxes" (labels 2 and 3, two corners of a box) or "masks" (an argument of
+    `start`); the inspector offers what is there.
     """
 
     def encode(self, frame: Frame) -> Features:

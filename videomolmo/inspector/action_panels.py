@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,24 @@ import ipywidgets as widgets
 from videomolmo.errors import BadInput
 from videomolmo.inspector import exports
 from videomolmo.inspector.corrections import Cancelled, Change, Progress, ask
-from videomolmo.inspector.inspection import Inspection
+from videomolmo.inspector.inspection import Inspection, Point
 from videomolmo.inspector.session import InspectorState, objects_at
 from videomolmo.inspector.transfer import Download
 from videomolmo.inspector.view_panels import choose_next, section
 
-MODES = [("navigate", "navigate"), ("+ point", "add"), ("− point", "off"), ("remove point", "remove")]
-MODE_TIPS = ["a click changes nothing  (Esc)", "a click adds a point on an object  (p)",
-             "a click adds a point that is not on the object  (n)", "a click removes the point there  (r)"]  # fmt: skip
-MODE_KEYS = {"Escape": "navigate", "p": "add", "n": "off", "r": "remove"}
+MODES = [("navigate", "navigate"), ("+ point", "add"), ("− point", "off"), ("remove point", "remove"), ("box", "box"),
+         ("brush", "brush"), ("eraser", "erase")]  # fmt: skip
+MODE_TIPS = ["a click changes nothing  (Esc)", "a click adds a point on an object; drag a point to move it  (p)",
+             "a click adds a point that is not on the object; drag a point to move it  (n)",
+             "a click removes the point there, or the box with a corner there  (r)",
+             "drag a rectangle around the object  (q)", "drag to add to the object's mask on this frame  (P)",
+             "drag to take away from the object's mask on this frame  (R)"]  # fmt: skip
+MODE_KEYS = {"Escape": "navigate", "p": "add", "n": "off", "r": "remove", "q": "box", "P": "brush", "R": "erase"}
 AUTO, UNDER, NEW = 0, "object under the click", "new object"
 SAID = {"add_point": "point added", "remove_point": "point removed", "drop_answer": "key frame rejected",
+        "move_point": "point moved", "add_box": "box added", "edit_mask": "mask edited",
         "revert": "correction reverted"}  # fmt: skip
+BEGINNING = ("add_point", "add_box", "edit_mask")  # may begin an object
 REACH = 0.03  # of the frame's diagonal: how near a click must be to the point it removes
 
 
@@ -121,18 +128,25 @@ class CorrectPanel:
             self._state.set_status(self._what_is_at(frame, x, y))
         elif self.mode.value == "remove":
             self._state.run_safely(self._remove, frame, x, y)
+        elif self.mode.value == "box":
+            self._state.set_status("drag from one corner of a rectangle around the object to the other", error=True)
         else:
             self._state.run_safely(self._add, frame, x, y, self.mode.value == "add")
 
     def _add(self, frame: int, x: float, y: float, positive: bool) -> None:
         if not self._state.is_free():
             return
-        add, object_id = self._state.corrections.add_point, self._object_for(frame, x, y, positive)
+        if self._state.draft is not None:
+            raise BadInput(f"strokes on frame {self._state.draft[0]} wait: apply or discard them first")
+        add, object_id = self._state.corrections.add_point, self.object_for(frame, x, y, positive)
         self._state.canvas.pending = [[frame, x, y, positive]]  # seen at once; its masks take a while
-        whose = "a new object" if object_id is None else self._state.inspection.name_of(object_id)
-        self._run(f"point for {whose}", lambda **news: add(frame, x, y, object_id, positive, **news))
+        self.run(f"point for {self.called(object_id)}", lambda **news: add(frame, x, y, object_id, positive, **news))
 
-    def _object_for(self, frame: int, x: float, y: float, positive: bool) -> int | None:
+    def called(self, object_id: int | None) -> str:
+        """The name of an object, or of the one to come."""
+        return "a new object" if object_id is None else self._state.inspection.name_of(object_id)
+
+    def object_for(self, frame: int, x: float, y: float, positive: bool) -> int | None:
         """The chosen object; else the one whose mask is shown under the click; else a new one, None."""
         if self.object_id.value != AUTO:
             return self.object_id.value
@@ -146,27 +160,34 @@ class CorrectPanel:
         return f"x {x:.1f}, y {y:.1f} px on frame {frame}: {names or 'no object'}"
 
     def _remove(self, frame: int, x: float, y: float) -> None:
-        inspection = self._state.inspection
-        points = [one for one in inspection.points(frame) if one.object is not None]
-        reach = max(4.0, REACH * math.hypot(inspection.width, inspection.height))
-        away = [math.dist((one.x, one.y), (x, y)) for one in points]
-        # of several within reach one of the object that is chosen, then the nearest
-        other = [one.object != self.object_id.value for one in points]
-        within = [(other[n], far, n) for n, far in enumerate(away) if far <= reach]
-        if not within:
-            raise BadInput(f"no point within {reach:.0f} px of the click on frame {frame}; click on a point")
-        near = points[min(within)[-1]]
+        near = self.point_at(frame, x, y)
+        if near is None:
+            raise BadInput(f"no point within {self.reach:.0f} px of the click on frame {frame}; click on a point")
         remove = self._state.corrections.remove_point
-        self._run("removal", lambda **news: remove(frame, near.object, near.index, **news))
+        self.run("removal", lambda **news: remove(frame, near.object, near.index, **news))
+
+    @property
+    def reach(self) -> float:
+        """Pixels within which a click is on a point."""
+        return max(4.0, REACH * math.hypot(self._state.inspection.width, self._state.inspection.height))
+
+    def point_at(self, frame: int, x: float, y: float) -> Point | None:
+        """The point or the corner of a box at a place: of several one of the chosen object, then the nearest."""
+        inspection = self._state.inspection
+        points = [one for one in inspection.points(frame) if one.object is not None] + inspection.corners(frame)
+        away = [math.dist((one.x, one.y), (x, y)) for one in points]
+        other = [one.object != self.object_id.value for one in points]
+        within = [(other[n], far, n) for n, far in enumerate(away) if far <= self.reach]
+        return points[min(within)[-1]] if within else None
 
     def _drop(self) -> None:
         drop, frame = self._state.corrections.drop_answer, self._state.frame
-        self._run("rejected key frame", lambda **news: drop(frame, **news))
+        self.run("rejected key frame", lambda **news: drop(frame, **news))
 
     def revert(self, number: int) -> None:
         """Take one correction back, and keep the later ones."""
         revert = self._state.corrections.revert
-        self._run(f"correction {number} reverted", lambda **news: revert(number, **news))
+        self.run(f"correction {number} reverted", lambda **news: revert(number, **news))
 
     def _at_once(self, act: Callable[[], Change]) -> None:
         if self._state.is_free():
@@ -175,19 +196,24 @@ class CorrectPanel:
             except BadInput as error:
                 self._done(None, error)
 
-    def _run(self, what: str, act: Callable[..., Change]) -> None:
+    def run(self, what: str, act: Callable[..., Change], then: Callable[[], None] = lambda: None) -> None:
+        """Make a correction in the background: `act` takes `progress` and `cancel`; `then` is called at last."""
         if not self._state.is_free():
             return
         self.running.layout.display = ""
         self.bar.value = 0
         loading = "the run's own models are loaded, then " if self._state.models.waits else ""
         self._state.set_status(f"{what}: {loading}masks are re-propagated between the neighbouring key frames …")
-        self._state.work.start(lambda progress, cancel: act(progress=progress, cancel=cancel), self._news, self._done)
+        self._state.work.start(
+            lambda progress, cancel: act(progress=progress, cancel=cancel), self._news, partial(self._done, then=then)
+        )
 
     def _news(self, steps: int, of: int) -> None:
         self.bar.max, self.bar.value = max(1, of), steps
 
-    def _done(self, change: Change | None, error: BaseException | None) -> None:
+    def _done(
+        self, change: Change | None, error: BaseException | None, then: Callable[[], None] = lambda: None
+    ) -> None:
         self.running.layout.display = "none"
         self._state.canvas.pending = []
         if error is not None:
@@ -197,8 +223,9 @@ class CorrectPanel:
                 self._state.refresh()  # refused because of corrections made elsewhere, perhaps: they are shown now
                 self._state.show_error(error)
             return
+        then()
         self._state.refresh()
-        if self.object_id.value is None and change.record["action"] == "add_point":
+        if self.object_id.value is None and change.record["action"] in BEGINNING:
             self.object_id.value = change.object  # the next points belong to the object that was begun
         first, end = change.frames
         changed = f"frames {first}–{end - 1} changed" if end > first else "no frame changed"

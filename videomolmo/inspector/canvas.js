@@ -1,5 +1,4 @@
-// Frames (one picture, or two side by side), keys and clicks; time_line.js, phrases.js, hints.js and zoom.js come before
-// this in the same module.
+// Frames (one picture, or two), keys, clicks and drags; the other scripts come before this in the same module.
 // The kernel paints. This asks for frames, keeps and shows them, and tells what was pressed. Frames that come next on
 // the way are asked for beforehand, several at once: a message costs more than a picture.
 const REQUESTS = 2; // on their way at a time; one more for a frame that is waited for
@@ -8,9 +7,7 @@ const AT_REST = 4; // in one request else, and only one on its way: the user may
 const KEPT_PIXELS = 40e6; // of pictures, those farthest from the user dropped first
 const READ_MS = 80; // between two captions: nobody reads faster, and the page is laid out for each
 const PAUSE_MS = 60, UNTOLD_MS = 180; // the kernel is told where the user is after such a rest, or time on the way
-const GAP = 6; // pixels between two pictures
 const STEPS = { ArrowLeft: -1, ArrowRight: 1 };
-const DRAGGED_PX = 4; // a press that moves farther is no click
 const TEXT = "input:not([type=checkbox], [type=radio]), textarea, select, [contenteditable=true]"; // take all keys
 
 function isDark() {
@@ -31,7 +28,7 @@ class View {
     this.pending = []; // frames of each request without an answer
     this.coming = new Set(); // all of them, until decoded
     this.drawn = 0; // pictures so far
-    this.panes = []; // left edge and width of each picture, pixels of the canvas
+    this.panes = []; // where each picture is, pixels of the canvas
     this.playing = null;
     this.sharp = 1; // pixels of the picture for each CSS pixel
     this.home = null; // where the user was before a plot showed another frame for a moment
@@ -49,12 +46,17 @@ class View {
     this.canvas = element("canvas", "vm-picture", this.glass, { width: 1, height: 1 });
     this.where = element("span", "vm-over", this.glass); // what is under the pointer: moves nothing around it
     this.zoom = new Zoom(this.root, this.glass, this.canvas);
+    this.sketch = new Sketch(this.model, this.glass, this.zoom);
+    this.pointer = new Pointer(this);
+    this.lost = new Lost(this.model, () => this.model.send({ kind: "probe", view: this.id }));
     this.phrases = new Phrases(this.model, this.root, (alone) => this.tell({ kind: "alone", ...alone }));
     this.line = new TimeLine(this.model, this.root, (frame) => {
       this.root.focus({ preventScroll: true });
       this.want(frame);
     });
     const bar = element("div", "vm-bar", this.root);
+    this.arrange = new Arrange(this.model, bar, this.glass.parentElement, () => this.redraw());
+    this.glass.after(this.arrange.row);
     const button = (text, label, act) => {
       const made = element("button", "vm-button", bar, { textContent: text, title: label, type: "button" });
       made.setAttribute("aria-label", label);
@@ -68,7 +70,7 @@ class View {
     button("⇥", "next key frame  ]", () => this.toKey(1));
     this.caption = element("div", "", element("div", "vm-caption", bar), { textContent: " " });
     button("⊖", "zoom out  −", () => this.enlarge(1 / ZOOM_STEP));
-    button("⊕", "zoom in  + (Ctrl and wheel; drag to pan)", () => this.enlarge(ZOOM_STEP));
+    button("⊕", "zoom in  + (Ctrl and wheel; drag to pan, with the middle button while drawing)", () => this.enlarge(ZOOM_STEP));
     button("⤢", "whole picture  0", () => this.enlarge(0));
     this.hints = new Hints(this.model, this.root);
   }
@@ -77,10 +79,7 @@ class View {
     const stop = new AbortController();
     const on = (target, name, act) => target.addEventListener(name, act, { signal: stop.signal });
     on(this.root, "keydown", (event) => this.pressed(event));
-    on(this.canvas, "pointerdown", (event) => this.pressedAt(event));
-    on(this.canvas, "pointerup", (event) => this.clicked(event));
-    on(this.canvas, "pointermove", (event) => this.pointed(event));
-    on(this.canvas, "pointerleave", () => { this.where.textContent = ""; this.over = null; hover(this.root, []); });
+    this.pointer.listen(on);
     on(this.glass, "wheel", (event) => {
       if (!event.ctrlKey) return; // the page scrolls
       event.preventDefault();
@@ -92,6 +91,7 @@ class View {
       this.describe();
       this.line.frame = this.wanted;
       this.line.draw();
+      this.pointer.grip = null; // of another mode, perhaps
       this.redraw();
     };
     this.model.on("msg:custom", this.onMessage);
@@ -113,6 +113,7 @@ class View {
     if (this.stop.signal.aborted) return;
     if (!this.root.isConnected) { requestAnimationFrame(() => this.attach(on)); return; }
     const whole = this.root.closest(".vm-inspector") ?? this.root;
+    this.lost.watch(whole, this.stop.signal);
     // The notebook's shortcuts (x cuts the cell) are off in here, but for those with Ctrl, such as saving.
     const suppress = (event) => whole.toggleAttribute("data-lm-suppress-shortcuts", !(event?.ctrlKey || event?.metaKey));
     suppress();
@@ -143,8 +144,10 @@ class View {
     this.tell({ kind: "closed" }); // the kernel need keep nothing for it
     this.stop.abort();
     this.phrases.close();
+    this.lost.close();
     this.halt();
     clearTimeout(this.later);
+    clearTimeout(this.silent);
     clearTimeout(this.saying);
     this.forget();
     this.sizes.disconnect();
@@ -159,6 +162,7 @@ class View {
     } catch { // its line is closed: another kernel runs
       this.halt();
       this.say("the kernel that made this is gone: run the cell again");
+      this.lost.show();
     }
   }
 
@@ -183,6 +187,7 @@ class View {
       this.pending.push(missing);
       missing.forEach((frame) => this.coming.add(frame));
       this.tell({ kind: "go", frame: this.told = this.wanted, pictures: missing });
+      if (urgent) this.silent ??= setTimeout(() => this.say("waiting for the kernel: does another cell run?"), SILENT_MS);
       this.toldAt = performance.now();
       this.ask();
     } else if (!idle) {
@@ -204,7 +209,9 @@ class View {
   }
 
   receive(content, buffers) {
-    if (content.kind === "over") { this.named(content); return; }
+    if (content.kind === "over") { this.pointer.named(content); return; }
+    clearTimeout(this.silent);
+    this.silent = null;
     const mine = content.view === this.id, asked = mine ? this.pending.shift() ?? [] : [];
     if (content.age !== this.age) this.forget(content.age);
     if (!mine && (content.moved || this.shown < 0)) { // moved by somebody else
@@ -285,39 +292,19 @@ class View {
   }
 
   draw({ images, sharp = 1 }, frame) {
-    const width = images.reduce((sum, image) => sum + image.width, 0) + GAP * (images.length - 1);
-    const height = Math.max(1, ...images.map((image) => image.height));
+    this.panes = this.arrange.panes(images);
+    const width = Math.max(1, ...this.panes.map((one) => one.left + one.width));
+    const height = Math.max(1, ...this.panes.map((one) => one.top + one.height));
     if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
     const context = this.canvas.getContext("2d");
-    let left = 0;
-    this.panes = images.map((image) => {
-      context.drawImage(image, left, 0);
-      const pane = { left, width: image.width, height: image.height };
-      left += image.width + GAP;
-      return pane;
-    });
+    if (images.length > 1) context.clearRect(0, 0, width, height); // of two sizes one leaves room
+    if (images.length) this.arrange.draw(context, images, this.panes);
     this.sharp = sharp;
     this.zoom.fit(sharp);
-    for (const [at, ...mark] of this.model.get("pending") ?? []) if (at === frame) this.mark(context, ...mark);
-  }
-
-  mark(context, x, y, positive) { // a point that is asked for: its masks are being made
-    const [pane] = this.panes, [height, width] = this.model.get("sizes")[0];
-    const at = [pane.left + x / width * pane.width, y / height * pane.height], size = 7 * this.sharp;
-    context.lineWidth = 2 * this.sharp;
-    context.setLineDash([3 * this.sharp, 2 * this.sharp]);
-    for (const [colour, radius] of [["black", size + context.lineWidth], ["white", size]]) {
-      context.strokeStyle = colour;
-      context.beginPath();
-      context.arc(...at, radius, 0, 7);
-      context.stroke();
+    if (!this.pointer.draws) this.sketch.clear(); // its outcome is in the picture
+    for (const [at, ...mark] of this.model.get("pending") ?? []) {
+      if (at === frame) markPending(context, (place) => this.pointer.inPicture(0, place), mark, sharp);
     }
-    context.setLineDash([]);
-    context.beginPath();
-    context.moveTo(at[0] - size, at[1]);
-    context.lineTo(at[0] + size, at[1]);
-    if (positive) { context.moveTo(at[0], at[1] - size); context.lineTo(at[0], at[1] + size); }
-    context.stroke();
   }
 
   room() { // what the kernel paints for: CSS pixels, and pixels of the screen for each of them
@@ -346,6 +333,8 @@ class View {
     else if (key === "-") this.enlarge(1 / ZOOM_STEP);
     else if (key === "0") this.enlarge(0);
     else if (key === "?") this.hints.toggle();
+    else if (key === "V" && this.arrange.isPair) this.arrange.next();
+    else if (key === "F" && this.arrange.isOnTop) this.arrange.flip();
     else if ((this.model.get("shortcuts") ?? []).includes(key)) { if (!event.repeat) this.tell({ kind: "key", key }); }
     else return;
     event.preventDefault();
@@ -394,62 +383,6 @@ class View {
     this.play.textContent = "▶";
   }
 
-  // ---- pointer ------------------------------------------------------------------------------------------------------
-  place(event) { // pixels of the video, and in which picture
-    const box = this.canvas.getBoundingClientRect();
-    const x = (event.clientX - box.left) / box.width * this.canvas.width;
-    const y = (event.clientY - box.top) / box.height * this.canvas.height;
-    const pane = this.panes.findIndex((one) => x >= one.left && x < one.left + one.width && y >= 0 && y < one.height);
-    const size = this.model.get("sizes")[pane];
-    if (pane < 0 || !size) return null;
-    const one = this.panes[pane];
-    return { pane, x: (x - one.left) / one.width * size[1], y: y / one.height * size[0] };
-  }
-
-  pressedAt(event) {
-    this.root.focus({ preventScroll: true });
-    if (event.button) return;
-    this.canvas.setPointerCapture(event.pointerId);
-    this.press = { from: [event.clientX, event.clientY], pan: this.zoom.pan, dragged: false };
-  }
-
-  clicked(event) {
-    const press = this.press, at = this.place(event);
-    this.press = null;
-    if (press && !press.dragged && at && this.shown >= 0) this.tell({ kind: "click", frame: this.shown, ...at });
-  }
-
-  pointed(event) {
-    const at = this.place(event), { press } = this;
-    const moved = press && [event.clientX - press.from[0], event.clientY - press.from[1]];
-    if (moved && Math.hypot(...moved) > DRAGGED_PX) press.dragged = this.zoom.by > 1;
-    if (press?.dragged) {
-      this.zoom.move(press.pan.map((one, n) => one + moved[n]));
-      return;
-    }
-    this.over = at;
-    this.where.textContent = at ? `x ${Math.floor(at.x)}  y ${Math.floor(at.y)} px` : "";
-    this.wonder();
-  }
-
-  wonder() { // what is under the pointer: one question at a time, the latest
-    if (!this.over || this.wondering || this.shown < 0 || this.over === this.wondered) return;
-    this.wondered = this.over;
-    this.wondering = true;
-    this.tell({ kind: "hover", frame: this.shown, ...this.over });
-  }
-
-  named({ view, objects, names, pane }) {
-    if (view !== this.id) return;
-    this.wondering = false;
-    if (this.over) {
-      hover(this.root, objects, pane);
-      const { x, y } = this.over, place = `x ${Math.floor(x)}  y ${Math.floor(y)} px`;
-      this.where.textContent = names.length ? `${names.join(", ")} · ${place}` : place;
-    }
-    this.wonder();
-  }
-
   // ---- what is around the picture -----------------------------------------------------------------------------------
   resized() {
     clearTimeout(this.resizing);
@@ -465,9 +398,11 @@ class View {
     this.root.setAttribute("aria-valuemin", 0);
     this.root.setAttribute("aria-valuemax", Math.max(0, this.model.get("frames") - 1));
     this.root.dataset.mode = this.model.get("mode");
+    this.arrange.describe(this.root);
     this.titles.replaceChildren();
-    for (const [name, more] of this.model.get("titles")) {
+    for (const [n, [name, more]] of this.model.get("titles").entries()) {
       const title = element("div", "", this.titles, { title: `${name}\n${more}` });
+      if (this.arrange.isPair) element("i", "", title, { textContent: `${SIDES[this.arrange.layout][n]} ` });
       element("b", "", title, { textContent: name });
       element("span", "", title, { textContent: more });
     }

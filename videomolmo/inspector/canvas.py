@@ -12,11 +12,16 @@ Picture = tuple[bytes, str]  # a file's content and its MIME type
 MAX_SHARP = 4.0  # pixels painted for each pixel of the page
 FIRST_WIDTH_PX = 640  # until the browser says how wide it is
 MAX_AT_ONCE = 16  # frames in one answer
-SCRIPTS = ("time_line.js", "phrases.js", "hints.js", "zoom.js", "canvas.js")
+SCRIPTS = (
+    "time_line.js", "phrases.js", "hints.js", "zoom.js", "sketch.js", "arrange.js", "lost.js", "pointer.js",
+    "canvas.js",
+)  # fmt: skip
+LAYOUTS = ("side", "stack", "swipe", "overlay")
+MOST_POINTS = 10_000  # of one stroke
 
 
 class FrameCanvas(anywidget.AnyWidget):
-    """One picture, or two side by side, on a time line that keys and clicks move along.
+    """One picture, or two, on a time line that keys and clicks move along.
 
     Args:
         picture: gives the pictures of a frame and the line below them; asked for those shown, or soon to be.
@@ -24,7 +29,10 @@ class FrameCanvas(anywidget.AnyWidget):
         on_click: called with frame, picture (0 or 1), x and y in pixels of that picture's video.
         on_size: called with the width that there is for the pictures, and how many pixels of the screen each of its
             pixels has.
-        on_hover: names of the objects at x and y of a picture, by their ids; takes what `on_click` takes.
+        on_drawn: called with frame, picture, what was drawn by dragging ("box", "stroke" or "point") and the points
+            that the pointer went through, at least one, in pixels of that picture's video, some perhaps beyond it.
+        on_hover: names of the objects at x and y of a picture, by their ids, and the point that can be dragged there
+            (x, y, and how near to it a press must be) or None; takes what `on_click` takes.
         on_alone: called with a picture and the objects that are shown alone for a moment; None: all are again.
         on_key: called with one of `shortcuts` that was pressed.
         on_theme: called with whether JupyterLab's theme is dark.
@@ -39,7 +47,11 @@ class FrameCanvas(anywidget.AnyWidget):
             to be read on it, and what to say.
         captions: of each picture, in pieces of a text and the objects it names: id, colour, and ink to be read on it.
         repropagated: stretches whose masks follow corrections, first frame and the one after the last.
-        pending: points whose masks are being made, as frame, x, y, and whether they are on the object.
+        pending: what masks are being made for: frame, x, y, and whether that point is on the object; or frame and a
+            box, left, top, right and bottom.
+        pen: width of the brush in pixels of the video, and the colour of what it draws.
+        arranged: how two pictures stand, of `LAYOUTS`.
+        kept_in: where corrections are, should this kernel be gone.
         tips: what controls of the inspector are for, by their model's id.
         shortcuts: keys that `on_key` is called for.
         frame: the one shown.
@@ -63,6 +75,9 @@ class FrameCanvas(anywidget.AnyWidget):
     captions = traitlets.List().tag(sync=True)
     repropagated = traitlets.List().tag(sync=True)
     pending = traitlets.List().tag(sync=True)
+    pen = traitlets.List([12, "white"]).tag(sync=True)
+    arranged = traitlets.Enum(LAYOUTS, "side").tag(sync=True)
+    kept_in = traitlets.Unicode("").tag(sync=True)
     tips = traitlets.Dict().tag(sync=True)
     shortcuts = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
@@ -72,10 +87,11 @@ class FrameCanvas(anywidget.AnyWidget):
         *,
         on_frame: Callable[[int], None],
         on_click: Callable[[int, int, float, float], None],
+        on_drawn: Callable[[int, int, str, list[tuple[float, float]]], None],
         on_size: Callable[[int, float], None],
         on_theme: Callable[[bool], None],
         on_left: Callable[[], None],
-        on_hover: Callable[[int, int, float, float], dict[int, str]],
+        on_hover: Callable[[int, int, float, float], tuple[dict[int, str], tuple[float, ...] | None]],
         on_alone: Callable[[int, list[int] | None], None],
         on_key: Callable[[str], None],
         **traits: Any,
@@ -86,7 +102,7 @@ class FrameCanvas(anywidget.AnyWidget):
         self.keeper: Callable[[], Any] = lambda: None
         self._views: set[str] = set()
         self._on_frame, self._on_click, self._on_size, self._on_theme = on_frame, on_click, on_size, on_theme
-        self._on_hover, self._on_alone, self._on_key = on_hover, on_alone, on_key
+        self._on_hover, self._on_alone, self._on_key, self._on_drawn = on_hover, on_alone, on_key, on_drawn
         self.on_msg(self._receive)
 
     def show(self, frame: int | None = None) -> None:
@@ -97,6 +113,11 @@ class FrameCanvas(anywidget.AnyWidget):
             self._go(frame)
         if self.looked_at:  # else nobody is there to send it to: painted when somebody comes
             self._deliver([self.frame], moved=frame is not None)
+
+    def repaint(self, frame: int) -> None:
+        """Send one frame again, whose picture changed; browsers keep all others."""
+        if self.looked_at:
+            self._deliver([frame], moved=False)
 
     def _go(self, frame: int) -> None:
         self.frame = min(max(0, int(frame)), max(0, self.frames - 1))
@@ -134,9 +155,12 @@ class FrameCanvas(anywidget.AnyWidget):
         elif kind == "click":
             self._on_click(*_place(content))
         elif kind == "hover":
-            names = self._on_hover(*_place(content))
-            answer = {"kind": "over", "view": content.get("view"), "pane": int(content["pane"])}
+            names, grip = self._on_hover(*_place(content))
+            answer = {"kind": "over", "view": content.get("view"), "pane": int(content["pane"]), "grip": grip}
             self.send(answer | {"objects": list(names), "names": list(names.values())})
+        elif kind == "drawn":
+            points = [(float(x), float(y)) for x, y in content["points"][:MOST_POINTS]]
+            self._on_drawn(int(content["frame"]), int(content["pane"]), str(content["what"]), points)
         elif kind == "alone":
             self._on_alone(int(content.get("pane", 0)), content.get("objects"))
         elif kind == "key":

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Bool
+
 from videomolmo.errors import BadInput
-from videomolmo.inspector.edit_history import Click
+from videomolmo.inspector.edit_history import (
+    LOWER_RIGHT,
+    OFF,
+    ON,
+    UPPER_LEFT,
+    Click,
+    Clicks,
+    DrawnMask,
+    box_of,
+    is_corner,
+    parts_of,
+    positive_only,
+)
 from videomolmo.inspector.identities import ACTIONS
 from videomolmo.inspector.identity_corrections import Cancel, Change, IdentityCorrections
 from videomolmo.inspector.inspection import Inspection
@@ -21,6 +36,7 @@ from videomolmo.inspector.repropagation import (
     PropagationKey,
     middle_of_packed,
 )
+from videomolmo.io.formats.run_lengths import encode_rle
 from videomolmo.mask_store import PackedMasks, pack
 from videomolmo.results import GroundingResult
 
@@ -86,27 +102,23 @@ class Corrections(IdentityCorrections):
         """
         look = self.inspection
         frame = self._check_frame(frame)
-        if not (0 <= x < look.width and 0 <= y < look.height):
-            raise BadInput(f"point ({x:g}, {y:g}) lies outside the frame of {look.width}×{look.height} pixels")
+        self._check_point(x, y)
         if object_id is None and not positive:
             raise BadInput("a new object begins with a point on it; give a positive point, or the id of an object")
-        track = object_id = look.objects + 1 if object_id is None else self._check_object(object_id)
         click = (round(float(x), 2), round(float(y), 2), int(positive))
-        if object_id <= look.objects:
-            track = self._track_of(object_id, frame, click)
-        clicks = [*look.clicks(track, frame), click]
+        track = self._track(object_id, frame, click)
+        clicks = (*look.clicks(track, frame), click)
         anchor = None
-        if not any(label for *_, label in clicks):
+        if not positive_only(clicks):
             anchor = self._anchor(object_id, frame, click)
-            clicks = [*([anchor] if anchor else []), *clicks]
+            clicks = (*([anchor] if anchor else []), *clicks)
         where = {"x": click[0], "y": click[1], "positive": positive, "anchor": anchor}
-        record = {"action": "add_point", "frame": frame, "object": track, **where, "clicks": clicks}
-        return self._apply(record, progress, cancel)
+        return self._prompt("add_point", frame, track, where, clicks, progress, cancel)
 
     def remove_point(
         self, frame: int, object_id: int, index: int, *, progress: Progress | None = None, cancel: Cancel | None = None
     ) -> Change:
-        """Take one point away, the model's or a person's: `index` as in `Inspection.points`.
+        """Take one point away, the model's or a person's, or a box: `index` as in `Inspection.points`.
 
         Without any positive point left, the object is not there on this key frame (a corrective key frame ends).
 
@@ -115,13 +127,106 @@ class Corrections(IdentityCorrections):
         """
         frame, object_id = self._check_frame(frame), self._check_object(object_id)
         track, index = self._point(object_id, frame, index)
-        clicks = list(self.inspection.clicks(track, frame))
-        x, y, label = clicks.pop(index)
-        if not any(one[2] for one in clicks):
-            clicks = []  # negative points alone name nothing
-        where = {"x": x, "y": y, "positive": bool(label)}
-        record = {"action": "remove_point", "frame": frame, "object": track, **where, "clicks": clicks}
-        return self._apply(record, progress, cancel)
+        clicks = self.inspection.clicks(track, frame)
+        x, y, label = self._click(clicks, frame, object_id, index)
+        gone = [index]
+        if is_corner(clicks[index]):  # half a box is none
+            gone = [n for n, one in enumerate(clicks) if is_corner(one)]
+        rest = tuple(one for n, one in enumerate(clicks) if n not in gone)
+        where = {"x": x, "y": y, "positive": label != OFF}
+        # negative points alone name nothing
+        return self._prompt("remove_point", frame, track, where, positive_only(rest), progress, cancel)
+
+    def move_point(
+        self,
+        frame: int,
+        object_id: int,
+        index: int,
+        x: float,
+        y: float,
+        *,
+        progress: Progress | None = None,
+        cancel: Cancel | None = None,
+    ) -> Change:
+        """Put a point, the model's or a person's, or a corner of a box elsewhere: `index` as in `remove_point`.
+
+        Raises:
+            BadInput: a place outside the frame, a box that would be empty; and, as Cancelled, as `add_point`.
+        """
+        frame, object_id = self._check_frame(frame), self._check_object(object_id)
+        self._check_point(x, y)
+        track, index = self._point(object_id, frame, index)
+        clicks = self.inspection.clicks(track, frame)
+        before = self._click(clicks, frame, object_id, index)
+        moved = (round(float(x), 2), round(float(y), 2), before[2])
+        clicks = (*clicks[:index], moved, *clicks[index + 1 :])
+        if is_corner(before):
+            mask, corners, points = parts_of(clicks)
+            clicks = (*([mask] if mask else []), *_corners(*box_of(corners)), *points)
+        where = {"from": list(before[:2]), "x": moved[0], "y": moved[1], "positive": before[2] != OFF}
+        return self._prompt("move_point", frame, track, where, clicks, progress, cancel)
+
+    def add_box(
+        self,
+        frame: int,
+        box: Sequence[float],
+        object_id: int | None = None,
+        *,
+        progress: Progress | None = None,
+        cancel: Cancel | None = None,
+    ) -> Change:
+        """A box around an object: it replaces what was clicked and drawn there; points added later refine it.
+
+        Args:
+            frame: number of the frame.
+            box: x and y of two opposite corners, pixels; what lies outside the frame is cut off.
+            object_id: None begins a new object, as in `add_point`.
+            progress, cancel: as in `add_point`.
+
+        Raises:
+            BadInput: a box less than a pixel wide or high, a tracker that takes no boxes; and, as Cancelled, as
+                `add_point`.
+        """
+        look, frame = self.inspection, self._check_frame(frame)
+        xs, ys = box[0::2], box[1::2]
+        inside = [min(max(float(x), 0), look.width) for x in xs], [min(max(float(y), 0), look.height) for y in ys]
+        corners = _corners(inside[0][0], inside[1][0], inside[0][1], inside[1][1])
+        edges = box_of(corners)
+        track = self._track(object_id, frame, ((edges[0] + edges[2]) / 2, (edges[1] + edges[3]) / 2, ON))
+        return self._prompt("add_box", frame, track, {"box": list(edges)}, corners, progress, cancel)
+
+    def edit_mask(
+        self,
+        frame: int,
+        mask: Bool[np.ndarray, "height width"],
+        object_id: int | None = None,
+        *,
+        progress: Progress | None = None,
+        cancel: Cancel | None = None,
+    ) -> Change:
+        """The object's mask on a frame, drawn by hand: it is the mask there, and SAM 2 goes on from it both ways.
+
+        It replaces what was clicked there; points added later refine it. An empty mask: the object is not there.
+
+        Raises:
+            BadInput: a mask of another size, an empty one of a new object, a tracker that takes no masks; and, as
+                Cancelled, as `add_point`.
+        """
+        look, frame, mask = self.inspection, self._check_frame(frame), np.asarray(mask)
+        if mask.shape != (look.height, look.width) or mask.dtype != bool:
+            raise BadInput(f"the mask is {mask.dtype} {mask.shape}, expected bool {(look.height, look.width)}")
+        if object_id is None and not mask.any():
+            raise BadInput("a new object begins with a mask that is not empty; draw it first")
+        if object_id is not None:
+            self._check_object(object_id)
+        drawn = (DrawnMask(encode_rle(mask)["counts"] if mask.any() else ""),)
+        where: dict[str, Any] = {"area": int(mask.sum())}
+        track, *others = (
+            [self._track(None, frame)] if object_id is None else look.identities.tracks_of(object_id, frame)
+        )
+        if others:  # that were merged into it: the mask is of all of them
+            where["cleared"] = others
+        return self._prompt("edit_mask", frame, track, where, drawn, progress, cancel)
 
     def drop_answer(self, frame: int, *, progress: Progress | None = None, cancel: Cancel | None = None) -> Change:
         """Treat a key frame as if the model had not been asked there: its neighbours fill the gap.
@@ -169,10 +274,41 @@ class Corrections(IdentityCorrections):
 
         return write_rows(self.inspection, Path(path))
 
+    def _prompt(
+        self,
+        action: str,
+        frame: int,
+        object_id: int,
+        where: dict[str, Any],
+        clicks: Clicks,
+        progress: Progress | None,
+        cancel: Cancel | None,
+    ) -> Change:
+        """Put clicks in place of those of an object on a frame."""
+        mask, corners, points = parts_of(clicks)
+        record = {"action": action, "frame": frame, "object": object_id, **where, "clicks": [*corners, *points]}
+        return self._apply(record | ({"mask": mask.counts} if mask else {}), progress, cancel)
+
+    def _click(self, clicks: Clicks, frame: int, object_id: int, index: int) -> Click:
+        """The point with an index, or the corner of a box."""
+        if not 0 <= index < len(clicks) or isinstance(clicks[index], DrawnMask):
+            count = len(clicks) - any(isinstance(one, DrawnMask) for one in clicks)
+            raise BadInput(f"object {object_id} has {count} points on frame {frame}; there is no point {index}")
+        return clicks[index]
+
+    def _check_point(self, x: float, y: float) -> None:
+        look = self.inspection
+        if not (0 <= x < look.width and 0 <= y < look.height):
+            raise BadInput(f"point ({x:g}, {y:g}) lies outside the frame of {look.width}×{look.height} pixels")
+
+    def _track(self, object_id: int | None, frame: int, click: Click = (0, 0, ON)) -> int:
+        """The track that a click on an object is about, or a new one."""
+        if object_id is None:
+            return self.inspection.objects + 1
+        return self._track_of(self._check_object(object_id), frame, click)
+
     def _anchor(self, object_id: int, frame: int, click: Click) -> Click | None:
         """The deepest pixel of an object's mask that is farther from a negative click than half the mask's size."""
-        import numpy as np
-
         mask = self.inspection.mask("fused", frame)[object_id - 1].copy()
         rows, columns = np.nonzero(mask)
         if not len(rows):
@@ -191,6 +327,7 @@ class Corrections(IdentityCorrections):
         self._check_step()
         after = look.corrected_by(look.history.after(record))
         needs = [] if record["action"] in ACTIONS else after.missing()
+        self._check_prompts(needs)
         look.log.check_room()
         made = self._propagator(needs).run(needs, progress, cancel) if needs else {}
         self._check_step()
@@ -211,6 +348,17 @@ class Corrections(IdentityCorrections):
         if name is not None and record["action"] not in ACTIONS:
             name = look.identities.object_of(name, record["frame"])
         return Change(record, name, changed, sum(need.stop - need.start for need in needs))
+
+    def _check_prompts(self, needs: list[Need]) -> None:
+        """Nothing where the tracker takes all that these begin with."""
+        parts = [parts_of(need.key.clicks) for need in needs]
+        asked = {"masks": any(mask and mask.counts for mask, *_ in parts), "boxes": any(box for _, box, _ in parts)}
+        if not any(asked.values()):
+            return
+        self._propagator(needs)  # which loads the tracker
+        for kind, is_asked in asked.items():
+            if is_asked and kind not in getattr(self.tracker, "prompts", ()):
+                raise BadInput(f"{type(self.tracker).__name__} begins with points only, not with {kind}; add points")
 
     def _check_step(self) -> None:
         """Another inspector of this folder may have corrected meanwhile: its records are shown, ours is not made."""
@@ -246,6 +394,19 @@ class Corrections(IdentityCorrections):
         if self._propagation is None:
             self._propagation = Propagation(self.tracker, self.inspection.frame, self.inspection.frames)
         return self._propagation
+
+
+def _corners(x0: float, y0: float, x1: float, y1: float) -> tuple[Click, Click]:
+    """Upper left and lower right corner of a box, given by any two opposite ones.
+
+    Raises:
+        BadInput: it is less than a pixel wide or high.
+    """
+    left, right = sorted((round(x0, 2), round(x1, 2)))
+    top, bottom = sorted((round(y0, 2), round(y1, 2)))
+    if not (right - left >= 1 and bottom - top >= 1):
+        raise BadInput(f"the box is {right - left:g}×{bottom - top:g} pixels in the frame; drag a larger one")
+    return (left, top, UPPER_LEFT), (right, bottom, LOWER_RIGHT)
 
 
 def _frames_changed(before: Corrected, after: Corrected) -> tuple[int, int]:

@@ -13,17 +13,40 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from videomolmo.errors import BadInput
 from videomolmo.inspector.identities import ACTIONS, Edit, builds_on, edit_of
+from videomolmo.io.formats.run_lengths import decode_rle
 from videomolmo.io.schemas import Correction
 from videomolmo.io.untrusted import parse, read_bytes
 from videomolmo.mask_store import ClipShape
 from videomolmo.results import GroundingResult
 
-Click = tuple[float, float, int]  # x and y in pixels, 1 on the object or 0 off it
-Clicks = tuple[Click, ...]
+OFF, ON, UPPER_LEFT, LOWER_RIGHT = 0, 1, 2, 3  # as SAM 2 numbers points, and corners of a box
+Click = tuple[float, float, int]  # x and y in pixels, and one of these
+
+
+class DrawnMask(NamedTuple):
+    """A mask made by hand, as the run lengths of COCO of the size of the frame; "": an empty one, nothing is there."""
+
+    counts: str
+
+    def decoded(self, height: int, width: int) -> np.ndarray:
+        """The mask, bool (height, width).
+
+        Raises:
+            BadInput: it is none of this size.
+        """
+        if not self.counts:
+            return np.zeros((height, width), bool)
+        return decode_rle({"size": [height, width], "counts": self.counts}, "the mask made by hand")
+
+
+Clicks = tuple[Click | DrawnMask, ...]  # a mask stands first, then both corners of a box, then points
 BaseClicks = Callable[[int, int], Clicks]
 MAX_NEW = 1000  # objects that corrections can begin
+PROMPTED = ("add_point", "remove_point", "move_point", "add_box", "edit_mask")  # their records have `clicks`
 
 
 class Stretch(NamedTuple):
@@ -115,13 +138,55 @@ class State:
 
 
 def positive_only(clicks: Clicks) -> Clicks:
-    """The clicks if one of them is on the object; none otherwise: the object is not there.
+    """The clicks if one of them is on the object; none otherwise: the object is not there. A mask or a box is on it.
 
     Example:
         >>> positive_only(((3.0, 4.0, 0),))
         ()
     """
-    return clicks if any(label for _, _, label in clicks) else ()
+    return clicks if any(one[-1] not in (OFF, "") for one in clicks) else ()
+
+
+def parts_of(clicks: Clicks) -> tuple[DrawnMask | None, tuple[Click, ...], tuple[Click, ...]]:
+    """The mask that was drawn, the corners of the box, and the points of some clicks.
+
+    Example:
+        >>> parts_of(((1.0, 2.0, 2), (8.0, 9.0, 3), (3.0, 4.0, 0)))
+        (None, ((1.0, 2.0, 2), (8.0, 9.0, 3)), ((3.0, 4.0, 0),))
+    """
+    mask = next((one for one in clicks if isinstance(one, DrawnMask)), None)
+    return mask, tuple(filter(is_corner, clicks)), tuple(filter(is_point, clicks))
+
+
+def is_corner(click: Click | DrawnMask) -> bool:
+    """Whether it is a corner of a box."""
+    return click[-1] in (UPPER_LEFT, LOWER_RIGHT)
+
+
+def is_point(click: Click | DrawnMask) -> bool:
+    """Whether it is a point, on the object or off it."""
+    return click[-1] in (OFF, ON)
+
+
+def box_of(corners: Iterable[Click]) -> tuple[float, float, float, float] | None:
+    """Left, top, right and bottom of a box, from its corners; None without any."""
+    return next(((a[0], a[1], b[0], b[1]) for a, b in pairwise(corners)), None)
+
+
+def clicks_of_record(record: Mapping[str, Any]) -> Clicks:
+    """What a record says is in force for its object on its frame.
+
+    Raises:
+        KeyError, TypeError, ValueError: it says nothing of the kind, or half a box.
+    """
+    clicks = tuple((float(x), float(y), int(label)) for x, y, label in record["clicks"])
+    _, corners, points = parts_of(clicks)
+    kinds, box = [label for *_, label in corners], box_of(corners)
+    if kinds not in ([], [UPPER_LEFT, LOWER_RIGHT]) or clicks != (*corners, *points):
+        raise ValueError("corners of a box stand in pairs before all points")
+    if box is not None and not (box[0] < box[2] and box[1] < box[3]):
+        raise ValueError(f"the box {box} is empty")
+    return clicks if record.get("mask") is None else (DrawnMask(record["mask"]), *clicks)
 
 
 class Delta(NamedTuple):
@@ -223,15 +288,17 @@ class History:
                 there = self._clicks.get(frame, {})
                 gone = {object_id: (own, None) for object_id, own in there.items()}
                 return Delta(frame, gone, frame not in self._dropped)
-            if action in ("add_point", "remove_point"):
-                clicks = tuple((float(x), float(y), int(label)) for x, y, label in record["clicks"])
+            if action in PROMPTED:
+                clicks = clicks_of_record(record)
                 object_id, frame = int(record["object"]), int(record["frame"])
                 self._check_object(object_id)
-                return Delta(frame, {object_id: (self._clicks.get(frame, {}).get(object_id), clicks)})
+                before = self._clicks.get(frame, {})
+                cleared = {int(one): (before.get(int(one)), (DrawnMask(""),)) for one in record.get("cleared", ())}
+                return Delta(frame, cleared | {object_id: (before.get(object_id), clicks)})
         except (KeyError, TypeError, ValueError) as error:
             about = f"{dict(record)!r:.200}"
             raise BadInput(f"record {about} is not a correction ({type(error).__name__}: {error})") from None
-        known = ("add_point", "remove_point", "drop_answer", *ACTIONS, "undo", "redo", "revert")
+        known = (*PROMPTED, "drop_answer", *ACTIONS, "undo", "redo", "revert")
         raise BadInput(f"action {action!r:.40} is unknown, expected one of {', '.join(known)}")
 
     def number(self, record: Mapping[str, Any]) -> int:
@@ -367,6 +434,8 @@ class CorrectionLog:
         for x, y, _ in record.get("clicks", ()):
             if not (0 <= x <= self.clip.width and 0 <= y <= self.clip.height):
                 raise BadInput(f"point ({x:g}, {y:g}) is not in the frame")
+        if record.get("mask") is not None:
+            DrawnMask(record["mask"]).decoded(self.clip.height, self.clip.width)
         return record
 
     def in_step(self) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 
 from videomolmo.annotation.annotate import ABSENT
 from videomolmo.errors import BadInput
-from videomolmo.inspector.edit_history import Click
+from videomolmo.inspector.edit_history import ON, Click, parts_of, positive_only
 from videomolmo.inspector.fused_masks import MASK_LAYERS
 from videomolmo.inspector.inspection import Inspection
 from videomolmo.inspector.render import Look, paint_beside
@@ -324,18 +324,23 @@ def _is_answered(inspection: Inspection, t: int) -> bool:
 
 
 def _clicks_on(inspection: Inspection, t: int) -> list[Click]:
-    """Clicks of all objects on a key frame; where only some were clicked on, the middles of the others' masks."""
+    """Points of all objects on a key frame.
+
+    Where only some were clicked on, the middles of the others' masks; and of those that a box or a drawn mask tells of.
+    """
     found, answered, identities = [], _is_answered(inspection, t), inspection.identities
     for track in identities.tracks:
         if (name := identities.object_of(track, t)) is None:
             continue
         clicks = inspection.clicks(track, t)
-        if not clicks and not answered and (track, t) not in inspection.history.state.clicks:
+        points = parts_of(clicks)[2]
+        is_unsaid = not clicks and not answered and (track, t) not in inspection.history.state.clicks
+        if is_unsaid or (positive_only(clicks) and not positive_only(points)):
             for patch in inspection.patches("fused", t):
                 if patch.object_id == name:
                     x, y = middle_of_packed(pack(t, patch.mask[None]), t)
-                    clicks = ((x + patch.left, y + patch.top, 1),)
-        found += clicks
+                    points = ((x + patch.left, y + patch.top, ON), *points)
+        found += points
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from videomolmo.errors import BadInput
-from videomolmo.inspector.edit_history import Click
+from videomolmo.inspector.edit_history import Click, DrawnMask
 from videomolmo.inspector.inspection import Inspection
 from videomolmo.inspector.repropagation import Progress
 
@@ -132,7 +132,7 @@ class IdentityCorrections:
             return tracks[0]
 
         def away(track: int) -> float:
-            clicks = look.clicks(track, frame)
+            clicks = [one for one in look.clicks(track, frame) if not isinstance(one, DrawnMask)]
             return min((math.dist(one[:2], click[:2]) for one in clicks), default=math.inf)
 
         return min(tracks, key=away)

@@ -11,7 +11,17 @@ from jaxtyping import Bool, Float, UInt8
 
 from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES, check_rule
-from videomolmo.inspector.edit_history import Clicks, CorrectionLog, History, State, result_key
+from videomolmo.inspector.edit_history import (
+    Click,
+    Clicks,
+    CorrectionLog,
+    DrawnMask,
+    History,
+    State,
+    is_corner,
+    is_point,
+    result_key,
+)
 from videomolmo.inspector.fused_masks import MASK_LAYERS, FusedMasks, Matching, Patch, Source
 from videomolmo.inspector.ground_truth import Scores, open_truth, score
 from videomolmo.inspector.identities import Identified, Identities
@@ -223,9 +233,11 @@ class Inspection:
         count: Counter[int | None] = Counter()
         for track in range(1, max(self._store.objects, state.objects()) + 1):
             base = self._model_clicks(track, t)
-            for x, y, label in self.clicks(track, t):
+            for click in self.clicks(track, t):
                 name = identities.object_of(track, t) if relabel is None else relabel.get(track)
-                found.append(Point(x, y, name, bool(label), (x, y, label) not in base, count[name]))
+                if is_point(click):
+                    x, y, label = click
+                    found.append(Point(x, y, name, bool(label), click not in base, count[name]))
                 count[name] += 1
         if answer is not None and t not in state.dropped:
             pairs = zip(answer.points_px, answer.inside, strict=True)
@@ -235,6 +247,20 @@ class Inspection:
     def _relabelled(self, t: int) -> dict[int, int] | None:
         """Ids of the run to those of another matching, on a key frame."""
         return self._source.labels.get(t, {}) if isinstance(self._source, Matching) else None
+
+    def corners(self, t: int) -> list[Point]:
+        """Corners of boxes that a person drew on frame `t`, upper left and lower right in turns."""
+        return [
+            Point(*click[:2], object_id, True, True, index)
+            for object_id in self.corrections_on(t)
+            for index, click in enumerate(self._clicks_of(object_id, t))
+            if is_corner(click)
+        ]
+
+    def _clicks_of(self, object_id: int, t: int) -> list[Click | DrawnMask]:
+        """Those of all its tracks, in the order of `Point.index`."""
+        tracks = sorted(self.identities.tracks_of(object_id, t))
+        return [click for track in tracks for click in self.clicks(track, t)]
 
     def clicks(self, track: int, t: int) -> Clicks:
         """Clicks in force for a track on a frame: an object, where no correction changed identities."""

@@ -26,6 +26,14 @@ JPEG_QUALITY = 85
 _PALETTE = [tuple(int(value) for value in row) for row in palette(256)]
 
 
+@dataclass(frozen=True, eq=False)
+class DraftMask:
+    """An object's mask on a frame as it is being drawn, bool (height, width); in place of the predicted one."""
+
+    object_id: int
+    mask: np.ndarray
+
+
 @dataclass(frozen=True)
 class Look:
     """How a frame is shown; hashable, so that it can be part of a cache's key.
@@ -38,6 +46,7 @@ class Look:
         trail: frames of trail behind each object; 0: none.
         colours: whose colour the n-th object has; None: its own. Of two results partners are coloured alike.
         size: height and width of the view in pixels, within which the frame is fitted; None: its own size.
+        draft: a mask that is being drawn on the frame; None: none is.
     """
 
     layers: tuple[str, ...] = ("fused",)
@@ -51,6 +60,7 @@ class Look:
     trail: int = 0
     size: tuple[int, int] | None = None
     colours: tuple[int, ...] | None = None
+    draft: DraftMask | None = None
 
     def __post_init__(self) -> None:
         unknown = [layer for layer in self.layers if layer not in LAYERS]
@@ -92,6 +102,7 @@ def paint(inspection: Inspection, t: int, look: Look | None = None) -> UInt8[np.
         if look.boxes and look.shows(object_id):
             draw.box(picture, tuple(edge * scale for edge in edges), colour_of(look.colour_id(object_id)))
     if look.points:
+        _paint_drawn_boxes(picture, inspection, t, look, scale)
         for point in inspection.points(t):
             if point.object is not None and look.shows(point.object):
                 colour = colour_of(look.colour_id(point.object))
@@ -129,7 +140,7 @@ def paint_beside(sides: Sequence[tuple[Inspection, Look]], t: int) -> UInt8[np.n
 
 
 def _paint_layer(picture: np.ndarray, inspection: Inspection, t: int, layer: str, look: Look, scale: float) -> None:
-    for patch in _patches(inspection, layer, t):
+    for patch in _patches(inspection, layer, t, look.draft):
         if layer != "truth" and not look.shows(patch.object_id):
             continue
         mask, top, left = draw.scale_mask(patch.mask, patch.top, patch.left, scale, picture.shape[:2])
@@ -155,7 +166,11 @@ def _paint_layer(picture: np.ndarray, inspection: Inspection, t: int, layer: str
                 draw.outline(picture, *place, colour, draw.BLACK, 1, dash=0 if layer == "forward" else 2)
 
 
-def _patches(inspection: Inspection, layer: str, t: int) -> list[Patch]:
+def _patches(inspection: Inspection, layer: str, t: int, draft: DraftMask | None) -> list[Patch]:
+    if layer == "fused" and draft is not None:
+        others = [patch for patch in inspection.patches(layer, t) if patch.object_id != draft.object_id]
+        own = [Patch(draft.object_id, 0, 0, draft.mask)] if draft.mask.any() else []
+        return sorted(others + own, key=lambda patch: patch.object_id)
     if layer != "truth":
         return inspection.patches(layer, t)
     masks = inspection.mask("truth", t)
@@ -170,6 +185,16 @@ def _paint_moments(picture: np.ndarray, inspection: Inspection, t: int, look: Lo
         draw.mark(picture, x, y, colour, positive=True, corrected=False)
         if look.ids:
             draw.badge(picture, str(place.number), x + 8, y - 6, colour, taken)
+
+
+def _paint_drawn_boxes(picture: np.ndarray, inspection: Inspection, t: int, look: Look, scale: float) -> None:
+    """Boxes that a person drew, with handles at the corners that can be dragged."""
+    corners = [corner for corner in inspection.corners(t) if look.shows(corner.object)]
+    for first, last in zip(corners[::2], corners[1::2], strict=True):
+        colour = colour_of(look.colour_id(first.object))
+        draw.box(picture, tuple(edge * scale for edge in (first.x, first.y, last.x, last.y)), colour)
+        for corner in (first, last):
+            draw.handle(picture, corner.x * scale, corner.y * scale, colour)
 
 
 def _paint_ids(picture: np.ndarray, boxes: dict[int, tuple], look: Look, scale: float) -> None:

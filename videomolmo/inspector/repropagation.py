@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from videomolmo.errors import BadInput
-from videomolmo.inspector.edit_history import FOLDER, BaseClicks, Clicks, State, Stretch
+from videomolmo.inspector.edit_history import (
+    FOLDER,
+    ON,
+    BaseClicks,
+    Click,
+    Clicks,
+    State,
+    Stretch,
+    box_of,
+    parts_of,
+)
 from videomolmo.inspector.segments import Segment, SegmentStore, prepend_key_frame
 from videomolmo.io.cache import BoundedCache
 from videomolmo.io.files import atomic_file
@@ -172,15 +182,35 @@ class Propagation:
 
     def _follow(self, direction: str, frame: int, needs: list[Need]) -> Any:
         """Frame by frame, the masks of all objects of a group, as bits."""
-        clicks = [np.array(need.key.clicks, np.float32) for need in needs]
-        path = _path(direction, frame, needs)
+        path, features = _path(direction, frame, needs), self._encode(frame)
+        prompts = [self._prompt(need.key.clicks, features) for need in needs]
+        drawn = [one.mask for one in prompts]
         track = self.tracker.start(
-            frame, self._encode(frame), [one[:, :2] for one in clicks], [one[:, 2].astype(np.int32) for one in clicks],
+            frame, features, [one.points for one in prompts], [one.labels for one in prompts],
             frames=self.frames, reverse=direction == "backward",
+            **({"masks": drawn} if any(mask is not None for mask in drawn) else {}),
         )  # fmt: skip
         yield frame, np.packbits(track.first_masks, axis=-1)
         for at in path[1:]:
             yield at, np.packbits(track.step(at, self._encode(at)), axis=-1)
+
+    def _prompt(self, clicks: Clicks, features: FrameFeatures) -> Prompt:
+        """What SAM 2 is told of an object: a box, or a click in its middle where that mask has the box rather.
+
+        Source: `videomolmo.annotation.molmo2_rows`; nano SAM 2 has learnt clicks only.
+        """
+        drawn, corners, points = parts_of(clicks)
+        mask = drawn.decoded(features.height, features.width) if drawn and drawn.counts else None
+        told = _prompt((*corners, *points), mask)
+        if (box := box_of(corners)) is None or mask is not None or not hasattr(self.tracker, "masks_of"):
+            return told
+        from videomolmo.annotation.molmo2_rows import box_around, box_iou  # which needs torch
+
+        middle = _prompt((((box[0] + box[2]) / 2, (box[1] + box[3]) / 2, ON), *points), None)
+        masks = self.tracker.masks_of(features, [told.points, middle.points], [told.labels, middle.labels])
+        wanted = np.array([box[0], box[1], box[2] - box[0], box[3] - box[1]])
+        fits = [box_iou(wanted, box_around(one)) for one in masks]
+        return told if fits[0] >= fits[1] else middle
 
     def _encode(self, at: int) -> FrameFeatures:
         if (found := self._features.get(at)) is None:
@@ -188,6 +218,19 @@ class Propagation:
                 at, self.tracker.encode(self.frame(at).copy())
             )  # torch warns of read-only arrays
         return found
+
+
+class Prompt(NamedTuple):
+    """What `MaskTracker.start` takes of an object: points with their labels, and a mask that was drawn."""
+
+    points: np.ndarray
+    labels: np.ndarray
+    mask: np.ndarray | None
+
+
+def _prompt(clicks: tuple[Click, ...], mask: np.ndarray | None) -> Prompt:
+    placed = np.array(clicks, np.float32).reshape(-1, 3)
+    return Prompt(placed[:, :2], placed[:, 2].astype(np.int32), mask)
 
 
 def _first(needs: list[Need]) -> int:

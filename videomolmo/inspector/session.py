@@ -11,18 +11,22 @@ from ipywidgets import HTML, DOMWidget
 from videomolmo.errors import BadInput
 from videomolmo.fusion import RULES
 from videomolmo.inspector.background import BackgroundTask, CompareTask, ScoreTask, notify
-from videomolmo.inspector.canvas import FrameCanvas, Picture
+from videomolmo.inspector.canvas import FIRST_WIDTH_PX, FrameCanvas, Picture
 from videomolmo.inspector.compare import Differences
 from videomolmo.inspector.corrections import Change, Corrections
 from videomolmo.inspector.inspection import Inspection
 from videomolmo.inspector.moments import moments_of, said_of
-from videomolmo.inspector.render import EncodedCache, Look, swatch
+from videomolmo.inspector.render import DraftMask, EncodedCache, Look, swatch
 from videomolmo.inspector.run_models import RunModels
 
 TALLEST_PX = 480
 WIDEST_PX = 1280
 MAX_PAINTED_PX = 4e6  # of one picture, however much it is enlarged
 ALONE_OPACITY = 0.5  # at least, of a mask that is shown alone
+SIDES = {  # what two pictures are called, as they stand
+    "side": ("left", "right"), "stack": ("upper", "lower"), "swipe": ("left", "right"), "overlay": ("first", "second"),
+}  # fmt: skip
+Grip = tuple[float, float, float]  # a point that can be dragged: x, y, and how near to it a press must be, in pixels
 
 
 class InspectorState:
@@ -47,6 +51,9 @@ class InspectorState:
         scores, comparing: give J&F of what is shown, and the differences, when they are computed.
         frame_listeners, data_listeners, theme_listeners: called after the frame, masks or points, or the theme changed.
         clicked: called with frame, x and y of a click in the first picture.
+        drawn: called with frame, what was drawn in the first picture by dragging, and the points it went through.
+        grip: gives the point that can be dragged at x and y of a frame, or None.
+        draft: a frame and the mask that is being drawn on it; None: none is.
         asked: results of all sentences asked here, the first one included.
     """
 
@@ -61,6 +68,9 @@ class InspectorState:
         self.data_listeners: list[Callable[[], None]] = []
         self.theme_listeners: list[Callable[[], None]] = []
         self.clicked: Callable[[int, float, float], None] | None = None
+        self.drawn: Callable[[int, str, list[tuple[float, float]]], None] | None = None
+        self.grip: Callable[[int, float, float], Grip | None] = lambda *_: None
+        self.draft: tuple[int, DraftMask] | None = None
         self.theme: str | None = None
         self.work, self.scores, self.comparing, self.words = BackgroundTask(), ScoreTask(), CompareTask(), HTML()
         self.words.add_class("vm-words")
@@ -69,6 +79,7 @@ class InspectorState:
             self._pictures,
             on_frame=self._went,
             on_click=self._click,
+            on_drawn=self._draw,
             on_size=self._resize,
             on_theme=self._retheme,
             on_left=self.give_back,
@@ -77,12 +88,14 @@ class InspectorState:
             on_key=lambda key: self._keys.get(key, lambda: None)(),
         )
         self.comparing.listeners.append(self._recolour)
+        self._room = (FIRST_WIDTH_PX, 1.0)
+        self.canvas.observe(lambda _: self._arrange(), "arranged")
         self.reset()
 
     def reset(self) -> None:
         """Start over with the present inspection: it may be another result than before."""
         self.corrections = Corrections(self.inspection, load=self.models.tracker)
-        self.alone = None
+        self.alone = self.draft = None
         self.recompare()
         self.canvas.fps = float(self.inspection.fps or 30)
         self.changed_data()
@@ -100,6 +113,11 @@ class InspectorState:
     @property
     def frame(self) -> int:
         return self.canvas.frame
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """What each of `shown` is called; "" where there is one."""
+        return SIDES[self.canvas.arranged] if self.other is not None else ("",)
 
     @property
     def shown(self) -> list[Inspection]:
@@ -167,6 +185,7 @@ class InspectorState:
             self.canvas.captions = [_pieces(one, look) for one, look in zip(self.shown, self.looks, strict=True)]
             self.canvas.repropagated = [list(one) for one in self.inspection.repropagated()]
             self.canvas.pending = []
+            self.canvas.kept_in = _kept_in(self.inspection)
         self.canvas.show()
         notify(self.data_listeners)
 
@@ -224,10 +243,12 @@ class InspectorState:
 
     def _pictures(self, frame: int) -> tuple[list[Picture], str]:
         """The encoded pictures of a frame, and the line below them."""
+        looks = self.painted
+        if self.draft is not None and self.draft[0] == frame:
+            draft, shown = self.draft[1], looks[0].objects
+            looks[0] = replace(looks[0], draft=draft, objects=shown and (*shown, draft.object_id))
         pictures = [
-            self._cache.picture(one, frame, look)
-            for one, look in zip(self.shown, self.painted, strict=True)
-            if one.frames
+            self._cache.picture(one, frame, look) for one, look in zip(self.shown, looks, strict=True) if one.frames
         ]
         return pictures, self._caption(frame)
 
@@ -242,7 +263,8 @@ class InspectorState:
 
     def remove_listeners(self) -> None:
         """Forget all listeners: no panel is notified any more."""
-        self.clicked = None
+        self.clicked = self.drawn = None
+        self.grip = lambda *_: None
         self._keys.clear()
         own = [self.frame_listeners, self.data_listeners, self.theme_listeners]
         for listeners in (*own, self.work.listeners, self.scores.listeners, self.comparing.listeners):
@@ -255,7 +277,8 @@ class InspectorState:
         words = [f"frame {frame} of 0–{self.canvas.frames - 1}", f"{longest.times_s[frame]:.2f} s"]
         if origin := longest.result.in_source(frame):
             words.append(f"of the source {origin['source_frame']}, {origin['source_time_s']:.2f} s")
-        for one, side in zip(self.shown, ("left: ", "right: ") if self.other is not None else ("",), strict=True):
+        for one, name in zip(self.shown, self.sides, strict=True):
+            side = name and f"{name}: "
             if frame >= one.frames:
                 words.append(f"{side}ended at frame {one.frames - 1}" if one.frames else f"{side}no frames")
                 continue
@@ -271,17 +294,32 @@ class InspectorState:
     def _went(self, frame: int) -> None:
         notify(self.frame_listeners)
 
+    def _draw(self, frame: int, pane: int, what: str, points: list[tuple[float, float]]) -> None:
+        if pane:
+            self.set_status(f"corrections are made in the {self.sides[0]} picture", error=True)
+        elif self.drawn is not None and points:
+            self.drawn(frame, what, points)
+        self.canvas.repaint(frame)  # takes what the browser drew meanwhile away
+
+    def _arrange(self) -> None:
+        """Two pictures stand in another way: each may have more room, and is called otherwise."""
+        size = self.look.size
+        self._resize(*self._room)
+        if self.look.size == size:
+            self.canvas.show()
+        notify(self.frame_listeners)
+
     def _click(self, frame: int, pane: int, x: float, y: float) -> None:
         if self.canvas.mode != "navigate" and pane:
-            self.set_status("corrections are made in the picture on the left", error=True)
+            self.set_status(f"corrections are made in the {self.sides[0]} picture", error=True)
         elif self.clicked is not None:
             self.clicked(frame, x, y)
 
-    def _names_at(self, frame: int, pane: int, x: float, y: float) -> dict[int, str]:
-        """Objects at a place of a picture, the smallest first, with their names."""
+    def _names_at(self, frame: int, pane: int, x: float, y: float) -> tuple[dict[int, str], Grip | None]:
+        """Objects at a place of a picture, the smallest first, with their names; and a point to be dragged."""
         one = self.shown[pane] if pane < len(self.shown) else self.inspection
         found = objects_at(one, frame, x, y)
-        return {object_id: one.name_of(object_id) for object_id in found}
+        return {object_id: one.name_of(object_id) for object_id in found}, None if pane else self.grip(frame, x, y)
 
     def _show_alone(self, pane: int, objects: list[int] | None) -> None:
         alone = None if objects is None else (pane, tuple(map(int, objects)))
@@ -297,7 +335,9 @@ class InspectorState:
 
     def _resize(self, width: int, sharp: float = 1.0) -> None:
         """Paint for the room there is, in steps, so that a window being dragged does not empty the cache."""
-        each = (min(width - 8, WIDEST_PX) - 6 * (len(self.shown) - 1)) // len(self.shown)
+        self._room = width, sharp
+        abreast = len(self.shown) if self.canvas.arranged == "side" else 1
+        each = (min(width - 8, WIDEST_PX) - 6 * (abreast - 1)) // abreast
         each = max(160, each // 16 * 16)
         self.canvas.sharp = sharp = min(sharp, (MAX_PAINTED_PX / (TALLEST_PX * each)) ** 0.5)
         size = (round(TALLEST_PX * sharp), round(each * sharp))
@@ -319,6 +359,13 @@ def objects_at(one: Inspection, frame: int, x: float, y: float) -> list[int]:
         if 0 <= row < mask.shape[0] and 0 <= column < mask.shape[1] and mask[row, column]:
             found.append((int(mask.sum()), object_id))
     return [object_id for _, object_id in sorted(found)]
+
+
+def _kept_in(one: Inspection) -> str:
+    """Where corrections are, for whoever has lost this kernel."""
+    if one.folder is not None and one.log.unkept is None:
+        return f"Corrections are kept in {one.folder}." if one.history.records else ""
+    return "Corrections were in memory only, and are gone with it." if one.history.records else ""
 
 
 def _alone(look: Look, objects: tuple[int, ...]) -> Look:

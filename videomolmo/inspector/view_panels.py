@@ -17,6 +17,7 @@ from plotly.graph_objects import Figure
 from videomolmo.fusion import RULES
 from videomolmo.inspector.background import Debounced
 from videomolmo.inspector.doubt import doubtful_frames
+from videomolmo.inspector.edit_history import Clicks, box_of, parts_of
 from videomolmo.inspector.inspection import LAYERS, Inspection, listed
 from videomolmo.inspector.moments import is_whole_video
 from videomolmo.inspector.plots import agreement_figure, difference_figure, scores_figure, track_figure
@@ -310,7 +311,7 @@ class AnswerPanel:
 
     def _line(self, n: int) -> str:
         one = self._state.shown[n]
-        side = ("left: ", "right: ")[n] if len(self._state.shown) > 1 else ""
+        side = f"{name}: " if (name := self._state.sides[n]) else ""
         answer = one.answer_near(self._state.frame) if one.frames else None
         if answer is None:
             said = f"<div>{side}the model was not asked</div>"
@@ -338,9 +339,12 @@ class AnswerPanel:
         )
 
 
-def _points(clicks: Iterable[tuple[float, float, int]]) -> str:
-    """Clicks in force, as text."""
-    return ", ".join(f"{'+' if label else '−'} ({x:.0f}, {y:.0f})" for x, y, label in clicks) or "not there"
+def _points(clicks: Clicks) -> str:
+    """What is in force for an object on a frame, as text."""
+    mask, corners, points = parts_of(clicks)
+    words = ["mask drawn"] if mask and mask.counts else []
+    words += [f"box ({', '.join(f'{edge:.0f}' for edge in box)})"] if (box := box_of(corners)) else []
+    return ", ".join([*words, *(f"{'+' if on else '−'} ({x:.0f}, {y:.0f})" for x, y, on in points)]) or "not there"
 
 
 class DoubtPanel:
@@ -417,7 +421,7 @@ class ComparePanel:
             return
         known = self._state.comparing.of(differences) is not None
         words = [f"difference {differences.per_frame[frame]:.2f}" if known else "differences are being computed …"]
-        for side, one in zip(("left", "right"), self._state.shown, strict=True):
+        for side, one in zip(self._state.sides, self._state.shown, strict=True):
             scores = self._state.scores.of(one)
             if scores is not None and np.isfinite(scores.per_frame[frame]):
                 words.append(f"J&amp;F {side} {scores.per_frame[frame]:.2f}")

@@ -11,6 +11,7 @@ from videomolmo.errors import BadInput
 from videomolmo.inspector.action_panels import AskPanel, CorrectPanel, ExportPanel
 from videomolmo.inspector.background import close_all, is_interactive, on_idle
 from videomolmo.inspector.corrections import Corrections
+from videomolmo.inspector.draw_panel import DrawPanel
 from videomolmo.inspector.edit_panels import IdentityPanel, TablePanel
 from videomolmo.inspector.ground_truth import open_truth
 from videomolmo.inspector.inspection import LAYERS, Inspection
@@ -31,20 +32,9 @@ from videomolmo.io.plain_values import as_int, require_path
 from videomolmo.results import GroundingResult
 
 PARTS = (
-    "look",
-    "objects",
-    "identities",
-    "tables",
-    "fusion",
-    "correct",
-    "files",
-    "questions",
-    "answer",
-    "plots",
-    "doubt",
-    "compare",
-    "box",
-)
+    "look", "objects", "identities", "tables", "fusion", "correct", "draw", "files", "questions", "answer", "plots",
+    "doubt", "compare", "box",
+)  # fmt: skip
 
 
 class TrackInspector:
@@ -59,8 +49,8 @@ class TrackInspector:
     Attributes:
         state: what is shown, how and where.
         inspection, other: what is looked at.
-        look, objects, identities, fusion, correct, files, questions, plots, answer, tables, doubt, compare: the parts;
-            `compare` is None with one result.
+        look, objects, identities, fusion, correct, draw, files, questions, plots, answer, tables, doubt, compare: the
+            parts; `compare` is None with one result.
         box: all of it, as one widget. After `close` it and the parts are None.
     """
 
@@ -70,6 +60,7 @@ class TrackInspector:
         self.correct, self.files, self.questions = CorrectPanel(state), ExportPanel(state), AskPanel(state)
         self.identities = IdentityPanel(state, self.correct.object_id)
         self.tables = TablePanel(state, self.correct.revert)
+        self.draw = DrawPanel(state, self.correct)
         self.answer, self.plots, self.doubt = AnswerPanel(state), PlotPanel(state), DoubtPanel(state)
         self.compare = ComparePanel(state) if state.other is not None else None
         self.box = self._assemble()
@@ -80,7 +71,7 @@ class TrackInspector:
     def _assemble(self) -> widgets.VBox:
         compare = [self.compare.box] if self.compare is not None else []
         status = widgets.HBox([self.doubt.button, self.state.words], layout=widgets.Layout(align_items="center"))
-        main = widgets.VBox([self.correct.box, *compare, self.state.canvas, status, self.answer.box])
+        main = widgets.VBox([self.correct.box, self.draw.box, *compare, self.state.canvas, status, self.answer.box])
         parts = (self.look, self.objects, self.identities, self.fusion, self.questions, self.files)
         side = widgets.VBox([part.box for part in parts])
         columns = widgets.Box([main, self.plots.box, self.tables.box, side])

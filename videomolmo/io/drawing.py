@@ -423,6 +423,15 @@ def box(picture: Picture, edges: tuple[float, float, float, float], colour: Colo
         cv2.rectangle(picture, (left, top), (right - 1, bottom - 1), tone, width)
 
 
+def handle(picture: Picture, x: float, y: float, colour: Colour) -> None:
+    """A small square: what can be dragged."""
+    import cv2
+
+    size, at = max(3, round(4 * unit(picture))), (round(x), round(y))
+    for tone, half in ((BLACK, size + 1), (WHITE, size), (colour, size - 1)):
+        cv2.rectangle(picture, (at[0] - half, at[1] - half), (at[0] + half, at[1] + half), tone, -1)
+
+
 def trail(picture: Picture, points: np.ndarray, colour: Colour) -> None:
     """Where an object was: a line that grows thicker towards now, a dot on each frame."""
     import cv2

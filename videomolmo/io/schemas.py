@@ -111,7 +111,7 @@ class Correction(TypedDict):
 
     __pydantic_config__ = ConfigDict(extra="allow", strict=True)
     action: Literal[
-        "add_point", "remove_point", "drop_answer", "undo", "redo", "revert",
+        "add_point", "remove_point", "move_point", "add_box", "edit_mask", "drop_answer", "undo", "redo", "revert",
         "swap", "merge", "split", "delete", "recolour",
     ]  # fmt: skip
     frame: NotRequired[Frame]
@@ -119,7 +119,9 @@ class Correction(TypedDict):
     other: NotRequired[Annotated[int, Field(ge=1, le=MAX_OBJECTS)]]
     of: NotRequired[Annotated[int, Field(ge=1, le=1 << 31)]]
     number: NotRequired[Annotated[int, Field(ge=1, le=1 << 31)]]
-    clicks: NotRequired[Annotated[list[tuple[Number, Number, Literal[0, 1]]], Field(max_length=1000)]]
+    clicks: NotRequired[Annotated[list[tuple[Number, Number, Literal[0, 1, 2, 3]]], Field(max_length=1000)]]
+    mask: NotRequired[Text]
+    cleared: NotRequired[Annotated[list[Annotated[int, Field(ge=1, le=MAX_OBJECTS)]], Field(max_length=MAX_OBJECTS)]]
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

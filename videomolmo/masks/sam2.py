@@ -30,6 +30,7 @@ PIXELS_AT_ONCE = 2**25  # of masks that grow to the size of the frame, as floati
 
 
 Bits = UInt8[np.ndarray, "frames objects height bytes"]
+Masks = Sequence[Bool[np.ndarray, "height width"] | None] | None
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,10 @@ class MaskTracker:
     Attributes:
         rows: see above.
         held: frames whose features may be kept at a time.
+        prompts: what `start` takes besides points; see `videomolmo.protocols.Tracker`.
     """
+
+    prompts = frozenset({"boxes", "masks"})
 
     def __init__(self, model: nn.Module, rows: int | None = None, *, is_half: bool = False) -> None:
         self.model = model
@@ -113,6 +117,7 @@ class MaskTracker:
         *,
         frames: int,
         reverse: bool = False,
+        masks: "Masks" = None,
     ) -> "Track":
         """A fresh track of one object per entry of `points_px`, beginning at frame `at`.
 
@@ -120,12 +125,15 @@ class MaskTracker:
             at: number of the frame in the clip.
             frame: its features.
             points_px: clicks of each object, x and y in pixels of the frame.
-            labels: 1 for "on the object", 0 for "not on it", as `points_px`; all 1 when None.
+            labels: 1 for "on the object", 0 for "not on it", 2 and 3 for two corners of a box, upper left and lower
+                right, which come first; as `points_px`; all 1 when None.
             frames: length of the clip.
             reverse: whether time will run backwards; SAM 2 sees distances in time only, so nothing depends on it. The
                 track knows nothing of any other frame.
+            masks: of the objects that begin with a mask. Without points it is their first mask as it is; points refine
+                it.
         """
-        return Track(self, [frame] * len(points_px), points_px, labels, frames)
+        return Track(self, [frame] * len(points_px), points_px, labels, frames, masks=masks)
 
     def masks_of(
         self,
@@ -203,27 +211,45 @@ class Track:
         labels: Sequence[np.ndarray] | None,
         frames: int,
         remember: bool = True,
+        masks: Masks = None,
     ) -> None:
         self.tracker, self.frames, self.rows, self._at = tracker, frames, len(points_px), 0
         self._memory: dict[str, dict[int, dict]] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
         model = tracker.model
         self._keep = max(model.num_maskmem, model.max_obj_ptrs_in_encoder)
         labels = [np.ones(len(points), np.int32) for points in points_px] if labels is None else labels
+        drawn: Sequence[Any] = [None] * len(points_px) if masks is None else masks
+        kinds = [(len(points), mask is not None) for points, mask in zip(points_px, drawn, strict=True)]
         parts, order = [], []
-        for count in sorted({len(points) for points in points_px}):  # SAM 2 treats one click unlike several
-            group = [n for n, points in enumerate(points_px) if len(points) == count]
+        for kind in sorted(set(kinds)):  # SAM 2 treats one click unlike several, and a mask in another way
+            group = [n for n, one in enumerate(kinds) if one == kind]
             order += group
-            clicks = np.stack([points_px[n] for n in group]).astype(np.float32)
-            scaled = clicks / np.array([seen[0].width, seen[0].height], np.float32) * model.image_size
-            said = np.stack([labels[n] for n in group]).astype(np.int32)
-            prompt = {
-                "point_coords": torch.from_numpy(scaled).to(tracker.device),
-                "point_labels": torch.from_numpy(said).to(tracker.device),
-            }
+            prompt = {"points": self._clicks([points_px[n] for n in group], [labels[n] for n in group], seen[0])}
+            prompt["masks"] = self._drawn([drawn[n] for n in group]) if kind[1] else None
             parts.append(self._run([seen[n] for n in group], prompt, remember))
         back = torch.tensor(np.argsort(order), device=tracker.device)
         self._memory["cond_frame_outputs"][0] = _joined([kept for _, kept in parts], back)
         self.first_masks = _to_frame(torch.cat([logits for logits, _ in parts])[back], seen[0])
+        for n in (n for n, kind in enumerate(kinds) if kind == (0, True)):
+            self.first_masks[n] = drawn[n]
+
+    def _clicks(self, points: list[np.ndarray], labels: list[np.ndarray], frame: FrameFeatures) -> Any:
+        """Points of one number for each row, as SAM 2 takes them; None without any."""
+        if not len(points[0]):
+            return None
+        clicks = np.stack(points).astype(np.float32)
+        scaled = clicks / np.array([frame.width, frame.height], np.float32) * self.tracker.model.image_size
+        coordinates, said = torch.from_numpy(scaled), torch.from_numpy(np.stack(labels).astype(np.int32))
+        return {
+            "point_coords": coordinates.to(self.tracker.device),
+            "point_labels": said.to(self.tracker.device),
+        }
+
+    def _drawn(self, masks: list[np.ndarray]) -> Float[Tensor, "rows 1 size size"]:
+        """Masks at SAM 2's own size."""
+        size = (self.tracker.model.image_size,) * 2
+        given = torch.from_numpy(np.stack(masks)).to(self.tracker.device)[:, None].float()
+        return (F.interpolate(given, size, mode="bilinear", antialias=True) >= 0.5).float()
 
     def step(self, at: int, frame: FrameFeatures) -> Bool[np.ndarray, "objects height width"]:
         """Masks of all objects on the next frame."""
@@ -248,9 +274,11 @@ class Track:
 
     @torch.inference_mode()
     def _run(
-        self, seen: Sequence[FrameFeatures], prompt: dict[str, Tensor] | None, remember: bool
+        self, seen: Sequence[FrameFeatures], prompt: dict[str, Any] | None, remember: bool
     ) -> tuple[Tensor, dict[str, Any]]:
         """Logits of the masks, and what is remembered of them."""
+        points, masks = (None, None) if prompt is None else (prompt["points"], prompt["masks"])
+        refined = points is not None and masks is not None
         with self.tracker.precision():
             out = self.tracker.model.track_step(
                 frame_idx=self._at,
@@ -258,11 +286,12 @@ class Track:
                 current_vision_feats=_batch(seen),
                 current_vision_pos_embeds=[level.expand(-1, len(seen), -1) for level in seen[0].positions],
                 feat_sizes=seen[0].sizes,
-                point_inputs=prompt,
-                mask_inputs=None,
+                point_inputs=points,
+                mask_inputs=None if refined else masks,
                 output_dict=self._memory,
                 num_frames=self.frames,
                 run_mem_encoder=remember,
+                prev_sam_mask_logits=20 * masks - 10 if refined else None,  # as SAM 2 takes a mask that is given
             )
         memory = out["maskmem_features"]
         return out["pred_masks"], {
