@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from videomolmo.grounding import VideoGrounder
+from videomolmo.grounding import VideoGrounder, load_tracker
 from videomolmo.io.drawing import draw_points, side_by_side
 from videomolmo.io.video import open_video
 from videomolmo.lab.nano.molmo2_examples import answer_of
+from videomolmo.lab.nano.molmo2_recipe import nano_model, nano_processor
 from videomolmo.metrics.counting import stated_count
 from videomolmo.metrics.point_scores import VideoPointScore, video_point_scores
 from videomolmo.points import NO_POINTS, Answer, read_points
 from videomolmo.synth.event_questions import Asked, events_asked, things_asked
 from videomolmo.synth.event_scenes import ANOMALIES, GRID_FPS, EventClip
 from videomolmo.synth.event_stage import Stage, event_clip
-from videomolmo.systems.molmo2 import MOST_FRAMES, whole_grid
+from videomolmo.systems import load_grounder
+from videomolmo.systems.molmo2 import MOST_FRAMES, Molmo2Pointer, whole_grid
 from videomolmo.systems.molmo2_formats import write_timed_points
 from videomolmo.systems.whole_video import point_in_video
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 Task = Literal["track", "point", "count"]
 SECONDS, SIDE_PX, HITS = 6.0, 96, 4
+PLANTED = "planted"  # what stands for a model where none is at hand
 HELD_OUT = 10_000_000  # no training draws seeds from here on
 
 
@@ -74,12 +77,46 @@ def question_about(clip: EventClip, verb: str, subject: str = "something") -> As
 
 def ask(grounder: VideoGrounder, clip: EventClip, asked: Asked, task: Task) -> GroundingResult:
     """What a model answers about a clip; tracks are also masks on every frame."""
+    if isinstance(grounder.pointer, PlantedPointer):
+        grounder.pointer.told = planted(clip, asked, task)
     fps = fps_of(clip)
     video = open_video(clip.frames, fps=fps)
     if task == "track":
         return grounder(video, asked.phrase, every=max(1, round(fps / GRID_FPS)))
     counts = task == "count"
     return point_in_video(grounder, video, asked.how_many if counts else asked.phrase, count=counts)
+
+
+class PlantedPointer(Molmo2Pointer):
+    """Molmo 2's pointer with an untaught model, which is told what to write: for lessons without weights."""
+
+    def __init__(self) -> None:
+        processor = nano_processor()
+        super().__init__(nano_model(processor.tokenizer, seed=1), processor)
+        self.told = NO_POINTS
+
+    def _write(self, frames: Any, times: Any, request: str) -> tuple[str, int]:
+        return self.told, 0
+
+
+def load_model(name: str) -> VideoGrounder:
+    """A model that sees whole videos; "planted" for true answers, each with one mistake (see `planted`)."""
+    if name != PLANTED:
+        return load_grounder(name)
+    tracker, weights = load_tracker("nano", "cpu")
+    return VideoGrounder(PlantedPointer(), tracker, weights=weights, loaded={"model": PLANTED, "masks": "nano"})
+
+
+def planted(clip: EventClip, asked: Asked, task: Task) -> str:
+    """The true answer with a mistake: of points one is left out, a count states one too many, a track is cut short."""
+    right = answer_of(clip, asked, task)
+    if task == "point":
+        return mistakes(clip, asked)["one left out"] if len(asked.targets) > 1 else right
+    if task == "count":
+        return right.replace(f"total of {len(asked.targets)}", f"total of {len(asked.targets) + 1}")
+    moments = right.split(";")
+    end = right[right.index('">') :] if len(moments) > 3 else ""
+    return ";".join(moments[:-3]) + end if end else right
 
 
 def text_of(result: GroundingResult) -> str:
