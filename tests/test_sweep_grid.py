@@ -179,6 +179,8 @@ def test_shipped_grids_state_the_seconds_that_were_measured():
         measured[name] = pd.read_csv(path).drop_duplicates(["variant", "context", "seed"])["seconds"].mean()
     decoded = pd.read_csv(ROOT / "data" / "ablations" / "caption_decoders.csv").drop_duplicates(["branch", "clip"])
     measured["captions"] = decoded["seconds"].mean() * shipped["captions"]["fixed"]["clips"]
+    words = pd.read_csv(ROOT / "data" / "ablations" / "words_or_tokens.csv")
+    measured["words_or_tokens"] = words.drop_duplicates(["points", "attention", "samples", "seed"])["seconds"].mean()
     assert measured.keys() == shipped.keys()
     for name, seconds in measured.items():
         assert seconds < shipped[name]["seconds_per_run"] < seconds + 30, name  # the notebook around the work
