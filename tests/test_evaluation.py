@@ -340,6 +340,7 @@ class Sees:
     """In place of `VideoGrounder`: the right object of MeViS in miniature, whatever is asked."""
 
     weights: ClassVar[dict] = {}
+    pointer = segmenter = None
 
     def describe(self, context: int | None) -> dict:
         return {"context": context}

@@ -50,7 +50,7 @@ def test_published_models_on_six_frames_of_a_clip(published, sam_file, tmp_path)
     assert grounder.tracker.model.image_size == 1024
     assert grounder.pointer.model.language.embed_tokens.weight.dtype == torch.bfloat16
     grounder.pointer.model.generate = partial(grounder.pointer.model.generate, max_new_tokens=4)
-    grounder.pointer.processor.decode = lambda ids: '<point x="52.0" y="48.0" alt="mug">mug</point>'
+    grounder.pointer.processor.decode = lambda ids, size=None: '<point x="52.0" y="48.0" alt="mug">mug</point>'
     heard = []
     clip = REAL if REAL.is_file() else sample_clip()
     result = grounder(clip, "the blue mug", every=3, max_frames=6, on_text=lambda frame, text: heard.append(frame))

@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(why_not() is not None, reason=f"no browser to try it in: {why_not()}"),
 ]
-PATIENCE_S = 180  # of one step, on a machine that does much else
+PATIENCE_S = 60  # of one step, on a machine that does much else
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "07_track_inspector.ipynb"
 
 
@@ -395,6 +395,7 @@ def test_a_box_strokes_and_a_dragged_point_correct_and_are_undone(first, page, f
     area = records()[-1]["area"]
     first.choose("R", "erase")
     first.drag((right + 40, bottom + 25), (right + 10, bottom + 25), **size)
+    first.says("strokes for .* on frame 6")
     page.keyboard.press("Enter")
     assert first.eventually(lambda: records()[-1].get("area", area) < area)
     first.press("]")

@@ -222,7 +222,7 @@ def test_our_loop_writes_what_transformers_loop_writes(tokenizer, attn_implement
         {"max_new_tokens": 20, "eos_token_id": None, "repetition_penalty": 1.7, "stopping_criteria": [is_late]},
     )
     used = []
-    monkeypatch.setattr("videomolmo.model.pointing.greedy", lambda *a, **b: used.append(1) or greedy(*a, **b))
+    monkeypatch.setattr("videomolmo.model.decoding.greedy", lambda *a, **b: used.append(1) or greedy(*a, **b))
     for options in asked:
         for prompts in (padded, {name: value[:1] for name, value in padded.items()}):
             found = []

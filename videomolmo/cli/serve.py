@@ -52,9 +52,9 @@ def app(
     no_token: Annotated[bool, Option("--no-token", help="Ask for no token; on a loopback address only.")] = False,
     no_browser: Annotated[bool, Option("--no-browser", help="Open no browser.")] = False,
 ) -> None:  # fmt: skip
-    """Serve a page for your own videos, in a browser, without code: choose, ask, watch, correct, export.
+    """Serve a page for your own videos, without code.
 
-    The page is notebooks/13_your_video.ipynb through Voilà (pip install 'videomolmo[app]'). It listens on this machine
+    Choose, ask, watch, correct, export: the page is notebooks/13_your_video.ipynb through Voilà (pip install 'videomolmo[app]'). It listens on this machine
     only, and asks for the token that is printed; each tab has a kernel and a folder in DIR of its own. Ctrl-C ends it.
     """
     is_local = _is_loopback(ip)
