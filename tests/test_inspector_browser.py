@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(why_not() is not None, reason=f"no browser to try it in: {why_not()}"),
 ]
-PATIENCE_S = 60  # of one step, on a machine that does much else
+PATIENCE_S = 180  # of one step, on a machine that does much else
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "07_track_inspector.ipynb"
 
 
@@ -394,7 +394,7 @@ def test_a_box_strokes_and_a_dragged_point_correct_and_are_undone(first, page, f
     first.says("mask edited")
     area = records()[-1]["area"]
     first.choose("R", "erase")
-    first.drag((right + 40, bottom + 25), (right + 10, bottom + 25), **size)
+    first.drag(middle, (left, middle[1]), **size)
     first.says("strokes for .* on frame 6")
     page.keyboard.press("Enter")
     assert first.eventually(lambda: records()[-1].get("area", area) < area)
@@ -586,7 +586,8 @@ def test_after_the_kernel_was_restarted_one_note_over_each_inspector_says_what_t
     note = first.box.get_by_role("alert")
     note.wait_for()
     assert "Run this cell again" in note.inner_text() and "Corrections are kept in" in note.inner_text()
-    assert first.eventually(lambda: page.get_by_role("alert").count() == page.locator(".vm-inspector").count())
+    notes = page.locator(".vm-gone")  # also over those that JupyterLab does not show for now
+    assert first.eventually(lambda: notes.count() == page.locator(".vm-inspector").count())
     shoot(page, "restarted")
 
 

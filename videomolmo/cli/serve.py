@@ -54,8 +54,9 @@ def app(
 ) -> None:  # fmt: skip
     """Serve a page for your own videos, without code.
 
-    Choose, ask, watch, correct, export: the page is notebooks/13_your_video.ipynb through Voilà (pip install 'videomolmo[app]'). It listens on this machine
-    only, and asks for the token that is printed; each tab has a kernel and a folder in DIR of its own. Ctrl-C ends it.
+    Choose, ask, watch, correct, export: the page is notebooks/13_your_video.ipynb through Voilà (pip install
+    'videomolmo[app]'). It listens on this machine only, and asks for the token that is printed; each tab has a kernel
+    and a folder in DIR of its own. Ctrl-C ends it.
     """
     is_local = _is_loopback(ip)
     if no_token and not is_local:
