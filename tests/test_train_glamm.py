@@ -14,7 +14,7 @@ from videomolmo.cli import main
 from videomolmo.errors import BadInput
 from videomolmo.fusion import iou
 from videomolmo.inspector.ground_truth import open_truth
-from videomolmo.lab.nano import caption_recipe, caption_stage
+from videomolmo.lab.nano import caption_recipe, checkpoint
 from videomolmo.lab.nano.caption_attention import NOBODY, look_loss, should_look, subjects, visual_owners
 from videomolmo.lab.nano.caption_batches import FACTS, Seen, ask, centres, classes, facts, patch_owners, text_inputs
 from videomolmo.lab.nano.caption_packing import ask_several, pack
@@ -64,18 +64,18 @@ def test_one_command_trains_all_stages_and_a_killed_stage_goes_on_to_the_same_bi
     frames = Seen.of(10_000_000, 12, 4).frames
     assert model.write(processor(frames, "What is red?")["input_ids"][None, :1], max_new_tokens=2).ids.shape[1] <= 3
 
-    own = caption_stage.save_progress
+    own = checkpoint.save_progress
 
     def save(*arguments) -> None:
         own(*arguments)
         raise Killed
 
     done = [folder / f"glamm_{stage.name}" / "weights.safetensors" for stage in small]
-    monkeypatch.setattr(caption_stage, "CHECKPOINT_EVERY", 1)
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_EVERY", 1)
     for stage, begin, whole in ((small[0], None, done[0]), (small[-1], done[-2], done[-1])):
         arguments = (processor.config, processor, replace(stage, steps=2), tmp_path / stage.name, begin, 1)
         with monkeypatch.context() as patched, pytest.raises(Killed):
-            patched.setattr(caption_stage, "save_progress", save)
+            patched.setattr(checkpoint, "save_progress", save)
             train_stage(*arguments)
         weights, wanted = load_weights(train_stage(*arguments)), load_weights(whole)
         assert all(torch.equal(value, wanted[name]) for name, value in weights.items())

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from videomolmo.cli import main
-from videomolmo.lab.nano import molmo2_examples, molmo2_recipe, molmo2_stage, molmo2_start, molmo2_vision
+from videomolmo.lab.nano import checkpoint, molmo2_examples, molmo2_recipe, molmo2_stage, molmo2_start, molmo2_vision
 from videomolmo.lab.nano.checkpoint import load_weights
 from videomolmo.lab.nano.molmo2_examples import Batches, Clips, message_of, points_in, window_labels
 from videomolmo.synth.event_questions import ask_about
@@ -40,7 +40,7 @@ def begun():
 def small(monkeypatch):
     monkeypatch.setattr(molmo2_vision, "FRAMES", 8)
     monkeypatch.setattr(molmo2_vision, "CHECKPOINT_EVERY", 1)
-    monkeypatch.setattr(molmo2_stage, "CHECKPOINT_EVERY", 1)
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_EVERY", 1)
 
 
 def test_a_tower_learns_to_see_what_the_shipped_one_sees_and_survives_being_killed(begun, small, tmp_path, monkeypatch):
@@ -168,7 +168,7 @@ def test_a_stage_lowers_its_loss_and_goes_on_to_the_same_weights(begun, small, t
     whole = load_weights(molmo2_stage.train_stage(model, processor, stage, tmp_path / "plain", None, 1))
     same = [torch.equal(whole[f"model.{name}"], value) for name, value in begin.items() if ".vision_tower." in name]
     assert any(same) == (not vision) and not torch.equal(whole["model.lm_head.weight"], begin["lm_head.weight"])
-    own = molmo2_stage.save_progress
+    own = checkpoint.save_progress
 
     def save(*arguments) -> None:
         own(*arguments)
@@ -176,7 +176,7 @@ def test_a_stage_lowers_its_loss_and_goes_on_to_the_same_weights(begun, small, t
 
     model.load_state_dict(begin)
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(molmo2_stage, "save_progress", save)
+        patched.setattr(checkpoint, "save_progress", save)
         molmo2_stage.train_stage(model, processor, stage, tmp_path / "killed", None, 1)
     model.load_state_dict(begin)
     again = load_weights(molmo2_stage.train_stage(model, processor, stage, tmp_path / "killed", None, 1))

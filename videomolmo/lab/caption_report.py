@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from videomolmo.errors import BadInput
 from videomolmo.io.tables import read_csv
-from videomolmo.lab.tables import markdown_table
+from videomolmo.lab.tables import markdown_table, read_cells
 from videomolmo.lab.temporal_report import interval
 from videomolmo.synth.caption_scenes import BAR, GREY
 from videomolmo.synth.scene import COLOURS, MOTIONS, SHAPES
@@ -81,17 +80,7 @@ def load(path: Path) -> pd.DataFrame:
     Raises:
         BadInput: no table, one without a column, or with cells of different sizes.
     """
-    if not Path(path).is_file():
-        raise BadInput(f"{path} is not there, expected the table of a caption ablation; run it first")
-    table = read_csv(path, dtype={"clips": str, "commit": str, "machine": str})
-    if lost := {*CELL, *SETTINGS, "kind", "value", "n", "clips"} - set(table.columns):
-        raise BadInput(f"{path} has no column {sorted(lost)[0]!r}, expected a table of the caption ablation")
-    for name in SETTINGS:
-        if table[name].nunique() > 1:
-            raise BadInput(
-                f"{path} holds cells with {name} = {sorted(set(table[name]))}, expected one; give a file each"
-            )
-    return table.drop_duplicates([*CELL, "kind"], ignore_index=True)
+    return read_cells(path, "the table of a caption ablation", CELL, SETTINGS, "clips")
 
 
 def right(table: pd.DataFrame, variant: str, kind: str, seeds: Iterable[int]) -> np.ndarray:

@@ -4,10 +4,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from videomolmo.errors import BadInput
 from videomolmo.io import provenance
 from videomolmo.io.files import atomic_file
+from videomolmo.io.tables import read_csv
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -20,6 +23,30 @@ def markdown_table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> list[
     """
     heads = list(heads)
     return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
+
+
+def read_cells(path: Path, what: str, cell: Iterable[str], settings: Iterable[str], text: str) -> "pd.DataFrame":
+    """A table of finished cells of an ablation, each kind of question of a cell once.
+
+    Args:
+        path: of the CSV file.
+        what: it should be, in words.
+        cell, settings: columns that tell cells apart, and those in which all agree.
+        text: a column that stays text.
+
+    Raises:
+        BadInput: no table, one without a column, or with cells of different settings.
+    """
+    if not Path(path).is_file():
+        raise BadInput(f"{path} is not there, expected {what}; run the ablation first")
+    table = read_csv(path, dtype={text: str, "commit": str, "machine": str})
+    if lost := {*cell, *settings, "kind", "value", "n", text} - set(table.columns):
+        raise BadInput(f"{path} has no column {sorted(lost)[0]!r}, expected {what}")
+    for name in settings:
+        if table[name].nunique() > 1:
+            found = sorted(set(table[name]))
+            raise BadInput(f"{path} holds cells with {name} = {found}, expected one budget; give a file for each")
+    return table.drop_duplicates([*cell, "kind"], ignore_index=True)
 
 
 def note_of(path: Path) -> str:

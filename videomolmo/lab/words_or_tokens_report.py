@@ -7,9 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from videomolmo.errors import BadInput
-from videomolmo.io.tables import read_csv
-from videomolmo.lab.tables import markdown_table, save_plots
+from videomolmo.lab.tables import markdown_table, read_cells, save_plots
 from videomolmo.lab.temporal_report import interval
 from videomolmo.weights.hub import data_folder
 
@@ -42,16 +40,7 @@ def load(path: Path) -> pd.DataFrame:
     Raises:
         BadInput: no table, one without a column, or with cells of different budgets.
     """
-    if not Path(path).is_file():
-        raise BadInput(f"{path} is not there, expected a table of words or tokens; run the ablation first")
-    table = read_csv(path, dtype={"right": str, "commit": str, "machine": str})
-    if lost := {*CELL, *SETTINGS, "kind", "value", "n", "right"} - set(table.columns):
-        raise BadInput(f"{path} has no column {sorted(lost)[0]!r}, expected a table of words or tokens")
-    for name in SETTINGS:
-        if table[name].nunique() > 1:
-            found = sorted(set(table[name]))
-            raise BadInput(f"{path} holds cells with {name} = {found}, expected one budget; give a file for each")
-    return table.drop_duplicates([*CELL, "kind"], ignore_index=True)
+    return read_cells(path, "a table of words or tokens", CELL, SETTINGS, "right")
 
 
 def _rows(table: pd.DataFrame, name: tuple[str, str], samples: int, kind: str) -> pd.DataFrame:

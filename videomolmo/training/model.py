@@ -288,6 +288,16 @@ def recompute(kind: Trainable, model: nn.Module) -> None:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
+def placed(kind: Trainable, model: nn.Module, recipe: Recipe, accelerator: Accelerator, sharded: bool) -> nn.Module:
+    """A model that was read whole: its parts and adapters as the recipe says, on its device, divided if `sharded`."""
+    prepare(kind, model, recipe)
+    start_adapters(model, recipe.run.seed)
+    model = model.to(accelerator.device).train()
+    if sharded:
+        shard(kind.units(model), recipe, accelerator)
+    return model
+
+
 def shard(modules: list[nn.Module], recipe: Recipe, accelerator: Accelerator, root: bool = False) -> None:
     """Divide modules among all processes in one row, with bfloat16 arithmetic where the recipe wants it."""
     options: dict = {"mesh": torch.distributed.init_device_mesh(accelerator.device.type, (accelerator.num_processes,))}

@@ -17,7 +17,7 @@ from videomolmo.errors import BadInput
 from videomolmo.model.decoding import PADDING
 from videomolmo.systems.molmo2 import inputs_of, load_molmo2, load_processor, shrunk
 from videomolmo.training.data import DistributedBatchSampler, MicroBatches
-from videomolmo.training.model import Batch, Counts, prepare, refuse, shard, start_adapters
+from videomolmo.training.model import Batch, Counts, placed, refuse
 from videomolmo.training.pointing import TARGETS, LossModule, token_counts
 from videomolmo.training.recipe import Learn, Recipe
 from videomolmo.training.video_samples import FLAT, LeftOut, Message, VideoSample, VideoSamples
@@ -43,12 +43,7 @@ class Molmo2:
         """Each process reads all of it."""
         refuse({"model.context": recipe.model.context, "model.quantize": recipe.model.quantize}, "Molmo 2")
         model, _ = load_molmo2(folder)
-        prepare(self, model, recipe)
-        start_adapters(model, recipe.run.seed)
-        model = model.to(accelerator.device).train()
-        if sharded:
-            shard(self.units(model), recipe, accelerator)
-        return model
+        return placed(self, model, recipe, accelerator, sharded)
 
     def plain(self, recipe: Recipe, folder: Path, config: Any) -> tuple[nn.Module, Callable[[Path], None]]:
         """By transformers' own classes."""

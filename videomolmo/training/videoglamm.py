@@ -18,7 +18,7 @@ from videomolmo.errors import BadInput
 from videomolmo.systems.videoglamm import VideoGLaMMConfig, VideoGLaMMForConditionalGeneration, VideoGLaMMProcessor
 from videomolmo.systems.videoglamm.examples import Conversations, model_inputs, read_conversations, training_batch
 from videomolmo.training.data import MicroBatches, Sampler, Samples
-from videomolmo.training.model import Batch, Counts, prepare, refuse, shard, start_adapters
+from videomolmo.training.model import Batch, Counts, placed, refuse
 from videomolmo.training.recipe import Data, Learn, Recipe
 
 MASKS = "model.visual_model."
@@ -53,12 +53,7 @@ class VideoGLaMM:
         """Each process reads all of it."""
         refuse({"model.context": recipe.model.context, "model.quantize": recipe.model.quantize}, "VideoGLaMM")
         model = VideoGLaMMForConditionalGeneration.from_pretrained(folder, clip=recipe.model.clip)
-        prepare(self, model, recipe)
-        start_adapters(model, recipe.run.seed)
-        model = model.to(accelerator.device).train()
-        if sharded:
-            shard(self.units(model), recipe, accelerator)
-        return model
+        return placed(self, model, recipe, accelerator, sharded)
 
     def plain(
         self, recipe: Recipe, folder: Path, config: VideoGLaMMConfig

@@ -7,27 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from videomolmo.lab.nano import caption_batches as batches
 from videomolmo.lab.nano.caption_attention import look_loss, should_look
 from videomolmo.lab.nano.caption_batches import COLOUR_CLASSES, MOTION_CLASSES, SHAPE_CLASSES, Seen
 from videomolmo.lab.nano.caption_packing import ask_several, pack
-from videomolmo.lab.nano.checkpoint import MovingAverage, found, load_weights, resume, save_checkpoint, save_progress
+from videomolmo.lab.nano.checkpoint import CHECKPOINT, Log, MovingAverage, found, load_weights, resume, run_steps
 from videomolmo.lab.nano.grounded_model import given_features, nano_glamm
 from videomolmo.systems.videoglamm import VideoGLaMMConfig, VideoGLaMMForConditionalGeneration, VideoGLaMMProcessor
 from videomolmo.systems.videoglamm.losses import mask_losses, word_loss
 from videomolmo.systems.videoglamm.masks import decode_all, to_size
 from videomolmo.systems.videoglamm.splice import PLACEHOLDER
-from videomolmo.training.log import append_log
 from videomolmo.training.model import cosine
 
 PARTS = {  # of the model, by the beginnings of their weights' names
@@ -38,7 +36,6 @@ PARTS = {  # of the model, by the beginnings of their weights' names
     "decoder": ("model.visual_model.sam_mask_decoder.",),
 }
 WARMUP, AVERAGE, BACKGROUND = 60, 0.998, 0.1  # steps; decay of the moving average; weight of class "none"
-CHECKPOINT_EVERY, LOG_EVERY = 100, 25
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,6 @@ class Probes(nn.Module):
 
 
 Both = nn.ModuleDict  # "model" and "probes"
-Log = dict[str, float]
 
 
 def features(model: VideoGLaMMForConditionalGeneration, seen: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -286,27 +282,17 @@ def train_stage(
         return there
     both = assembled(config, begin, seed)
     optimiser, average = optimiser_of(both, stage), MovingAverage(both, AVERAGE)
-    checkpoint = folder / "checkpoint.safetensors"
-    start = resume(checkpoint, both, optimiser, average)
+    start = resume(folder / CHECKPOINT, both, optimiser, average)
     source = clips_of(both, processor, stage, seed, start)
-    recent: list[Log] = []
-    bar = tqdm(range(start, stage.steps), initial=start, total=stage.steps, desc=stage.name, mininterval=5)
-    for step in bar:
-        recent.append(advance(both, optimiser, average, processor, next(source), stage, seed, step))
-        if (step + 1) % LOG_EVERY == 0 or step + 1 == stage.steps:
-            mean = pd.DataFrame(recent).mean().round(4).to_dict()
-            append_log(folder / "log.jsonl", stage=stage.name, step=step + 1, **mean)
-            bar.set_postfix(mean)
-            recent = []
-        if (step + 1) % CHECKPOINT_EVERY == 0:
-            save_progress(checkpoint, both, optimiser, average, step + 1)
-    save_checkpoint(done, state=average.state)
+    numbered = ((step, next(source)) for step in range(start, stage.steps))
+    act = partial(advance, both, optimiser, average, processor, stage, seed)
+    run_steps(numbered, act, stage, folder, (both, optimiser, average))
     return done
 
 
 def advance(
-    both: Both, optimiser: torch.optim.Optimizer, average: MovingAverage, processor: VideoGLaMMProcessor,
-    batch: tuple[list[Seen], dict[str, Tensor]], stage: Stage, seed: int, step: int,
+    both: Both, optimiser: torch.optim.Optimizer, average: MovingAverage, processor: VideoGLaMMProcessor, stage: Stage,
+    seed: int, step: int, batch: tuple[list[Seen], dict[str, Tensor]],
 ) -> Log:  # fmt: skip
     """Step `step` of a stage with the schedule, clipping and the moving average; returns what to log."""
     for group in optimiser.param_groups:

@@ -1,4 +1,7 @@
-"""Checkpoints of the nano recipe's stages: an atomic file with its own hash, a moving average, resized positions."""
+"""Checkpoints of the nano recipe's stages, and the loop that writes them.
+
+An atomic file with its own hash, a moving average, resized positions.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ import io
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -26,6 +30,8 @@ from videomolmo.training.tensor_files import check_fit, first_whole, read_whole,
 from videomolmo.weights.pickled import read_torch
 
 State = dict[str, Tensor]
+Log = dict[str, float]
+CHECKPOINT, CHECKPOINT_EVERY, LOG_EVERY = "checkpoint.safetensors", 100, 25  # steps
 EARLIER = ".pt"  # how earlier versions named these files, which they pickled
 _NO_HASH = "0" * 64
 _MAX_BYTES = 8 << 30
@@ -176,6 +182,34 @@ def resume(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, avera
     optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
     average.load(saved["average"])
     return step
+
+
+def run_steps(
+    batches: Iterable[tuple[int, Any]], act: Callable[[int, Any], Log], stage: Any, folder: Path,
+    state: tuple[nn.Module, torch.optim.Optimizer, MovingAverage],
+) -> None:  # fmt: skip
+    """Act on each numbered batch of a stage, with a bar, log.jsonl, checkpoints, and averaged weights at the end.
+
+    Args:
+        batches: numbers of steps, from that on to resume at, with what is trained on.
+        act: does a step and returns what to log.
+        stage: has a name and its number of steps.
+        folder: gets the files.
+        state: see `save_progress`.
+    """
+    recent: list[Log] = []
+    with tqdm(total=stage.steps, desc=stage.name, mininterval=5) as bar:
+        for step, batch in batches:
+            recent.append(act(step, batch))
+            bar.update(step + 1 - bar.n)
+            if (step + 1) % LOG_EVERY == 0 or step + 1 == stage.steps:
+                mean = pd.DataFrame(recent).mean().round(4).to_dict()
+                append_log(folder / "log.jsonl", stage=stage.name, step=step + 1, **mean)
+                bar.set_postfix(mean)
+                recent = []
+            if (step + 1) % CHECKPOINT_EVERY == 0:
+                save_progress(folder / CHECKPOINT, *state, step + 1)
+    save_checkpoint(folder / "weights.safetensors", state=state[2].state)
 
 
 def _states(flat: Mapping[str, Tensor], optimiser: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:

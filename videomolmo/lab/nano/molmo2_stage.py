@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
-from tqdm import tqdm
+from transformers.models.molmo2.modeling_molmo2 import apply_rotary_pos_emb
 
-from videomolmo.lab.nano.checkpoint import MovingAverage, found, load_weights, resume, save_checkpoint, save_progress
+from videomolmo.lab.nano.checkpoint import CHECKPOINT, Log, MovingAverage, found, load_weights, resume, run_steps
 from videomolmo.lab.nano.molmo2_examples import (
     ASKABLE,
     COLOUR_CLASSES,
@@ -32,11 +31,9 @@ from videomolmo.lab.nano.molmo2_examples import (
 )
 from videomolmo.lab.nano.molmo2_vision import ShippedTower
 from videomolmo.model.connector import PERIODS, phases
-from videomolmo.training.log import append_log
 from videomolmo.training.model import cosine
 
 WARMUP, AVERAGE, BACKGROUND = 60, 0.98, 0.1  # steps; decay of the moving average; weight of class "none"
-CHECKPOINT_EVERY, LOG_EVERY = 100, 25
 SUPERVISED = ((1, 2, 3), 2)  # layers, and heads of each, whose attention is shown where the point lies
 ASKED_AFTER = 1  # layers: then a token that writes knows what was asked for
 KNOWN_AFTER = 3  # layers: then a window's token knows what becomes of its thing
@@ -105,7 +102,6 @@ class Probes(nn.Module):
         return loss, log
 
 
-Log = dict[str, float]
 Both = nn.ModuleDict  # "model" and "probes"
 
 
@@ -132,9 +128,8 @@ def answers_loss(both: Both, batch: dict[str, Tensor], stage: Stage) -> tuple[Te
     shown, told = probes.looks_loss(tokens.view(*per_frame, -1), batch)
     rows = torch.arange(len(ids))[:, None]
     deep = out.hidden_states[KNOWN_AFTER][rows, windows].reshape(*per_frame, -1)
-    facts, happened = (
-        probes.facts_loss(deep, batch) if len(windows[0]) > per_frame[1] else (0.0, {})
-    )  # of one frame: none
+    is_clip = len(windows[0]) > per_frame[1]  # in a single frame nothing happens
+    facts, happened = probes.facts_loss(deep, batch) if is_clip else (0.0, {})
     written = written_loss(probes, out.hidden_states, batch)
     asked = asked_loss(probes, out.hidden_states[ASKED_AFTER], batch)
     loss = loss + stage.look * looked + stage.facts * (shown + facts) + 2 * written + 5 * asked
@@ -142,7 +137,10 @@ def answers_loss(both: Both, batch: dict[str, Tensor], stage: Stage) -> tuple[Te
 
 
 def words_loss(model: Any, hidden: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Log]:
-    """Weighted cross-entropy of the answers, and how many choices (first token, next point or end) are right."""
+    """Weighted cross-entropy of the answers, and which of its targets are right.
+
+    `choices` are first tokens, what follows a point, and first digits: what weighs most; `second` are second digits.
+    """
     weights = batch["loss_masks"]
     chosen = (weights > 0) & (batch["targets"] >= 0)
     logits, targets, weights = model.lm_head(hidden[chosen]), batch["targets"][chosen], weights[chosen]
@@ -195,23 +193,16 @@ def attention_of(
 ) -> Float[Tensor, "chosen heads tokens"]:  # fmt: skip
     """The first heads' attention weights of chosen tokens, as `Molmo2Attention` has them (per-head norms, causal)."""
     heads, size = SUPERVISED[1], attention.head_dim
-    cos, sin = (one.expand(len(hidden), -1, -1)[..., None, :] for one in places)
     query = attention.q_norm(attention.q_proj(hidden).unflatten(-1, (-1, size))[:, :, :heads])
     key = attention.k_norm(attention.k_proj(hidden).unflatten(-1, (-1, size)))
     key = key.repeat_interleave(attention.num_key_value_groups, dim=2)[:, :, :heads]
-    query, key = (one * cos + turned(one) * sin for one in (query, key))
+    query, key = apply_rotary_pos_emb(query, key, *places, unsqueeze_dim=2)
     found = []
     for number in range(len(hidden)):
         own = token[row == number]
         scores = torch.einsum("qhd,khd->qhk", query[number, own], key[number]) * size**-0.5
         found.append(scores.masked_fill(~allowed[number, own][:, None], float("-inf")).softmax(-1))
     return torch.cat(found)  # rows come in order
-
-
-def turned(x: Tensor) -> Tensor:
-    """Halves of the last axis swapped, the second negated: for rotary embeddings."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([-second, first], dim=-1)
 
 
 def written_loss(probes: Probes, hidden: Sequence[Tensor], batch: dict[str, Tensor]) -> Tensor:
@@ -261,27 +252,20 @@ def train_stage(model: Any, processor: Any, stage: Stage, folder: Path, begin: P
     both = assembled(model, begin, seed)
     own = model.model.vision_tower
     optimiser, average = optimiser_of(both, stage), MovingAverage(both, AVERAGE)
-    checkpoint = folder / "checkpoint.safetensors"
-    start = resume(checkpoint, both, optimiser, average)
+    start = resume(folder / CHECKPOINT, both, optimiser, average)
     key = sum(ord(letter) for letter in stage.name)
     batches = Batches(processor, stage.clips, seed, key, stage.steps)
     loader = DataLoader(batches, batch_size=None, sampler=range(start, stage.steps), num_workers=1, prefetch_factor=4)
-    recent: list[Log] = []
-    bar = tqdm(loader, initial=start, total=stage.steps, desc=stage.name, mininterval=5)
     shipped = None if stage.vision else ShippedTower()
-    for step, batch in enumerate(bar, start):
+
+    def act(step: int, batch: dict[str, Tensor]) -> Log:
         model.model.vision_tower = shipped or own  # for this pass: what is saved is the model's own
-        recent.append(advance(both, optimiser, batch, stage, step))
+        log = advance(both, optimiser, batch, stage, step)
         model.model.vision_tower = own
         average.update(both, step)
-        if (step + 1) % LOG_EVERY == 0 or step + 1 == stage.steps:
-            mean = pd.DataFrame(recent).mean().round(4).to_dict()
-            append_log(folder / "log.jsonl", stage=stage.name, step=step + 1, **mean)
-            bar.set_postfix(mean)
-            recent = []
-        if (step + 1) % CHECKPOINT_EVERY == 0:
-            save_progress(checkpoint, both, optimiser, average, step + 1)
-    save_checkpoint(done, state=average.state)
+        return log
+
+    run_steps(enumerate(loader, start), act, stage, folder, (both, optimiser, average))
     return done
 
 
