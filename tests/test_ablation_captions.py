@@ -68,10 +68,10 @@ def test_a_cell_that_was_stopped_ends_as_one_that_was_not(begin, tmp_path, monke
     assert {row["kind"] for row in whole} == set(caption_report.KINDS)
     (weights,) = (begin[0] / "cells").rglob("checkpoint.safetensors")
 
-    def stopped(both, optimiser, average, processor, batch, stage, seed, step):
+    def stopped(both, optimiser, average, processor, stage, seed, step, batch):
         if step == 1:
             raise KeyboardInterrupt
-        return advance(both, optimiser, average, processor, batch, stage, seed, step)
+        return advance(both, optimiser, average, processor, stage, seed, step, batch)
 
     other = tmp_path / "other"
     other.mkdir()

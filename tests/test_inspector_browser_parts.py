@@ -412,7 +412,7 @@ def test_hints_are_there_until_they_are_put_away_and_the_legend_tells_what_occur
 
 def test_objects_are_a_list_with_all_none_and_solo(page):
     rows = [[n, f"<i>thing {n}", "#e69f00", "#000000"] for n in range(1, 13)]
-    source = (SCRIPTS / "objects.js").read_text()
+    source = "".join((SCRIPTS / name).read_text() for name in ("element.js", "objects.js"))
     page.add_style_tag(content=(SCRIPTS / "canvas.css").read_text())
     page.evaluate(CANVAS, [source, {"rows": rows, "hidden": [], "more": "and 3 more"}])
     page.evaluate("""() => {
@@ -526,7 +526,7 @@ OPEN_TABLE = """async ([source, traits]) => {
 
 
 def test_a_table_is_sorted_by_its_heads_and_a_row_leads_to_its_frame(page):
-    page.evaluate(OPEN_TABLE, [(SCRIPTS / "tables.js").read_text(), TABLE])
+    page.evaluate(OPEN_TABLE, ["".join((SCRIPTS / name).read_text() for name in ("element.js", "tables.js")), TABLE])
     first = lambda: page.locator("tbody tr td:first-child").all_inner_texts()  # noqa: E731
     assert first() == [], "filled only when it is opened"
     page.locator("summary").click()

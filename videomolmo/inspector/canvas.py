@@ -13,8 +13,8 @@ MAX_SHARP = 4.0  # pixels painted for each pixel of the page
 FIRST_WIDTH_PX = 640  # until the browser says how wide it is
 MAX_AT_ONCE = 16  # frames in one answer
 SCRIPTS = (
-    "time_line.js", "phrases.js", "hints.js", "zoom.js", "sketch.js", "arrange.js", "lost.js", "pointer.js",
-    "canvas.js",
+    "element.js", "time_line.js", "phrases.js", "hints.js", "zoom.js", "sketch.js", "arrange.js", "lost.js",
+    "pointer.js", "canvas.js",
 )  # fmt: skip
 LAYOUTS = ("side", "stack", "swipe", "overlay")
 MOST_POINTS = 10_000  # of one stroke

@@ -120,7 +120,7 @@ class Table(anywidget.AnyWidget):
         unfolded: only then it needs rows.
     """
 
-    _esm = Path(__file__).with_name("tables.js").read_text("utf-8")  # as the canvas's
+    _esm = "\n".join(Path(__file__).with_name(name).read_text("utf-8") for name in ("element.js", "tables.js"))
     _css = Path(__file__).with_name("tables.css").read_text("utf-8")
     title = traitlets.Unicode("").tag(sync=True)
     hint = traitlets.Unicode("").tag(sync=True)

@@ -1,11 +1,4 @@
 // The list of objects: colour and number, whether each is shown, its name. Names are text of the user, never HTML.
-function element(tag, name, parent, properties = {}) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.className = name;
-  parent.append(made);
-  return made;
-}
-
 function render({ model, el }) {
   const stop = new AbortController(), lines = new Map(); // id -> { line, box, name, solo }
   const root = element("div", "vm-objects", el);

@@ -1,12 +1,5 @@
 // A table below the picture: a click on the head of a column sorts it, one on a row goes to its frame. It is filled when
 // it is opened. Texts are data of the user, never HTML.
-function element(tag, name, parent, properties = {}) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.className = name;
-  parent.append(made);
-  return made;
-}
-
 function render({ model, el }) {
   const stop = new AbortController();
   const root = element("details", "vm-table", el);

@@ -5,13 +5,6 @@ const LINE_PX = 34, ROW_PX = 14; // its height with the marks of one picture; of
 const EDGE_PX = 8; // left and right of it
 const BAR_PX = 11, THICK_PX = 4, KNOB_PX = 22; // of the line itself: its top and height; height of what moves along it
 
-function element(tag, name, parent, properties = {}) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.className = name;
-  parent.append(made);
-  return made;
-}
-
 class TimeLine {
   constructor(model, parent, want) { // `want(frame)`: the user goes there
     this.model = model;

@@ -137,7 +137,7 @@ class ObjectList(anywidget.AnyWidget):
         more: a line below the rows.
     """
 
-    _esm = Path(__file__).with_name("objects.js").read_text("utf-8")  # as the canvas's
+    _esm = "\n".join(Path(__file__).with_name(name).read_text("utf-8") for name in ("element.js", "objects.js"))
     rows = traitlets.List().tag(sync=True)
     hidden = traitlets.List(traitlets.Int()).tag(sync=True)
     more = traitlets.Unicode("").tag(sync=True)

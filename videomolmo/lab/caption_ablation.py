@@ -37,7 +37,6 @@ from videomolmo.lab.nano.caption_batches import HELD_OUT, Seen, views
 from videomolmo.lab.nano.caption_recipe import STAGES, WRITTEN, processor_of
 from videomolmo.lab.nano.caption_stage import (
     AVERAGE,
-    CHECKPOINT_EVERY,
     PARTS,
     Both,
     Stage,
@@ -46,7 +45,7 @@ from videomolmo.lab.nano.caption_stage import (
     features,
     optimiser_of,
 )
-from videomolmo.lab.nano.checkpoint import MovingAverage, resume, save_progress
+from videomolmo.lab.nano.checkpoint import CHECKPOINT_EVERY, MovingAverage, resume, save_progress
 from videomolmo.lab.nano.grounded_model import given_features, nano_glamm
 from videomolmo.synth.caption_scenes import caption_clip
 from videomolmo.synth.captions import Exchange, GroundedText, exchange
@@ -202,7 +201,7 @@ def train(
         for step in range(resume(checkpoint, both, optimiser, average), stage.steps):
             order = np.random.default_rng([cell.seed, 7, step]).choice(len(clips), stage.batch, replace=False)
             batch = [clips[at] for at in order], {name: value[order] for name, value in seen.items()}
-            log = advance(both, optimiser, average, processor, batch, stage, cell.seed, step)
+            log = advance(both, optimiser, average, processor, stage, cell.seed, step, batch)
             if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == stage.steps:
                 print(name, step + 1, {key: round(value, 3) for key, value in log.items()}, flush=True)
                 save_progress(checkpoint, both, optimiser, average, step + 1)
