@@ -48,7 +48,10 @@ class View {
     this.zoom = new Zoom(this.root, this.glass, this.canvas);
     this.sketch = new Sketch(this.model, this.glass, this.zoom);
     this.pointer = new Pointer(this);
-    this.lost = new Lost(this.model, () => this.model.send({ kind: "probe", view: this.id }));
+    this.lost = new Lost(this.model, (event) => {
+      this.model.send({ kind: "probe", view: this.id });
+      if (!(event.key in STEPS)) this.catchUp(); // what a control does it may do to this frame
+    });
     this.phrases = new Phrases(this.model, this.root, (alone) => this.tell({ kind: "alone", ...alone }));
     this.line = new TimeLine(this.model, this.root, (frame) => {
       this.root.focus({ preventScroll: true });
@@ -199,6 +202,17 @@ class View {
     }
   }
 
+  catchUp() { // tell the kernel at once where the user is
+    if (this.told === this.wanted) return;
+    this.pending.push([]);
+    this.tell({ kind: "go", frame: this.told = this.wanted, pictures: [] });
+  }
+
+  act(key) { // the kernel does it to the frame that the user sees, however quickly the key came after another
+    this.catchUp();
+    this.tell({ kind: "key", key });
+  }
+
   ahead(lacks, idle) { // frames to come that are lacking, unless they are few and not soon
     const coming = Array.from({ length: AHEAD }, (_, n) => this.wanted + (n + 1) * this.step);
     const there = coming.filter((frame) => frame >= 0 && frame < this.model.get("frames"));
@@ -335,7 +349,7 @@ class View {
     else if (key === "?") this.hints.toggle();
     else if (key === "V" && this.arrange.isPair) this.arrange.next();
     else if (key === "F" && this.arrange.isOnTop) this.arrange.flip();
-    else if ((this.model.get("shortcuts") ?? []).includes(key)) { if (!event.repeat) this.tell({ kind: "key", key }); }
+    else if ((this.model.get("shortcuts") ?? []).includes(key)) { if (!event.repeat) this.act(key); }
     else return;
     event.preventDefault();
     event.stopPropagation();

@@ -8,7 +8,7 @@ const AGAIN = "Run this cell again to go on (click it, then Shift+Enter), after 
 const RELOAD = "Reload this page to go on.";
 
 class Lost {
-  constructor(model, probe) { // `probe()`: sends something; throws where nothing can be sent
+  constructor(model, probe) { // `probe(event)`: sends something; throws where nothing can be sent
     this.model = model;
     this.probe = probe;
   }
@@ -20,7 +20,7 @@ class Lost {
     this.classes.observe(whole, { attributeFilter: ["class"] });
     for (const name of ["pointerdown", "keydown"]) { // of a kernel that died nobody tells until something is sent
       whole.addEventListener(name, (event) => {
-        if (!event.target.closest?.(".vm-view")) try { this.probe(); } catch { this.show(); }
+        if (!event.target.closest?.(".vm-view")) try { this.probe(event); } catch { this.show(); }
       }, { capture: true, signal });
     }
     look();
