@@ -89,6 +89,26 @@ def test_a_pipe_is_a_source_and_ends_where_it_ends(tmp_path, monkeypatch):
     assert subprocess.run([sys.executable, "-c", code], input=movie, capture_output=True).stdout == b"12\n"
 
 
+def test_whoever_writes_into_a_pipe_is_told_when_nobody_reads_on(tmp_path):
+    movie, fifo, told = encode(tmp_path / "clip.ts", count=12).read_bytes(), tmp_path / "fifo", []
+    os.mkfifo(fifo)
+
+    def write() -> None:
+        try:
+            with fifo.open("wb", buffering=0) as pipe:
+                while True:
+                    pipe.write(movie)
+        except BrokenPipeError as error:
+            told.append(error)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    with open_live(str(fifo)) as frames:
+        next(frames.iterate())
+    writer.join(20)
+    assert told
+
+
 def test_what_cannot_be_opened_is_told_in_a_line(serve):
     address = serve(3)
     for name, said in (

@@ -58,10 +58,13 @@ class LiveSource(Iterator[Shot]):
         try:
             self._feed.open()
             first = next(self._feed.frames(), None)
-        except OSError as error:
+            if first is None:
+                raise BadInput(f"{self.shown}: gives no frame; expected a video stream")
+        except BaseException as error:
+            self._feed.close()
+            if not isinstance(error, OSError):
+                raise
             raise BadInput(f"{self.shown}: cannot be opened ({error}); check the name, and who may use it") from None
-        if first is None:
-            raise BadInput(f"{self.shown}: gives no frame; expected a video stream")
         self.size, self.fps, self.pixel_aspect = self._feed.size, self._feed.fps, self._feed.pixel_aspect
         self.can_wait, frame_bytes = self._feed.can_wait, 3 * self.size[0] * self.size[1]
         self._most = max(2, min(MOST_WAITING, MOST_BYTES // frame_bytes))
@@ -195,6 +198,7 @@ class _Stream:
 
     def __init__(self, name: str) -> None:
         self.name, self._is_url = name, bool(URL.fullmatch(name))
+        self._container, self._fifo = None, None
 
     def open(self) -> None:
         """Begin to read.
@@ -215,7 +219,9 @@ class _Stream:
             if self.name == "-" and sys.stdin.isatty():
                 raise OSError("nothing is piped into standard input")
             # Python opens a FIFO, for it listens to Ctrl-C while it waits for somebody to write
-            number = 0 if self.name == "-" else os.open(self.name, os.O_RDONLY)
+            if self.name != "-":
+                self._fifo = os.open(self.name, os.O_RDONLY)
+            number = 0 if self._fifo is None else self._fifo
             with _as_os_error():
                 self._container = av.open(f"pipe:{number}", options={"protocol_whitelist": "pipe"})
         if not self._container.streams.video:
@@ -266,8 +272,11 @@ class _Stream:
         return self._orientation.apply(self._converter.reformat(frame, width, height, "rgb24").to_ndarray())
 
     def close(self) -> None:
-        if (container := getattr(self, "_container", None)) is not None:
-            container.close()
+        if self._container is not None:
+            self._container.close()
+        if self._fifo is not None:  # which ffmpeg leaves open: whoever writes into it would wait for ever
+            os.close(self._fifo)
+            self._fifo = None
 
 
 class _Camera:
@@ -328,7 +337,7 @@ def without_password(name: str) -> str:
     """A URL without a user and a password.
 
     Example:
-        >>> without_password("rtsp://me:secret@host/1")
-        'rtsp://host/1'
+        >>> without_password("rtsp://me:secret@host/1"), without_password("rtsp://me:s@cret@host/1?at=a@b")
+        ('rtsp://host/1', 'rtsp://host/1?at=a@b')
     """
-    return re.sub(r"(?<=://)[^/@]*@", "", name)
+    return re.sub(r"(?<=://)[^/?#]*@", "", name)
