@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from videomolmo.errors import BadInput
 from videomolmo.evaluation.evaluate import evaluate
 from videomolmo.inspector.ground_truth import open_truth
 from videomolmo.io.files import is_temporary
-from videomolmo.io.formats import run_lengths
+from videomolmo.io.formats import pictures, run_lengths
 from videomolmo.io.formats.labels import Clip, draw_pixel_polygon, edge_rings, pixel_polygon
 from videomolmo.io.formats.registry import FORMATS, READABLE, read
 from videomolmo.io.video import VideoWriter
@@ -43,6 +44,7 @@ def blobs(seed: int, share: float = 0.7) -> np.ndarray:
 MASKS = np.stack([blobs(n) for n in range(3)], axis=1)
 MASKS[2, 1] = False  # gone on one frame
 VOID = blobs(5, 0.9)
+WHOLE = Clip(FRAMES, HEIGHT, WIDTH, 10.0)
 # Of objects that overlap, formats of one value a pixel keep the later one.
 SHOWN = np.stack([MASKS[:, n] & ~MASKS[:, n + 1 :].any(axis=1) for n in range(3)], axis=1)
 
@@ -103,6 +105,26 @@ def test_mots_keeps_what_does_not_overlap(result, tmp_path):
     assert {"scores", f"pixels where objects overlap (the later one has them), {2 * FRAMES - 1} times"} <= set(lost) | {
         text for text in lost if text.startswith("pixels")
     }
+
+
+def test_yolo_takes_names_from_the_file_that_every_tool_writes(tmp_path):
+    path = written(result_of(MASKS[:, :1], names=["car"]), "yolo-seg", tmp_path)
+    (path / "args.yaml").write_text("epochs: 3\n")
+    assert {one.name for shapes in read(path, "yolo-seg", WHOLE).values() for one in shapes} == {"car"}
+
+
+def test_pictures_of_davis_are_read_one_at_a_time(result, tmp_path, monkeypatch):
+    path, plain, held = written(result, "davis", tmp_path), pictures.read_labels, []
+
+    def noted(*given, **options):
+        labels = plain(*given, **options)
+        held.append(weakref.ref(labels))
+        return labels
+
+    monkeypatch.setattr(pictures, "read_labels", noted)
+    found = read(path, "davis", WHOLE)
+    assert len(found) == FRAMES and all(shape.draw().any() for t in sorted(found) for shape in found[t])
+    assert len(held) == 2 * FRAMES and sum(one() is not None for one in held) == 1
 
 
 def test_davis_keeps_what_does_not_overlap_and_the_void(result, tmp_path):
@@ -420,10 +442,11 @@ def test_an_unknown_format_is_told(result, tmp_path):
         import_labels(tmp_path, "csv", result.video())
 
 
-def test_davis_refuses_more_objects_than_a_picture_has_values_for(result, tmp_path):
-    labels = result.config["labels"] | {"ids": [str(n) for n in range(255)], "names": ["ant"] * 255}
+@pytest.mark.parametrize("has_void", [True, False])
+def test_davis_refuses_more_objects_than_a_picture_has_values_for(result, tmp_path, has_void):
+    labels = {"ids": [str(n) for n in range(255)], "names": ["ant"] * 255, "scores": {}, "has_void": has_void}
     many = replace(result, objects=255, config={"labels": labels})
-    with pytest.raises(BadInput, match="use coco"):
+    with pytest.raises(BadInput, match="which hold 254; use coco"):  # 255 is read as void
         many.to("davis", tmp_path / "a")
 
 

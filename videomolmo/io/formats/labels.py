@@ -180,12 +180,16 @@ class Clip:
     def frame_named(self, name: str, first: int, place: object) -> int:
         """The frame of an image: by the name of its file, else by the last number in it, see `frame`."""
         stem = _stem(name)
-        if stem in (known := {_stem(image): at for at, image in enumerate(self.images)}):
-            return known[stem]
+        if stem in self._by_stem:
+            return self._by_stem[stem]
         numbers = re.findall(r"[0-9]+", stem)
         if not numbers or len(numbers[-1]) > 9:
             raise BadInput(f"{place}: image {name!r:.200} is none of the clip's, and its name has no number of a frame")
         return self.frame(int(numbers[-1]), first, place)
+
+    @cached_property
+    def _by_stem(self) -> dict[str, int]:
+        return {_stem(image): at for at, image in enumerate(self.images)}
 
     def check_size(self, height: float, width: float, place: object) -> None:
         """Nothing where a file tells of frames of the clip's size.

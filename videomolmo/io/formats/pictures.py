@@ -23,9 +23,8 @@ def write(labels: Labels, folder: Path) -> Losses:
     Raises:
         BadInput: more objects than pictures have values for.
     """
-    most = IGNORED - (labels.void is not None)
-    if len(labels.ids) > most:
-        raise BadInput(f"{len(labels.ids)} objects do not fit into index pictures, which hold {most}; use coco")
+    if len(labels.ids) >= IGNORED:
+        raise BadInput(f"{len(labels.ids)} objects do not fit into index pictures, which hold {IGNORED - 1}; use coco")
     lost = labels.losses("names", "scores", "times")
     for t in range(labels.frames):
         shown, void = np.zeros(labels.size, np.uint8), labels.void_at(t)
@@ -49,14 +48,14 @@ def read(path: Path, clip: Clip) -> Found:
     if not path.is_dir():
         raise BadInput(f"{path}: no folder; give the one with the PNGs")
     found: Found = defaultdict(list)
+    shown = lru_cache(1)(partial(read_labels, what="picture", as_stored=True))  # one at a time: they are drawn in order
     values: dict[int, list[int]] = {}
     for file in list_images(path, (".png",)):
         at = clip.frame_named(file.name, 0, file)
         labels = read_labels(file, "picture", as_stored=True)
         clip.check_size(*labels.shape, file)
         values[at] = np.unique(labels).tolist()
-        shown = lru_cache(1)(partial(read_labels, file, "picture", as_stored=True))
-        found[at] = [_shape(shown, value) for value in values[at] if value]
+        found[at] = [_shape(partial(shown, file), value) for value in values[at] if value]
     others = {value for listed in values.values() for value in listed} - {0, IGNORED}
     if not others and any(values):  # black and white: one object
         return {at: [shape._replace(is_void=False) for shape in shapes] for at, shapes in found.items()}

@@ -80,7 +80,7 @@ def read(path: Path, clip: Clip) -> Found:
 
 def _names(folder: Path) -> dict[int, str]:
     """Class to name, as data.yaml or classes.txt tells; none where neither is there."""
-    files = [*folder.glob("*.yaml"), *folder.glob("*.yml")]
+    files = sorted((*folder.glob("*.yaml"), *folder.glob("*.yml")), key=lambda path: (path.stem != "data", path.name))
     if not files:
         listed = folder / "classes.txt"
         return dict(enumerate(read_text(listed).splitlines())) if listed.is_file() else {}
