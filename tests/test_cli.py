@@ -331,6 +331,12 @@ def test_an_open_video_was_told_before_what_to_read(tiny_grounder, clip):
             tiny_grounder(open_video(clip.frames), "the cat", **told)
 
 
+@pytest.mark.parametrize("asked", ["many", 2.5, 0])
+def test_a_number_of_frames_that_is_none_is_told(tiny_grounder, clip, asked):
+    with pytest.raises(BadInput, match=f"max_frames={asked!r}: expected a whole number"):
+        tiny_grounder(clip.frames, "the cat", max_frames=asked)
+
+
 def test_points_at_the_far_border_stay_inside():
     answer = read_points('<points x1="99.9999" y1="50" x2="120" y2="99.9999" alt="a">a</points>', 360, 640)
     assert answer.inside.tolist() == [True, False]

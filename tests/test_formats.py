@@ -26,7 +26,8 @@ from videomolmo.io.files import is_temporary
 from videomolmo.io.formats import pictures, run_lengths
 from videomolmo.io.formats.labels import Clip, draw_pixel_polygon, edge_rings, pixel_polygon
 from videomolmo.io.formats.registry import FORMATS, READABLE, read
-from videomolmo.io.video import VideoWriter
+from videomolmo.io.sources import open_source
+from videomolmo.io.video import VideoWriter, open_video
 from videomolmo.mask_store import MaskStore
 from videomolmo.results import GroundingResult
 
@@ -488,6 +489,18 @@ def test_labels_travel_by_commands(video, tmp_path, monkeypatch, capsys):
     assert main([*given, "--as", "nonsense"]) == 2 and "--as is 'nonsense'" in capsys.readouterr().err
     assert main(["export", "result"]) == 2 and "--to is missing" in capsys.readouterr().err
     assert main(["export", "result", "elsewhere", "--to", "coco"]) == 2 and "--out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["video", "images"])
+def test_labels_of_an_excerpt_are_truth_of_its_frames(kind, tmp_path, request):
+    given = request.getfixturevalue(kind)
+    (tmp_path / "gt.txt").write_text("1,4,5,6,8,9,1,-1,1\n2,4,6,6,8,9,1,-1,1\n")
+    result, _ = import_labels(tmp_path / "gt.txt", "mot", open_source(given, start="2f", end="4f"))
+    result.save(tmp_path / "truth", overlay=False)
+    (record,) = read_dataset("imported", tmp_path / "truth")
+    assert len(record.frame_names) == 2 and record.masks(1).sum() == 8 * 9
+    with record.frames() as frames, open_video(given) as whole:
+        assert len(frames) == 2 and np.array_equal(frames[1], whole[3])
 
 
 def test_rows_say_where_nothing_is(result, images, tmp_path):

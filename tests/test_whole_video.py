@@ -9,6 +9,7 @@ import pytest
 
 from videomolmo.cli import main
 from videomolmo.errors import BadInput
+from videomolmo.io.sources import open_source
 from videomolmo.io.video import open_video
 from videomolmo.io.video_write import VideoWriter
 from videomolmo.results import GroundingResult
@@ -71,6 +72,14 @@ def test_a_count_has_number_times_and_places_and_is_kept(folder, clip, says, tmp
     kept = GroundingResult.load(result.save(tmp_path / "kept"))
     assert (number_in(kept), places_in(kept), told(kept)) == (2, places_in(result), told(result))
     assert (tmp_path / "kept" / "overlay.mp4").is_file() and kept.masks[3].shape == (0, 48, 64)
+
+
+def test_of_an_excerpt_the_result_knows_where_its_frames_are(folder, clip, says, tmp_path):
+    says(TWO)
+    result = point_in_video(load_grounder(str(folder), device="cpu"), open_source(clip, start=0.5), "the turns")
+    kept = GroundingResult.load(result.save(tmp_path / "kept", overlay=False))
+    assert kept.source_frames.tolist() == [*range(5, 20)]
+    assert np.array_equal(kept.video()[0], open_video(clip)[5])
 
 
 @pytest.mark.parametrize("text, number, said", [

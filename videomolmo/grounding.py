@@ -170,9 +170,9 @@ class VideoGrounder:
         Source: paper, section 3.
         """
         settings = check_settings(every, fusion, tau, context, latency)
-        read = {"reader": reader, "max_frames": None if max_frames is None else int(max_frames),
-                **check_stretch(start, end, fps)}  # fmt: skip
+        read = {"reader": reader, "max_frames": max_frames, **check_stretch(start, end, fps)}
         opened = _opened(video, **read)
+        read["max_frames"] = None if max_frames is None else int(max_frames)
         try:
             return drained(self.steps(opened, sentence, settings, read, progress=progress, on_text=on_text, kept=kept))
         finally:

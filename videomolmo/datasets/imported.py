@@ -122,7 +122,9 @@ def import_labels(
     opened = video if isinstance(video, Frames) else open_video(video)
     source = opened.source
     images = tuple(one.name for one in list_images(source)) if source is not None and source.is_dir() else ()
-    clip = Clip(len(opened), opened.height, opened.width, opened.fps, images[: len(opened)], first_frame)
+    numbers = range(len(opened)) if opened.source_frames is None else opened.source_frames
+    shown = tuple(images[at] for at in numbers) if images else ()
+    clip = Clip(len(opened), opened.height, opened.width, opened.fps, shown, first_frame)
     found = read(path, kind, clip)
     has_void = any(shape.is_void for shapes in found.values() for shape in shapes)
     objects, store = _Objects(), MaskStore()
@@ -141,7 +143,8 @@ def import_labels(
     result = GroundingResult(
         sentence=sentence or names[:1000], answers=[], objects=len(objects.ids), height=clip.height, width=clip.width,
         times_s=np.asarray(opened.times_s)[: clip.frames], fps=opened.fps, spool=store, config={"labels": told},
-        source=source, warning=opened.warning, _video=opened,
+        source=source, warning=opened.warning, _video=opened, source_frames=opened.source_frames,
+        source_times_s=opened.source_times_s,
     )  # fmt: skip
     return result, _notes(objects, kind)
 
@@ -204,13 +207,15 @@ def record_of(result: GroundingResult, clip: str) -> Record:
         numbers.setdefault(name, []).append(str(n))
     said = numbers if "labels" in result.config else {result.sentence: [one for own in numbers.values() for one in own]}
     expressions = tuple(Expression(str(n), text, tuple(own)) for n, (text, own) in enumerate(said.items()))
-    path = Path(source)
+    path = Path(source) if result.recording is None else result.recording
+    numbers_there = result.source_frames if result.recording is None else None  # a recording holds no others
     if path.is_dir():
-        media: ImageSequence | VideoFile = image_sequence(
-            path, [one.name for one in list_images(path)[: result.frames]], ""
-        )
-    else:
+        media: ImageSequence | VideoFile = image_sequence(path, result.labels().images, "")
+    elif numbers_there is None:
         media = VideoFile((path,), height_width=(result.height, result.width))
+    else:
+        chosen = tuple(numbers_there.tolist())
+        media = VideoFile((path,), tuple(map(str, chosen)), chosen, height_width=(result.height, result.width))
     names = {str(n): name for n, name in enumerate(result.names, start=1)}
     return Record(IMPORTED, "all", clip, media, expressions, names, _Masks(result), result.fps or None)
 

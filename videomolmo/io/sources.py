@@ -21,8 +21,8 @@ from videomolmo.io.video import Frames, open_video
 
 _AS_WRITTEN = 1e-4  # seconds that a time may lie above the frame's own: tables round to so much
 _SECONDS = re.compile(r"(\d+\.?\d*|\.\d+)(s|ms)?")
-_CLOCK = re.compile(r"(?:(\d+):)?(\d+):([0-5]?\d(?:\.\d*)?)")
-_FRAME = re.compile(r"(\d+)f")
+_CLOCK = re.compile(r"(?:(\d{1,15}):)?(\d{1,15}):([0-5]?\d(?:\.\d*)?)")
+_FRAME = re.compile(r"(\d{1,15})f")  # Python refuses thousands of digits
 
 
 def open_source(
@@ -46,16 +46,17 @@ def open_source(
         BadInput: as `open_video`, `open_live` or `excerpt`.
     """
     stretch = check_stretch(start, end, fps)
-    if max_frames is not None and as_int(max_frames) is None:
+    most = None if max_frames is None else as_int(max_frames)
+    if max_frames is not None and most is None:
         raise BadInput(f"max_frames={max_frames!r}: expected a whole number from 1, or None for all frames")
     if (name := live_name(source)) is not None:
         frames = open_live(name)
     elif not any(value is not None for value in stretch.values()):
-        return open_video(source, reader, max_frames)
+        return open_video(source, reader, most)
     else:
         frames = open_video(source, reader)
     try:
-        return excerpt(frames, **stretch, max_frames=max_frames)
+        return excerpt(frames, **stretch, max_frames=most)
     except BaseException:
         frames.close()
         raise

@@ -74,6 +74,7 @@ def point_in_video(
     return GroundingResult(
         sentence=sentence, answers=answers, objects=0, height=frames.height, width=frames.width, times_s=times,
         fps=frames.fps, spool=MaskStore(), config=config, source=frames.source, _video=frames,
+        source_frames=frames.source_frames, source_times_s=frames.source_times_s,
         warning="; ".join(filter(None, (unknown.warning, frames.warning))) or None,
     )  # fmt: skip
 
