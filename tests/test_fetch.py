@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from videomolmo.cli import main
 from videomolmo.datasets import DATASETS, fetch
@@ -172,12 +173,16 @@ def test_nobody_there_is_told(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_the_licence_is_shown_and_accepted_first(server, tmp_path, capsys):
+def test_the_licence_is_shown_and_accepted_first(server, tmp_path, capsys, monkeypatch):
+    made = []
+    monkeypatch.setattr("tqdm.tqdm", lambda **given: made.append(tqdm(**given)) or made[-1])
+    monkeypatch.setattr(fetch, "CHUNK_BYTES", len(CONTENT) // 4)
     assert main(["data", "fetch", "ref_davis17", str(tmp_path / "set")]) == 2
     out, err = capsys.readouterr()
     assert "CC BY 4.0" in out and "--accept-licence" in err and not server.asked and not (tmp_path / "set").exists()
     assert main(["data", "fetch", "ref_davis17", str(tmp_path / "set"), "--accept-licence"]) == 0
     assert "set.zip fetched" in capsys.readouterr().out and (tmp_path / "set" / "DAVIS" / "a").is_file()
+    assert len(made) == 1  # however many parts a file comes in, it has one bar
 
 
 @pytest.mark.parametrize("name", [name for name, one in DATASETS.items() if one.needs_path and name != "imported"])

@@ -482,6 +482,9 @@ def test_labels_travel_by_commands(video, tmp_path, monkeypatch, capsys):
     truth = open_truth(tmp_path / "truth", 6, (40, 52))
     assert truth.objects == 2 and truth.masks(2).sum() == 8 * 9 + 25 and truth.void(2) is None
     assert main(["export", "result", "--to", "coco"]) == 0 and Path("result.coco.json").is_file()
+    with monkeypatch.context() as patch:
+        patch.chdir("result")
+        assert main(["export", ".", "--to", "csv"]) == 0 and (tmp_path / "result.csv").is_file()
     assert main(["export", "result", "--to", "mots"]) == 0 and (Path("result.mots") / "gt" / "gt.txt").is_file()
     assert "mots does not hold" not in capsys.readouterr().err
     assert main(["export", "result", "--to", "coco"]) == 2 and "exists" in capsys.readouterr().err

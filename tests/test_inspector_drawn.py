@@ -9,13 +9,13 @@ import pytest
 from inspector_corrected import InstantTracker, changed, everything, same
 from inspector_results import made_result
 
-from videomolmo.annotation.molmo2_rows import box_around, box_iou
 from videomolmo.errors import BadInput
 from videomolmo.inspector.corrections import Corrections
 from videomolmo.inspector.edit_history import LOG
 from videomolmo.inspector.exports import training_row
 from videomolmo.inspector.inspection import Inspection
 from videomolmo.masks.sam2 import MaskTracker, load_nano
+from videomolmo.metrics.boxes import box_fit, box_of
 from videomolmo.synth.clips import generate_clip
 from videomolmo.weights.hub import nano_masks
 
@@ -153,7 +153,8 @@ def test_sam2_goes_on_from_a_mask_and_points_refine_it(tracker, shapes):
     truth, features = shapes.masks[:, 0], [tracker.encode(frame) for frame in shapes.frames]
     drawn = truth[0].copy()
     drawn[: drawn.shape[0] // 2] &= np.random.default_rng(0).random(drawn[: drawn.shape[0] // 2].shape) > 0.1
-    middle = box_around(truth[0])[:2] + box_around(truth[0])[2:] / 2
+    left, top, width, height = box_of(truth[0])
+    middle = left + width / 2, top + height / 2
     none, points = np.zeros((0, 2), np.float32), np.array([middle], np.float32)
     labels = [np.zeros(0, np.int32), np.ones(1, np.int32), np.ones(1, np.int32)]
     track = tracker.start(0, features[0], [none, points, points], labels, frames=6, masks=[drawn, drawn, None])
@@ -172,9 +173,9 @@ def test_a_box_around_an_object_gives_a_mask_that_has_the_box(tracker, shapes):
     grounded = made_result(frames=6, height=shapes.frames.shape[1], width=shapes.frames.shape[2])
     inspection = Inspection(grounded, video=shapes.frames)
     corrections = Corrections(inspection, tracker)
-    wanted = box_around(shapes.masks[2, 0])
-    corrections.add_box(2, (*wanted[:2], *(wanted[:2] + wanted[2:])), 1)
-    assert box_iou(box_around(inspection.mask("fused", 2)[0]), wanted) > 0.7
+    left, top, width, height = wanted = box_of(shapes.masks[2, 0])
+    corrections.add_box(2, (left, top, left + width, top + height), 1)
+    assert box_fit(wanted, inspection.mask("fused", 2)[0]) > 0.7
     assert iou(inspection.mask("forward", 3)[0], shapes.masks[3, 0]) > 0.6
 
 

@@ -11,10 +11,11 @@ from conftest import seen_throughout
 from PIL import Image
 from pycocotools import mask as coco
 
-from videomolmo.annotation.molmo2_rows import box_around, gaussian_point, on_grid
+from videomolmo.annotation.molmo2_rows import gaussian_point, on_grid
 from videomolmo.cli import main
 from videomolmo.datasets import read_dataset
 from videomolmo.errors import BadInput
+from videomolmo.metrics.boxes import box_of
 from videomolmo.points import read_points
 from videomolmo.training.recipe import Data, Source
 from videomolmo.training.video_samples import VideoSamples
@@ -23,7 +24,7 @@ FPS = 5.0  # of the clip: every second or third frame is on a grid of two a seco
 
 
 def boxes_of(clip, thing) -> list[np.ndarray]:
-    return [box_around(mask) for mask in clip.masks[:, thing]]
+    return [np.array(box_of(mask) or (0, 0, 0, 0)) for mask in clip.masks[:, thing]]
 
 
 @pytest.fixture(scope="module")

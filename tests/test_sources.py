@@ -71,7 +71,8 @@ def test_a_rate_goes_by_times_where_these_vary(tmp_path):
     ("asked", "said"),
     [
         ({"start": "soon"}, "start is 'soon', expected seconds"), ({"start": -1}, "start is -1"),
-        ({"end": float("nan")}, "end is nan"), ({"start": f"{'9' * 5000}f"}, "start is '999"), ({"start": "1:75"}, "is '1:75'"), ({"start": True}, "start is True"),
+        ({"start": f"{'9' * 5000}f"}, "start is '999"),
+        ({"end": float("nan")}, "end is nan"), ({"start": "1:75"}, "is '1:75'"), ({"start": True}, "start is True"),
         ({"start": 3, "end": "2s"}, "end is '2s', expected a later one than start, 3"), ({"end": "0f"}, "end is '0f'"),
         ({"start": 2}, "start is 2.0, but clip.mp4 has 60 frames, the last at 1.967 s"), ({"fps": 0}, "fps is 0"),
         ({"start": "9f", "end": 0.2}, "no frame of clip.mp4 lies between"), ({"fps": "x"}, "fps is 'x'"),

@@ -123,7 +123,10 @@ def test_nobody_is_there(waits):
     [
         ("host/v1", "m", None, "expected a URL"),
         ("ftp://host/v1", "m", None, "expected a URL"),
-        ("https://me:pass@host/v1", "m", None, "without name and password"),
+        ("https://me:pass@host/v1", "m", None, "'https://host/v1': .* without name and password"),
+        ("https://:pass@host/v1", "m", None, "without name and password"),
+        ("http://[::1/v1", "m", None, "expected a URL"),
+        ("http://host:99999/v1", "m", None, "expected a URL"),
         ("http://host.example/v1", "m", "secret", "would send the key in VIDEOMOLMO_API_KEY in the open"),
         ("https://host.example/v1", "templates", None, "the model is 'templates'"),
     ],
@@ -131,7 +134,7 @@ def test_nobody_is_there(waits):
 def test_endpoints_that_cannot_be_used(url, model, key, line):
     with pytest.raises(BadInput, match=line) as caught:
         Endpoint(url, model, key)
-    assert "pass" not in str(caught.value).replace("password", "").replace(url, "")
+    assert "pass" not in str(caught.value).replace("password", "")
 
 
 def test_the_key_is_taken_from_the_environment(server, monkeypatch):

@@ -41,7 +41,7 @@ from videomolmo.io.files import UNFINISHED, remove_abandoned, write_json, write_
 from videomolmo.io.formats.run_lengths import encode_rle
 from videomolmo.io.plain_values import as_float, as_int, as_path, require_path
 from videomolmo.masks.sam2 import MaskTracker
-from videomolmo.metrics.boxes import box_iou, box_of
+from videomolmo.metrics.boxes import box_fit
 from videomolmo.metrics.captions import MAX_CHARACTERS
 from videomolmo.weights import hub
 
@@ -178,7 +178,7 @@ def _from_boxes(
     prompts = [prompt for box in boxes.values() for prompt in _prompts(box)]
     masks = tracker.masks_of(tracker.encode(frame), *map(list, zip(*prompts, strict=True)))
     for (name, box), several in zip(boxes.items(), masks.reshape(len(boxes), -1, *masks.shape[1:]), strict=True):
-        ious = [0.0 if (around := box_of(mask)) is None else box_iou(around, box) for mask in several]
+        ious = [box_fit(box, mask) for mask in several]
         iou, mask = max(ious), several[int(np.argmax(ious))]
         good = iou >= min_iou and mask.sum() >= SMALLEST
         quality.append({"clip": record.clip, "object": name, "frame": at, "box_iou": round(iou, 4),

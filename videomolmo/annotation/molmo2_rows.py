@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from videomolmo.annotation.candidate_points import deepest_pixel
 from videomolmo.datasets.record import Expression, Record
 from videomolmo.masks.sam2 import MaskTracker
+from videomolmo.metrics.boxes import box_fit
 from videomolmo.protocols import label_of
 
 KINDS = ("molmo2-point", "molmo2-track", "molmo2-count")
@@ -143,7 +144,7 @@ class _Followed:
     def step(self, at: int, frame: np.ndarray, boxes: dict[str, np.ndarray | None]) -> dict[str, np.ndarray]:
         """Masks of all followed objects on the next frame; those whose first box this is begin here."""
         new = [one for one, box in boxes.items() if box is not None and one not in self.tracked]
-        new = [one for one in new if not _has_masks(self.record, one, at)]
+        new = [one for one in new if self.record.mask_of(one, at) is None]
         if not (new or self._tracks):
             return {}
         features, masks = self.tracker.encode(frame), {}
@@ -159,7 +160,7 @@ class _Followed:
         for one in masks:
             box = self.record.box_of(one, at)
             if box is not None:
-                self._ious[one].append(box_iou(box, box_around(masks[one])))
+                self._ious[one].append(box_fit(box, masks[one]))
         return {one: mask if self.record.box_of(one, at) is not None else np.zeros_like(mask)
                 for one, mask in masks.items()}  # fmt: skip
 
@@ -167,36 +168,11 @@ class _Followed:
         """How SAM 2 is told an object: by its box or by a click in its middle, whichever mask has the box rather."""
         told = [(np.stack([box[:2], box[:2] + box[2:]]), BOX), ((box[:2] + box[2:] / 2)[None], CLICK)]
         masks = self.tracker.masks_of(features, [points for points, _ in told], [labels for _, labels in told])
-        fits = [box_iou(box, box_around(mask)) for mask in masks]
+        fits = [box_fit(box, mask) for mask in masks]
         return told[int(np.argmax(fits))]
 
     def ious(self) -> dict[str, float]:
         return {one: float(np.mean(values)) for one, values in self._ious.items()}
-
-
-def _has_masks(record: Record, object_id: str, frame: int) -> bool:
-    return record.mask_of(object_id, frame) is not None
-
-
-def box_around(mask: Bool[np.ndarray, "height width"]) -> Float[np.ndarray, "4"]:
-    """Left, top, width and height of a mask's box; all 0 of an empty one."""
-    rows, columns = np.nonzero(mask)
-    if not len(rows):
-        return np.zeros(4)
-    return np.array([columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1], float)
-
-
-def box_iou(one: Float[np.ndarray, "4"], other: Float[np.ndarray, "4"]) -> float:
-    """Intersection over union of two boxes given as left, top, width, height.
-
-    Example:
-        >>> box_iou(np.array([0, 0, 4, 4.0]), np.array([0, 0, 4, 2.0]))
-        0.5
-    """
-    low, high = np.maximum(one[:2], other[:2]), np.minimum(one[:2] + one[2:], other[:2] + other[2:])
-    both = float(np.prod(np.maximum(high - low, 0)))
-    either = float(np.prod(one[2:]) + np.prod(other[2:])) - both
-    return both / either if either > 0 else 0.0
 
 
 def _visible(seen: list[Seen]) -> list[Seen]:

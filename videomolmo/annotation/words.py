@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from videomolmo.errors import BadInput
+from videomolmo.io.capture import without_password
 
 if TYPE_CHECKING:
     import httpx
@@ -116,14 +117,19 @@ class Endpoint:
         self, url: str, model: str, key: str | None = None, wait: Callable[[float], object] = time.sleep,
         answer_s: float = ANSWER_S,
     ) -> None:  # fmt: skip
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
-            raise BadInput(f"endpoint {url!r}: expected a URL such as https://host/v1, without name and password")
+        shown = without_password(url)
+        try:
+            parts = urlsplit(url)
+            is_whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # half an address in brackets, or a port that is none
+            is_whole = False
+        if not is_whole or "@" in parts.netloc:
+            raise BadInput(f"endpoint {shown!r}: expected a URL such as https://host/v1, without name and password")
         if key and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
-            raise BadInput(f"endpoint {url}: would send the key in {KEY} in the open; give an https URL or unset it")
+            raise BadInput(f"endpoint {shown}: would send the key in {KEY} in the open; give an https URL or unset it")
         if not model or model == TEMPLATES:
             raise BadInput(
-                f"endpoint {url}: the model is {model!r}, expected the endpoint's name for one; give --words"
+                f"endpoint {shown}: the model is {model!r}, expected the endpoint's name for one; give --words"
             )
         path = parts.path.rstrip("/")
         end = "" if path.endswith("/chat/completions") else "/chat/completions"

@@ -47,7 +47,8 @@ def export(
     from videomolmo.results import GroundingResult
 
     suffix, folder = named(to).suffix, Path(result)
-    place = out or folder.with_name(f"{folder.resolve().name}.{to}" + ("" if suffix == f".{to}" else suffix))
+    beside = folder.parent if folder.name not in ("", "..") else folder.resolve().parent
+    place = out or beside / (f"{folder.resolve().name}.{to}" + ("" if suffix == f".{to}" else suffix))
     loaded = GroundingResult.load(folder)
     if (folder / "corrections.jsonl").exists():
         with Inspection(folder) as inspection:

@@ -44,10 +44,11 @@ def fetch(
     bars: dict[str, tqdm] = {}
 
     def progress(file: str, done: int, total: int) -> None:
-        bar = bars.setdefault(
-            file, tqdm(total=total or None, desc=file, unit="B", unit_scale=True, disable=not sys.stderr.isatty())
-        )
-        bar.update(done - bar.n)
+        if file not in bars:
+            bars[file] = tqdm(
+                total=total or None, desc=file, unit="B", unit_scale=True, disable=not sys.stderr.isatty()
+            )
+        bars[file].update(done - bars[file].n)
 
     try:
         new = fetch(plain, folder, progress)

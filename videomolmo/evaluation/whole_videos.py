@@ -121,7 +121,7 @@ def _answer(
     """The answer to a question, kept in a file of its own, or asked for; of tracks with J and F of every frame."""
     path = Predictions(out / "answers").path(record, expression, 0).parent.with_suffix(".json")
     try:
-        kept = read_json(path)
+        kept = read_json(path, dict[str, Any])
         if (kept.get("made_by"), kept.get("asked")) == (key, expression.text):
             return kept
     except (OSError, BadInput):

@@ -325,7 +325,7 @@ class ExportPanel:
     def _done(self, written: tuple[Path, list[str]]) -> None:
         path, lost = written
         without = f"; without {'; '.join(lost)}" if lost else ""
-        self.line.value = f"<small>wrote <code>{path}</code>{without}</small>"
+        self.line.value = f"<small>wrote <code>{escape(str(path))}</code>{escape(without)}</small>"
         self.link.offer(path)
         self._state.set_status(f"wrote {path}{without}")
 

@@ -1,9 +1,8 @@
 // A file from the kernel to the browser, part by part, as a link that keeps it.
 function render({ model, el }) {
-  const link = Object.assign(document.createElement("a"), { className: "vm-download", href: "#" });
-  const told = Object.assign(document.createElement("span"), { className: "vm-download-told" });
+  const link = element("a", "vm-download", el, { href: "#" });
+  const told = element("span", "vm-download-told", el);
   told.setAttribute("role", "status");
-  el.append(link, told);
   let parts = null, at = 0, url = null;
 
   const megabytes = (bytes) => `${(bytes / 1e6).toLocaleString("en", { maximumFractionDigits: 1 })} MB`;

@@ -27,6 +27,7 @@ from videomolmo.io.cache import BoundedCache
 from videomolmo.io.files import atomic_file
 from videomolmo.io.untrusted import MAX_ARRAY_BYTES, StoredArrays
 from videomolmo.mask_store import NOWHERE, ClipShape, PackedMasks, concatenate, pack
+from videomolmo.metrics.boxes import box_fit
 
 if TYPE_CHECKING:
     from videomolmo.masks.sam2 import FrameFeatures, MaskTracker
@@ -204,12 +205,10 @@ class Propagation:
         told = _prompt((*corners, *points), mask)
         if (box := box_of(corners)) is None or mask is not None or not hasattr(self.tracker, "masks_of"):
             return told
-        from videomolmo.annotation.molmo2_rows import box_around, box_iou  # which needs torch
-
         middle = _prompt((((box[0] + box[2]) / 2, (box[1] + box[3]) / 2, ON), *points), None)
         masks = self.tracker.masks_of(features, [told.points, middle.points], [told.labels, middle.labels])
         wanted = np.array([box[0], box[1], box[2] - box[0], box[3] - box[1]])
-        fits = [box_iou(wanted, box_around(one)) for one in masks]
+        fits = [box_fit(wanted, one) for one in masks]
         return told if fits[0] >= fits[1] else middle
 
     def _encode(self, at: int) -> FrameFeatures:

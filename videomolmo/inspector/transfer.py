@@ -27,7 +27,10 @@ AHEAD = 4  # parts on their way at a time
 SPARE_BYTES = 500_000_000  # that stay free on the disk
 LONGEST_NAME = 100  # characters, of at most four bytes: disks take 255 bytes
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # devices on Windows
-_HERE = Path(__file__)
+_SOURCES = {
+    name: Path(__file__).with_name(name).read_text("utf-8")
+    for name in ("element.js", "upload.js", "download.js", "transfer.css")
+}
 
 
 def safe_name(name: str) -> str:
@@ -66,7 +69,7 @@ class Upload(anywidget.AnyWidget):
         limit: bytes.
     """
 
-    _esm, _css = (_HERE.with_name(name).read_text("utf-8") for name in ("upload.js", "transfer.css"))
+    _esm, _css = f"{_SOURCES['element.js']}\n{_SOURCES['upload.js']}", _SOURCES["transfer.css"]
     limit = traitlets.Int(0).tag(sync=True)
 
     def __init__(self, folder: Callable[[], Path], limit_mb: int, on_file: Callable[[Path], None]) -> None:
@@ -161,7 +164,7 @@ class Download(anywidget.AnyWidget):
         size: bytes; 0 where it is not known before it is packed.
     """
 
-    _esm, _css = (_HERE.with_name(name).read_text("utf-8") for name in ("download.js", "transfer.css"))
+    _esm, _css = f"{_SOURCES['element.js']}\n{_SOURCES['download.js']}", _SOURCES["transfer.css"]
     name = traitlets.Unicode("").tag(sync=True)
     size = traitlets.Int(0).tag(sync=True)
 

@@ -1,23 +1,17 @@
 // A file from the browser to the kernel: the kernel asks for each part, so that neither side holds the whole of it.
-function make(tag, name, parent, rest = {}) {
-  const made = Object.assign(document.createElement(tag), { className: name, ...rest });
-  parent.append(made);
-  return made;
-}
-
 const megabytes = (bytes) => (bytes / 1e6).toLocaleString("en", { maximumFractionDigits: bytes < 1e7 ? 1 : 0 });
 
 function render({ model, el }) {
-  const box = make("div", "vm-drop", el);
-  const label = make("label", "", box);
-  make("b", "", label, { textContent: "Drop a video here" });
-  make("span", "", label, { textContent: ` or choose a file (at most ${megabytes(model.get("limit"))} MB)` });
-  const input = make("input", "", label, { type: "file", accept: "video/*,.mkv,.gif,.ts,.avi,.mov" });
-  const line = make("div", "vm-drop-line", box, { hidden: true });
-  const bar = make("progress", "", line, { max: 1, value: 0 });
-  const words = make("span", "", line);
-  const cancel = make("button", "vm-button", line, { textContent: "cancel", type: "button" });
-  const told = make("div", "vm-drop-told", box);
+  const box = element("div", "vm-drop", el);
+  const label = element("label", "", box);
+  element("b", "", label, { textContent: "Drop a video here" });
+  element("span", "", label, { textContent: ` or choose a file (at most ${megabytes(model.get("limit"))} MB)` });
+  const input = element("input", "", label, { type: "file", accept: "video/*,.mkv,.gif,.ts,.avi,.mov" });
+  const line = element("div", "vm-drop-line", box, { hidden: true });
+  const bar = element("progress", "", line, { max: 1, value: 0 });
+  const words = element("span", "", line);
+  const cancel = element("button", "vm-button", line, { textContent: "cancel", type: "button" });
+  const told = element("div", "vm-drop-told", box);
   told.setAttribute("role", "status");
   let file = null, id = null;
 
@@ -33,11 +27,11 @@ function render({ model, el }) {
   };
 
   function begin(chosen) {
-    if (file) send({ kind: "cancel", id });
     if (chosen.size > model.get("limit")) { // said at once; the kernel says so, too
       tell(`${chosen.name} has ${megabytes(chosen.size)} MB, at most ${megabytes(model.get("limit"))} MB are taken: cut it`, true);
       return;
     }
+    if (file) send({ kind: "cancel", id });
     file = chosen;
     id = Math.random().toString(36).slice(2);
     bar.value = 0;

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from videomolmo.evaluation.answers import plain_name
 from videomolmo.io.drawing import luminance, palette
 from videomolmo.metrics.conversations import volume_iou
 from videomolmo.systems.videoglamm import collate
@@ -81,8 +82,7 @@ def named(words: Words | Caption) -> list[str]:
         >>> named(read_words("<p> A red star </p> [SEG] moves left."))
         ['red star']
     """
-    phrases = [words.text[one.start : one.stop].lower() for one in words.phrases]
-    return [phrase.split(maxsplit=1)[-1] if phrase.startswith(("a ", "an ", "the ")) else phrase for phrase in phrases]
+    return [plain_name(words.text[one.start : one.stop]) for one in words.phrases]
 
 
 def phrase_iou(clip: Clip, names: Sequence[str], masks: Bool[np.ndarray, "frames objects height width"]) -> list[float]:

@@ -55,8 +55,9 @@ def show_table(
 
     Example:
         >>> import pandas as pd
-        >>> "&lt;point&gt;" in show_table(pd.DataFrame({"text": ["<point>"]})).to_html()
-        True
+        >>> shown = show_table(pd.DataFrame({"text": ["<point>", "b"], "right": [True, False]})).to_html()
+        >>> "&lt;point&gt;" in shown, ">yes<" in shown, "False" in shown
+        (True, True, False)
     """
     texts = [at for at, name in enumerate(table.columns) if any(isinstance(one, str) for one in table[name])]
     left = [{"selector": f"td.col{at}, th.col{at}", "props": "text-align: left"} for at in texts]
@@ -82,4 +83,4 @@ def _shown(value: Any, digits: int) -> str:
         return ""
     if isinstance(value, float | np.floating):
         return f"{value:.{digits}f}"
-    return _escaped("yes" if value is True or value is np.True_ else "" if value is False else value)
+    return ("yes" if value else "") if isinstance(value, bool | np.bool_) else _escaped(value)

@@ -45,6 +45,17 @@ def box_iou(one: Box, other: Box) -> float:
     return float(common / union) if union else 0.0
 
 
+def box_fit(box: Box, mask: Bool[np.ndarray, "height width"]) -> float:
+    """Intersection over union of a box and the box around a mask; 0 of an empty mask.
+
+    Example:
+        >>> box_fit((0, 0, 4, 2), np.ones((4, 4), bool)), box_fit((0, 0, 1, 1), np.zeros((4, 4), bool))
+        (0.5, 0.0)
+    """
+    around = box_of(mask)
+    return 0.0 if around is None else box_iou(tuple(map(float, box)), around)
+
+
 def sampled_frames(start: int, end: int, fps: float, wanted_fps: float = 1.0, most: int = 40) -> list[int]:
     """The frames of a video that VidSTG's evaluation looks at: so many a second, evenly fewer where they are too many.
 
