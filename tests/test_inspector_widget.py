@@ -207,6 +207,22 @@ def test_a_path_that_is_being_written_is_not_given_twice(look, tmp_path, monkeyp
     assert sorted(names) == ["this_view_1.png", "tracks_1.csv", "tracks_2.csv"]
 
 
+def test_a_hover_is_answered_whatever_fails_and_a_view_that_is_gone_wakes_nothing(look, monkeypatch):
+    inspector, browser = look()
+    canvas = inspector.state.canvas
+
+    def fail(*_):
+        raise BadInput("masks are damaged")
+
+    monkeypatch.setattr(canvas, "_on_hover", fail)
+    with pytest.raises(BadInput):
+        browser.tell(kind="hover", frame=0, pane=0, x=1, y=1)
+    assert browser.sent[-1][0]["kind"] == "over" and not browser.sent[-1][0]["objects"]
+    browser.tell(kind="closed")
+    browser.tell(kind="size", width=300)
+    assert not canvas.looked_at
+
+
 @pytest.mark.parametrize("kind", ["video (MP4)", "video (GIF)"])
 def test_videos_are_as_large_as_the_clip_however_narrow_the_page(look, tmp_path, kind):
     result = made_result()

@@ -155,9 +155,12 @@ class FrameCanvas(anywidget.AnyWidget):
         elif kind == "click":
             self._on_click(*_place(content))
         elif kind == "hover":
-            names, grip = self._on_hover(*_place(content))
-            answer = {"kind": "over", "view": content.get("view"), "pane": int(content["pane"]), "grip": grip}
-            self.send(answer | {"objects": list(names), "names": list(names.values())})
+            names, grip = {}, None
+            try:
+                names, grip = self._on_hover(*_place(content))
+            finally:  # a browser asks again only after an answer
+                answer = {"kind": "over", "view": content.get("view"), "pane": content.get("pane"), "grip": grip}
+                self.send(answer | {"objects": list(names), "names": list(names.values())})
         elif kind == "drawn":
             points = [(float(x), float(y)) for x, y in content["points"][:MOST_POINTS]]
             self._on_drawn(int(content["frame"]), int(content["pane"]), str(content["what"]), points)
@@ -168,7 +171,7 @@ class FrameCanvas(anywidget.AnyWidget):
         elif kind == "theme":
             self._on_theme(bool(content["dark"]))
         elif kind in ("ready", "size"):
-            self.looked_at = True
+            self.looked_at = self.looked_at or kind == "ready"  # a size may come after its view was closed
             sharp = min(MAX_SHARP, max(1.0, float(content.get("sharp") or 1)))
             self._on_size(int(content["width"]) or FIRST_WIDTH_PX, sharp)
             if kind == "ready":
