@@ -41,8 +41,9 @@ def test_each_answer_says_what_the_others_do_not(clip):
     asked = lesson.lesson_questions(clip)
     said = {task: lesson.read_off(answer_of(clip, one, task), clip) for task, one in asked.items()}
     assert [said[task]["how many"] for task in ("track", "point", "count")] == ["3", "4", "3"]
-    assert said["point"]["times"] == "1.5, 2.5, 3.5, 4.5" and said["track"]["times"] == "0 to 6 s"
-    assert said["track"]["places of each"] == "6 + 13 + 5" and said["count"]["places of each"] == "1 + 1 + 1"
+    assert said["point"]["times"] == "1.5 s, 2.5 s, 3.5 s, 4.5 s" and said["track"]["times"] == "0 to 6 s"
+    assert said["track"]["points of each number"] == "6 + 13 + 5"
+    assert said["count"]["points of each number"] == "1 + 1 + 1"
     circles = [target.things[0] for target in asked["count"].targets]
     assert clip.seen[:, circles].sum(axis=1).max() == 2  # so no frame shows all three
     names = [clip.things[at].name for at in circles]

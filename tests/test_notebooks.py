@@ -330,8 +330,8 @@ def my_moments(text):
     )
     assert (grammar.loc["another number", "number"], grammar.loc["another number", "points"]) == (5, 3)
     said = pd.read_csv(results / "said.csv", index_col="what")
-    assert said.loc["point, ground truth", "times"] == "1.5, 2.5, 3.5, 4.5"
-    assert said.loc["track, ground truth", "places of each"] == "6 + 13 + 5"
+    assert said.loc["point, ground truth", "times"] == "1.5 s, 2.5 s, 3.5 s, 4.5 s"
+    assert said.loc["track, ground truth", "points of each number"] == "6 + 13 + 5"
     scores = pd.read_csv(results / "results.csv")
     assert scores.loc[0, "metric"] == "point f1" and scores.loc[0, "value"] == pytest.approx(6 / 7, abs=1e-3)
     assert said.loc[["count, model", "point, model"], "how many"].tolist() == [4, 3]

@@ -159,7 +159,7 @@ def as_answered(text: str, clip: EventClip, question: str, tracker: Tracker) -> 
 
 
 def read_off(text: str, clip: EventClip) -> dict[str, str]:
-    """What an answer's text says by itself: how many, at which times, how many places of each thing, how long it is."""
+    """What an answer's text says by itself: how many, when, how many points of each number, how long it is."""
     answer = read_points(text, *clip.frames.shape[1:3])
     times = [] if answer.times is None else answer.times.tolist()
     ids = [] if answer.ids is None else answer.ids.tolist()
@@ -167,8 +167,8 @@ def read_off(text: str, clip: EventClip) -> dict[str, str]:
     is_track = "<tracks" in text
     return {
         "how many": str(len({*ids}) if stated is None else stated) if answer.outcome != "malformed" else "",
-        "times": f"{min(times):g} to {max(times):g} s" if is_track and times else ", ".join(f"{t:g}" for t in times),
-        "places of each": " + ".join(str(ids.count(one)) for one in sorted({*ids})),
+        "times": f"{min(times):g} to {max(times):g} s" if is_track and times else ", ".join(f"{t:g} s" for t in times),
+        "points of each number": " + ".join(str(ids.count(one)) for one in sorted({*ids})),
         "characters": str(len(text)),
     }
 

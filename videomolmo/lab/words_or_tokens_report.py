@@ -144,7 +144,7 @@ def draw(path: Path, folder: Path) -> list[Path]:
             error = [own["value"] - own["low"], own["high"] - own["value"]]
             axes.errorbar(x, own["value"], error, fmt=marker, color=colour, capsize=3, label=NAMES[name])
         axes.set_xticks(list(places.values()), [f"{samples}" for samples in places])
-        axes.set(ylim=(0, 1), xlim=(-0.6, len(places) - 0.4), xlabel="samples")
+        axes.set(ylim=(0, 1), xlim=(-0.6, len(places) - 0.4), xlabel="training pictures")
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
