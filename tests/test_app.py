@@ -244,7 +244,7 @@ def test_what_is_served_is_the_notebook_with_its_parameters(tmp_path):
     "arguments, line",
     [(["--no-token", "--ip", "0.0.0.0"], "--no-token with --ip 0.0.0.0"), (["--no-token", "--ip", "::"], "--no-token"),
      (["--no-token", "--ip", "example.org"], "--no-token"), (["--port", "70000"], "at most 65535"),
-     (["--limit-mb", "0"], "--limit-mb is 0"), (["--theme", "blue"], "--theme")],
+     (["--limit-mb", "0"], "--limit-mb is 0"), (["--tabs", "0"], "--tabs is 0"), (["--theme", "blue"], "--theme")],
     ids=str,
 )  # fmt: skip
 def test_what_cannot_be_served_is_refused(arguments, line, tmp_path, capsys):

@@ -54,7 +54,7 @@ class Server(NamedTuple):
 def server(tmp_path_factory, shipped_grounder) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("served") / "app"
     command = [sys.executable, "-m", "videomolmo.cli", "app", str(folder), "--no-browser", "--limit-mb", "1",
-               "--theme", "dark"]  # fmt: skip
+               "--theme", "dark", "--tabs", "2"]  # fmt: skip
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
     log = open(folder.parent / "log", "w+")  # noqa: SIM115 (closed below)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=env, cwd=folder.parent)
@@ -236,8 +236,17 @@ def test_no_code_and_no_file_is_to_be_had_through_the_line(other, server, tmp_pa
             assert answer.status_code in (400, 403, 404, 405), (path, answer.status_code)
 
 
-def test_a_tab_that_is_closed_ends_its_kernel(other, server):
+def test_a_tab_too_many_waits_until_another_is_closed_which_ends_its_kernel(browser, other, server):
+    kernels = {one.pid for one in server.kernels()}
+    third = browser.new_context(viewport={"width": 900, "height": 700}).new_page()
+    third.set_default_timeout(1000 * PATIENCE_S)
+    answer = third.goto(server.address, wait_until="domcontentloaded")
+    assert answer.status == 503 and "2 tabs are open" in third.get_by_role("status").inner_text()
+    assert {one.pid for one in server.kernels()} == kernels, "none was started for it"
     other.page.close(run_before_unload=True)
+    third.locator(".vm-drop").wait_for()
+    assert _eventually(lambda: len(server.kernels()) == 2 and len({one.pid for one in server.kernels()} & kernels) == 1)
+    third.close(run_before_unload=True)
     assert _eventually(lambda: len(server.kernels()) == 1)
 
 

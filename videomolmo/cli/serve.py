@@ -12,6 +12,7 @@ import tempfile
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 NOTEBOOK = "13_your_video.ipynb"
 SERVED = {"parameters", "injected-parameters", "app"}  # tags of what is the page; other cells explain it in JupyterLab
 EXTENSIONS = ("@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8", "anywidget")
-KERNEL_IDLE_S = 600  # after which the kernel of a page that went away without a word is ended
+KERNEL_IDLE_S, LOOK_S = 120, 15  # after which the kernel of a page that went away without a word is ended; how often
+RETRY_S = 5  # after which a page that found no room asks again
 # A page loads what this server sends, and nothing from elsewhere: it looks the same without a network.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
@@ -46,6 +48,8 @@ def app(
     masks: Masks = "nano",
     device: Device = "auto",
     limit_mb: Annotated[int, whole("Largest upload, megabytes.", "N", callback=at_least_one)] = 500,
+    tabs: Annotated[int, whole("Most tabs at once: each has a kernel and models in memory, 1.5 GB with nano.", "N",
+                               callback=at_least_one)] = 4,
     theme: Annotated[Literal["light", "dark"], Option(help="Of the page.")] = "light",
     ip: Annotated[str, opt("Address to listen on.", "ADDRESS")] = "127.0.0.1",
     port: Annotated[int, whole("Port; the next free one where it is taken.", "N", callback=at_least_one)] = 8866,
@@ -56,7 +60,7 @@ def app(
 
     Choose, ask, watch, correct, export: the page is notebooks/13_your_video.ipynb through Voilà (pip install
     'videomolmo[app]'). It listens on this machine only, and asks for the token that is printed; each tab has a kernel
-    and a folder in DIR of its own. Ctrl-C ends it.
+    and a folder in DIR of its own, and one too many waits until another is closed. Ctrl-C ends it.
     """
     is_local = _is_loopback(ip)
     if no_token and not is_local:
@@ -76,7 +80,7 @@ def app(
         import nbformat
 
         nbformat.write(served(parameters), place / NOTEBOOK)
-        server = _server(place, "" if no_token else secrets.token_urlsafe(24), theme, is_local)
+        server = _server(place, "" if no_token else secrets.token_urlsafe(24), theme, tabs, is_local)
         server.ip, server.port, page = ip, port, folder / f"open_{secrets.token_hex(4)}.html"
         server.show = lambda: _tell(server, folder, is_local, None if no_browser else page)
 
@@ -147,7 +151,7 @@ def served(parameters: dict[str, Any]) -> nbformat.NotebookNode:
     return notebook
 
 
-def _server(place: Path, token: str, theme: str, is_local: bool) -> Voila:
+def _server(place: Path, token: str, theme: str, tabs: int, is_local: bool) -> Voila:
     """Voilà with one notebook and nothing else to be had: no files, no other kernels, no settings of the user's."""
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_server import DEFAULT_STATIC_FILES_PATH
@@ -166,9 +170,10 @@ def _server(place: Path, token: str, theme: str, is_local: bool) -> Voila:
 
     page = {
         "theme": theme, "allow_theme_override": "NO", "allow_template_override": "NO", "file_allowlist": [],
-        "extension_allowlist": list(EXTENSIONS), "prelaunch_hook": _with_cookie, "kernel_spec_manager_class": OwnKernel,
+        "extension_allowlist": list(EXTENSIONS), "prelaunch_hook": partial(_admit, tabs, theme),
+        "kernel_spec_manager_class": OwnKernel,
     }  # fmt: skip
-    culling = {"cull_idle_timeout": KERNEL_IDLE_S, "cull_interval": 60}
+    culling = {"cull_idle_timeout": KERNEL_IDLE_S, "cull_interval": LOOK_S}
     config = Config({"VoilaConfiguration": page, "MappingKernelManager": culling})
     # without a token a page from elsewhere could come under another name of this machine ("DNS rebinding")
     settings = {"allow_remote_access": not is_local, "static_path": DEFAULT_STATIC_FILES_PATH,
@@ -181,9 +186,34 @@ def _server(place: Path, token: str, theme: str, is_local: bool) -> Voila:
     )  # fmt: skip
 
 
-def _with_cookie(handler: Any, **_: Any) -> None:
-    """Give a page the cookie without which it may not end its kernel when it is closed."""
+def _admit(tabs: int, theme: str, handler: Any, **_: Any) -> None:
+    """Let a page have a kernel, or tell it to wait, before one is started.
+
+    It gets the cookie without which it may not end its kernel when it is closed.
+    """
+    from tornado.web import Finish
+
+    kernels = handler.kernel_manager
+    # those that start are not listed yet, those that end still are
+    pending = {one for one, task in kernels._pending_kernels.items() if not task.done()}
+    if len({*kernels.list_kernel_ids()} ^ pending) >= tabs:
+        handler.set_status(503)
+        handler.set_header("Retry-After", str(RETRY_S))
+        raise Finish(_full(tabs, theme))
     handler.xsrf_token  # noqa: B018 (whoever reads it sets it)
+
+
+def _full(tabs: int, theme: str) -> str:
+    """The page for a tab too many, which asks again by itself."""
+    ground, ink = ("#111418", "#e8e8e8") if theme == "dark" else ("#ffffff", "#222222")
+    opened = f"{tabs} tabs are open, and" if tabs > 1 else "A tab is open, and"
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="{RETRY_S}">
+<meta name="viewport" content="width=device-width"><title>videomolmo: no room yet</title>
+<body style="background:{ground};color:{ink};font:16px/1.5 system-ui,sans-serif;max-width:40em;margin:4em auto;
+padding:0 1em"><h1 style="font-size:1.4em">No room for another tab</h1>
+<p role="status">{opened} no more have room here: each keeps models in memory. Close one that you do not need, and this
+page opens by itself within seconds.</p>
+<p>Whoever started it can allow more: <code>videomolmo app --tabs {tabs + 1}</code></p></body></html>"""
 
 
 def _tell(server: Voila, folder: Path, is_local: bool, page: Path | None) -> None:
