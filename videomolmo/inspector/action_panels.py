@@ -50,7 +50,7 @@ class CorrectPanel:
     def __init__(self, state: InspectorState) -> None:
         self._state = state
         self.mode = widgets.ToggleButtons(options=MODES, style={"button_width": "auto"}, tooltips=MODE_TIPS)
-        self.object_id = widgets.Dropdown(layout=widgets.Layout(width="170px"))
+        self.object_id = widgets.Dropdown(layout=widgets.Layout(width="186px"))
         state.tip(self.object_id, "the object that new points belong to  (1–9)")
         self.drop = self._button(
             "reject key frame", "trash", self._drop, "as if the model had not been asked on this frame  (x)"
