@@ -32,7 +32,7 @@ globalThis.kernel = (traits) => {
         on: (name, act) => (heard[name] ??= new Set()).add(act),
         off: (name, act) => heard[name]?.delete(act),
         send: (content) => said.push(content),
-        change: () => [...heard.change ?? []].forEach((act) => act()),
+        change: (what = "change") => [...heard[what] ?? []].forEach((act) => act()),
         answer: (content, ...buffers) => [...heard["msg:custom"] ?? []].forEach((act) => act(content, buffers)),
     };
 };
@@ -432,9 +432,18 @@ def test_objects_are_a_list_with_all_none_and_solo(page):
     lines.nth(0).locator("[type=checkbox]").check()
     assert hidden() == list(range(2, 13))
     page.get_by_text("all", exact=True).click()
-    lines.nth(1).locator(".vm-name").fill("the cup")
-    lines.nth(1).locator(".vm-name").press("Enter")
-    assert page.evaluate("shown.model.said.at(-1)") == {"kind": "name", "id": 2, "text": "the cup"}
+    name = lines.nth(1).locator(".vm-name")
+    name.fill("a cup")
+    name.press("Escape")
+    assert name.input_value() == "<i>thing 2" and not page.evaluate("shown.model.said.length")
+    name.fill("the cup")
+    name.press("Enter")
+    assert page.evaluate("shown.model.said") == [{"kind": "name", "id": 2, "text": "the cup"}]
+    assert name.input_value() == "<i>thing 2"  # until it is kept
+    lines.nth(2).locator(".vm-name").fill("half a na")
+    page.evaluate("rows => { shown.model.traits.rows = rows; shown.model.change('change:rows'); }",
+                  [[n, "the cup" if n == 2 else name, *colours] for n, name, *colours in rows])  # fmt: skip
+    assert name.input_value() == "the cup" and lines.nth(2).locator(".vm-name").input_value() == "half a na"
 
 
 def test_playing_goes_on_from_where_the_user_goes(page):

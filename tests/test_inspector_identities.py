@@ -1,4 +1,4 @@
-"""Identities by hand: swapped, merged, split, deleted, recoloured; kept in the log, undone, reverted, exported."""
+"""Identities by hand: swapped, merged, split, deleted, recoloured, renamed; in the log, undone, reverted, exported."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import pytest
 from inspector_results import made_result
 
 import videomolmo
+from videomolmo import cli
 from videomolmo.errors import BadInput
-from videomolmo.inspector import identities
+from videomolmo.inspector import identities, static_page
 from videomolmo.inspector.corrections import Corrections
 from videomolmo.inspector.edit_history import LOG
 from videomolmo.inspector.edit_panels import frame_rows, object_rows
 from videomolmo.inspector.exports import export_labels, labels_of, training_row
 from videomolmo.inspector.inspection import Inspection
+from videomolmo.inspector.plots import agreement_figure
 from videomolmo.inspector.render import Look, paint
 from videomolmo.io.formats.coco import decode_rle
 from videomolmo.results import GroundingResult
@@ -93,6 +95,8 @@ def test_a_split_begins_a_new_object_which_can_be_deleted(opened):
         (lambda by: by.merge(2, 2), "object 2 is both"),
         (lambda by: by.split(1, 0), "not there both"),
         (lambda by: by.recolour(1, 0), "colour is 0"),
+        (lambda by: by.rename(4, "cup"), "object 4 is not there"),
+        (lambda by: by.rename(1, "x" * 201), "has 201 letters, expected at most 200"),
         (lambda by: by.revert(1), "correction 1 is not in force"),
     ],
 )
@@ -133,11 +137,53 @@ def test_damaged_edits_in_the_log_are_told_and_left_out(tmp_path):
     Corrections(Inspection(folder)).swap(1, 2, 6)
     good = json.loads((folder / LOG).read_text())
     bad = [{"other": 1}, {"other": 0}, {"object": 7}, {"frame": 99}, {"action": "revert", "of": 5}, {"action": "mix"},
-           {"action": "split", "other": 9}, {"other": "2"}]  # fmt: skip
+           {"action": "split", "other": 9}, {"other": "2"}, {"action": "rename"}, {"action": "rename", "name": 3},
+           {"action": "rename", "name": "x" * 1001}, {"action": "rename", "name": "cup", "object": 9}]  # fmt: skip
     for change in bad:
         (folder / LOG).write_text(json.dumps(good | change) + "\n")
         one = Inspection(folder)
         assert not one.history.records and "line 1" in " ".join(one.missing()), change
+
+
+def test_a_name_is_a_correction_that_changes_no_mask(opened, tmp_path):
+    one, by_hand, before = opened
+    assert by_hand.rename(2, "  the\n cup ").frames == (0, 0) and one.name_of(2) == "the cup"
+    by_hand.rename(2, "jug"), by_hand.swap(1, 2, 6), by_hand.split(3, 4), by_hand.rename(4, "lid")
+    assert [one.name_of(n) for n in one.object_ids] == ["object 1", "jug", "object 3", "lid"]
+    with pytest.raises(BadInput, match="correction 5 builds on correction 4"):
+        by_hand.revert(4)
+    by_hand.revert(3), by_hand.revert(2)
+    assert one.name_of(2) == "the cup" and np.array_equal(masks_of(one)[:, :2], before[:, :2])
+    by_hand.undo()
+    assert one.names == {2: "jug", 4: "lid"}
+    by_hand.redo(), by_hand.rename(4, "")
+    assert one.names == {2: "the cup"} and one.name_of(4) == "object 4"
+    one.save(tmp_path / "result")
+    assert Inspection(tmp_path / "result").names == {2: "the cup"}, "names of one that was in memory go along"
+    for _ in range(7):
+        by_hand.undo()
+    assert one.names == {2: "the cup"} and len(one.history.in_force()) == 1
+    with pytest.raises(BadInput, match="nothing was corrected"):
+        by_hand.export_training(tmp_path / "rows.jsonl")
+
+
+def test_names_come_back_with_the_folder_and_are_exported(tmp_path, capsys):
+    told = {"format": "coco", "ids": ["4", "9"], "names": ["car", "van"], "scores": {}, "has_void": False}
+    result = made_result(FRAMES)
+    result.config["labels"] = told
+    folder = result.save(tmp_path / "result", overlay=False)
+    by_hand = Corrections(Inspection(folder))
+    by_hand.rename(2, "=bus, green"), by_hand.rename(1, "x"), by_hand.rename(1, "")
+    one = Inspection(folder)
+    assert one.names == {1: "car", 2: "=bus, green"} and not one.log.problems
+    assert labels_of(one).names == ("car", "=bus, green") and labels_of(one).ids == ("4", "9")
+    assert cli.main(["export", str(folder), "--to", "coco", "--out", str(tmp_path / "a.json")]) == 0
+    assert "3 corrections by hand" in capsys.readouterr().out
+    categories = json.loads((tmp_path / "a.json").read_text())["categories"]
+    assert [category["name"] for category in categories] == ["car", "=bus, green"]
+    assert "object 2 named “=bus, green”" in static_page._text([one])
+    (line,) = (trace for trace in agreement_figure(one).data if trace.meta == {"object": 2})
+    assert line.name == "2 · =bus, green"
 
 
 def test_points_after_a_swap_belong_to_the_track_that_is_shown(tiny_grounder):
@@ -230,6 +276,13 @@ def test_panels_do_it_and_list_it(inspector):
     inspector.objects._receive(None, {"kind": "colour", "id": 1, "colour": 7}, [])
     assert inspector.objects.list.rows[0][2] == inspector.objects.list.palette[6][1] and "another colour" in words()
     assert inspector.state.looks[0].colours == (7, 2, 3)
+    inspector.objects.rename(1, "the cup"), inspector.objects.rename(1, "the cup ")
+    assert inspector.objects.list.rows[0][1] == "the cup" and "object 1 is called “the cup”" in words()
+    assert inspector.tables.corrections.rows[-1][2:] == ["the cup", "object 1 named “the cup”"]
+    assert inspector.identities.object.options[0][0] == "1 · the cup"
+    assert len(inspector.tables.corrections.rows) == 3, "what it is called already is no correction"
+    inspector.correct.undo.click()
+    assert inspector.objects.list.rows[0][1] == "object 1"
     inspector.identities.other.value = 1
     inspector.identities.swap.click()
     assert "object 1 is both" in words() and "vm-error" in words()

@@ -16,6 +16,7 @@ from pycocotools import mask as rle
 
 from videomolmo.errors import BadInput
 from videomolmo.inspector.compare import Differences
+from videomolmo.inspector.corrections import Corrections
 from videomolmo.inspector.exports import export_labels, export_video, export_view
 from videomolmo.inspector.inspection import LAYERS, Inspection
 from videomolmo.inspector.plots import (
@@ -270,7 +271,7 @@ def test_davis_pictures_hold_labels(seen, tmp_path):
 
 
 def test_coco_masks_read_back(seen, tmp_path):
-    seen.names[1] = "ball"
+    Corrections(seen).rename(1, "ball")
     assert export_labels(seen, "coco", tmp_path / "a.json") == []
     content = json.loads((tmp_path / "a.json").read_text())
     assert len(content["images"]) == 12 and [c["name"] for c in content["categories"]] == ["ball", "the squares"]
@@ -281,7 +282,7 @@ def test_coco_masks_read_back(seen, tmp_path):
 
 
 def test_tracks_are_a_table(seen, tmp_path):
-    seen.names[1] = "ball, red"
+    Corrections(seen).rename(1, "ball, red")
     export_labels(seen, "csv", tmp_path / "tracks.csv")
     table = pd.read_csv(tmp_path / "tracks.csv")
     wanted = seen.result.tracks

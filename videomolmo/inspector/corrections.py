@@ -24,7 +24,7 @@ from videomolmo.inspector.edit_history import (
     parts_of,
     positive_only,
 )
-from videomolmo.inspector.identities import ACTIONS
+from videomolmo.inspector.identities import ACTIONS, ON_SCREEN
 from videomolmo.inspector.identity_corrections import Cancel, Change, IdentityCorrections
 from videomolmo.inspector.inspection import Inspection
 from videomolmo.inspector.repropagation import (
@@ -341,7 +341,7 @@ class Corrections(IdentityCorrections):
         changed = _frames_changed(look.corrected_by(state), after)
         look.history.add(record)
         edited = set(state.edits) ^ set(look.history.state.edits)
-        if first := [one.frame for one in edited if one.action != "recolour"]:
+        if first := [one.frame for one in edited if one.action not in ON_SCREEN]:
             changed = min(first), look.frames
         look.show_corrections()
         name = record.get("object")

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from videomolmo.errors import BadInput
-from videomolmo.inspector.identities import ACTIONS, Edit, builds_on, edit_of
+from videomolmo.inspector.identities import ACTIONS, ON_SCREEN, Edit, builds_on, edit_of
 from videomolmo.io.formats.run_lengths import decode_rle
 from videomolmo.io.schemas import Correction
 from videomolmo.io.untrusted import parse, read_bytes
@@ -82,6 +82,11 @@ class State:
 
     def __bool__(self) -> bool:
         return bool(self.clicks or self.dropped or self.edits)
+
+    @property
+    def changes_masks(self) -> bool:
+        """Whether more than names and colours is corrected."""
+        return bool(self.clicks or self.dropped or any(edit.action not in ON_SCREEN for edit in self.edits))
 
     def objects(self) -> int:
         """The largest id of an object that was clicked on."""

@@ -13,7 +13,7 @@ import traitlets
 
 from videomolmo.inspector.background import Debounced
 from videomolmo.inspector.doubt import doubtful_frames
-from videomolmo.inspector.identities import ACTIONS, Edit, edit_in_words
+from videomolmo.inspector.identities import ACTIONS, edit_in_words, edit_of
 from videomolmo.inspector.inspection import Inspection, listed
 from videomolmo.inspector.session import InspectorState
 from videomolmo.inspector.view_panels import choose_next, section
@@ -101,7 +101,7 @@ def in_words(record: Mapping[str, Any]) -> str:
     """A correction in words."""
     action = record["action"]
     if action in ACTIONS:
-        return edit_in_words(Edit(action, record["object"], record.get("other", 0), record.get("frame", 0)))
+        return edit_in_words(edit_of(record, 0))
     if action == "add_point":
         return f"{'+' if record['positive'] else '−'} point ({record['x']:.0f}, {record['y']:.0f})"
     return WORDS.get(action, action)

@@ -71,7 +71,8 @@ def labels_of(inspection: Inspection, layer: str = "fused") -> Labels:
     ids += tuple(itertools.islice(fresh, count - len(ids)))
     names += [inspection.name_of(n) if is_truth else inspection.sentence for n in range(len(names) + 1, count + 1)]
     if not is_truth:
-        names = [inspection.names.get(n, name) for n, name in enumerate(names, start=1)]
+        given = inspection.names
+        names = [given.get(n, name) for n, name in enumerate(names, start=1)]
     scores = {} if is_truth else _scores(inspection, stored.scores)
     decisions, agreement = (inspection.decisions(), inspection.agreement) if layer == "fused" else (None, None)
 
@@ -236,13 +237,12 @@ def write_rows(inspection: Inspection, path: Path) -> int:
         The number of rows: 1.
 
     Raises:
-        BadInput: the file or the folder of frames exists, nothing was corrected, no key frame is left, or there is no
-            video.
+        BadInput: the file or the folder of frames exists, nothing but names and colours was corrected, no key frame is
+            left, or there is no video.
     """
     from PIL import Image
 
-    state = inspection.history.state
-    if not state:
+    if not inspection.history.state.changes_masks:
         raise BadInput("nothing was corrected in this clip; correct it first, or use the run's own answers")
     if inspection.video() is None:
         raise BadInput("the video is needed to write training frames, and it cannot be opened")

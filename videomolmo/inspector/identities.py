@@ -1,4 +1,4 @@
-"""Which track is which object, as a person says: swapped or split from a frame on, merged, deleted, recoloured.
+"""Which track is which object, and what it is called: swapped, merged, split, deleted, recoloured, renamed by hand.
 
 A track is what the run, or a click, follows; corrections by points are about tracks. What is shown, listed and exported
 are objects, and each edit says of whole tracks, or of their frames from one on, whose they are. No mask is made anew.
@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from videomolmo.inspector.fused_masks import Source
 from videomolmo.inspector.segments import Segment, SegmentStore
 
-ACTIONS = ("swap", "merge", "split", "delete", "recolour")
+ON_SCREEN = ("recolour", "rename")  # which change no mask
+ACTIONS = ("swap", "merge", "split", "delete", *ON_SCREEN)
 
 
 class Edit(NamedTuple):
@@ -23,10 +24,12 @@ class Edit(NamedTuple):
 
     Attributes:
         action: "swap" `object` and `other` from `frame` on; "merge" `other` into `object`; "split": what `object` is
-            from `frame` on is `other`, a new one; "delete" `object`; "recolour" it as `other` is coloured by itself.
+            from `frame` on is `other`, a new one; "delete" `object`; "recolour" it as `other` is coloured by itself;
+            "rename" it `name`.
         object, other: ids from 1, as they were shown then.
         frame: the first that it is about.
         number: of the record that says so.
+        name: "" gives back the one that it had by itself.
     """
 
     action: str
@@ -34,6 +37,7 @@ class Edit(NamedTuple):
     other: int = 0
     frame: int = 0
     number: int = 0
+    name: str = ""
 
     @property
     def objects(self) -> tuple[int, ...]:
@@ -47,12 +51,12 @@ def edit_of(record: Mapping[str, Any], number: int) -> Edit:
     Raises:
         KeyError, TypeError, ValueError: it says none.
     """
-    action, name = record["action"], int(record["object"])
-    other = int(record["other"]) if action != "delete" else 0
+    action, own = record["action"], int(record["object"])
+    other = int(record["other"]) if action not in ("delete", "rename") else 0
     frame = int(record["frame"]) if action in ("swap", "split") else 0
-    if name == other and action != "recolour":
-        raise ValueError(f"object {name} with itself")
-    return Edit(action, name, other, frame, number)
+    if own == other and action != "recolour":
+        raise ValueError(f"object {own} with itself")
+    return Edit(action, own, other, frame, number, str(record["name"]) if action == "rename" else "")
 
 
 def builds_on(later: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
@@ -114,7 +118,7 @@ class Identified:
 
     def changed_windows(self) -> set[int]:
         """Windows in which an edit, or what is below, may differ from the run."""
-        first = min((edit.frame for edit in self.edits if edit.action != "recolour"), default=self._store.frames)
+        first = min((edit.frame for edit in self.edits if edit.action not in ON_SCREEN), default=self._store.frames)
         below = self.source.changed_windows() if hasattr(self.source, "changed_windows") else set()
         return below | set(range(max(0, self._store.window_of(first)), len(self._store.starts)))
 
@@ -161,6 +165,17 @@ class Identities:
         return tuple(self.colour_of(n) for n in range(1, objects + 1))
 
 
+def names_by(edits: Sequence[Edit]) -> dict[int, str]:
+    """Object id to the name that it was given last.
+
+    Example:
+        >>> names_by([Edit("rename", 1, name="cup"), Edit("rename", 2, name="jug"), Edit("rename", 2)])
+        {1: 'cup'}
+    """
+    last = {edit.object: edit.name for edit in edits if edit.action == "rename"}
+    return {object_id: name for object_id, name in last.items() if name}
+
+
 def edit_in_words(edit: Edit) -> str:
     """An edit in words."""
     object_id, other = f"object {edit.object}", f"object {edit.other}"
@@ -170,4 +185,5 @@ def edit_in_words(edit: Edit) -> str:
         "split": f"{object_id} split: from frame {edit.frame} on {other}",
         "delete": f"{object_id} deleted",
         "recolour": f"{object_id} coloured as number {edit.other}",
+        "rename": f"{object_id} named “{edit.name}”" if edit.name else f"{object_id} has its own name again",
     }[edit.action]

@@ -1,4 +1,4 @@
-"""Corrections of identities, and of corrections: which track is which object, and taking any of them back."""
+"""Corrections of identities, and of corrections: which track is which object, its name, and taking any of them back."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from videomolmo.inspector.inspection import Inspection
 from videomolmo.inspector.repropagation import Progress
 
 COLOURS = 255  # of the palette, background left out
+MAX_NAME = 200  # letters
 Cancel = Callable[[], bool]
 
 
@@ -86,6 +87,17 @@ class IdentityCorrections:
         if not 1 <= colour <= COLOURS:
             raise BadInput(f"colour is {colour!r}, expected a number from 1 to {COLOURS}")
         return self._identify("recolour", {"object": self._check_object(object_id), "other": int(colour)})
+
+    def rename(self, object_id: int, name: str) -> Change:
+        """An object is called something else, in lists, plots and exports; "" gives back the name it had by itself.
+
+        Raises:
+            BadInput: as `swap`, or the name is longer than `MAX_NAME` letters.
+        """
+        name = " ".join(str(name).split())
+        if len(name) > MAX_NAME:
+            raise BadInput(f"the name {name[:20]!r}… has {len(name)} letters, expected at most {MAX_NAME}; shorten it")
+        return self._identify("rename", {"object": self._check_object(object_id), "name": name})
 
     def _identify(self, action: str, record: dict[str, Any], frame: int | None = None) -> Change:
         if record["object"] == record.get("other") and action != "recolour":

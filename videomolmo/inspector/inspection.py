@@ -24,7 +24,7 @@ from videomolmo.inspector.edit_history import (
 )
 from videomolmo.inspector.fused_masks import MASK_LAYERS, FusedMasks, Matching, Patch, Source
 from videomolmo.inspector.ground_truth import Scores, open_truth, score
-from videomolmo.inspector.identities import Identified, Identities
+from videomolmo.inspector.identities import Identified, Identities, names_by
 from videomolmo.inspector.loading import MAX_LISTED, FrameCache, find_missing, open_result, why_no_masks
 from videomolmo.inspector.repropagation import Corrected, PropagationCache, clicks_on_key_frame
 from videomolmo.inspector.segments import DECISIONS, SETTINGS, SegmentStore
@@ -95,7 +95,6 @@ class Inspection:
         given_video: as given, None for the recorded one.
         folder: where the result was saved, None if only in memory.
         sentence, frames, height, width, fps, times_s: of the clip.
-        names: object id to the name shown, where the user, or the file it is from, gave one.
         truth: masks that are right, None if there are none.
         history, log, runs: corrections, see `Corrections`.
         problems: what was damaged when it was opened.
@@ -123,7 +122,7 @@ class Inspection:
         settings = kept.config.get("model", {})
         rule, tau = self._run_with = settings.get("fusion", "iou"), settings.get("tau", 0.7)  # None: it makes no sense
         self.rule, self.tau, self.matching = rule or "iou", 0.7 if tau is None else float(tau), None
-        self.names, self.version = dict(enumerate(kept.config.get("labels", {}).get("names", ()), start=1)), 0
+        self._names, self.version = dict(enumerate(kept.config.get("labels", {}).get("names", ()), start=1)), 0
         self.log = CorrectionLog(self.folder, result_key(kept), ClipShape(self.frames, kept.objects, *size))
         self.history, self.propagations = (
             History(kept.objects),
@@ -178,6 +177,11 @@ class Inspection:
                 pieces += [Piece(written.text[at:start]), named_here]
                 at = stop
         return [piece for piece in (*pieces, Piece(written.text[at:])) if piece.text]
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Object id to the name shown, where a person, or the file that the result is from, gave one."""
+        return self._names | names_by(self.history.state.edits)
 
     def name_of(self, object_id: int) -> str:
         """The name that an object was given, or "object n"."""

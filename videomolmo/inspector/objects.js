@@ -41,7 +41,7 @@ function render({ model, el }) {
     Object.assign(plate.style, { background: colour, color: ink });
     plate.title = `choose another colour for object ${id}`;
     plate.addEventListener("click", () => choose(line, id));
-    const name = element("input", "vm-name", line, { type: "text", spellcheck: false });
+    const name = element("input", "vm-name", line, { type: "text", spellcheck: false, maxLength: 200 });
     name.setAttribute("aria-label", `name of object ${id}`);
     const only = element("button", "vm-button", line, { textContent: "solo", type: "button" });
     only.title = `show object ${id} alone, or all again`;
@@ -49,11 +49,28 @@ function render({ model, el }) {
       const hidden = model.get("hidden").filter((one) => one !== id);
       hide(box.checked ? hidden : [...hidden, id]);
     });
-    name.addEventListener("change", () => model.send({ kind: "name", id, text: name.value }));
+    name.addEventListener("change", () => {
+      model.send({ kind: "name", id, text: name.value });
+      name.value = name.dataset.kept; // until the new one is kept: it may be refused
+    });
+    name.addEventListener("keydown", (event) => { // the keys belong to the picture again
+      if (!["Enter", "Escape"].includes(event.key)) return;
+      if (event.key === "Escape") name.value = name.dataset.kept;
+      event.stopPropagation();
+      event.preventDefault();
+      name.blur();
+      el.closest(".vm-inspector")?.querySelector(".vm-view")?.focus({ preventScroll: true });
+    });
     only.addEventListener("click", () => solo(id));
     line.addEventListener("pointerenter", () => over(line, [id]));
     line.addEventListener("pointerleave", () => over(line, []));
     lines.set(id, { line, box, name });
+  };
+  const changed = () => { // rows stay where only names are others: somebody may type into one
+    const drawn = model.get("rows").map(([id, , ...colours]) => [id, ...colours].join(" ")).join();
+    if (root.dataset.drawn === drawn) return refresh();
+    root.dataset.drawn = drawn;
+    build();
   };
   const build = () => {
     lines.clear();
@@ -72,7 +89,8 @@ function render({ model, el }) {
       if (!one) return;
       one.box.checked = !hidden.includes(id);
       if (document.activeElement !== one.name) one.name.value = name;
-      one.name.title = name;
+      one.name.dataset.kept = name;
+      one.name.title = `${name} · type another name, which is kept and exported`;
     }
   };
   const mark = ({ detail: { objects, pane } }) => {
@@ -83,14 +101,14 @@ function render({ model, el }) {
     if (!el.isConnected) requestAnimationFrame(attach);
     else (el.closest(".vm-inspector") ?? el).addEventListener("vm-hover", mark, { signal: stop.signal });
   };
-  model.on("change:rows", build);
+  model.on("change:rows", changed);
   model.on("change:more", build);
   model.on("change:hidden", refresh);
-  build();
+  changed();
   attach();
   return () => {
     stop.abort();
-    model.off("change:rows", build);
+    model.off("change:rows", changed);
     model.off("change:more", build);
     model.off("change:hidden", refresh);
   };

@@ -188,16 +188,17 @@ class ObjectPanel:
             self.rename(int(content["id"]), str(content["text"]))
         elif content.get("kind") == "colour":
             object_id, colour = int(content["id"]), int(content["colour"])
-            self._state.correct(
-                lambda: self._state.corrections.recolour(object_id, colour),
-                lambda _: f"{self._state.inspection.name_of(object_id)} has another colour; z undoes it",
-            )
+            told = f"{self._state.inspection.name_of(object_id)} has another colour; z undoes it"
+            self._state.correct(lambda: self._state.corrections.recolour(object_id, colour), lambda _: told)
 
     def rename(self, object_id: int, text: str) -> None:
-        """Give an object a name."""
-        if text.strip() and text != self._state.inspection.names.get(object_id):
-            self._state.inspection.names[object_id] = text.strip()
-            self._state.changed_data()
+        """Give an object a name, kept with the corrections; none gives back the one it had by itself."""
+        name_of = self._state.inspection.name_of
+        if text.strip() != name_of(object_id):
+            self._state.correct(
+                lambda: self._state.corrections.rename(object_id, text),
+                lambda _: f"object {object_id} is called “{name_of(object_id)}”; z undoes it",
+            )
 
     def solo(self, object_id: int) -> None:
         """Show an object alone, or all again."""

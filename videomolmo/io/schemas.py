@@ -112,7 +112,7 @@ class Correction(TypedDict):
     __pydantic_config__ = ConfigDict(extra="allow", strict=True)
     action: Literal[
         "add_point", "remove_point", "move_point", "add_box", "edit_mask", "drop_answer", "undo", "redo", "revert",
-        "swap", "merge", "split", "delete", "recolour",
+        "swap", "merge", "split", "delete", "recolour", "rename",
     ]  # fmt: skip
     frame: NotRequired[Frame]
     object: NotRequired[Annotated[int, Field(ge=1, le=MAX_OBJECTS)]]
@@ -121,6 +121,7 @@ class Correction(TypedDict):
     number: NotRequired[Annotated[int, Field(ge=1, le=1 << 31)]]
     clicks: NotRequired[Annotated[list[tuple[Number, Number, Literal[0, 1, 2, 3]]], Field(max_length=1000)]]
     mask: NotRequired[Text]
+    name: NotRequired[Annotated[str, Field(max_length=1000)]]
     cleared: NotRequired[Annotated[list[Annotated[int, Field(ge=1, le=MAX_OBJECTS)]], Field(max_length=MAX_OBJECTS)]]
 
 
