@@ -177,13 +177,19 @@ def _server(place: Path, token: str, theme: str, tabs: int, is_local: bool) -> V
     config = Config({"VoilaConfiguration": page, "MappingKernelManager": culling})
     # without a token a page from elsewhere could come under another name of this machine ("DNS rebinding")
     settings = {"allow_remote_access": not is_local, "static_path": DEFAULT_STATIC_FILES_PATH,
-                "static_url_prefix": "/voila/static/"}  # fmt: skip
+                "static_url_prefix": "/voila/static/", "log_function": _log}  # fmt: skip
     headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "same-origin"}
     return Server(
         config=config, config_file_paths=[], notebook_path=str(place / NOTEBOOK), root_dir=str(place), token=token,
         connection_dir_root=str(place), identity_provider_class=VoilaIdentityProvider, log_level=logging.ERROR,
         tornado_settings={"headers": headers, **settings},
     )  # fmt: skip
+
+
+def _log(handler: Any) -> None:
+    """Say what failed here, without the token that stands in an address; a page that waits is no failure."""
+    if (status := handler.get_status()) >= 500 and status != 503:
+        logging.getLogger(__name__).error("%d %s %s", status, handler.request.method, handler.request.path)
 
 
 def _admit(tabs: int, theme: str, handler: Any, **_: Any) -> None:
@@ -206,13 +212,13 @@ def _admit(tabs: int, theme: str, handler: Any, **_: Any) -> None:
 def _full(tabs: int, theme: str) -> str:
     """The page for a tab too many, which asks again by itself."""
     ground, ink = ("#111418", "#e8e8e8") if theme == "dark" else ("#ffffff", "#222222")
-    opened = f"{tabs} tabs are open, and" if tabs > 1 else "A tab is open, and"
+    opened, close = (f"{tabs} tabs are open", "one that you do not need") if tabs > 1 else ("One tab is open", "it")
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="{RETRY_S}">
 <meta name="viewport" content="width=device-width"><title>videomolmo: no room yet</title>
 <body style="background:{ground};color:{ink};font:16px/1.5 system-ui,sans-serif;max-width:40em;margin:4em auto;
 padding:0 1em"><h1 style="font-size:1.4em">No room for another tab</h1>
-<p role="status">{opened} no more have room here: each keeps models in memory. Close one that you do not need, and this
-page opens by itself within seconds.</p>
+<p role="status">{opened}, and more would not fit: each keeps models in memory. Close {close}, and this page opens by
+itself within seconds.</p>
 <p>Whoever started it can allow more: <code>videomolmo app --tabs {tabs + 1}</code></p></body></html>"""
 
 
