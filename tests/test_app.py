@@ -21,6 +21,7 @@ from videomolmo.inspector import transfer
 from videomolmo.inspector.app import SAMPLE, VideoApp
 from videomolmo.inspector.corrections import Cancelled
 from videomolmo.inspector.transfer import PART_BYTES, Download, Upload, safe_name
+from videomolmo.io.known_words import KnownWords
 from videomolmo.lab.exercises import check_name_exercise
 
 
@@ -201,6 +202,17 @@ def test_a_run_shows_its_windows_and_saves_its_result(app, tmp_path):
     app.ask.click()
     assert "vm-error" in app.words.value and "yesterday" in app.words.value
     assert len(list((app.folder / "results").iterdir())) == 2
+
+
+def test_words_that_a_system_never_learnt_are_told(app, tiny_grounder, monkeypatch):
+    known = KnownWords({"colours": ("red",), "shapes": ("circle",)})
+    monkeypatch.setattr(tiny_grounder.pointer, "known_words", known, raising=False)
+    app.sentence.value, app.every.value, app.end.value = "the <b>giraffe", 30, "3f"
+    app.ask.click()
+    assert "saved in" in app.words.value and "nano never learnt “b” or “giraffe”, so its answer is" in app.words.value
+    app.sentence.value = "the red circle"
+    app.ask.click()
+    assert "never learnt" not in app.words.value
 
 
 def test_a_cancelled_run_leaves_nothing(app):

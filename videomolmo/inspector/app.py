@@ -25,6 +25,7 @@ from videomolmo.inspector.transfer import Upload, free_name
 from videomolmo.inspector.widget import TrackInspector, inspect
 from videomolmo.io.drawing import annotated_frame, badge
 from videomolmo.io.files import temporary_folder
+from videomolmo.io.known_words import unknown_words
 from videomolmo.io.plain_values import as_int, require_path
 from videomolmo.io.sources import check_stretch, open_source
 from videomolmo.weights.hub import SAMPLE_SENTENCE, sample_clip
@@ -240,13 +241,13 @@ class VideoApp:
         self.windows.children, self.bar.value, self.ask.disabled = (), 0, True
         self._pictures.clear()
         self.running.layout.display = ""
-        self._say(f"{self.system.value} looks for “{self.sentence.value}” in {self.video.value} …")
+        self._say(f"{self.system.value} looks for “{self.sentence.value}” in {self.video.value} …", asked)
 
         def job(progress: Progress, cancel: Callable[[], bool]) -> Path:
             return self.run(*asked, progress=progress, cancel=cancel)
 
         self._hold(True)
-        self._work.start(job, self._news, partial(self._end, asked))
+        self._work.start(job, partial(self._news, asked), partial(self._end, asked))
 
     def _hold(self, busy: bool) -> None:
         """Let the inspector ask and correct nothing while a run uses the models."""
@@ -254,14 +255,14 @@ class VideoApp:
             self.inspector.state.work.busy = busy
             notify(self.inspector.state.work.listeners)
 
-    def _news(self, reached: int, count: int) -> None:
+    def _news(self, asked: list[Any], reached: int, count: int) -> None:
         self.bar.max, self.bar.value = max(1, count), reached
         new = [widgets.Image(value=self._pictures.popleft(), format="jpeg") for _ in range(len(self._pictures))]
         shown = [*self.windows.children, *new]
         self.windows.children = shown[-SHOWN_WINDOWS:]
         for one in shown[:-SHOWN_WINDOWS]:
             one.close()
-        self._say(f"masks of {reached} of {count} frames")
+        self._say(f"masks of {reached} of {count} frames", asked)
 
     def _end(self, asked: list[Any], folder: Path | None, error: BaseException | None) -> None:
         self.running.layout.display, self.ask.disabled = "none", False
@@ -270,7 +271,7 @@ class VideoApp:
             told = "cancelled: nothing was kept" if isinstance(error, Cancelled) else self._told(error)
             self._say(told, error=not isinstance(error, Cancelled))
             return
-        self._say(f"saved in {folder.relative_to(self._root)}")
+        self._say(f"saved in {folder.relative_to(self._root)}", asked)
         video, sentence, system = asked[:3]
         told = f"{len(self.results.options) + 1}. “{sentence}” · {video} · {system}"
         self.results.unobserve(self._back, "value")
@@ -294,13 +295,20 @@ class VideoApp:
             before.close()
         return self.inspector
 
-    def _say(self, text: str, *, error: bool = False) -> None:
+    def _say(self, text: str, asked: Sequence[Any] = (), *, error: bool = False) -> None:
+        """Tell something below the form, and which words of what is asked the system never learnt, once it is there."""
+        name, grounder = self._grounder or (None, None)
+        if asked and name == asked[2]:
+            model = getattr(grounder, "pointer", None) or getattr(grounder, "segmenter", None)
+            text = "; ".join(filter(None, (text, unknown_words(model, asked[1], name).warning)))
         self.words.value = f'<span class="{"vm-error" if error else ""}" role="status">{escape(text)}</span>'
 
     def _told(self, error: BaseException) -> str:
         """An error in a line, without the folder that only this machine's owner knows."""
         text = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
-        return text.replace(f"{self._own}/", "").replace(f"{self._root}/", "")
+        for folder in (f"{self._own}/videos/", f"{self._own}/", f"{self._root}/"):
+            text = text.replace(folder, "")
+        return text
 
 
 def _field(kind: type, name: str, width_px: int, **values: Any) -> Any:
