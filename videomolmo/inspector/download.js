@@ -5,7 +5,8 @@ function render({ model, el }) {
   told.setAttribute("role", "status");
   let parts = null, at = 0, url = null;
 
-  const megabytes = (bytes) => `${(bytes / 1e6).toLocaleString("en", { maximumFractionDigits: 1 })} MB`;
+  const size = (bytes) => bytes < 1e5 ? `${Math.ceil(bytes / 1e3)} kB`
+    : `${(bytes / 1e6).toLocaleString("en", { maximumFractionDigits: 1 })} MB`;
   const forget = () => {
     if (url) URL.revokeObjectURL(url);
     [parts, at, url] = [null, 0, null];
@@ -15,9 +16,9 @@ function render({ model, el }) {
   };
   const draw = () => {
     forget();
-    const [name, size] = [model.get("name"), model.get("size")];
+    const [name, bytes] = [model.get("name"), model.get("size")];
     link.hidden = !name;
-    link.textContent = name ? `download ${name}${size ? ` (${megabytes(size)})` : ""}` : "";
+    link.textContent = name ? `download ${name}${bytes ? ` (${size(bytes)})` : ""}` : "";
   };
   const ask = () => {
     try {
@@ -32,7 +33,7 @@ function render({ model, el }) {
     if (content.kind !== "part") { parts = null; told.textContent = content.why; return; }
     parts.push(buffers[0]);
     at += buffers[0].byteLength;
-    told.textContent = ` ${megabytes(at)} of ${megabytes(content.of)}`;
+    told.textContent = ` ${size(at)} of ${size(content.of)}`;
     if (at < content.of) { ask(); return; }
     url = URL.createObjectURL(new Blob(parts));
     parts = null;

@@ -59,7 +59,7 @@ function render({ model, el }) {
       words.textContent = `${from.name}: ${megabytes(end)} of ${megabytes(from.size)} MB`;
     } else if (content.kind === "done") {
       end();
-      tell(`${content.name} is here`);
+      tell(""); // what it is, or why it is none, is said by whoever opens it
     } else {
       end();
       tell(content.why, true);
