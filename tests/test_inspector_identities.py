@@ -138,7 +138,8 @@ def test_damaged_edits_in_the_log_are_told_and_left_out(tmp_path):
     good = json.loads((folder / LOG).read_text())
     bad = [{"other": 1}, {"other": 0}, {"object": 7}, {"frame": 99}, {"action": "revert", "of": 5}, {"action": "mix"},
            {"action": "split", "other": 9}, {"other": "2"}, {"action": "rename"}, {"action": "rename", "name": 3},
-           {"action": "rename", "name": "x" * 1001}, {"action": "rename", "name": "cup", "object": 9}]  # fmt: skip
+           {"action": "rename", "name": "x" * 1001}, {"action": "rename", "name": "c\x01up"},
+           {"action": "rename", "name": "cup", "object": 9}]  # fmt: skip
     for change in bad:
         (folder / LOG).write_text(json.dumps(good | change) + "\n")
         one = Inspection(folder)
@@ -147,7 +148,7 @@ def test_damaged_edits_in_the_log_are_told_and_left_out(tmp_path):
 
 def test_a_name_is_a_correction_that_changes_no_mask(opened, tmp_path):
     one, by_hand, before = opened
-    assert by_hand.rename(2, "  the\n cup ").frames == (0, 0) and one.name_of(2) == "the cup"
+    assert by_hand.rename(2, "  the\n\0cup ").frames == (0, 0) and one.name_of(2) == "the cup"
     by_hand.rename(2, "jug"), by_hand.swap(1, 2, 6), by_hand.split(3, 4), by_hand.rename(4, "lid")
     assert [one.name_of(n) for n in one.object_ids] == ["object 1", "jug", "object 3", "lid"]
     with pytest.raises(BadInput, match="correction 5 builds on correction 4"):

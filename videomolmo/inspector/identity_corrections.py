@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from videomolmo.inspector.inspection import Inspection
 from videomolmo.inspector.repropagation import Progress
 
 COLOURS = 255  # of the palette, background left out
-MAX_NAME = 200  # letters
+MAX_NAME, CONTROL = 200, re.compile(r"[\x00-\x1f\x7f]")  # letters; what no file of labels holds
 Cancel = Callable[[], bool]
 
 
@@ -94,7 +95,7 @@ class IdentityCorrections:
         Raises:
             BadInput: as `swap`, or the name is longer than `MAX_NAME` letters.
         """
-        name = " ".join(str(name).split())
+        name = " ".join(CONTROL.sub(" ", str(name)).split())
         if len(name) > MAX_NAME:
             raise BadInput(f"the name {name[:20]!r}… has {len(name)} letters, expected at most {MAX_NAME}; shorten it")
         return self._identify("rename", {"object": self._check_object(object_id), "name": name})

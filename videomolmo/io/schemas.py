@@ -121,7 +121,7 @@ class Correction(TypedDict):
     number: NotRequired[Annotated[int, Field(ge=1, le=1 << 31)]]
     clicks: NotRequired[Annotated[list[tuple[Number, Number, Literal[0, 1, 2, 3]]], Field(max_length=1000)]]
     mask: NotRequired[Text]
-    name: NotRequired[Annotated[str, Field(max_length=1000)]]
+    name: NotRequired[Annotated[str, Field(max_length=1000, pattern=r"^[^\x00-\x1f\x7f]*$")]]
     cleared: NotRequired[Annotated[list[Annotated[int, Field(ge=1, le=MAX_OBJECTS)]], Field(max_length=MAX_OBJECTS)]]
 
 
