@@ -268,7 +268,8 @@ def train(cell: Cell, pictures: Pictures, folder: Path, size: Size) -> VideoMolm
         batch = batch_of(pictures, processor, stage, cell.seed, step)
         log = advance(both, optimiser, average, batch, stage, step)
         if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == stage.steps:
-            print(name, step + 1, {key: round(value, 3) for key, value in log.items()}, flush=True)
+            told = f"step {step + 1} of {stage.steps}, loss {log['text']:.3f}"
+            print(f"{cell.points:7} {cell.attention} seed {cell.seed}: {told}", flush=True)
             save_progress(checkpoint, both, optimiser, average, step + 1)
     both.load_state_dict(average.state)
     return both["model"].eval()
