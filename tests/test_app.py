@@ -195,6 +195,10 @@ def test_a_run_shows_its_windows_and_saves_its_result(app, tmp_path):
     assert len(app.results.options) == 2 and first.box is None and app.inspector is not first  # given back
     assert {path.parts[0] for path in map(Path, files(app.folder))} == {"videos", "results"}
     assert [path.name for path in (tmp_path / "app").iterdir()] == [app.folder.name]
+    app._work.busy = True  # another run uses the models: an earlier result may be looked at, and no more
+    assert app.show(result).state.work.busy
+    app._work.busy = False
+    app._hold(False)
     app.sentence.value = " "
     app.ask.click()
     assert "the sentence is empty" in app.words.value and not app.ask.disabled

@@ -77,8 +77,8 @@ def _ground_live(
     from videomolmo.io.command_line import ending_in_order
     from videomolmo.io.sources import open_source
 
-    frames = open_source(name, **{name: settings[name] for name in READ})
     record = _told_recording(out)
+    frames = open_source(name, **{name: settings[name] for name in READ})
     try:
         print(f"{frames.name}: {described(frames)}; Ctrl-C ends it, and what there is then is saved", flush=True)
         grounder = load()

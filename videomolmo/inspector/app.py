@@ -79,6 +79,7 @@ class VideoApp:
         self._pictures: deque[bytes] = deque()  # of windows, from the thread that makes them
         self._uploads: list[Path] = []
         self._work, self._checks = BackgroundTask(), BackgroundTask()
+        self._closed = False
         self.inspector: TrackInspector | None = None
         self._build(list(systems), limit_mb, sentence, every)
         self._offer_videos()
@@ -126,7 +127,9 @@ class VideoApp:
 
     def close(self) -> None:
         """Stop what runs, and give back videos, memory and widgets; what was saved stays."""
+        self._closed = True
         self._work.cancel()
+        self._grounder = None
         if self.inspector is not None:
             self.inspector.close()
         close_all(self.box)
@@ -265,6 +268,8 @@ class VideoApp:
         self._say(f"masks of {reached} of {count} frames", asked)
 
     def _end(self, asked: list[Any], folder: Path | None, error: BaseException | None) -> None:
+        if self._closed:  # nobody looks any more; what was saved stays
+            return
         self.running.layout.display, self.ask.disabled = "none", False
         self._hold(False)
         if error is not None:
@@ -291,6 +296,8 @@ class VideoApp:
         before, grounder = self.inspector, grounder if name == system else None  # else the run's own, when needed
         self.inspector = inspect(folder, grounder=grounder, folder=self._place("exports"))
         self._shown.children = [self.inspector.box]
+        if self._work.busy:  # a run uses the models: this one of an earlier result may be looked at
+            self._hold(True)
         if before is not None:
             before.close()
         return self.inspector
