@@ -20,6 +20,7 @@ if threading.current_thread() is threading.main_thread():
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -171,6 +172,36 @@ def clip() -> Clip:
 def seen_throughout(clip: Clip) -> list[int]:
     """Objects of a clip that may be asked about on every frame."""
     return [n for n in range(len(clip.scene.objects)) if all(things[n].seen for things in clip.object_facts)]
+
+
+SBATCH = """#!{python}
+import pathlib, subprocess, sys
+script = pathlib.Path(sys.argv[1]).read_text()  # is deleted when we return
+log = open("{jobs}/log", "a")
+job = subprocess.Popen(["bash", "-c", script], start_new_session=True, stdout=log, stderr=log)
+pathlib.Path(f"{jobs}/{{job.pid}}.sh").write_text(script)
+print("Submitted batch job", job.pid)
+"""
+SCANCEL = """#!{python}
+import os, signal, sys
+os.killpg(int(sys.argv[1]), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch) -> Iterator[Path]:
+    """Slurm's commands, which start jobs as processes of this machine; the folder where each job's script is kept."""
+    commands, jobs = tmp_path / "commands", tmp_path / "jobs"
+    for folder in (commands, jobs):
+        folder.mkdir()
+    for name, source in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+        (commands / name).write_text(source.format(python=sys.executable, jobs=jobs))
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+    yield jobs
+    for path in jobs.glob("*.sh"):
+        with suppress(ProcessLookupError):  # only what a failing test leaves
+            os.killpg(int(path.stem), signal.SIGKILL)
 
 
 class TruthfulPointer:

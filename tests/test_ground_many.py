@@ -7,11 +7,13 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 
+import dask
 import pandas as pd
 import plain_system
 import pytest
 from bench.kill_ground import result_of
 from numbered_frames import encode
+from test_sweep import gone, until
 
 from videomolmo.cli import main
 from videomolmo.cli.ground_many import _Dropped, _ground, _ground_there, jobs_of
@@ -157,9 +159,29 @@ def test_a_cluster_does_the_same_as_processes_here(videos, scheduler, tmp_path, 
     assert main([*given, "--out", "there", "--scheduler", scheduler, "--workers", "2"]) == 2
     assert "--workers says nothing to a scheduler" in capsys.readouterr().err
     monkeypatch.setattr("videomolmo.io.cluster.ANSWER_WITHIN_S", 1)
-    monkeypatch.setattr("videomolmo.io.cluster.ANSWER_WITHIN_S", 1)
     assert main([*given[:3], "--scheduler", "tcp://127.0.0.1:9"]) == 2
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_jobs_of_a_batch_system_do_the_same_as_processes_here(slurm, videos, tmp_path, monkeypatch, capsys):
+    """With the options of dask-jobqueue's own file; what it says of them where they are missing is told in a line."""
+    pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is missing: pip install 'videomolmo[cluster]'")
+    monkeypatch.chdir(tmp_path)
+    given = ["ground", "videos", "the red circle", "--max-frames", "2", "--device", "cpu", "--out"]
+    assert main([*given, "there", "--cluster", "slurm"]) == 2
+    assert "from [cluster] of the grid of a sweep, or ~/.config/dask/jobqueue.yaml: You must" in capsys.readouterr().err
+    assert not (tmp_path / "there").exists()
+    own = {"cores": 1, "memory": "4 GB", "scheduler-options": {"host": "127.0.0.1", "dashboard_address": ":0"}}
+    with dask.config.set({f"jobqueue.slurm.{name}": value for name, value in own.items()}):
+        assert main([*given, "there", "--cluster", "slurm", "--workers", "2"]) == main([*given, "here"]) == 1
+    here, there = (read_csv(tmp_path / name / "results.csv") for name in ("here", "there"))
+    assert there.drop(columns="problem").equals(here.drop(columns="problem")) and there.outcome[1] == "done"
+    for name in there.folder[1:]:
+        assert result_of(tmp_path / "here" / name) == result_of(tmp_path / "there" / name)
+    scripts = list(slurm.glob("*.sh"))
+    assert len(scripts) == 2 and all("--cpus-per-task=1\n" in path.read_text() for path in scripts)
+    until(lambda: gone(*(int(path.stem) for path in scripts)))
 
 
 def test_what_a_cluster_was_asked_by_somebody_who_left_is_dropped(videos, tmp_path, monkeypatch):

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -230,40 +229,12 @@ def test_a_cluster_drops_the_trials_of_a_sweep_that_ends(cluster, command, start
     until(lambda: not list((tmp_path / "out").glob(f"{UNFINISHED}*")))
 
 
-SBATCH = """#!{python}
-import pathlib, subprocess, sys
-script = pathlib.Path(sys.argv[1]).read_text()  # is deleted when we return
-log = open("{jobs}/log", "a")
-job = subprocess.Popen(["bash", "-c", script], start_new_session=True, stdout=log, stderr=log)
-pathlib.Path(f"{jobs}/{{job.pid}}.sh").write_text(script)
-print("Submitted batch job", job.pid)
-"""
-SCANCEL = """#!{python}
-import os, signal, sys
-os.killpg(int(sys.argv[1]), signal.SIGKILL)
-"""
 CLUSTER = """[cluster]
 cores = 1
 memory = "1 GB"
 queue = "short"
 scheduler_options = {host = "127.0.0.1", dashboard_address = ":0"}
 """
-
-
-@pytest.fixture
-def slurm(tmp_path, monkeypatch) -> Iterator[Path]:
-    """Slurm's commands, which start jobs as processes of this machine; the folder where each job's script is kept."""
-    commands, jobs = tmp_path / "commands", tmp_path / "jobs"
-    for folder in (commands, jobs):
-        folder.mkdir()
-    for name, source in (("sbatch", SBATCH), ("scancel", SCANCEL)):
-        (commands / name).write_text(source.format(python=sys.executable, jobs=jobs))
-        (commands / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
-    yield jobs
-    for path in jobs.glob("*.sh"):
-        with suppress(ProcessLookupError):  # only what a failing test leaves
-            os.killpg(int(path.stem), signal.SIGKILL)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from typer import Argument, Option
 
-from videomolmo.cli import exchange, sets
+from videomolmo.cli import exchange, options, sets
 from videomolmo.cli.describe import describe
 from videomolmo.cli.options import (
     MANY,
@@ -95,8 +95,8 @@ def ground(
     more_videos: Annotated[list[str] | None, Option("--video", metavar="VIDEO", help="One more.", **MANY)] = None,
     more_sentences: Annotated[list[str] | None, Option("--sentence", metavar="TEXT", help="One more.", **MANY)] = None,
     workers: Annotated[int | None, whole("Processes, each with its own models (default: 1).", "N", **MANY)] = None,
-    scheduler: Annotated[str | None, opt("Dask scheduler, such as tcp://node1:8786.", "ADDRESS", **MANY)] = None,
-    cluster: Annotated[str | None, opt("Dask workers by slurm, pbs, sge, lsf …", "NAME", **MANY)] = None,
+    scheduler: Annotated[str | None, options.scheduler(**MANY)] = None,
+    cluster: Annotated[str | None, options.cluster(**MANY)] = None,
     profile: Trace = None,
 ) -> int | None:
     """Point at what SENTENCE names in VIDEO, and track it.
@@ -279,8 +279,8 @@ def sweep(
     grid: Annotated[Path | None, file("TOML: fixed, grid, cells, repeats, cluster.", "FILE", **RUNNING)] = None,
     out: Annotated[Path | None, file("Folder to write, or to resume in.", **RUNNING)] = None,
     workers: Annotated[int | None, whole("Cells at once (default: one for each core).", "N", **RUNNING)] = None,
-    scheduler: Annotated[str | None, opt("Dask scheduler, such as tcp://node1:8786.", "ADDRESS", **RUNNING)] = None,
-    cluster: Annotated[str | None, opt("Dask workers by slurm, pbs, sge, lsf …", "NAME", **RUNNING)] = None,
+    scheduler: Annotated[str | None, options.scheduler(**RUNNING)] = None,
+    cluster: Annotated[str | None, options.cluster(**RUNNING)] = None,
     cache: Annotated[Path | None, file("Intermediate results (default: DIR/cache).", **RUNNING)] = None,
     retry_failed: Annotated[bool, Option("--retry-failed", help="Run failed cells again.", **RUNNING)] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Only list the cells and their time.", **RUNNING)] = False,

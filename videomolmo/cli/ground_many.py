@@ -194,9 +194,9 @@ def _on_cluster(groups: list[list[Job]], executor: Executor, given: Given) -> It
     """As `_here`; a group whose worker dies again and again has failed, and stops no other."""
     models, out, overwrite = given
     models = {name: _absolute(value) for name, value in models.items()}
-    out.mkdir(parents=True, exist_ok=True)
     sent = [(models, out.absolute(), overwrite, [replace(job, path=_absolute(job.video)) for job in g]) for g in groups]
     with executor.client() as client, closing(submitted(client, _ground_there, sent, "ground")) as ended:
+        out.mkdir(parents=True, exist_ok=True)
         for (*_, jobs), future in ended:
             try:
                 yield future.result()

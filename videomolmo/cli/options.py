@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
+from videomolmo.io.cluster import CLUSTERS
 from videomolmo.io.command_line import as_float, as_int, at_least_one
 
 
@@ -38,6 +39,8 @@ def datasets() -> list[str]:
 MODELS, RUNNING, REPORT, MANY = (
     {"rich_help_panel": panel} for panel in ("Models", "Running", "Report", "Several at once")
 )
+scheduler = partial(opt, "Dask scheduler, such as tcp://node1:8786.", "ADDRESS")
+cluster = partial(opt, "Dask workers by slurm, pbs, sge, lsf …", "NAME", " ".join(CLUSTERS))
 TYPES = "float32 bfloat16 float16"
 Model = Annotated[
     str, opt("nano, nano-96, nano-glamm, a folder, hub id[@revision].", "MODEL", "nano nano-96 nano-glamm", **MODELS)

@@ -133,7 +133,8 @@ def _batch(name: str, options: Mapping[str, Any]) -> Iterator[Any]:
     try:
         cluster = kind(**options)
     except (ValueError, TypeError) as error:
-        raise BadInput(f"dask-jobqueue refuses its options for {name}, of [cluster] or its own file: {error}") from None
+        place = "[cluster] of the grid of a sweep, or ~/.config/dask/jobqueue.yaml"
+        raise BadInput(f"dask-jobqueue refuses its options for {name}, from {place}: {error}") from None
     with cluster:
         yield cluster
 
