@@ -23,12 +23,13 @@ import av
 import cv2
 from numbered_frames import HEIGHT, WIDTH, encode, picture
 
+MJPEG = "multipart/x-mixed-replace; boundary=frame"
 FRAMES, BETWEEN_S, CUT_EVERY = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
 sent, lock = [0], threading.Lock()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """/mjpeg, /ts, /file.mp4 and /text."""
+    """/mjpeg, /ts, /file.mp4 and /text; /rubbish, which never ends, and /silence."""
 
     def do_GET(self) -> None:
         if self.path == "/file.mp4":
@@ -41,9 +42,16 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/text":
             self._begin("text/plain", 5)
             self.wfile.write(b"hello")
+        elif self.path == "/rubbish":
+            self._begin(MJPEG)
+            while True:
+                self._part(b"\xff\xd8 this is no picture")
+                time.sleep(0.05)
+        elif self.path == "/silence":
+            time.sleep(600)
         elif self.path in ("/mjpeg", "/ts"):
             with lock:
-                self._begin("multipart/x-mixed-replace; boundary=frame" if self.path == "/mjpeg" else "video/mp2t")
+                self._begin(MJPEG if self.path == "/mjpeg" else "video/mp2t")
                 (self._jpegs if self.path == "/mjpeg" else self._transport_stream)()
         else:
             self.send_error(404)
@@ -70,9 +78,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def _jpegs(self) -> None:
         for number in self._numbers():
-            jpeg = cv2.imencode(".jpg", picture(number))[1].tobytes()
-            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
-            self.wfile.write(head.encode() + jpeg + b"\r\n")
+            self._part(cv2.imencode(".jpg", picture(number))[1].tobytes())
+
+    def _part(self, jpeg: bytes) -> None:
+        head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+        self.wfile.write(head.encode() + jpeg + b"\r\n")
 
     def _transport_stream(self) -> None:
         written = io.BytesIO()

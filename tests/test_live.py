@@ -109,12 +109,24 @@ def test_whoever_writes_into_a_pipe_is_told_when_nobody_reads_on(tmp_path):
     assert told
 
 
+def test_what_ends_before_the_end_it_told_of_is_said_to_break_off(tmp_path):
+    front = {"movflags": "+faststart"}
+    movie = encode(tmp_path / "clip.mp4", count=90, options={"g": "10"}, container_options=front).read_bytes()
+    os.mkfifo(tmp_path / "fifo")
+    threading.Thread(target=(tmp_path / "fifo").write_bytes, args=(movie[: len(movie) // 2],), daemon=True).start()
+    with open_live(str(tmp_path / "fifo")) as frames:
+        seen = [number_of(frame) for frame in frames.iterate()]
+    assert seen == list(range(len(seen))) and 10 < len(seen) < 70 and "it broke off after" in frames.warning
+
+
 def test_what_cannot_be_opened_is_told_in_a_line(serve):
     address = serve(3)
     for name, said in (
         (f"{address}/text", "Invalid data"),
         (f"{address}/nothing", "404"),
         ("http://me:secret@127.0.0.1:9/stream", r"http://127\.0\.0\.1:9/stream: cannot be opened"),
+        (f"{address}/silence", "cannot be opened .no answer for 3 s"),
+        (f"{address}/rubbish", "no frame that can be read for 3 s"),
         ("camera:97", "there is no camera 97"),
     ):
         with pytest.raises(BadInput, match=said) as told:

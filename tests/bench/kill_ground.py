@@ -1,6 +1,6 @@
 """Kill `videomolmo ground` again and again, by SIGKILL, and see that the same command goes on to the same result.
 
-    python tests/bench/kill_ground.py [KILLS] [SEED] [ground, several, describe or live] [FRAMES]
+    python tests/bench/kill_ground.py [KILLS] [SEED] [ground,several,describe,live] [FRAMES]
 
 Each run is a process of its own, forked from this one where packages and models are loaded once. Every other one is
 killed at a moment drawn at random, the others at a call drawn at random of those that change files. A live source does
@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -187,13 +188,14 @@ def run(kills: int, seed: int, frames: int = 60, what: str = "ground") -> Counte
             tiny_videoglamm.save(Path(place) / (model := "glamm"))
             arguments = ["describe", clip]
         grounder = systems.load_grounder(model, device="cpu")
-        systems.load_grounder = lambda *_, **__: grounder
         arguments += ["--out", "results/ground", "--max-frames", str(frames)]
         compare = kill_live if what == "live" else kill_and_compare
-        return compare(Path(place), arguments, kills, seed)
+        with mock.patch.object(systems, "load_grounder", lambda *_, **__: grounder):
+            return compare(Path(place), arguments, kills, seed)
 
 
 if __name__ == "__main__":
     kills, seed, what, frames = (sys.argv[1:] + ["50", "0", "ground", "60"][len(sys.argv) - 1 :])[:4]
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    print(dict(run(int(kills), int(seed), int(frames), what)))
+    for one in what.split(","):
+        print(one, dict(run(int(kills), int(seed), int(frames), one)), flush=True)

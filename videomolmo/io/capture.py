@@ -213,7 +213,7 @@ class _Stream:
         if self._is_url:
             if self.name.lower().startswith("http"):
                 options |= {"reconnect": "1", "reconnect_delay_max": "2"}  # where the server tells how long the file is
-            with _as_os_error():
+            with _as_os_error(PATIENCE_S):
                 self._container = av.open(self.name, options=options, timeout=(PATIENCE_S, PATIENCE_S))
         else:
             if self.name == "-" and sys.stdin.isatty():
@@ -229,7 +229,9 @@ class _Stream:
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "SLICE"  # frame by frame: threads that decode ahead would hold frames back
         self._has_times = not self._container.format.flags & _NO_TIMES
-        self.can_wait = not self._is_url or self._container.duration is not None
+        told = self._container.duration
+        self.can_wait = not self._is_url or told is not None
+        self._start_s, self._lasts = ((t or 0) / av.time_base for t in (self._container.start_time, told))
         self._converter = av.video.reformatter.VideoReformatter()
         self.fps = float(self._stream.average_rate or self._stream.guessed_rate or USUAL_FPS)
         self._decoded = self._decode()
@@ -245,13 +247,21 @@ class _Stream:
     def _decode(self) -> Iterator[tuple[float | None, Any]]:
         import av
 
-        began = False
-        packets = self._container.demux(self._stream)
+        began, since, reached = False, time.monotonic(), 0.0
+        packets = self._container.demux()  # all, so that one of nothing but sound is noticed
         while True:
-            with _as_os_error():
+            with _as_os_error(PATIENCE_S if self._is_url else None):
                 packet = next(packets, None)
             if packet is None:
+                if self._has_times and reached < self._lasts - 1:
+                    raise OSError(f"of {self._lasts:.1f} s it had {reached:.1f}")
                 return
+            if self._is_url and time.monotonic() - since > PATIENCE_S:
+                raise OSError(f"no frame that can be read for {PATIENCE_S:.0f} s")
+            if packet.pts is not None:
+                reached = max(reached, float((packet.pts + (packet.duration or 0)) * packet.time_base) - self._start_s)
+            if packet.stream.index != self._stream.index:
+                continue
             try:
                 decoded = packet.decode()
             except av.FFmpegError:  # the middle of a stream, or a packet that was lost
@@ -265,6 +275,7 @@ class _Stream:
                     self.size = size[::-1] if self._orientation.swaps else size
                     self.pixel_aspect, began = pixel_aspect(self._stream, self._orientation), True
                 yield frame.time if self._has_times else None, frame
+                since = time.monotonic()
 
     def picture(self, frame: Any, size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
         """RGB of a frame."""
@@ -323,14 +334,16 @@ class _Camera:
 
 
 @contextmanager
-def _as_os_error() -> Iterator[None]:
-    """What PyAV raises, of which only some is an OSError, as one."""
+def _as_os_error(patience_s: float | None = None) -> Iterator[None]:
+    """What PyAV raises, of which only some is an OSError, as one; and that nothing came for so long."""
     import av
 
+    since = time.monotonic()
     try:
         yield
     except av.FFmpegError as error:
-        raise OSError(reason(error)) from None
+        is_late = patience_s is not None and time.monotonic() - since >= patience_s
+        raise OSError(f"no answer for {patience_s:.0f} s" if is_late else reason(error)) from None
 
 
 def without_password(name: str) -> str:

@@ -193,10 +193,12 @@ def open_live(name: str) -> LiveFrames:
 
     What cannot wait for us, a camera or an endless stream, is read in a thread, and of frames that wait to be taken,
     at most 64, the oldest are dropped; where it is cut off, we try for ten seconds to open it again. What can wait, a
-    pipe or a file on a server, loses no frame, and ends where it ends.
+    pipe or a file on a server, loses no frame, and ends where it ends; `warning` tells if that is before the end it
+    told of.
 
     Raises:
-        BadInput: it cannot be opened, or gives no frame.
+        BadInput: it cannot be opened, or gives no frame, a URL within ten seconds each for connecting, finding out
+            what comes, and the first frame.
     """
     source = LiveSource(name)
     return LiveFrames(source, source.fps, source)
