@@ -253,13 +253,13 @@ class _Stream:
             with _as_os_error(PATIENCE_S if self._is_url else None):
                 packet = next(packets, None)
             if packet is None:
-                if self._has_times and reached < self._lasts - 1:
+                if self._has_times and 0 < reached < self._lasts - 1:
                     raise OSError(f"of {self._lasts:.1f} s it had {reached:.1f}")
                 return
             if self._is_url and time.monotonic() - since > PATIENCE_S:
                 raise OSError(f"no frame that can be read for {PATIENCE_S:.0f} s")
-            if packet.pts is not None:
-                reached = max(reached, float((packet.pts + (packet.duration or 0)) * packet.time_base) - self._start_s)
+            if (at := packet.dts if packet.pts is None else packet.pts) is not None:
+                reached = max(reached, float((at + (packet.duration or 0)) * packet.time_base) - self._start_s)
             if packet.stream.index != self._stream.index:
                 continue
             try:
