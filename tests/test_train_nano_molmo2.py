@@ -160,11 +160,12 @@ def test_the_attention_that_is_guided_is_the_models_own(begun):
         torch.testing.assert_close(found, out.attentions[number][row, :2, token], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("vision", [0.0, 0.3])
-def test_a_stage_lowers_its_loss_and_goes_on_to_the_same_weights(begun, small, tmp_path, monkeypatch, vision):
+@pytest.mark.parametrize("vision, stand_in", [(0.0, True), (0.0, False), (0.3, False)])
+def test_a_stage_lowers_its_loss_and_goes_on_to_the_same_weights(begun, small, tmp_path, monkeypatch, vision, stand_in):
     model, processor = begun
     begin = {name: value.clone() for name, value in model.state_dict().items()}
-    stage = molmo2_stage.Stage("try", 4, 1e-3, (SHORT,), vision=vision)
+    shown = (SHORT, replace(SHORT, task="picture"))
+    stage = molmo2_stage.Stage("try", 4, 1e-3, shown, stand_in=stand_in, vision=vision)
     whole = load_weights(molmo2_stage.train_stage(model, processor, stage, tmp_path / "plain", None, 1))
     same = [torch.equal(whole[f"model.{name}"], value) for name, value in begin.items() if ".vision_tower." in name]
     assert any(same) == (not vision) and not torch.equal(whole["model.lm_head.weight"], begin["lm_head.weight"])

@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 
 from videomolmo.cli import main
+from videomolmo.datasets import read_dataset
 from videomolmo.errors import BadInput
+from videomolmo.evaluation.whole_videos import score_points
 from videomolmo.io.sources import open_source
 from videomolmo.io.video import open_video
 from videomolmo.io.video_write import VideoWriter
+from videomolmo.lab.event_lesson import text_of
 from videomolmo.results import GroundingResult
 from videomolmo.systems import load_grounder
 from videomolmo.systems.molmo2 import Molmo2Pointer, whole_grid
 from videomolmo.systems.whole_video import number_in, places_in, point_in_video, told
+from videomolmo.weights.hub import sample_clip
 
 pytest.importorskip("transformers.models.molmo2", reason="this transformers has no Molmo 2")
 from tiny_molmo2 import untaught
@@ -113,6 +117,21 @@ def test_a_random_model_answers_something(folder, clip, tmp_path, capsys, monkey
     assert len(GroundingResult.load(tmp_path / "out").answers) == 5
 
 
+def test_the_shipped_model_points_at_what_clips_show_and_at_nothing_else(tmp_path, capsys):
+    grounder, records = load_grounder("nano-molmo2"), read_dataset("point_video_nano", clips=12, only=("object",))
+    asked = [(record, record.expressions[0]) for record in records]
+    answers = []
+    for record, expression in asked:
+        video, _ = record.whole()
+        with video:
+            result = point_in_video(grounder, video, expression.text)
+            answers.append({"answer": text_of(result), "duration_s": float(video.times_s[-1])})
+    f1 = [score_points(*pair, kept)[-1].value for pair, kept in zip(asked, answers, strict=True)]
+    assert np.mean(f1) > 0.55, f1
+    assert main(["count", str(sample_clip()), "red circles", "--out", str(tmp_path / "out")]) == 0
+    assert "“red circles”: " in capsys.readouterr().out
+
+
 def test_a_small_room_shows_fewer_frames(folder, clip, says):
     asked = says(TWO)
     grounder = load_grounder(str(folder), device="cpu")
@@ -122,7 +141,6 @@ def test_a_small_room_shows_fewer_frames(folder, clip, says):
 
 
 @pytest.mark.parametrize("arguments, said", [
-    (["the cat"], "--model is missing; give the folder or hub id of a Molmo 2"),
     ([" ", "--model", "{folder}"], "the sentence is empty"),
     (["the cat", "--model", "nano"], "answers about one frame at a time, expected one that sees whole videos"),
     (["<|video|>", "--model", "{folder}"], "a sign of the model's own"),

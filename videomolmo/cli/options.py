@@ -43,7 +43,13 @@ scheduler = partial(opt, "Dask scheduler, such as tcp://node1:8786.", "ADDRESS")
 cluster = partial(opt, "Dask workers by slurm, pbs, sge, lsf …", "NAME", " ".join(CLUSTERS))
 TYPES = "float32 bfloat16 float16"
 Model = Annotated[
-    str, opt("nano, nano-96, nano-glamm, a folder, hub id[@revision].", "MODEL", "nano nano-96 nano-glamm", **MODELS)
+    str,
+    opt(
+        "nano, nano-96, nano-glamm, nano-molmo2, a folder, hub id[@revision].",
+        "MODEL",
+        "nano nano-96 nano-glamm nano-molmo2",
+        **MODELS,
+    ),
 ]
 Masks = Annotated[str, opt("SAM 2: nano, a folder, .pt file, or hub id.", "MODEL", "nano", **MODELS)]
 Every = Annotated[int, whole("Frames between key frames.", "K", callback=at_least_one)]

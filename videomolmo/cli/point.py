@@ -7,10 +7,9 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from videomolmo.cli.ground import save, unused
-from videomolmo.errors import BadInput
 
 Video = Annotated[str, Argument(metavar="VIDEO", help="Video file or folder of images.")]
-Model = Annotated[str | None, Option(metavar="MODEL", help="A folder or hub id of a Molmo 2.")]
+Model = Annotated[str, Option(metavar="MODEL", help="nano-molmo2, or a folder or hub id of a Molmo 2.")]
 Out = Annotated[Path | None, Option(parser=Path, metavar="DIR", help="Folder (default: results/COMMAND).")]
 Device = Annotated[str, Option(metavar="DEVICE", help="auto, cpu, cuda, or mps (untried).")]
 Dtype = Annotated[str, Option(metavar="TYPE", help="Precision; auto: by device.")]
@@ -28,7 +27,7 @@ def asking(task: str, told: str, what: Any) -> Callable[..., None]:
     """
 
     def ask(
-        video: Video, sentence: what, model: Model = None, out: Out = None, device: Device = "auto",
+        video: Video, sentence: what, model: Model = "nano-molmo2", out: Out = None, device: Device = "auto",
         dtype: Dtype = "auto", offline: Offline = False, overwrite: Overwrite = False,
     ) -> None:  # fmt: skip
         _ask(task, video, sentence, model, out, overwrite, {"device": device, "dtype": dtype, "offline": offline})
@@ -55,17 +54,13 @@ count = asking(
 )
 
 
-def _ask(
-    task: str, video: str, sentence: str, model: str | None, out: Path | None, overwrite: bool, models: dict
-) -> None:
+def _ask(task: str, video: str, sentence: str, model: str, out: Path | None, overwrite: bool, models: dict) -> None:
     """Ask once, tell, and save."""
     from videomolmo.io.files import check_folder
     from videomolmo.io.video import open_video
     from videomolmo.protocols import as_question
 
     as_question(sentence)
-    if model is None:
-        raise BadInput("--model is missing; give the folder or hub id of a Molmo 2 (none is shipped)")
     out = out or (Path(f"results/{task}") if overwrite else unused(Path(f"results/{task}")))
     folder = check_folder(out, overwrite=overwrite, source=video)
     with open_video(video) as frames:

@@ -130,9 +130,13 @@ def _batch(name: str, options: Mapping[str, Any]) -> Iterator[Any]:
     submit = kind.job_cls.submit_command
     if submit and not shutil.which(submit):
         raise BadInput(f"--cluster {name} submits jobs with {submit}, which is not here; run it on a login node")
+    from distributed import core
+
+    cluster = kind.__new__(kind)
     try:
-        cluster = kind(**options)
+        cluster.__init__(**options)
     except (ValueError, TypeError) as error:
+        cluster.status = core.Status.closed  # half made: it would warn of itself when it is collected, and fail at that
         place = "[cluster] of the grid of a sweep, or ~/.config/dask/jobqueue.yaml"
         raise BadInput(f"dask-jobqueue refuses its options for {name}, from {place}: {error}") from None
     with cluster:

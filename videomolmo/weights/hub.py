@@ -43,6 +43,11 @@ def nano_glamm() -> Path:
     return data_folder() / "nano" / "glamm"
 
 
+def nano_molmo2() -> Path:
+    """Nano-Molmo2: transformers' own classes, whole."""
+    return data_folder() / "nano" / "molmo2"
+
+
 def sample_clip() -> Path:
     return data_folder() / "sample" / "clip.mp4"
 
@@ -61,8 +66,8 @@ def pointing_folder(name: str, offline: bool = False, inside: str = "", **option
     """The folder of a pointing model, in our own format or as published.
 
     Args:
-        name: "nano", "nano-96" (the same before it grew), "nano-glamm", a folder, or a hub id, with "@revision" where
-            one is wanted.
+        name: "nano", "nano-96" (the same before it grew), "nano-glamm", "nano-molmo2", a folder, or a hub id, with
+            "@revision" where one is wanted.
         offline: take only what was downloaded before.
         inside: the folder in there that has the model.
         options: of the hub's `snapshot_download`.
@@ -71,7 +76,9 @@ def pointing_folder(name: str, offline: bool = False, inside: str = "", **option
         BadInput: no such folder, an id the hub does not know or cannot be asked for, or files missing.
     """
     name = as_name(name, "--model")
-    own = {"nano": nano_pointing, "nano-96": nano_pointing_96, "nano-glamm": nano_glamm}
+    own = {
+        "nano": nano_pointing, "nano-96": nano_pointing_96, "nano-glamm": nano_glamm, "nano-molmo2": nano_molmo2,
+    }  # fmt: skip
     folder = own[name]() if name in own else _folder_or_hub(name, "--model", "config.json", offline, inside, **options)
     return _check_files(folder / inside, name, "--model", "config.json")
 

@@ -1,7 +1,8 @@
 """The recipe of Nano-Molmo2: transformers' own classes, tiny, trained on generated clips.
 
-As Molmo 2 itself it comes from a model that points in pictures, the shipped one (`molmo2_start`). The shipped model's
-vision sees for it while it learns to speak, and its own learns meanwhile to see the same (`molmo2_vision`).
+As Molmo 2 itself it comes from a model that points in pictures, the shipped one (`molmo2_start`). The shipped vision
+sees for it while it learns to speak, and its own learns meanwhile to see the same (`molmo2_vision`). Then its own takes
+over, in pictures, which cost little; clips come last.
 """
 
 from __future__ import annotations
@@ -46,16 +47,16 @@ GRAMMAR = (
 )
 VOCABULARY, EXAMPLES = 512, 240  # most tokens; clips whose questions they are learnt from
 LONGEST = 4096  # tokens: 25 frames of 36 tokens with their times, and four tracks of as many points
-CONNECT_STEPS, SEE_STEPS = 400, 1500  # in which connector and vision learn from the shipped model's
+CONNECT_STEPS, SEE_STEPS = 400, 4000  # in which connector and vision learn from the shipped model's
 _SIZES = {"height": SIDE_PX, "width": SIDE_PX}
 
 _PICTURES = Clips("picture", 3.0, questions=8, categories=("object", "animal"))
 STAGES = (
-    Stage("pictures", 1800, 1.2e-3, (_PICTURES,)),
-    Stage("events", 700, 1e-3, (replace(_PICTURES, share=0.4), Clips("point", 4.0, 0.4), Clips("track", 3.0, 0.2))),
-    Stage("all", 250, 8e-4, (
-        replace(_PICTURES, share=0.35), Clips("point", 4.0, 0.25), Clips("point", 6.0, 0.2),
-        Clips("track", 6.0, 0.1, batch=6, questions=2), Clips("track", 12.0, 0.1, batch=3, questions=1),
+    Stage("pictures", 3200, 1.2e-3, (_PICTURES,), stand_in=True),
+    Stage("own", 300, 6e-4, (_PICTURES,), vision=0.3),
+    Stage("clips", 2500, 8e-4, (
+        replace(_PICTURES, share=0.33), Clips("point", 4.0, 0.37), Clips("point", 6.0, 0.1), Clips("track", 3.0, 0.1),
+        Clips("track", 6.0, 0.05, batch=6, questions=2), Clips("track", 12.0, 0.05, batch=3, questions=1),
     ), vision=0.3),
 )  # fmt: skip
 

@@ -47,7 +47,9 @@ class Stage:
 
     Attributes:
         clips: what is shown.
-        vision: whether the model's own tower sees, and learns at this share of the rate; else the shipped model sees.
+        stand_in: whether the shipped model sees in place of the model's own tower.
+        vision: share of the rate at which the own tower learns, from pictures alone: clips would cost half as much
+            again. At a rate of 1e-3 it forgets what it was taught to see.
         look, facts: weights of the losses that guide.
     """
 
@@ -55,6 +57,7 @@ class Stage:
     steps: int
     max_lr: float
     clips: tuple[Clips, ...]
+    stand_in: bool = False
     vision: float = 0.0
     look: float = 0.3
     facts: float = 1.0
@@ -224,7 +227,7 @@ def asked_loss(probes: Probes, hidden: Tensor, batch: dict[str, Tensor]) -> Tens
 
 
 def optimiser_of(both: Both, stage: Stage) -> torch.optim.Optimizer:
-    """AdamW over all that the stage trains; the tower is frozen where the shipped model sees."""
+    """AdamW over all that the stage trains; the tower learns at the stage's share of the rate, or is frozen."""
     groups = []
     for name, parameter in both.named_parameters():
         share = stage.vision if name.startswith("model.model.vision_tower.") else 1.0
@@ -256,9 +259,10 @@ def train_stage(model: Any, processor: Any, stage: Stage, folder: Path, begin: P
     key = sum(ord(letter) for letter in stage.name)
     batches = Batches(processor, stage.clips, seed, key, stage.steps)
     loader = DataLoader(batches, batch_size=None, sampler=range(start, stage.steps), num_workers=1, prefetch_factor=4)
-    shipped = None if stage.vision else ShippedTower()
+    shipped = ShippedTower() if stage.stand_in else None
 
     def act(step: int, batch: dict[str, Tensor]) -> Log:
+        own.requires_grad_(stage.vision > 0 and len(batch["kind"]) == len(batch["input_ids"]))  # one frame each
         model.model.vision_tower = shipped or own  # for this pass: what is saved is the model's own
         log = advance(both, optimiser, batch, stage, step)
         model.model.vision_tower = own
