@@ -49,7 +49,9 @@ def test_a_new_object_is_the_chosen_one_after_its_first_point(look, tiny_grounde
     browser.tell(kind="click", frame=6, pane=0, x=50, y=40)
     assert inspector.inspection.objects == 3 == object_id.value, inspector.state.words.value
     browser.tell(kind="click", frame=6, pane=0, x=52, y=42)
-    assert [record["object"] for record in inspector.corrections.records] == [3, 3]
+    assert [(one["action"], one["object"]) for one in inspector.corrections.records] == [
+        ("rename", 1), ("add_point", 3), ("add_point", 3),
+    ]  # fmt: skip
 
 
 def test_a_new_object_is_seen_though_another_is_hidden(look, tiny_grounder):

@@ -38,6 +38,7 @@ from videomolmo.mask_store import TEMPORARY, MaskStore
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 300  # of a busy machine
+UNCOMPILED = {"PYTHONDONTWRITEBYTECODE": "1"}  # with little room half a file would be left beside the package
 COMMAND = """
 import functools, sys, time
 from pathlib import Path
@@ -84,7 +85,7 @@ class Command:
         lines = "".join(f"    {line}\n" for line in body.splitlines())
         self.temporary = out / "temporary"
         self.temporary.mkdir(parents=True, exist_ok=True)
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.temporary)}
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.temporary)} | UNCOMPILED
         self.process = subprocess.Popen(
             [sys.executable, "-c", COMMAND.format(body=lines, patience=PATIENCE_S), out / "out"], env=environment,
             text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
@@ -385,8 +386,8 @@ def test_a_full_disk_is_one_line_that_names_what_could_not_be_written(kind, tmp_
         code = COMMAND.format(body=f"    {body}", patience=0)
         with open("/dev/full", "w") as full:
             done = subprocess.run(
-                [sys.executable, "-c", code, tmp_path], env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=full,
-                stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S,
+                [sys.executable, "-c", code, tmp_path], stdout=full, stderr=subprocess.PIPE, text=True,
+                timeout=PATIENCE_S, env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},
             )  # fmt: skip
         code, errors = done.returncode, done.stderr
     else:

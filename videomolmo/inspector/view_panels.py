@@ -193,12 +193,9 @@ class ObjectPanel:
 
     def rename(self, object_id: int, text: str) -> None:
         """Give an object a name, kept with the corrections; none gives back the one it had by itself."""
-        name_of = self._state.inspection.name_of
+        name_of, act = self._state.inspection.name_of, lambda: self._state.corrections.rename(object_id, text)
         if text.strip() != name_of(object_id):
-            self._state.correct(
-                lambda: self._state.corrections.rename(object_id, text),
-                lambda _: f"object {object_id} is called “{name_of(object_id)}”; z undoes it",
-            )
+            self._state.correct(act, lambda _: f"object {object_id} is called “{name_of(object_id)}”; z undoes it")
 
     def solo(self, object_id: int) -> None:
         """Show an object alone, or all again."""

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import typer
@@ -46,9 +46,14 @@ def run(app: typer.Typer, name: str, argv: Sequence[str]) -> int:
         line = " ".join(error.format_message().split()).removesuffix(".")
         raise SystemExit(_told(name, f"{line}; see `{path} --help`", 2)) from None
     except BrokenPipeError:  # whoever read the output went away: nothing is wrong with the input
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor will there be at the last flush
+        _drop_output()
         return 141
     except OSError as error:
+        with suppress(ValueError):  # closed
+            try:
+                sys.stdout.flush()
+            except OSError:
+                _drop_output()
         return _told(name, _line_of(error, next(iter(argv), "")), 2)
     except Terminated as error:
         return _told(name, f"ended by {signal.Signals(error.number).name}{_going_on(error)}", 128 + error.number)
@@ -59,6 +64,11 @@ def run(app: typer.Typer, name: str, argv: Sequence[str]) -> int:
 def _going_on(error: KeyboardInterrupt) -> str:
     """How to go on, where whoever was stopped has noted that (`add_note`)."""
     return "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+
+
+def _drop_output() -> None:
+    """What is still to be written goes nowhere: the last flush, when Python ends, would fail again and say so."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _told(name: str, line: str, code: int) -> int:
