@@ -117,12 +117,16 @@ class Inspector:
         mouse.up()
 
     def lines(self, plot: int) -> list[dict]:
-        """The traces of a plot as the browser draws them; what it was given holds numbers as packed bytes."""
+        """The traces of a plot as the browser draws them; what it was given holds numbers as packed bytes.
+
+        Where a line has a gap, it is None: older plotly draws NaN there, which equals nothing.
+        """
         return (
             self.box.locator(".js-plotly-plot")
             .nth(plot)
             .evaluate(
-                "plot => plot._fullData.map(({name, x, y}) => ({name, x: Array.from(x || []), y: Array.from(y || [])}))"
+                "plot => plot._fullData.map(({name, x, y}) => ({name, x: Array.from(x || []),"
+                " y: Array.from(y || [], value => Number.isNaN(value) ? null : value)}))"
             )
         )
 
