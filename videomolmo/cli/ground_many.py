@@ -26,6 +26,7 @@ from videomolmo.io.cluster import DIED_AGAIN, Executor, still_wanted, submitted
 from videomolmo.io.live import live_name
 from videomolmo.io.sources import check_stretch
 from videomolmo.io.video import Frames
+from videomolmo.weights.hub import SHIPPED
 
 if TYPE_CHECKING:
     from videomolmo.grounding import VideoGrounder
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 TABLES = (".csv", ".parquet")
 TABLE = "results.csv"
 ASK_EVERY_S = 0.5  # whether the work is still wanted
-SHIPPED = ("nano", "nano-96")  # models by name, whatever lies here under it
 TEXT, WHOLE = ("video", "sentence", "fusion", "reader", "start", "end"), ("every", "context", "max_frames", "latency")
 
 
@@ -207,7 +207,7 @@ def _on_cluster(groups: list[list[Job]], executor: Executor, given: Given) -> It
 
 
 def _absolute(value: Any) -> Any:
-    """A path to what is here as a whole one; a name, such as of a model on the hub, as it is."""
+    """A path to what is here as a whole one; a name, such as of a shipped model or one on the hub, as it is."""
     is_path = isinstance(value, (str, Path)) and os.path.exists(value) and value not in SHIPPED
     return str(Path(value).absolute()) if is_path else value
 

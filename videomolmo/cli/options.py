@@ -8,6 +8,7 @@ from typer import Option
 
 from videomolmo.io.cluster import CLUSTERS
 from videomolmo.io.command_line import as_float, as_int, at_least_one
+from videomolmo.weights.hub import SHIPPED
 
 
 def opt(help: str, metavar: str, values: str = "", **more: Any) -> Any:
@@ -42,15 +43,7 @@ MODELS, RUNNING, REPORT, MANY = (
 scheduler = partial(opt, "Dask scheduler, such as tcp://node1:8786.", "ADDRESS")
 cluster = partial(opt, "Dask workers by slurm, pbs, sge, lsf …", "NAME", " ".join(CLUSTERS))
 TYPES = "float32 bfloat16 float16"
-Model = Annotated[
-    str,
-    opt(
-        "nano, nano-96, nano-glamm, nano-molmo2, a folder, hub id[@revision].",
-        "MODEL",
-        "nano nano-96 nano-glamm nano-molmo2",
-        **MODELS,
-    ),
-]
+Model = Annotated[str, opt(f"{', '.join(SHIPPED)}, a folder, hub id[@revision].", "MODEL", " ".join(SHIPPED), **MODELS)]
 Masks = Annotated[str, opt("SAM 2: nano, a folder, .pt file, or hub id.", "MODEL", "nano", **MODELS)]
 Every = Annotated[int, whole("Frames between key frames.", "K", callback=at_least_one)]
 Fusion = Annotated[str, Option(metavar="RULE", help="How both directions are fused.", autocompletion=rules)]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from videomolmo.errors import BadInput
-from videomolmo.io import provenance
 
 SAMPLE_SENTENCE = "the red circle"
 
@@ -48,6 +47,9 @@ def nano_molmo2() -> Path:
     return data_folder() / "nano" / "molmo2"
 
 
+SHIPPED = {"nano": nano_pointing, "nano-96": nano_pointing_96, "nano-glamm": nano_glamm, "nano-molmo2": nano_molmo2}
+
+
 def sample_clip() -> Path:
     return data_folder() / "sample" / "clip.mp4"
 
@@ -66,8 +68,7 @@ def pointing_folder(name: str, offline: bool = False, inside: str = "", **option
     """The folder of a pointing model, in our own format or as published.
 
     Args:
-        name: "nano", "nano-96" (the same before it grew), "nano-glamm", "nano-molmo2", a folder, or a hub id, with
-            "@revision" where one is wanted.
+        name: one of `SHIPPED`, a folder, or a hub id, with "@revision" where one is wanted.
         offline: take only what was downloaded before.
         inside: the folder in there that has the model.
         options: of the hub's `snapshot_download`.
@@ -76,10 +77,10 @@ def pointing_folder(name: str, offline: bool = False, inside: str = "", **option
         BadInput: no such folder, an id the hub does not know or cannot be asked for, or files missing.
     """
     name = as_name(name, "--model")
-    own = {
-        "nano": nano_pointing, "nano-96": nano_pointing_96, "nano-glamm": nano_glamm, "nano-molmo2": nano_molmo2,
-    }  # fmt: skip
-    folder = own[name]() if name in own else _folder_or_hub(name, "--model", "config.json", offline, inside, **options)
+    if name in SHIPPED:
+        folder = SHIPPED[name]()
+    else:
+        folder = _folder_or_hub(name, "--model", "config.json", offline, inside, **options)
     return _check_files(folder / inside, name, "--model", "config.json")
 
 
@@ -170,10 +171,12 @@ def file_hash(path: Path) -> str:
     """
     from huggingface_hub.constants import HF_HUB_CACHE
 
+    from videomolmo.io.provenance import sha256  # which imports numpy; the command line's help takes names from here
+
     target = path.resolve()
     cached = path.is_symlink() and target.parent.name == "blobs" and target.is_relative_to(Path(HF_HUB_CACHE).resolve())
     named = cached and re.fullmatch(r"[0-9a-f]{64}", target.name)
-    return target.name if named else provenance.sha256(path)
+    return target.name if named else sha256(path)
 
 
 def _folder_or_hub(name: str, option: str, needs: str, offline: bool, inside: str = "", **options: Any) -> Path:
