@@ -39,7 +39,6 @@ def begun():
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(molmo2_vision, "FRAMES", 8)
-    monkeypatch.setattr(molmo2_vision, "CHECKPOINT_EVERY", 1)
     monkeypatch.setattr(checkpoint, "CHECKPOINT_EVERY", 1)
 
 
@@ -55,7 +54,7 @@ def test_a_tower_learns_to_see_what_the_shipped_one_sees_and_survives_being_kill
     molmo2_vision.distil(model, processor, tmp_path / "plain", steps=4, seed=7)
     assert molmo2_vision.unlike(model, processor, shipped, frames).item() < before
     whole = {name: value.clone() for name, value in tower.state_dict().items()}
-    own = molmo2_vision.save_progress
+    own = checkpoint.save_progress
 
     def save(*arguments) -> None:
         own(*arguments)
@@ -63,7 +62,7 @@ def test_a_tower_learns_to_see_what_the_shipped_one_sees_and_survives_being_kill
 
     tower.load_state_dict(begin)
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(molmo2_vision, "save_progress", save)
+        patched.setattr(checkpoint, "save_progress", save)
         molmo2_vision.distil(model, processor, tmp_path / "killed", steps=4, seed=7)
     tower.load_state_dict(begin)
     molmo2_vision.distil(model, processor, tmp_path / "killed", steps=4, seed=7)

@@ -187,9 +187,8 @@ class View {
     const missing = urgent ? [this.wanted] : this.near || idle ? this.ahead(lacks, idle) : [];
     const free = this.pending.length < (urgent ? REQUESTS + 1 : idle ? 1 : REQUESTS);
     if (free && (missing.length || idle && this.told !== this.wanted)) {
-      this.pending.push(missing);
       missing.forEach((frame) => this.coming.add(frame));
-      this.tell({ kind: "go", frame: this.told = this.wanted, pictures: missing });
+      this.go(missing);
       if (urgent) this.silent ??= setTimeout(() => this.say("waiting for the kernel: does another cell run?"), SILENT_MS);
       this.toldAt = performance.now();
       this.ask();
@@ -202,10 +201,13 @@ class View {
     }
   }
 
-  catchUp() { // tell the kernel at once where the user is
-    if (this.told === this.wanted) return;
-    this.pending.push([]);
-    this.tell({ kind: "go", frame: this.told = this.wanted, pictures: [] });
+  go(pictures) { // tell the kernel where the user is, and which pictures are lacking; it answers each time
+    this.pending.push(pictures);
+    this.tell({ kind: "go", frame: this.told = this.wanted, pictures });
+  }
+
+  catchUp() { // before something is done to the frame: within a rest it is not told
+    if (this.told !== this.wanted) this.go([]);
   }
 
   act(key) { // the kernel does it to the frame that the user sees, however quickly the key came after another

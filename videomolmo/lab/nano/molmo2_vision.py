@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,13 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from videomolmo.lab.nano.checkpoint import MovingAverage, found, load_weights, resume, save_checkpoint, save_progress
+from videomolmo.lab.nano.checkpoint import CHECKPOINT, Log, MovingAverage, found, load_weights, resume, run_steps
 from videomolmo.model.image import ImageProcessor
 from videomolmo.synth.clips import generate_clip
 from videomolmo.synth.event_stage import event_clip
 from videomolmo.systems.molmo2 import inputs_of
-from videomolmo.training.log import append_log
 from videomolmo.training.model import cosine
 from videomolmo.weights.checkpoint import load_model
 from videomolmo.weights.hub import nano_pointing_96
@@ -31,7 +30,6 @@ from videomolmo.weights.hub import nano_pointing_96
 FRESH = 3  # blocks before those of the shipped model: they stand for its convolutions
 PLACES = 1.0  # weight of what tells places, which then varies about as much as the features themselves
 FRAMES, RATE, AVERAGE, WARMUP = 32, 2e-3, 0.99, 50  # of a step; peak rate; decay of the moving average; steps
-CHECKPOINT_EVERY, LOG_EVERY = 100, 10
 _BLOCK = {
     "attention.wq": "self_attn.q_proj", "attention.wk": "self_attn.k_proj", "attention.wv": "self_attn.v_proj",
     "attention.wo": "self_attn.o_proj", "attention_norm": "layer_norm1", "mlp_norm": "layer_norm2", "up": "mlp.fc1",
@@ -108,23 +106,21 @@ def distil(model: Any, processor: Any, folder: Path, steps: int, seed: int) -> N
     shipped = shipped_model()
     optimiser = torch.optim.AdamW(tower.parameters(), lr=RATE, weight_decay=0.01)
     average = MovingAverage(tower, AVERAGE)
-    start = resume(folder / "checkpoint.safetensors", tower, optimiser, average)
-    bar = tqdm(range(start, steps), initial=start, total=steps, desc="see", mininterval=5)
-    for step in bar:
+    start = resume(folder / CHECKPOINT, tower, optimiser, average)
+
+    def act(step: int, frames: UInt8[np.ndarray, "frames h w 3"]) -> Log:
         for group in optimiser.param_groups:
             group["lr"] = cosine(step, steps, RATE, min(WARMUP, steps // 4))
-        loss = unlike(model, processor, shipped, frames_of(seed, step))
+        loss = unlike(model, processor, shipped, frames)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
         optimiser.step()
         average.update(tower, step)
-        if (step + 1) % LOG_EVERY == 0 or step + 1 == steps:
-            append_log(folder / "log.jsonl", stage="see", step=step + 1, unlike=round(loss.item(), 4))
-            bar.set_postfix(unlike=f"{loss.item():.3f}")
-        if (step + 1) % CHECKPOINT_EVERY == 0:
-            save_progress(folder / "checkpoint.safetensors", tower, optimiser, average, step + 1)
-    save_checkpoint(done, state=average.state)
+        return {"unlike": loss.item()}
+
+    numbered = ((step, frames_of(seed, step)) for step in range(start, steps))
+    run_steps(numbered, act, SimpleNamespace(name="see", steps=steps), folder, (tower, optimiser, average))
     tower.load_state_dict(average.state)
 
 
