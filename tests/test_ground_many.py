@@ -16,7 +16,7 @@ from numbered_frames import encode
 from test_sweep import gone, until
 
 from videomolmo.cli import main
-from videomolmo.cli.ground_many import _Dropped, _ground, _ground_there, jobs_of
+from videomolmo.cli.ground_many import _absolute, _Dropped, _ground, _ground_there, jobs_of
 from videomolmo.errors import BadInput
 from videomolmo.grounding import VideoGrounder
 from videomolmo.io import drawing
@@ -25,6 +25,7 @@ from videomolmo.io.video import VideoWriter
 from videomolmo.io.video_decode import PyAVReader
 from videomolmo.results import GroundingResult
 from videomolmo.systems import SYSTEMS
+from videomolmo.weights.hub import SHIPPED
 
 SETTINGS = {
     "every": 5,
@@ -196,3 +197,11 @@ def test_what_a_cluster_was_asked_by_somebody_who_left_is_dropped(videos, tmp_pa
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good_a.unfinished"]  # and may go on
     with pytest.raises(BadInput, match="does not see"):
         _ground_there(({"model": "plain"}, tmp_path / "nowhere", False, jobs), "task")
+
+
+def test_a_shipped_model_is_meant_whatever_lies_here_under_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (*SHIPPED, "mine"):
+        (tmp_path / name).mkdir()
+    assert {name: _absolute(name) for name in SHIPPED} == {name: name for name in SHIPPED} and len(SHIPPED) > 3
+    assert _absolute("mine") == str(tmp_path / "mine") and _absolute("someone/model") == "someone/model"
