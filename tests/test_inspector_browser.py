@@ -226,6 +226,17 @@ def test_the_picture_is_the_frame_and_the_layers_on_it(first):
     first.tick("ground truth")
 
 
+def test_a_changed_picture_is_painted_once(first, page):
+    first.press("Home", "]")
+    first.shows(15)
+    page.wait_for_timeout(1000)  # until all frames to come are there
+    for key in ("b", "b"):
+        number = int(first.view.get_attribute("data-picture"))
+        first.after(lambda key=key: first.press(key))
+        page.wait_for_timeout(1000)  # a second one would come right after it
+        assert int(first.view.get_attribute("data-picture")) == number + 1
+
+
 def test_keys_work_after_a_control_was_used_and_the_notebook_is_not_edited(first, page):
     cells = "window.jupyterapp.shell.currentWidget.content.widgets.length"
     count, inside = page.evaluate(cells), "box => box.contains(document.activeElement)"

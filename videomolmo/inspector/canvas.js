@@ -238,6 +238,7 @@ class View {
     content.frames.forEach((frame, n) => {
       const files = buffers.slice(n * each, (n + 1) * each).map((one, at) => [one, content.types[n * each + at]]);
       const rest = { caption: content.captions[n], ms: content.ms / content.frames.length, sharp: content.sharp };
+      this.coming.add(frame); // also one that was not asked for: else it is, while it is decoded, and comes twice
       this.decode(frame, files, rest);
     });
     for (const frame of asked.filter((one) => !content.frames.includes(one))) {
