@@ -197,11 +197,6 @@ class ObjectPanel:
         if text.strip() != name_of(object_id):
             self._state.correct(act, lambda _: f"object {object_id} is called “{name_of(object_id)}”; z undoes it")
 
-    def solo(self, object_id: int) -> None:
-        """Show an object alone, or all again."""
-        others = [n for n in listed(self._state.inspection) if n != object_id]
-        self.hide(() if set(self.list.hidden) == set(others) else others)
-
 
 MATCHING = [("from the run", "stored"), ("overlap ≥ 0.1", 0.1), ("overlap ≥ 0.3", 0.3), ("overlap ≥ 0.5", 0.5),
             ("never", "none")]  # fmt: skip
