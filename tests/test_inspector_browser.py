@@ -389,8 +389,8 @@ def test_a_box_strokes_and_a_dragged_point_correct_and_are_undone(first, page, f
         point = next(each for each in one.points(15) if each.object == 1)
     records = lambda: [json.loads(line) for line in (saved / "corrections.jsonl").read_text().splitlines()]  # noqa: E731
     before, middle = len(records()), ((left + right) / 2, (top + bottom) / 2)
-    first.box.locator(".vm-stack[data-drawn]").wait_for()  # plots leave the picture less room
-    page.wait_for_timeout(500)
+    first.box.locator(".vm-stack[data-drawn]").wait_for()
+    first.pictures_at_rest()  # plots leave the picture less room
     first.press("Home", *["ArrowRight"] * 6)
     first.shows(6)
     plain = first.pixels()

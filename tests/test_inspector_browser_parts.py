@@ -169,6 +169,14 @@ HOLD = """async ([count]) => { // presses of one key, one every 4 ms
 }"""
 
 
+def _rest(page) -> None:
+    """Wait until the browser has asked for nothing for half a second."""
+    before, said = -1, "shown.model.said.length"
+    while (number := page.evaluate(said)) != before:
+        before = number
+        page.wait_for_timeout(500)
+
+
 @pytest.mark.parametrize("size", [(48, 64), (720, 1280)])
 def test_a_held_key_shows_every_frame_and_asks_for_many_at_once(page, size):
     open_canvas(page, marks=[[0, "found"], [55, "found"]])
@@ -179,7 +187,7 @@ def test_a_held_key_shows_every_frame_and_asks_for_many_at_once(page, size):
     for keys in (["]", "Home"], ["Home"]):  # first frames after 55 are kept already, then what there is room for
         for key in keys:
             view.press(key)
-            page.wait_for_timeout(500)
+            _rest(page)
         page.wait_for_selector(".vm-view[data-frame='0']")
         page.evaluate("shown.model.said.length = shown.model.drawn.length = 0")
         assert page.evaluate(HOLD, [100]) == 100
@@ -489,7 +497,7 @@ def test_at_rest_few_frames_are_asked_for_so_that_a_leap_need_not_wait(page):
     view.press("End")
     page.wait_for_selector(".vm-view[data-frame='100']")
     view.press("Home")
-    page.wait_for_timeout(900)
+    _rest(page)
     asked = page.evaluate("shown.model.said.map(({pictures}) => pictures?.length ?? 0)")
     assert max(asked) <= 4 and sum(asked) >= 20, asked
 
