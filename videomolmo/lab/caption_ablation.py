@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import get_args
 
@@ -32,7 +33,7 @@ from videomolmo.io.cache import cached
 from videomolmo.io.provenance import commit, machine, sha256
 from videomolmo.io.tables import read_csv, write_csv
 from videomolmo.lab.caption_lesson import named, phrase_iou
-from videomolmo.lab.caption_report import CELL, KINDS, VARIANTS, motion_told, numbers_as_text
+from videomolmo.lab.caption_report import CELL, KINDS, LEARNT, SUPERVISED, VARIANTS, motion_told, numbers_as_text
 from videomolmo.lab.nano.caption_batches import HELD_OUT, Seen, views
 from videomolmo.lab.nano.caption_recipe import STAGES, WRITTEN, processor_of
 from videomolmo.lab.nano.caption_stage import (
@@ -53,12 +54,14 @@ from videomolmo.synth.clips import Clip
 from videomolmo.systems import load_grounder
 from videomolmo.systems.videoglamm import VideoGLaMMForConditionalGeneration, VideoGLaMMProcessor, collate
 from videomolmo.systems.videoglamm.segmenter import Branch, VideoGLaMMSegmenter
+from videomolmo.training.recipe import Data, Learn, Model, Optimiser, Recipe, Run, Source
+from videomolmo.training.trainer import train as train_recipe
 
 ADAPTERS = {"image": "image_mm_projector", "video": "mm_projector"}  # what an encoder's tokens pass through last
 SEEDS = (1, 2, 3)
 VERSION = 1  # raise it when what is cached changes
 PART, AT_ONCE = 100, 50  # clips encoded, and questions answered, at a time
-FRAMES = 24  # of clips to be masked
+FRAMES = 24  # of clips to be masked: twice as many as of those learnt from
 DESCRIBE = "Describe the video."
 Features = dict[str, Tensor]
 
@@ -256,7 +259,10 @@ def _scores(one: Seen, told: Exchange, said: GroundedText) -> dict[str, float]:
     return {"caption: objects": float(np.mean(named)), "caption: motion words": float(np.mean(moves))}
 
 
-def decode_both(grounder: VideoGrounder, clips: Sequence[Clip], question: str = DESCRIBE) -> Iterator[list[dict]]:
+def decode(
+    grounder: VideoGrounder, clips: Sequence[Clip], question: str = DESCRIBE,
+    branches: Sequence[Branch] = get_args(Branch),
+) -> Iterator[list[dict]]:  # fmt: skip
     """The IoU of each phrase's mask, framewise and followed from the first frame; yields the rows of a clip.
 
     The words are the same, so that branches differ by their masks alone.
@@ -265,11 +271,12 @@ def decode_both(grounder: VideoGrounder, clips: Sequence[Clip], question: str = 
         grounder: with a VideoGLaMM.
         clips: with true masks.
         question: for words.
+        branches: of SAM 2's decoder, to compare.
     """
     segmenter = grounder.segmenter
     for clip in clips:
         rows = []
-        for branch in get_args(Branch):
+        for branch in branches:
             begun = time.process_time()
             result = VideoGrounder(segmenter=VideoGLaMMSegmenter(segmenter.model, segmenter.processor, branch))(
                 clip.frames, question
@@ -283,6 +290,41 @@ def decode_both(grounder: VideoGrounder, clips: Sequence[Clip], question: str = 
                 for name, iou in zip(names, ious, strict=True)
             ]
         yield rows
+
+
+def supervise(
+    begin: Path, folder: Path, clips: Sequence[Clip], cells: Iterable[tuple[int, int]], steps: int = 150
+) -> Iterator[list[dict]]:
+    """The IoU of each phrase when masks were learnt on 4 or on 8 frames of a clip; yields the rows of a cell.
+
+    The one trainer teaches the projector of [SEG]s and SAM 2's mask decoder alone: words stay as they are, so that
+    cells differ by their masks. Source: VideoGLaMM, table
+    of supervised frames.
+
+    Args:
+        begin: a model folder after the recipe's stages of words, whose masks were not learnt with them.
+        folder: gets the runs; one that was stopped goes on.
+        clips: with true masks.
+        cells: (supervised frames, seed) of each.
+        steps: of eight clips.
+    """
+    for frames, seed in cells:
+        recipe = Recipe(
+            out=str(folder / f"{frames}-{seed}"), model=Model(source=str(begin)),
+            learn=Learn(parts=("projector", "mask_decoder")),
+            optimiser=Optimiser(
+                projector=5e-4, mask_decoder=5e-4, schedule="linear", warmup=min(20, steps), batch=8, micro_batch=8,
+                steps=steps,
+            ),
+            data=Data(sets=(Source("gcg_nano", options={"clips": 2000}),), questions=3, supervised=frames),
+            run=Run(seed=seed, workers=0, checkpoint_every=25),
+        )  # fmt: skip
+        begun = time.process_time()
+        grounder = load_grounder(str(train_recipe(recipe).model))
+        about = {"supervised": frames, "seed": seed, "steps": steps, "commit": commit() or "", "machine": machine()}
+        rows = [row for found in decode(grounder, clips, branches=("each-frame",)) for row in found]
+        seconds = round(time.process_time() - begun, 1)
+        yield [about | {"seconds": seconds} | {name: row[name] for name in ("clip", "phrase", "iou")} for row in rows]
 
 
 def seen_first(clip: Clip, name: str) -> bool:
@@ -325,10 +367,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         one.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help="default: %(default)s")
     two = commands.add_parser("ask", help="a trained model with either encoder blanked")
     three = commands.add_parser("decode", help="its masks framewise, and followed from the first frame")
+    four = commands.add_parser("supervise", help="masks learnt on 4 or on 8 frames of a clip")
+    four.add_argument("begin", type=Path, help="model folder after the recipe's stages of words")
+    four.add_argument("folder", type=Path, help="working folder")
+    four.add_argument("--steps", type=int, default=150, help="default: %(default)s")
     for command in (two, three):
         command.add_argument("--model", default="nano-glamm", help="default: %(default)s")
+    for command in (two, three, four):
         command.add_argument("--clips", type=int, default=100, help="default: %(default)s")
-    for command in (one, two, three):
+    for command in (one, two, three, four):
         command.add_argument("--table", type=Path, required=True, help="CSV to fill")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -346,10 +393,15 @@ def _cells(options: argparse.Namespace, table: pd.DataFrame) -> Iterator[list[di
         return run(
             left, options.begin, options.folder, Size(**{name: getattr(options, name) for name in asdict(SHIPPED)})
         )
-    grounder, done = load_grounder(options.model), set(table["clip"]) if "clip" in table else set()
     seeds = range(HELD_OUT, HELD_OUT + options.clips)
+    if options.what == "supervise":
+        done = set(table[list(LEARNT)].itertuples(index=False, name=None)) if len(table) else set()
+        left = [(frames, seed) for seed, frames in product(SEEDS, SUPERVISED) if (frames, seed) not in done]
+        clips = [caption_clip(seed, frames=FRAMES) for seed in seeds]
+        return supervise(options.begin, options.folder, clips, left, options.steps)
+    grounder, done = load_grounder(options.model), set(table["clip"]) if "clip" in table else set()
     if options.what == "decode":
-        return decode_both(grounder, [caption_clip(seed, frames=FRAMES) for seed in seeds if seed not in done])
+        return decode(grounder, [caption_clip(seed, frames=FRAMES) for seed in seeds if seed not in done])
     if len(table):
         raise BadInput(f"{options.table} is there already; give a new file")
     return ask(

@@ -36,13 +36,16 @@ KINDS = {
     "appearance": "“the red star”",
 }
 BRANCHES = {"each-frame": "framewise (spatial)", "first-frame": "followed from the first (spatio-temporal)"}
-DECODERS = "caption_decoders.csv"
+DECODERS, SUPERVISION = "caption_decoders.csv", "caption_supervised.csv"
+LEARNT, SUPERVISED = ("supervised", "seed"), (4, 8)  # what names a cell of the latter; frames of a clip
 TABLES = {
     "caption_blanked.csv": "The shipped model, trained with both encoders, asked about {clips} held-out clips with one "
     "of them blanked (95 % intervals over clips):",
     "caption_encoders.csv": "Trained with one encoder blanked from the first step on, language {language}, {steps} "
     "steps, {seeds} seeds, {clips} held-out clips (95 % intervals over seeds and clips):",
     DECODERS: "Masks of the same phrases by the two decoders, {clips} held-out clips (95 % intervals over clips):",
+    SUPERVISION: "Masks learnt on four or on eight of the twelve frames of a clip, {steps} steps, {seeds} seeds, "
+    "{clips} held-out clips of 24 frames, framewise (95 % intervals over seeds and clips):",
 }
 QUOTED = {"image": (60.06, 0.395, 0.081), "video": (64.62, 0.375, 0.097), "dual": (62.34, 0.375, 0.103)}
 _TOLD = re.compile(
@@ -124,13 +127,9 @@ def block(folder: Path | None = None) -> str:
     for name, title in TABLES.items():
         path = folder / name
         if path.is_file():
-            table = read_csv(path) if name == DECODERS else load(path)
-            parts += [
-                title.format(**_counts(table)),
-                "",
-                *(decoders(table) if name == DECODERS else encoders(table)),
-                "",
-            ]
+            lines = {DECODERS: decoders, SUPERVISION: supervision}.get(name, encoders)
+            table = load(path) if lines is encoders else read_csv(path)
+            parts += [title.format(**_counts(table)), "", *lines(table), ""]
     return "\n".join(parts)
 
 
@@ -168,7 +167,7 @@ def decoders(table: pd.DataFrame) -> list[str]:
     """A table in Markdown: IoU of phrases by branch, with intervals over clips, and how far the branches differ.
 
     Args:
-        table: rows of `caption_ablation.decode_both`.
+        table: rows of `caption_ablation.decode`.
     """
     table = table.assign(all=True, late=~table["first"])
     groups = {"all phrases": "all", "there on the first frame": "first", "not there on it": "late"}
@@ -181,6 +180,22 @@ def decoders(table: pd.DataFrame) -> list[str]:
         cells = [_cell(*interval(values)) for values in pair]
         rows.append([title, f"{len(chosen) // 2}, {by_clip.shape[1]}", *cells])
     return markdown_table(heads, rows)
+
+
+def supervision(table: pd.DataFrame) -> list[str]:
+    """A table in Markdown: IoU of phrases by the number of frames that masks were learnt on.
+
+    Args:
+        table: rows of `caption_ablation.supervise`.
+    """
+    by_clip = table.pivot_table("iou", ["seed", "clip"], "supervised").dropna()[list(SUPERVISED)]
+    four, eight = (by_clip[frames].unstack().to_numpy() for frames in SUPERVISED)
+    told = [
+        _cell(*interval(four)),
+        _cell(*interval(eight)),
+        "{:+.3f} ({:+.3f} … {:+.3f})".format(*interval(eight - four)),
+    ]
+    return markdown_table([f"IoU of phrases, {SUPERVISED[0]} frames", f"{SUPERVISED[1]} frames", "difference"], [told])
 
 
 def _cell(value: float, low: float, high: float) -> str:
