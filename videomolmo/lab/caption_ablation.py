@@ -320,7 +320,10 @@ def supervise(
             run=Run(seed=seed, workers=0, checkpoint_every=25),
         )  # fmt: skip
         begun = time.process_time()
-        grounder = load_grounder(str(train_recipe(recipe).model))
+        outcome = train_recipe(recipe)
+        if outcome.model is None:
+            raise KeyboardInterrupt(f"stopped after step {outcome.step} of {outcome.total}; give the command again")
+        grounder = load_grounder(str(outcome.model))
         about = {"supervised": frames, "seed": seed, "steps": steps, "commit": commit() or "", "machine": machine()}
         rows = [row for found in decode(grounder, clips, branches=("each-frame",)) for row in found]
         seconds = round(time.process_time() - begun, 1)
