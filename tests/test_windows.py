@@ -253,15 +253,30 @@ class OneByOne:
 MIXED = {0: [0, 1], 4: [1], 5: [], 7: [1, 0], 11: [0]}  # objects asked for: windows and batches of all sizes
 
 
+@pytest.fixture
+def steps(shipped_grounder, monkeypatch) -> list[int]:
+    """Rows of each step from one frame to the next that the shipped SAM 2 makes."""
+    model, found = shipped_grounder.tracker.model, []
+    step = model.track_step
+
+    def counted(**inputs):
+        found.extend([] if inputs["is_init_cond_frame"] else [inputs["current_vision_feats"][-1].shape[1]])
+        return step(**inputs)
+
+    monkeypatch.setattr(model, "track_step", counted)
+    return found
+
+
 @pytest.mark.parametrize("rule", ["iou", "forward", "backward"])
 @pytest.mark.parametrize("rows", [1, 3, 16])
-def test_windows_in_batches_are_those_one_by_one(shipped_grounder, clip, rows, rule):
+def test_windows_in_batches_are_those_one_by_one(shipped_grounder, clip, rows, rule, steps):
     keys = {}
     for at, named in MIXED.items():
         places = [np.array([clip.object_facts[at][n].point], np.float32) * (80, 64) for n in named]
         keys[at] = [np.repeat(place, 1 + (at == 7 and n == 0), axis=0) for n, place in enumerate(places)]
     model = shipped_grounder.tracker.model
     found = windows(MaskTracker(model, rows), clip.frames, keys, rule=rule)
+    assert 0 < max(steps) <= rows  # so the two objects of a frame go apart where one fits
     wanted = windows(OneByOne(shipped_grounder.tracker), clip.frames, keys, rule=rule)
     assert [one.ids for one in found] == [one.ids for one in wanted] and len(found) == len(MIXED)
     for one, other in zip(found, wanted, strict=True):
@@ -271,6 +286,13 @@ def test_windows_in_batches_are_those_one_by_one(shipped_grounder, clip, rows, r
     seen = {name: np.concatenate([getattr(one, name)[1:].any(axis=(1, 2, 3)) for one in found]).any()
             for name in ("forward", "backward")}  # fmt: skip
     assert seen == {"forward": rule != "backward", "backward": rule != "forward"}
+
+
+@pytest.mark.parametrize("rule, rows", [("iou", 13 + 8), ("forward", 13), ("backward", 10)])
+def test_no_step_is_made_that_nothing_asks_for(shipped_grounder, clip, rule, rows, steps):
+    """Forwards onto the next key frame (5 + 5, then 3 to the end); backwards 4 + 4 in front of that, 5 + 5 if alone."""
+    windows(shipped_grounder.tracker, np.concatenate([clip.frames, clip.frames[:2]]), KEYS, rule=rule)
+    assert sum(steps) == rows
 
 
 def test_half_precision_finds_nearly_the_same(shipped_grounder, clip):
@@ -288,8 +310,8 @@ def test_only_frames_that_an_object_is_followed_on_are_encoded(shipped_grounder,
     monkeypatch.setattr(tracker, "encode_all", lambda frames: seen.extend(frames) or encode(frames))
     keys = {0: [], 3: [], 6: clicks((40, 30)), 9: []}
     windows(tracker, clip.frames, keys)
-    assert len(seen) == 7  # from 3, where the way back ends, to 9
-    assert len(windows(tracker, clip.frames, keys, rule="forward")) == 4 and len(seen) == 7 + 4
+    assert len(seen) == 6  # from 4, where the way back ends, to 9
+    assert len(windows(tracker, clip.frames, keys, rule="forward")) == 4 and len(seen) == 6 + 4
 
 
 def test_a_run_decodes_each_frame_once_and_in_order(truthful, clip):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,8 @@ class MaskTracker:
 
     Args:
         model: a `sam2.modeling.sam2_base.SAM2Base`, in evaluation mode.
-        rows: objects that go through it at once, each on a frame of its own, as far as a single frame does not ask for
-            more; None: as many as speed it up and memory has room for.
+        rows: objects that go through it at once, each on a frame of its own; None: as many as speed it up and memory
+            has room for, which on a CPU is one at 1024 pixels.
         is_half: compute mostly in bfloat16, as the published demos do on a GPU (untried on one). On a CPU that gains a
             tenth of the time and changes masks.
 
@@ -148,19 +148,25 @@ class MaskTracker:
         """Masks along each path as bits, all paths step by step together: in one batch as far as `rows` allows.
 
         Args:
-            paths: those that begin on the same frame have the same clicks there, which are looked at once.
+            paths: where they begin on the same frame with the same clicks, these are looked at once.
             frames: length of the clip.
         """
-        found: dict[int, Bits] = {}
-        longest = sorted(range(len(paths)), key=lambda n: -len(paths[n].frames))  # rows drop out at the batch's end
-        while longest:
-            rows = np.cumsum([len(paths[n].points_px) if len(paths[n].frames) > 1 else 0 for n in longest])
-            count = max(1, int(np.searchsorted(rows, self.rows, side="right")))
-            if self.model.non_overlap_masks_for_mem_enc:  # then objects of a batch see each other
-                count = 1
-            together, longest = longest[:count], longest[count:]
-            found.update(zip(together, self._together([paths[n] for n in together], frames), strict=True))
-        return [found[n] for n in range(len(paths))]
+        apart = not self.model.non_overlap_masks_for_mem_enc  # else objects of a batch see each other
+        most = self.rows if apart else max((len(path.points_px) for path in paths), default=1) or 1
+        parts = [
+            (n, replace(path, points_px=path.points_px[first : first + most]))
+            for n, path in enumerate(paths)
+            for first in range(0, len(path.points_px) or 1, most)
+        ]
+        parts.sort(key=lambda part: -len(part[1].frames))  # rows drop out at the batch's end
+        found: list[list[Bits]] = [[] for _ in paths]
+        while parts:
+            rows = np.cumsum([len(path.points_px) if len(path.frames) > 1 else 0 for _, path in parts])
+            count = max(1, int(np.searchsorted(rows, self.rows, side="right"))) if apart else 1
+            (numbers, together), parts = zip(*parts[:count], strict=True), parts[count:]
+            for n, bits in zip(numbers, self._together(list(together), frames), strict=True):
+                found[n].append(bits)
+        return [np.concatenate(one, axis=1) for one in found]
 
     def _together(self, paths: list[PropagationPath], length: int) -> list[Bits]:
         """Masks along paths, the longest first, as one batch."""
@@ -170,14 +176,14 @@ class MaskTracker:
             np.zeros((len(path.frames), len(path.points_px), key.height, -(-key.width // 8)), np.uint8)
             for path in paths
         ]
-        begun = {path.at: path for path in paths if path.points_px}
+        begun = {_clicked(path): path for path in paths if path.points_px}
         if not begun:
             return bits
         clicked = [(path.frames[0], points) for path in begun.values() for points in path.points_px]
         track = Track(self, *map(list, zip(*clicked, strict=True)), None, length)
         numbers = iter(range(len(clicked)))
-        first = {at: [next(numbers) for _ in path.points_px] for at, path in begun.items()}
-        rows = [row for path in paths if path.points_px for row in first[path.at]]
+        first = {place: [next(numbers) for _ in path.points_px] for place, path in begun.items()}
+        rows = [row for path in paths if path.points_px for row in first[_clicked(path)]]
         masks = track.first_masks[rows]
         track.keep(rows)
         for distance in range(steps):
@@ -308,6 +314,11 @@ def stages_of(model: nn.Module) -> list[Stage]:
         "_forward_sam_heads": "decoder", "_encode_new_memory": "memory encoder",
     }  # fmt: skip
     return [Stage(model, name, f"masks/{part}") for name, part in methods.items()]
+
+
+def _clicked(path: PropagationPath) -> tuple[int, ...]:
+    """The same for paths that begin on the same frame with the very same clicks."""
+    return path.at, *map(id, path.points_px)
 
 
 def _batch(seen: Sequence[FrameFeatures]) -> list[Tensor]:
