@@ -82,6 +82,15 @@ def test_every_frame_is_exact(kind, tmp_path):
     assert_exact(encode(tmp_path / name, codec, **arguments), range(60))
 
 
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264"])
+def test_a_file_that_does_not_tell_its_key_frames(codec, tmp_path):
+    path = encode(tmp_path / "a.mp4", codec)
+    stored = path.read_bytes()
+    assert stored.count(b"stss") == 1
+    path.write_bytes(stored.replace(b"stss", b"free"))  # without this table every picture counts as a key
+    assert_exact(path, range(60))
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "ts", "mkv"])
 @pytest.mark.parametrize("codec, options", [("libx264", OPEN), ("libx265", X265)])
 def test_stream_copied_cut_drops_what_no_player_shows(codec, options, suffix, tmp_path):

@@ -36,6 +36,7 @@ _ONE_FRAME_A_PACKET = {"h264", "hevc", "vvc", "vp9", "av1", "mjpeg", "mpeg2video
 _STREAMED = ("mpegts", "mpeg")  # containers in which nothing tells where the video ends
 _NEAR = 8  # frames: decoding this far ahead is cheaper than a seek
 _SAME_RATE = 0.02  # times that are off by this share of the header's rate are its rounding
+_PREDICTED = (2, 3, 4)  # ffmpeg's numbers of kinds of pictures that others precede: P, B and S
 _KEPT = 4  # decoded frames kept for whoever asks again
 _REMEDY = "re-encode the file, for example `ffmpeg -i in -c:v libx264 out.mp4`"
 
@@ -253,7 +254,7 @@ class PyAVReader:
             key = self._key_before(number)
             key_number = bisect_left(self._pts, key.pts) if key else 0
             if number not in self._cache and not (self._next <= number and key_number <= self._next + _NEAR):
-                self._restart(key.order if key else 0)
+                self._begin_before(number)
             if self._forward(number):
                 return
             if not (self._careful and self._began_at_start):
@@ -272,6 +273,20 @@ class PyAVReader:
             return None
         place = bisect_right(self._keys, self._pts[number], key=lambda packet: packet.pts)
         return self._keys[place - 1] if place else None
+
+    def _begin_before(self, number: int) -> None:
+        """Begin to decode at the latest key frame before frame `number` that decodes without another one.
+
+        Some containers call every packet a key; those that are none are forgotten.
+        """
+        while (key := self._key_before(number)) and key.order:
+            self._restart(key.order)
+            first = next((frame for frame in self._frames if (frame.pts or 0) >= key.pts), None)
+            if first is not None and first.pts == key.pts and (first.key_frame or first.pict_type not in _PREDICTED):
+                self._frames = chain([first], self._frames)
+                return
+            self._keys.remove(key)
+        self._restart(0)
 
     def _forward(self, number: int) -> bool:
         """Decode on until frame `number` is in the cache and sure; False when one on the way is damaged or missing."""
