@@ -67,6 +67,15 @@ def test_a_rate_goes_by_times_where_these_vary(tmp_path):
         assert np.allclose(again.source_times_s, np.array(times_ms)[again.source_frames] / 1000)
 
 
+@pytest.mark.parametrize("fps", [20, 25, 1000])
+def test_a_rate_above_the_mean_thins_out_where_frames_are_closer(fps, tmp_path):
+    times_ms = [*accumulate([0] + [20] * 20 + [4000] + [20] * 20)]  # ten a second in the mean, and fifty at times
+    with open_source(encode(tmp_path / "clip.mp4", count=42, times_ms=times_ms), fps=fps) as frames:
+        times_s = np.asarray(times_ms if frames.source_times_s is None else 1000 * frames.source_times_s)
+        per_s = [((times_s >= begin) & (times_s < begin + 400)).sum() / 0.4 for begin in (0, 4400)]
+        assert per_s == [pytest.approx(min(fps, 50), abs=1 / 0.4)] * 2
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

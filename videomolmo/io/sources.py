@@ -19,6 +19,7 @@ from videomolmo.io.live import live_name, open_live
 from videomolmo.io.plain_values import as_float, as_int
 from videomolmo.io.video import Frames, open_video
 
+_NEVER_CLOSER = 0.9  # steps: frames of an even rate are as close where a container rounds their times
 _AS_WRITTEN = 1e-4  # seconds that a time may lie above the frame's own: tables round to so much
 _SECONDS = re.compile(r"(\d+\.?\d*|\.\d+)(s|ms)?")
 _CLOCK = re.compile(r"(?:(\d{1,15}):)?(\d{1,15}):([0-5]?\d(?:\.\d*)?)")
@@ -105,7 +106,7 @@ def excerpt(
             f"no frame of {frames.name} lies between start, {start!r}, and end, {end!r}; give a longer stretch"
         )
     numbers = np.arange(first, stop)
-    if fps is not None and fps < frames.fps:
+    if fps is not None:
         numbers = _nearest(frames.times_s[first:stop], fps) + first
     return Excerpt(frames, numbers[:max_frames], frames.fps if fps is None else min(fps, frames.fps))
 
@@ -155,9 +156,12 @@ def _number(at: float | str, times_s: Float64[np.ndarray, " frames"]) -> int:
 
 def _nearest(times_s: Float64[np.ndarray, " frames"], fps: float) -> Int64[np.ndarray, " chosen"]:
     """Which of these frames are nearest to even steps from the first; of two as near the later."""
-    steps = times_s[0] + np.arange(int((times_s[-1] - times_s[0]) * fps + 1e-6) + 1) / fps
-    between = (times_s[1:] + times_s[:-1]) / 2
-    return np.unique(np.searchsorted(between, steps + 1e-9, side="right"))
+    if np.diff(times_s).min(initial=np.inf) * fps > _NEVER_CLOSER:
+        return np.arange(len(times_s))
+    steps = int((times_s[-1] - times_s[0]) * fps + 1e-6) + 1
+    between = (times_s[1:] + times_s[:-1]) / 2 - times_s[0]
+    before = np.minimum(np.ceil((between - 1e-9) * fps), steps)  # how many steps are nearer to an earlier frame
+    return np.flatnonzero(np.diff(before, prepend=0, append=steps) > 0)
 
 
 def _passing(
