@@ -6,6 +6,7 @@ import doctest
 import json
 from pathlib import Path
 
+import cv2
 import miniature_datasets as mini
 import numpy as np
 import pytest
@@ -41,6 +42,13 @@ def with_palette(indices: np.ndarray, *colours: tuple[int, int, int]) -> Image.I
     return image
 
 
+def with_alpha(level: int) -> Image.Image:
+    """A picture of one grey level that is transparent but for the mask."""
+    image = Image.new("RGBA", MASK.shape[::-1], (level,) * 3)
+    image.putalpha(white())
+    return image
+
+
 WRITERS = {
     "grey": white,
     "bits": lambda: Image.fromarray(MASK),
@@ -60,6 +68,14 @@ WRITERS = {
     "index palette": lambda: with_palette(MASK, (0, 0, 0), (128, 0, 0), (0, 128, 0)),
     "dark object": lambda: with_palette(MASK, (0, 0, 0), (5, 5, 5)),
     "white background, red object": lambda: with_palette(MASK, (255, 255, 255), (255, 0, 0)),
+    "grey as colours": lambda: white().convert("RGB"),
+    "opaque": lambda: white().convert("RGBA"),
+    "cut out of white": lambda: with_alpha(255),
+    "cut out of black": lambda: with_alpha(0),
+    "cut out of grey levels": lambda: with_alpha(255).convert("LA"),
+    "white on transparent red": lambda: Image.composite(
+        white().convert("RGBA"), Image.new("RGBA", MASK.shape[::-1], (255, 0, 0, 0)), white()
+    ),
     "no palette to speak of": lambda: with_palette(MASK, (0, 0, 0), (0, 0, 0)),
 }
 
@@ -79,6 +95,16 @@ def test_a_quantised_mask_of_one_colour(everywhere, colours, tmp_path):
         white(np.full((6, 8), everywhere)).convert("RGB").quantize(colours, method=method).save(tmp_path / "mask.png")
         assert (read_foreground(tmp_path / "mask.png").mask == everywhere).all()
         assert ((read_labels(tmp_path / "mask.png") != 0) == everywhere).all()
+
+
+def test_colours_are_no_objects_unless_they_are_greys_of_8_bits(tmp_path):
+    in_colour((255, 0, 0)).save(tmp_path / "red.png")
+    deep = np.zeros((*MASK.shape, 3), np.uint16)
+    deep[MASK] = 2  # of which Pillow reads the upper 8 bits: nothing
+    cv2.imwrite(str(tmp_path / "deep.png"), deep)
+    for name in ("red", "deep"):
+        with pytest.raises(Unreadable, match=f"{name}.png: has 3 channels"):
+            read_labels(tmp_path / f"{name}.png")
 
 
 def test_numbers_of_objects_are_kept(tmp_path):

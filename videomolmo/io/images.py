@@ -228,7 +228,6 @@ def oriented(pixels: np.ndarray, exif: int) -> np.ndarray:
 
 
 _NEARLY_BLACK, _BRIGHT = 48, 96  # of 255: what tools that blend colours leave of black, and from where on it is none
-_TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")  # modes where what is opaque is not yet foreground
 
 
 class Foreground(NamedTuple):
@@ -250,7 +249,8 @@ def read_labels(path: Path, what: str = "image", as_stored: bool = False) -> Int
 
     Args:
         path: of a picture in grey levels, bits or with a palette. Where the palette is black and one colour in an order
-            that is none of objects, black is 0 and the colour 1; of greys in such an order the levels count.
+            that is none of objects, black is 0 and the colour 1; of greys in such an order the levels count. What is
+            transparent is 0; where all is of one colour, the levels are those of the alpha channel.
         what: the picture is called in errors.
         as_stored: whether no tag in the file turns it.
 
@@ -258,9 +258,13 @@ def read_labels(path: Path, what: str = "image", as_stored: bool = False) -> Int
         MissingFile, Unreadable: no such file, no image, one in colours, or a palette whose numbers are no objects.
     """
     with open_image(path, what) as image:
+        is_deep = any(";16" in str(tile[3]) for tile in image.tile)  # of colours Pillow then reads the upper 8 bits
         image.load()  # a TIFF is turned by this, and forgets its tag
         exif = 1 if as_stored else orientation(image)
         labels = np.asarray(image)
+        if labels.ndim == 3 and not is_deep:
+            colours = _seen_colours(image)
+            labels = colours[..., 0] if (colours == colours[..., :1]).all() else labels  # greys, stored as colours
         if labels.ndim != 2 or labels.dtype.kind not in "bui":
             channels = f"{labels.shape[-1]} channels" if labels.ndim > 2 else "fractions"
             raise Unreadable(
@@ -289,9 +293,18 @@ def read_foreground(path: Path) -> Foreground:
             palette = _Palette(image)
             values = palette.indices != palette.background if palette.values is None else palette.values
         else:
-            values = np.asarray(image.convert("RGB") if image.mode in _TRANSPARENT else image)
-            values = values.max(axis=-1) if values.ndim == 3 else values
+            values = np.asarray(image)
+            values = _seen_colours(image).max(axis=-1) if values.ndim == 3 else values
     return Foreground(oriented(values != 0, exif), exif != 1, len(_used(values)) > 2)
+
+
+def _seen_colours(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+    """Colours of a picture, black where it is transparent; where all is of one colour, the alpha channel as grey."""
+    rgba = np.asarray((image if image.has_transparency_data else image.convert("RGB")).convert("RGBA"))
+    colours, alpha = rgba[..., :3], rgba[..., 3:]
+    if (colours == colours[0, 0]).all() and (alpha != alpha[0, 0]).any():
+        return np.repeat(alpha, 3, axis=-1)
+    return np.where(alpha > 0, colours, np.uint8(0))
 
 
 class _Palette:
