@@ -29,6 +29,16 @@ def rle(mask: np.ndarray) -> dict[str, Any]:
     return {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode()}
 
 
+def litter(folder: Path) -> Path:
+    """The folder with what macOS leaves in it: a hidden file beside each file and folder, and one in each folder."""
+    for path in [folder, *folder.rglob("*")]:
+        if path.is_dir():
+            (path / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+        if path is not folder:
+            (path.parent / f"._{path.name}").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
+    return folder
+
+
 def write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")

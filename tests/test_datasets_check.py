@@ -51,6 +51,19 @@ def test_records_stand_without_frames_and_masks(name, tmp_path):
             bare[0].frames()
 
 
+@pytest.mark.parametrize("name", mini.BUILDERS)
+def test_hidden_files_that_macos_leaves_are_passed_over(name, tmp_path):
+    def told():
+        records = read_dataset(name, root, EVALUATED[name])
+        read = [(one.clip, one.expressions, dict(one.objects), one.frame_names) for one in records]
+        return read, check_dataset(name, root).text(), DATASETS[name].splits_in(root)
+
+    root = mini.BUILDERS[name](tmp_path)
+    before = told()
+    mini.litter(tmp_path)
+    assert told() == before
+
+
 def test_masks_that_cannot_be_read_fail_only_when_asked_for(tmp_path):
     root = mini.mevis(tmp_path)
     (root / "valid_u" / "mask_dict.json").write_text("{")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import miniature_datasets as mini
 import numpy as np
 import pytest
 from conftest import seen_throughout
@@ -134,9 +135,13 @@ def test_palette_pngs_and_got10k_are_read(clip, mot, tmp_path):
     (got / "groundtruth.txt").write_text("1.0,2.0,3.0,4.0\n5,6,7,8\n1,1,1,1\n")
     (got / "absence.label").write_text("0\n0\n1\n")
     (got / "meta_info.ini").write_text("[METAINFO]\nobject_class: bear\nanno_fps: 10Hz\n".replace("Hz", "fps"))
+    mini.litter(tmp_path)
     record = read_dataset("palette_video", tmp_path)[0]
     assert list(record.objects) == ["5"] and np.array_equal(record.mask_of("5", 1), clip.masks[1, thing])
+    with record.frames() as frames:
+        assert len(frames) == 3
     record = read_dataset("got10k", tmp_path)[0]
+    assert record.frame_names == ("00000001", "00000002", "00000003")
     assert record.expressions[0].text == "the bear" and record.fps == 10
     assert record.box_of("1", 1).tolist() == [5, 6, 7, 8] and record.box_of("1", 2) is None
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Integer
 
 from videomolmo.datasets.files import MALFORMED, MissingFile, Unreadable
 from videomolmo.io.formats.run_lengths import decode_rle, empty_mask
-from videomolmo.io.images import in_natural_order, read_labels
+from videomolmo.io.images import read_labels, visible
 
 Size = Callable[[], tuple[int, int]]
 
@@ -107,7 +107,7 @@ class BinaryPNGs(Annotations):
         if not folder.is_dir():
             raise MissingFile(f"{folder}: no such folder; expected the masks of object {object_id}")
         files: dict[str | int, Path] = {}
-        for path in in_natural_order(folder.glob("*.png")):
+        for path in visible(folder, "*.png"):
             other = files.setdefault(_number(path.stem), path)
             if other is not path:
                 raise Unreadable(f"{folder}: {other.name} and {path.name} are masks of one frame; keep one of them")

@@ -11,7 +11,7 @@ from typing import Any
 from videomolmo.datasets.annotations import Annotations, Boxes
 from videomolmo.datasets.files import MissingFile, Unreadable, read_json, read_text, safe_join
 from videomolmo.datasets.record import Expression, ImageSequence, Record, Records, VideoFile, image_sequence, in_order
-from videomolmo.io.images import in_natural_order, natural_key
+from videomolmo.io.images import natural_key, visible
 
 LASOT = "lasot"
 LASOT_SPLITS = ("train", "test", "all")
@@ -26,7 +26,7 @@ def read_lasot(root: Path, split: str = "test", testing_set: str | Path | None =
         split: 'test' are the names in the toolkit's testing_set.txt, 'train' the others, 'all' needs no list.
         testing_set: that list (default: testing_set.txt in `root`).
     """
-    folders = in_natural_order(path for path in root.glob("*/*") if (path / "groundtruth.txt").is_file())
+    folders = [path for path in visible(root, "*/*") if (path / "groundtruth.txt").is_file()]
     found = {path.name: path for path in folders}
     names = list(found)
     if split != "all":
@@ -83,7 +83,7 @@ _FOLDERS = ("", "annotations", "annotations/v1.0")
 
 def groot_splits(root: Path) -> tuple[str, ...]:
     """What is there: 'mot17_train' for mot17_train_coco.json, and so on."""
-    found = (path for folder in _FOLDERS for path in (root / folder).glob("*_coco.json"))
+    found = (path for folder in _FOLDERS for path in visible(root / folder, "*_coco.json"))
     return tuple(sorted({path.name.removesuffix("_coco.json") for path in found}, key=natural_key))
 
 

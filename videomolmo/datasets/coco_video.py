@@ -17,7 +17,7 @@ import numpy as np
 from videomolmo.datasets.annotations import Annotations, Boxes, LabelPNGs, RLEs
 from videomolmo.datasets.files import MissingFile, read_json, safe_join
 from videomolmo.datasets.record import Expression, ImageSequence, Record, Records, image_sequence, in_order
-from videomolmo.io.images import in_natural_order
+from videomolmo.io.images import visible
 
 COCO_VIDEO, PALETTE_VIDEO = "coco_video", "palette_video"
 VOID = 255
@@ -33,7 +33,7 @@ class MasksAndBoxes(Annotations):
 
 def coco_video_splits(root: Path) -> tuple[str, ...]:
     """Names of the JSON files, in `root` or its 'annotations'."""
-    return tuple(sorted({path.stem for place in _PLACES for path in (root / place).glob("*.json")}))
+    return tuple(sorted({path.stem for place in _PLACES for path in visible(root / place, "*.json")}))
 
 
 def read_coco_video(root: Path, split: str = "train", images: str | Path | None = None) -> Records:
@@ -167,7 +167,7 @@ def _folder(root: Path, split: str, first: str) -> Path:
 
 def palette_splits(root: Path) -> tuple[str, ...]:
     """'train' and others with folders of PNGs in them; 'all' where these lie in `root` itself."""
-    found = {path.parent.name for path in root.glob("*/Annotations") if path.is_dir()}
+    found = {path.parent.name for path in visible(root, "*/Annotations") if path.is_dir()}
     return tuple(sorted(found)) or ("all",)
 
 
@@ -184,7 +184,7 @@ def read_palette_video(
         images, masks: names of the two folders; VIPSeg has imgs and panomasks.
     """
     place = root if split == "all" else safe_join(root, split)
-    folders = {path.name: path for path in in_natural_order((place / masks).glob("*")) if path.is_dir()}
+    folders = {path.name: path for path in visible(place / masks, "*") if path.is_dir()}
     if not folders:
         raise MissingFile(f"{place / masks}: no folder of PNGs in it; expected one for each video")
     meta = place / "meta.json"
@@ -194,13 +194,13 @@ def read_palette_video(
 
 
 def _palette_record(split: str, images: Path, folders: dict[str, Path], told: dict[str, Any], name: str) -> Record:
-    files = in_natural_order(folders[name].glob("*.png"))
+    files = visible(folders[name], "*.png")
     annotations = LabelPNGs(files)
     known = {str(int(key)): about.get("category") for key, about in told.get(name, {}).get("objects", {}).items()}
     if not known:
         values = {int(value) for at in range(len(files)) for value in np.unique(annotations.labels(at))}
         known = {str(value): None for value in sorted(values - {0, VOID})}
-    there = next((path.suffix for path in safe_join(images, name).glob("*")), ".jpg")
+    there = next((path.suffix for path in visible(safe_join(images, name), "*")), ".jpg")
     frames = image_sequence(safe_join(images, name), [file.stem for file in files], there)
     objects = {object_id: known[object_id] for object_id in in_order(list(known))}
     return Record(PALETTE_VIDEO, split, name, frames, said_of(objects), objects, annotations)

@@ -29,7 +29,7 @@ from videomolmo.datasets.record import (
     in_order,
 )
 from videomolmo.datasets.youtube_vos import read_youtube_vos
-from videomolmo.io.images import in_natural_order, read_labels
+from videomolmo.io.images import read_labels, visible
 
 QUESTION = "Describe the video in detail, and segment what you name."  # what is asked where a set has captions alone
 BURST, MEVIS, YOUTUBE_VOS, VIDSTG, HCSTVG, ACTIVITYNET = (
@@ -156,7 +156,7 @@ class _Renamed(Annotations):
 
 
 def _captions(folder: Path) -> list[Path]:
-    return in_natural_order(require(folder, "captions, one VIDEO.json each").glob("*.json"))
+    return visible(require(folder, "captions, one VIDEO.json each"), "*.json")
 
 
 def _captioned(
@@ -169,8 +169,7 @@ def _captioned(
 
 
 def _boxed_splits(root: Path, dataset: str) -> tuple[str, ...]:
-    found = (root / dataset).glob("*_captions")
-    return tuple(path.name.removesuffix("_captions") for path in in_natural_order(found))
+    return tuple(path.name.removesuffix("_captions") for path in visible(root / dataset, "*_captions"))
 
 
 def _read_boxed(root: Path, split: str, dataset: str) -> Records:
@@ -182,8 +181,8 @@ def _read_boxed(root: Path, split: str, dataset: str) -> Records:
 
     def build(path: Path) -> Record:
         clip = safe_join(folder, split, path.stem)
-        images = in_natural_order(require(clip / "frames", "images of a clip").glob("*.png"))
-        masks = {_number(place.name): place for place in in_natural_order((clip / "masks").glob("*"))}
+        images = visible(require(clip / "frames", "images of a clip"), "*.png")
+        masks = {_number(place.name): place for place in visible(clip / "masks", "*")}
         answer = linked(read_json(path, "a caption")["caption"], masks, path)
         frames = ImageSequence(tuple(images), tuple(image.stem for image in images))
         annotations = BinaryPNGs({object_id: masks[object_id] for object_id in answer.objects}, frames.names)
@@ -230,7 +229,7 @@ def read_activitynet_captions(root: Path, split: str = "train") -> Records:
         caption = entry["refined_caption"]
         answer = _joined(list(_pieces(caption)), objects, path)
         clip = safe_join(folder / "video_frames", video, segment)
-        images = in_natural_order(require(clip, "frames of a segment").glob("*.jpg"))
+        images = visible(require(clip, "frames of a segment"), "*.jpg")
         frames = ImageSequence(tuple(images), tuple(image.stem for image in images))
         places = {frame.stem: at for at, frame in enumerate(images)}
         known = {}

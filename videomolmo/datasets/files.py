@@ -9,7 +9,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from videomolmo.errors import BadInput, MissingFile, Unreadable
-from videomolmo.io.images import in_natural_order
+from videomolmo.io.images import visible
 from videomolmo.io.untrusted import MAX_INDEX_BYTES, open_plain, read_bytes
 
 # what comes of an index that is not as documented, where plain code reads it
@@ -169,7 +169,7 @@ def find_rows(root: Path, stem: str, folder: str | None = None) -> Sequence[dict
         MissingFile: there is no such table.
     """
     safe_join(root, stem)
-    folders = in_natural_order(path for path in root.glob("*") if path.is_dir())
+    folders = [path for path in visible(root, "*") if path.is_dir()]
     places = [safe_join(root, folder)] if folder else [root, *folders]
     for place in places:
         if (place / f"{stem}.jsonl").is_file():
@@ -185,5 +185,5 @@ def find_rows(root: Path, stem: str, folder: str | None = None) -> Sequence[dict
 
 def tables_in(place: Path, stem: str) -> Iterable[Path]:
     """The .parquet files of a table in a folder: one file, or numbered parts."""
-    found = in_natural_order(place.glob("*.parquet"))
+    found = visible(place, "*.parquet")
     return [path for path in found if path.stem == stem or path.name.startswith(f"{stem}-")]

@@ -15,7 +15,7 @@ from videomolmo.errors import BadInput, MissingFile
 from videomolmo.fusion import match_objects, overlap_matrix
 from videomolmo.io.formats.labels import Clip, Mask, Shape
 from videomolmo.io.formats.registry import read
-from videomolmo.io.images import in_natural_order, list_images
+from videomolmo.io.images import list_images, visible
 from videomolmo.io.schemas import MAX_OBJECTS
 from videomolmo.io.video import Frames, open_video
 from videomolmo.mask_store import MaskStore
@@ -184,9 +184,7 @@ def read_imported(root: Path, split: str = "all") -> Records:
     There is an expression for each name of objects. A saved result of any other system is read as well: its masks are
     then the truth, and its sentence the only expression.
     """
-    folders = (
-        [root] if (root / "run.json").is_file() else in_natural_order(path.parent for path in root.glob("*/run.json"))
-    )
+    folders = [root] if (root / "run.json").is_file() else [path.parent for path in visible(root, "*/run.json")]
     if not folders:
         raise MissingFile(f"{root}: no run.json in it or in a folder of it; write one by `videomolmo import`")
 

@@ -15,6 +15,7 @@ from typing import Any
 from videomolmo.datasets.annotations import Annotations, Points, RLEs
 from videomolmo.datasets.files import LazyJson, Unreadable, find_rows, safe_join
 from videomolmo.datasets.record import Expression, Record, Records, VideoFile, video_file
+from videomolmo.io.images import visible
 
 EVAL_FPS = 2.0  # of `frame_id` in Molmo2-VideoPointEval
 _COUNTED = ("category", "label", "clip_start", "clip_end", "video_duration", "video_source", "annotator_unsure")
@@ -197,7 +198,7 @@ def _more(row: dict[str, Any]) -> dict[str, Any]:
 
 def splits(root: Path) -> tuple[str, ...]:
     """Names of the tables that are there: what precedes the first '-' of a .parquet, or a whole .jsonl or .json."""
-    tables = [path for pattern in ("*", "*/*") for path in root.glob(pattern) if path.is_file()]
+    tables = [path for pattern in ("*", "*/*") for path in visible(root, pattern) if path.is_file()]
     found = {path.stem.split("-")[0] for path in tables if path.suffix == ".parquet"}
     found |= {path.stem for path in tables if path.suffix in (".jsonl", ".json")}
     return tuple(sorted(found & {"train", "val", "validation", "test"}))

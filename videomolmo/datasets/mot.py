@@ -9,8 +9,8 @@ from pathlib import Path
 
 from videomolmo.datasets.annotations import Boxes
 from videomolmo.datasets.files import MissingFile, Unreadable, read_text
-from videomolmo.datasets.record import Expression, Record, Records, VideoFile, image_sequence, in_order, video_file
-from videomolmo.io.images import in_natural_order
+from videomolmo.datasets.record import Expression, ImageSequence, Record, Records, VideoFile, in_order, video_file
+from videomolmo.io.images import visible
 
 MOT, GOT = "mot", "got10k"
 _IMAGES = (".jpg", ".jpeg", ".png")
@@ -18,9 +18,9 @@ _IMAGES = (".jpg", ".jpeg", ".png")
 
 def mot_splits(root: Path) -> tuple[str, ...]:
     """Folders with videos in them, such as 'train'; 'all' where the videos lie in `root` itself."""
-    if any(root.glob("*/gt/gt.txt")):
+    if visible(root, "*/gt/gt.txt"):
         return ("all",)
-    return tuple(sorted({path.parents[2].name for path in root.glob("*/*/gt/gt.txt")}))
+    return tuple(sorted({path.parents[2].name for path in visible(root, "*/*/gt/gt.txt")}))
 
 
 def read_mot(root: Path, split: str = "train", label: str = "people") -> Records:
@@ -54,8 +54,7 @@ def read_mot(root: Path, split: str = "train", label: str = "people") -> Records
 
 def _tables(root: Path, split: str) -> Iterator[Path]:
     pattern = "*/gt/gt.txt" if split == "all" else "*/*/gt/gt.txt"
-    found = (path for path in root.glob(pattern) if split in ("all", path.parents[2].name))
-    yield from in_natural_order(found)
+    yield from (path for path in visible(root, pattern) if split in ("all", path.parents[2].name))
 
 
 def _mot_boxes(path: Path) -> tuple[dict[str, dict[int, list[float]]], int]:
@@ -82,14 +81,18 @@ def _mot_boxes(path: Path) -> tuple[dict[str, dict[int, list[float]]], int]:
     return dict(boxes), last
 
 
-def _frames(folder: Path, last: int) -> VideoFile | object:
+def _frames(folder: Path, last: int) -> VideoFile | ImageSequence:
     """Images of img1, by their own names; else a video called like the folder, in it or beside it."""
-    images = [path for path in (folder / "img1").glob("*") if path.suffix.lower() in _IMAGES]
-    if images:
-        names = [path.stem for path in in_natural_order(images)]
-        return image_sequence(folder / "img1", names, images[0].suffix)
+    if (images := _images(folder / "img1")).files:
+        return images
     names = tuple(map(str, range(last)))
     return video_file(folder / folder.name, folder, names=names, numbers=tuple(range(last)))
+
+
+def _images(folder: Path) -> ImageSequence:
+    """The images of a folder, by their own names."""
+    files = [path for path in visible(folder, "*") if path.suffix.lower() in _IMAGES]
+    return ImageSequence(tuple(files), tuple(path.stem for path in files))
 
 
 def _frame_rate(path: Path, section: str = "Sequence", key: str = "frameRate") -> float | None:
@@ -106,7 +109,7 @@ def _frame_rate(path: Path, section: str = "Sequence", key: str = "frameRate") -
 
 def got_splits(root: Path) -> tuple[str, ...]:
     """Folders with videos in them, such as 'val'."""
-    return tuple(sorted({path.parents[1].name for path in root.glob("*/*/groundtruth.txt")}))
+    return tuple(sorted({path.parents[1].name for path in visible(root, "*/*/groundtruth.txt")}))
 
 
 def read_got10k(root: Path, split: str = "val") -> Records:
@@ -114,7 +117,7 @@ def read_got10k(root: Path, split: str = "val") -> Records:
 
     Source: GOT-10k's layout.
     """
-    folders = {path.parent.name: path.parent for path in in_natural_order((root / split).glob("*/groundtruth.txt"))}
+    folders = {path.parent.name: path.parent for path in visible(root / split, "*/groundtruth.txt")}
     if not folders:
         raise MissingFile(f"{root}: no video; expected {split}/VIDEO/groundtruth.txt below it")
 
@@ -127,12 +130,9 @@ def read_got10k(root: Path, split: str = "val") -> Records:
             boxes = {frame: box for frame, box in rows.items() if not (absent and absent[frame] == "1")}
         except (ValueError, IndexError):
             raise Unreadable(f"{folder / 'groundtruth.txt'}: expected x,y,width,height for each frame") from None
-        images = [path for path in folder.glob("*") if path.suffix.lower() in _IMAGES]
-        frames = image_sequence(folder, [path.stem for path in in_natural_order(images)], images[0].suffix if images
-                                else ".jpg")  # fmt: skip
         fps, kind = _frame_rate(folder / "meta_info.ini", "METAINFO", "anno_fps"), _kind(folder / "meta_info.ini")
         said = Expression("0", f"the {kind}", ("1",))
-        return Record(GOT, split, name, frames, (said,), {"1": kind}, Boxes({"1": boxes}), fps)
+        return Record(GOT, split, name, _images(folder), (said,), {"1": kind}, Boxes({"1": boxes}), fps)
 
     return Records(GOT, split, root, list(folders), build)
 

@@ -11,7 +11,7 @@ from typing import Any
 from videomolmo.datasets.annotations import Annotations, BinaryPNGs, Points
 from videomolmo.datasets.files import JsonLines, Unreadable, read_json, safe_join
 from videomolmo.datasets.record import Expression, Record, Records, image_sequence
-from videomolmo.io.images import in_natural_order, natural_key
+from videomolmo.io.images import natural_key, visible
 
 TRAINING_ROWS = "videomolmo"
 THING = "1"  # all points of a row belong to what its caption names
@@ -20,7 +20,7 @@ _QUESTION = re.compile(r"^\s*(Where is|Where are|Find|Show me|Locate|Can you see
 
 def training_rows_splits(root: Path) -> tuple[str, ...]:
     """Names of the .jsonl files."""
-    return (root.stem,) if root.is_file() else tuple(path.stem for path in in_natural_order(root.glob("*.jsonl")))
+    return (root.stem,) if root.is_file() else tuple(path.stem for path in visible(root, "*.jsonl"))
 
 
 def read_training_rows(root: Path, split: str = "train", images: str | Path | None = None) -> Records:
@@ -169,7 +169,7 @@ class Layout:
 def vpos_bench_splits(root: Path) -> tuple[str, ...]:
     """The domains that have rows."""
     layout = Layout.of(root)
-    found = (path.name for path in root.glob("*") if path.is_dir())
+    found = (path.name for path in visible(root, "*") if path.is_dir())
     there = (name for name in found if layout.path(root, layout.rows, name).is_file())
     return tuple(sorted(there, key=natural_key))
 

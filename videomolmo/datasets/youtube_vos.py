@@ -9,7 +9,7 @@ from typing import Any
 from videomolmo.datasets.annotations import Annotations, LabelPNGs
 from videomolmo.datasets.files import MissingFile, Unreadable, read_json, read_text, safe_join, videos_of
 from videomolmo.datasets.record import Expression, Record, Records, image_sequence, in_order
-from videomolmo.io.images import natural_key
+from videomolmo.io.images import natural_key, visible
 
 YOUTUBE_VOS = "ref_youtube_vos"
 YOUTUBE_VOS_SPLITS = ("train", "valid", "test")
@@ -120,7 +120,7 @@ def read_davis(root: Path, split: str = "valid") -> Records:
     def build(name: str) -> Record:
         frames = safe_join(davis / "JPEGImages" / "480p", name)
         masks = safe_join(davis / "Annotations_unsupervised" / "480p", name)
-        there = {path.stem for path in (*frames.glob("*.jpg"), *masks.glob("*.png"))}
+        there = {path.stem for path in (*visible(frames, "*.jpg"), *visible(masks, "*.png"))}
         found = sorted(there, key=natural_key)
         if not found:
             raise MissingFile(f"{frames}: no frame there; expected those of {name}")

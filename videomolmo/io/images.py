@@ -35,6 +35,12 @@ def in_natural_order(paths: Iterable[Path]) -> list[Path]:
     return sorted(paths, key=lambda path: [natural_key(part) for part in path.parts])
 
 
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """What matches a pattern below a folder, in natural order, but for what is hidden, such as macOS's "._1.png"."""
+    found = (path for path in folder.glob(pattern) if not re.search(r"(^|/)\.", path.relative_to(folder).as_posix()))
+    return in_natural_order(found)
+
+
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".avif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
 )  # fmt: skip

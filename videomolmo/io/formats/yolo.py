@@ -22,7 +22,7 @@ from videomolmo.io.formats.labels import (
     read_text,
     whole,
 )
-from videomolmo.io.images import in_natural_order
+from videomolmo.io.images import visible
 
 DATA, LABELS, IMAGES = "data.yaml", Path("labels/train"), Path("images/train")
 CUT = "a few pixels of masks in several parts, which lines one pixel wide join"
@@ -65,9 +65,9 @@ def read(path: Path, clip: Clip) -> Found:
     """
     folder = path.parent if path.is_file() else path
     names = _names(folder)
-    files = in_natural_order(file for file in folder.rglob("*.txt") if file.parent.name == "labels" or
-                             "labels" in file.relative_to(folder).parts[:-1])  # fmt: skip
-    files = files or in_natural_order(folder.glob("*.txt"))
+    files = [file for file in visible(folder, "**/*.txt") if file.parent.name == "labels" or
+             "labels" in file.relative_to(folder).parts[:-1]]  # fmt: skip
+    files = files or visible(folder, "*.txt")
     if not files:
         raise BadInput(f"{folder}: no .txt of labels in it or in labels/; give the folder with data.yaml")
     found: Found = defaultdict(list)
@@ -80,7 +80,9 @@ def read(path: Path, clip: Clip) -> Found:
 
 def _names(folder: Path) -> dict[int, str]:
     """Class to name, as data.yaml or classes.txt tells; none where neither is there."""
-    files = sorted((*folder.glob("*.yaml"), *folder.glob("*.yml")), key=lambda path: (path.stem != "data", path.name))
+    files = sorted(
+        (*visible(folder, "*.yaml"), *visible(folder, "*.yml")), key=lambda path: (path.stem != "data", path.name)
+    )
     if not files:
         listed = folder / "classes.txt"
         return dict(enumerate(read_text(listed).splitlines())) if listed.is_file() else {}
