@@ -99,6 +99,20 @@ def test_a_table_that_makes_no_sense_is_refused(tmp_path, text, named):
         jobs_of([str(tmp_path / "asked.csv")], [], SETTINGS)
 
 
+def test_folders_have_names_that_any_system_takes():
+    asked = [
+        "the cup",
+        "The cup",
+        "the cup!",
+        "出" * 99,
+        "the red circle that was there before the other one came, twice",
+    ]
+    names = [job.name for job in jobs_of([f"in/{'影' * 80}.mp4", "in/clip.mp4"], asked, {})]
+    assert len({name.casefold() for name in names}) == len(names) == 10
+    assert max(len(name.encode()) for name in names) < 255 - len(".recorded.unfinished")
+    assert names[5:8] == ["clip_the-cup", "clip_The-cup.1", "clip_the-cup.2"]
+
+
 def test_sentences_about_a_video_share_its_frames_and_their_features(shipped_grounder, clip, tmp_path, monkeypatch):
     read, encoded, looked, joined = [], [], [], []
     with VideoWriter(tmp_path / "clip.mp4", 10, *clip.frames.shape[1:3]) as writer:

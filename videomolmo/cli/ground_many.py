@@ -86,10 +86,17 @@ def jobs_of(videos: Sequence[str], sentences: Sequence[str], settings: dict[str,
             raise BadInput(
                 f"{without_password(video)}: a live source is looked at alone, for one sentence; leave the others out"
             )
-        name = "_".join(re.sub(r"\W+", "-", text)[:60].strip("-_") for text in (Path(video).stem, sentence))
-        names[name] = names.get(name, -1) + 1
-        jobs.append(Job(video, sentence, f"{name}.{names[name]}" if names[name] else name, own))
+        name = "_".join(_in_a_name(text) for text in (Path(video).stem, sentence))
+        like = name.casefold()  # some systems of files tell no small letters from capitals
+        names[like] = names.get(like, -1) + 1
+        jobs.append(Job(video, sentence, f"{name}.{names[like]}" if names[like] else name, own))
     return jobs
+
+
+def _in_a_name(text: str) -> str:
+    """A text in letters, digits and hyphens, as half of a folder's name, which may have 255 bytes."""
+    short = re.sub(r"\W+", "-", text)[:60].encode()[:100].decode(errors="ignore")
+    return short.strip("-_")
 
 
 def ground_all(
