@@ -332,6 +332,14 @@ def test_soft_truth_is_one_object_and_told(tmp_path):
     assert "grey levels between black and white: from 128 on" in truth.notes[0]
 
 
+def test_truth_of_more_numbers_than_objects_can_be_is_refused(tmp_path):
+    depths = np.arange(1, 120 * 160 + 1, dtype=np.uint16).reshape(120, 160)
+    Image.fromarray(depths).save(tmp_path / "00000.png")
+    for truth in (tmp_path, depths[None]):
+        with pytest.raises(BadInput, match="has 19199 different numbers"):
+            open_truth(truth, 1, depths.shape)
+
+
 def test_frames_beside_masks_are_no_truth(tmp_path):
     for at in range(3):
         white().save(tmp_path / f"{at}.png")

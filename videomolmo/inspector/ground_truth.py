@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from videomolmo.errors import BadInput
 from videomolmo.io.images import list_images, read_labels
 from videomolmo.io.plain_values import as_array, as_path
+from videomolmo.io.schemas import MAX_OBJECTS
 from videomolmo.io.untrusted import StoredArrays, open_plain
 from videomolmo.results import GroundingResult
 
@@ -197,6 +198,11 @@ def _of_labels(
     """Truth from label maps in which these `levels` stand; None where nothing is known of a frame."""
     positive = {level for level in levels if level > 0}
     objects = sorted(positive - {VOID}) or sorted(positive)  # black and white: one object; beside others 255 is void
+    if len(objects) > MAX_OBJECTS:
+        raise BadInput(
+            f"the truth has {len(objects)} different numbers, expected at most {MAX_OBJECTS} objects; give index masks "
+            "rather than depths or other levels"
+        )
     is_soft = VOID in positive and len(objects) >= 8 and objects[-1] >= HALF
 
     def masks(t: int) -> Masks | None:
