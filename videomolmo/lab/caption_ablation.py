@@ -182,7 +182,7 @@ def encoded(
 def _stage(size: Size) -> Stage:
     speak = next(stage for stage in STAGES if stage.name == "speak_more")
     own = {name: getattr(size, name) for name in ("steps", "batch", "questions", "max_lr")}
-    return replace(speak, **own, cached_batches=0)
+    return replace(speak, **own, cached_batches=0, always=("caption", "motion"))
 
 
 def train(

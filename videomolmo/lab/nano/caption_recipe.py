@@ -22,8 +22,9 @@ STAGES = (
         cached_batches=1200, look_weight=0.3,
     ),
     Stage(
-        "speak_more", "speak", steps=3000, batch=6, max_lr=1.5e-3, parts=("adapters", "language", "projector"),
-        cached_batches=1000, look_weight=0.3, always=("caption", "motion"),  # which is learnt last
+        "speak_more", "speak", steps=8000, batch=6, max_lr=1.5e-3, parts=("adapters", "language", "projector"),
+        cached_batches=1000, look_weight=0.3, questions=7,
+        always=("caption", "caption", "motion", "motion", "relation"),  # what is learnt last, and captions meanwhile
     ),
     Stage(
         "ground", "ground", steps=800, batch=8, max_lr=5e-4, parts=tuple(part for part in PARTS if part != "video"),
