@@ -67,6 +67,12 @@ def test_a_rate_goes_by_times_where_these_vary(tmp_path):
         assert np.allclose(again.source_times_s, np.array(times_ms)[again.source_frames] / 1000)
 
 
+@pytest.mark.parametrize("fps, left", [(23, 46), (24, 48), (24.9, 49), (25, 50), (26, 50)])
+def test_a_rate_just_below_that_of_the_video_thins_out(fps, left, tmp_path):
+    with open_source(encode(tmp_path / "clip.mp4", count=50, times_ms=[*range(0, 2000, 40)]), fps=fps) as frames:
+        assert len(frames) == left
+
+
 @pytest.mark.parametrize("fps", [20, 25, 1000])
 def test_a_rate_above_the_mean_thins_out_where_frames_are_closer(fps, tmp_path):
     times_ms = [*accumulate([0] + [20] * 20 + [4000] + [20] * 20)]  # ten a second in the mean, and fifty at times

@@ -106,8 +106,9 @@ def excerpt(
             f"no frame of {frames.name} lies between start, {start!r}, and end, {end!r}; give a longer stretch"
         )
     numbers = np.arange(first, stop)
-    if fps is not None:
-        numbers = _nearest(frames.times_s[first:stop], fps) + first
+    times_s = frames.times_s[first:stop]
+    if fps is not None and (fps < frames.fps or np.diff(times_s).min(initial=np.inf) * fps < _NEVER_CLOSER):
+        numbers = _nearest(times_s, fps) + first
     return Excerpt(frames, numbers[:max_frames], frames.fps if fps is None else min(fps, frames.fps))
 
 
@@ -156,8 +157,6 @@ def _number(at: float | str, times_s: Float64[np.ndarray, " frames"]) -> int:
 
 def _nearest(times_s: Float64[np.ndarray, " frames"], fps: float) -> Int64[np.ndarray, " chosen"]:
     """Which of these frames are nearest to even steps from the first; of two as near the later."""
-    if np.diff(times_s).min(initial=np.inf) * fps > _NEVER_CLOSER:
-        return np.arange(len(times_s))
     steps = int((times_s[-1] - times_s[0]) * fps + 1e-6) + 1
     between = (times_s[1:] + times_s[:-1]) / 2 - times_s[0]
     before = np.minimum(np.ceil((between - 1e-9) * fps), steps)  # how many steps are nearer to an earlier frame
