@@ -144,6 +144,8 @@ def test_masks_are_learnt_on_four_or_eight_frames_and_compared(tmp_path):
         assert caption_ablation.main(arguments) == 0
         before = (tmp_path / "table.csv").read_text()
         assert caption_ablation.main(arguments) == 0 and (tmp_path / "table.csv").read_text() == before
+        with pytest.raises(BadInput, match=r"steps is 2, but .*table.csv holds cells with 1; give a file for each"):
+            caption_ablation.main([*arguments, "--steps", "2"])
     table = pd.read_csv(tmp_path / "table.csv")
     assert sorted(set(table[list(caption_report.LEARNT)].itertuples(index=False, name=None))) == cells
     one, other = (table[table["supervised"] == frames] for frames in caption_report.SUPERVISED)

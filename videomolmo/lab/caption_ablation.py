@@ -48,6 +48,7 @@ from videomolmo.lab.nano.caption_stage import (
 )
 from videomolmo.lab.nano.checkpoint import CHECKPOINT_EVERY, MovingAverage, resume, save_progress
 from videomolmo.lab.nano.grounded_model import given_features, nano_glamm
+from videomolmo.lab.tables import check_budget
 from videomolmo.synth.caption_scenes import caption_clip
 from videomolmo.synth.captions import Exchange, GroundedText, exchange
 from videomolmo.synth.clips import Clip
@@ -61,7 +62,7 @@ ADAPTERS = {"image": "image_mm_projector", "video": "mm_projector"}  # what an e
 SEEDS = (1, 2, 3)
 VERSION = 1  # raise it when what is cached changes
 PART, AT_ONCE = 100, 50  # clips encoded, and questions answered, at a time
-FRAMES = 24  # of clips to be masked: twice as many as of those learnt from
+FRAMES = 24  # of clips to be masked; those learnt from have 12
 DESCRIBE = "Describe the video."
 Features = dict[str, Tensor]
 
@@ -298,8 +299,9 @@ def supervise(
     """The IoU of each phrase when masks were learnt on 4 or on 8 frames of a clip; yields the rows of a cell.
 
     The one trainer teaches the projector of [SEG]s and SAM 2's mask decoder alone: words stay as they are, so that
-    cells differ by their masks. Source: VideoGLaMM, table
-    of supervised frames.
+    cells differ by their masks.
+
+    Source: VideoGLaMM, table of supervised frames.
 
     Args:
         begin: a model folder after the recipe's stages of words, whose masks were not learnt with them.
@@ -393,11 +395,12 @@ def _cells(options: argparse.Namespace, table: pd.DataFrame) -> Iterator[list[di
     if options.what == "train":
         done = set(table[list(CELL)].itertuples(index=False, name=None)) if len(table) else set()
         left = [cell for cell in grid() if (cell.variant, cell.seed) not in done]
-        return run(
-            left, options.begin, options.folder, Size(**{name: getattr(options, name) for name in asdict(SHIPPED)})
-        )
+        size = Size(**{name: getattr(options, name) for name in asdict(SHIPPED)})
+        check_budget(table, asdict(size), options.table)
+        return run(left, options.begin, options.folder, size)
     seeds = range(HELD_OUT, HELD_OUT + options.clips)
     if options.what == "supervise":
+        check_budget(table, {"steps": options.steps}, options.table)
         done = set(table[list(LEARNT)].itertuples(index=False, name=None)) if len(table) else set()
         left = [(frames, seed) for seed, frames in product(SEEDS, SUPERVISED) if (frames, seed) not in done]
         clips = [caption_clip(seed, frames=FRAMES) for seed in seeds]

@@ -49,6 +49,23 @@ def read_cells(path: Path, what: str, cell: Iterable[str], settings: Iterable[st
     return table.drop_duplicates([*cell, "kind"], ignore_index=True)
 
 
+def check_budget(table: "pd.DataFrame", settings: "Mapping[str, object]", path: Path) -> None:
+    """Refuse to fill a table on with cells of another budget, before hours are spent on them.
+
+    Args:
+        table: cells that are there; may be empty.
+        settings: of the cells to come, by column.
+        path: of the table.
+
+    Raises:
+        BadInput: the cells that are there have another value.
+    """
+    for name, value in settings.items():
+        if len(table) and set(table[name]) != {value}:
+            found = ", ".join(map(str, sorted(set(table[name]))))
+            raise BadInput(f"{name} is {value}, but {path} holds cells with {found}; give a file for each budget")
+
+
 def note_of(path: Path) -> str:
     """What a plot of the table `path` carries as its description: a test can see whether it is of this table."""
     return f"SHA-256 of {path.name}: {provenance.sha256(path)}"

@@ -39,6 +39,7 @@ from videomolmo.lab.nano.initial_weights import ablated, assembled, shipped_conf
 from videomolmo.lab.nano.pointing_stage import AVERAGE, Stage, advance, optimiser_of
 from videomolmo.lab.nano.recipe import PICTURES
 from videomolmo.lab.nano.rendered_clips import RenderSpec, render_clip
+from videomolmo.lab.tables import check_budget
 from videomolmo.lab.temporal_report import bits
 from videomolmo.lab.temporal_training import processor_of
 from videomolmo.lab.words_or_tokens_report import ATTENTION, CELL, KINDS, POINTS
@@ -428,6 +429,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     done = set(table[list(CELL)].itertuples(index=False, name=None)) if len(table) else set()
     cells = grid(options.points, options.attention, options.samples, options.seeds)
     size = Size(**{name: getattr(options, name) for name in asdict(SHIPPED)})
+    check_budget(table, asdict(size), options.table)
     for rows in run([cell for cell in cells if tuple(asdict(cell).values()) not in done], options.folder, size):
         table = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
         write_csv(table, options.table)
