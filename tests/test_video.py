@@ -257,7 +257,10 @@ def test_files_that_are_no_video(tmp_path):
         "headless.mp4": "not a video, or cut off before its index",
         silent_music(tmp_path / "music.m4a").name: "sound but no picture",
         **dict.fromkeys(("a.jpg", "a.png", "a.bmp", "a.webp", "a.tiff", "a.ico"), "a single picture"),
+        "moving.webp": "an animated WebP, which is not read",
     }
+    moving = [Image.fromarray(picture(number)) for number in range(3)]
+    moving[0].save(tmp_path / "moving.webp", save_all=True, append_images=moving[1:])
     for name in cases:
         if name.startswith("a."):
             Image.fromarray(picture(1)).save(tmp_path / name)

@@ -10,10 +10,9 @@ from pathlib import Path
 from videomolmo.datasets.annotations import Boxes
 from videomolmo.datasets.files import MissingFile, Unreadable, read_text
 from videomolmo.datasets.record import Expression, ImageSequence, Record, Records, VideoFile, in_order, video_file
-from videomolmo.io.images import visible
+from videomolmo.io.images import IMAGE_SUFFIXES, visible
 
 MOT, GOT = "mot", "got10k"
-_IMAGES = (".jpg", ".jpeg", ".png")
 
 
 def mot_splits(root: Path) -> tuple[str, ...]:
@@ -91,7 +90,7 @@ def _frames(folder: Path, last: int) -> VideoFile | ImageSequence:
 
 def _images(folder: Path) -> ImageSequence:
     """The images of a folder, by their own names."""
-    files = [path for path in visible(folder, "*") if path.suffix.lower() in _IMAGES]
+    files = [path for path in visible(folder, "*") if path.suffix.lower() in IMAGE_SUFFIXES]
     return ImageSequence(tuple(files), tuple(path.stem for path in files))
 
 

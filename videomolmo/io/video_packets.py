@@ -121,12 +121,21 @@ def open_stream(path: Path, until: int | None = None) -> tuple[Any, Any]:
         why = "its pictures are in a code that is not known here; re-encode it with another program"
     elif not streams:
         why = "has sound but no picture; expected a file with a video stream"
+    elif kind == "webp_pipe" and _has_animation(path):
+        why = "an animated WebP, which is not read; make a GIF, PNG (APNG) or video of it with another program"
     elif kind.endswith("_pipe") or kind in ("image2", "ico"):
         why = "a single picture; expected a video, or a folder of pictures, which may hold only one"
     if why:
         container.close()
         raise BadInput(f"{path}: {why}")
     return container, streams[0]
+
+
+def _has_animation(path: Path) -> bool:
+    """Whether a WebP file says that it holds several pictures: a bit of the chunk it begins with."""
+    with path.open("rb") as file:
+        head = file.read(21)
+    return head[12:16] == b"VP8X" and bool(head[20] & 2)
 
 
 class Survey(NamedTuple):
