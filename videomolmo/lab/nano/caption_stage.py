@@ -22,6 +22,7 @@ from videomolmo.lab.nano.caption_batches import COLOUR_CLASSES, MOTION_CLASSES, 
 from videomolmo.lab.nano.caption_packing import ask_several, pack
 from videomolmo.lab.nano.checkpoint import CHECKPOINT, Log, MovingAverage, found, load_weights, resume, run_steps
 from videomolmo.lab.nano.grounded_model import given_features, nano_glamm
+from videomolmo.lab.nano.muon import MuonAndAdamW, is_inner_matrix
 from videomolmo.systems.videoglamm import VideoGLaMMConfig, VideoGLaMMForConditionalGeneration, VideoGLaMMProcessor
 from videomolmo.systems.videoglamm.losses import mask_losses, word_loss
 from videomolmo.systems.videoglamm.masks import decode_all, to_size
@@ -248,15 +249,22 @@ def clips_of(
 
 
 def optimiser_of(both: Both, stage: Stage) -> torch.optim.Optimizer:
-    """AdamW over the parts that the stage trains; all others are frozen. The table of prompts learns with "segment"."""
+    """What trains the parts that the stage does; all others are frozen. The table of prompts learns with "segment".
+
+    Words are learnt with Muon, in fewer steps; for the other tasks, which take few, it was not tried.
+    """
     begins = tuple(begin for part in stage.parts for begin in PARTS[part])
-    learning = []
+    matrices, others = [], []
     for name, parameter in both.named_parameters():
         own = name.removeprefix("model.")
         chosen = own.startswith(begins) if name.startswith("model.") else _probe_learns(name, stage.task)
         parameter.requires_grad_(chosen)
-        learning += [parameter] * chosen
-    return torch.optim.AdamW(learning, lr=stage.max_lr, betas=(0.9, 0.95), weight_decay=0.01)
+        if chosen:
+            (matrices if stage.task == "speak" and is_inner_matrix(name, parameter) else others).append(parameter)
+    rates = {"lr": stage.max_lr, "betas": (0.9, 0.95), "weight_decay": 0.01}
+    if not matrices:
+        return torch.optim.AdamW(others, **rates)
+    return MuonAndAdamW([{"params": matrices}], [{"params": others}], **rates)
 
 
 def _probe_learns(name: str, task: str) -> bool:

@@ -30,6 +30,7 @@ from videomolmo.lab.nano.molmo2_examples import (
     windows_at,
 )
 from videomolmo.lab.nano.molmo2_vision import ShippedTower
+from videomolmo.lab.nano.muon import MuonAndAdamW, is_inner_matrix
 from videomolmo.model.connector import PERIODS, phases
 from videomolmo.training.model import cosine
 
@@ -227,14 +228,18 @@ def asked_loss(probes: Probes, hidden: Tensor, batch: dict[str, Tensor]) -> Tens
 
 
 def optimiser_of(both: Both, stage: Stage) -> torch.optim.Optimizer:
-    """AdamW over all that the stage trains; the tower learns at the stage's share of the rate, or is frozen."""
-    groups = []
+    """What trains all that the stage does; the tower learns at the stage's share of the rate, or is frozen."""
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, parameter in both.named_parameters():
         share = stage.vision if name.startswith("model.model.vision_tower.") else 1.0
         parameter.requires_grad_(share > 0)
         if share > 0:
-            groups.append({"params": [parameter], "share": share})
-    return torch.optim.AdamW(groups, lr=stage.max_lr, betas=(0.9, 0.98), weight_decay=0.01)
+            groups.setdefault((is_inner_matrix(name, parameter), share), []).append(parameter)
+    matrices, others = (
+        [{"params": found, "share": share} for (is_matrix, share), found in groups.items() if is_matrix == wanted]
+        for wanted in (True, False)
+    )
+    return MuonAndAdamW(matrices, others, lr=stage.max_lr)
 
 
 def train_stage(model: Any, processor: Any, stage: Stage, folder: Path, begin: Path | None, seed: int) -> Path:
