@@ -136,6 +136,17 @@ def test_what_was_killed_while_it_saved_is_saved_again(ground, stopped, tmp_path
     assert ground("out")[0] == 2 and (tmp_path / "out" / "notes.txt").read_text() == "mine"
 
 
+def test_each_window_is_brought_to_the_disk_once_however_many_came_before(tmp_path, monkeypatch):
+    synced, mask = [], np.zeros((2, 1, 4, 8), bool)
+    monkeypatch.setattr("videomolmo.masks.unfinished.sync", lambda path: synced.append(path.name))
+    (tmp_path / "answers.jsonl").touch()
+    run = Unfinished(tmp_path)
+    for start in (0, 2, 4):
+        run.store.write(start, (1,), dict.fromkeys(("fused", "forward", "backward"), mask), {})
+        run.keep({"reached": np.array(start + 2), "count": np.array(1)})
+    assert [name for name in synced if name != "answers.jsonl"] == ["00000.npz", "00002.npz", "00004.npz"]
+
+
 def test_where_nothing_can_be_written_beside_the_folder_it_lies_in_it(ground, tmp_path, monkeypatch):
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, *mode: Path(path) != tmp_path and access(path, *mode))

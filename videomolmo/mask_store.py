@@ -125,9 +125,9 @@ class MaskStore:
             self._starts.insert(place, start)
         self._cache.pop(start)
 
-    def files(self) -> list[Path]:
-        """The files of all windows, in order."""
-        return [self.folder / f"{start:05d}.npz" for start in self._starts]
+    def files(self, since: int = 0) -> list[Path]:
+        """The files of all windows that begin at frame `since` or later, in order."""
+        return [self.folder / f"{start:05d}.npz" for start in self._starts[bisect_left(self._starts, since) :]]
 
     def _window(self, start: int) -> dict[str, Any]:
         return self._cache.get(start) or self._cache.put(start, self._read(start))

@@ -265,11 +265,15 @@ def remove_at_once(folder: Path) -> None:
 
 def remove_abandoned(parent: Path, prefix: str) -> None:
     """Remove the folders of `locked_temporary_folder` in `parent`, under such names, that no living process holds."""
-    for path in list(parent.iterdir()) if parent.is_dir() else ():
-        if path.name.startswith(prefix) and path.is_dir() and not path.is_symlink():
-            with contextlib.suppress(OSError):  # somebody else's, or gone meanwhile
-                if (lock := try_lock(path)) is not None and lock.is_locked:
-                    remove_locked(path, lock)
+    try:  # scandir: a run writes into folders of thousands of files, a path for each of which would cost more than it
+        with os.scandir(parent) as entries:
+            names = [one.name for one in entries if one.name.startswith(prefix) and one.is_dir(follow_symlinks=False)]
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for path in (parent / name for name in names):
+        with contextlib.suppress(OSError):  # somebody else's, or gone meanwhile
+            if (lock := try_lock(path)) is not None and lock.is_locked:
+                remove_locked(path, lock)
 
 
 def unused_name(path: Path) -> Path:

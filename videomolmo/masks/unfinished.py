@@ -75,9 +75,8 @@ class Unfinished:
 
     def keep(self, state: Mapping[str, np.ndarray]) -> None:
         """Let all windows before `state["reached"]`, which are in the store, be final."""
-        for path in (self.folder / ANSWERS, *self.store.files()):
-            if path.name == ANSWERS or int(path.stem) >= self.reached:
-                sync(path)
+        for path in (self.folder / ANSWERS, *self.store.files(self.reached)):
+            sync(path)
         with atomic_file(self.folder / STATE) as path:
             np.savez(path, **state)
         self.state = dict(state)
