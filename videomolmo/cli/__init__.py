@@ -90,10 +90,15 @@ def ground(
     fps: Fps = None,
     max_frames: MaxFrames = None,
     reader: Reader = "pyav",
-    latency: Annotated[int | None, whole("Windows worked on together; 1 if live.", "N", callback=at_least_one)] = None,
+    latency: Annotated[
+        int | None,
+        whole("Windows worked on together (live: 1; else as many as are faster).", "N", callback=at_least_one),
+    ] = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace earlier results in DIR.")] = False,
-    more_videos: Annotated[list[str] | None, Option("--video", metavar="VIDEO", help="One more.", **MANY)] = None,
-    more_sentences: Annotated[list[str] | None, Option("--sentence", metavar="TEXT", help="One more.", **MANY)] = None,
+    more_videos: Annotated[list[str] | None, Option("--video", metavar="VIDEO", help="A further one.", **MANY)] = None,
+    more_sentences: Annotated[
+        list[str] | None, Option("--sentence", metavar="TEXT", help="A further one.", **MANY)
+    ] = None,
     workers: Annotated[int | None, whole("Processes, each with its own models (default: 1).", "N", **MANY)] = None,
     scheduler: Annotated[str | None, options.scheduler(**MANY)] = None,
     cluster: Annotated[str | None, options.cluster(**MANY)] = None,
@@ -108,9 +113,10 @@ def ground(
     recorded in DIR, but for those of a camera or an endless stream that come while the models are busy. Of a run that
     is killed they stay in DIR.recorded.mp4, which can be grounded in their place.
 
-    VIDEO may also be a folder of videos, or a table (.csv, .parquet) with columns video, sentence and settings: then
-    DIR (default: results/videos) gets a folder for each sentence about each video, and results.csv. Exit code: with
-    several videos or sentences 1 when some failed.
+    VIDEO may also be a folder of videos, or a table (.csv, .parquet) with columns video, sentence and settings; further
+    videos and sentences are given with --video and --sentence, each as often as needed. Then DIR (default:
+    results/videos) gets a folder for each sentence about each video, and results.csv, and the exit code is 1 when some
+    failed.
     """
     from videomolmo.cli.ground_many import ground_all
 
@@ -132,7 +138,7 @@ _command("Results", "import")(exchange.import_)
 
 @_command("Videos")
 def estimate(
-    model: Annotated[str | None, opt("As in `ground` (default: nano).", "MODEL")] = None,
+    model: Annotated[str | None, opt("nano, nano-96, a folder or hub id (default: nano).", "MODEL")] = None,
     video: Annotated[str | None, opt("The clip (default: the shipped sample).", "VIDEO")] = None,
     every: Annotated[int | None, whole("Frames between key frames (default: 5).", "K", callback=at_least_one)] = None,
     dtype: Annotated[str | None, opt("Precision of the weights (default: bfloat16).", "TYPE", TYPES)] = None,
@@ -193,13 +199,13 @@ for made in (sets.annotate, sets.evaluate):
 def train(
     config: Annotated[Path, Argument(metavar="CONFIG", help="Recipe (TOML), as in data/recipes.", parser=Path)],
     out: Annotated[Path | None, file("Folder of the run (default: the recipe's).")] = None,
-    resume: Annotated[Path | None, file("Checkpoint (default: the newest).")] = None,
+    resume: Annotated[Path | None, file("Checkpoint to begin from (default: the newest).")] = None,
     quiet: Annotated[bool, Option("--quiet", help="No progress bar.")] = False,
 ) -> int:
-    """Train a pointing model by a recipe; resumable.
+    """Train a model by a recipe; resumable.
 
-    For several GPUs or processes: accelerate launch --num_processes 8 -m videomolmo.cli train CONFIG.
-    data/training.md tells the rest.
+    The model is a pointing model, a Molmo 2 or a VideoGLaMM; data/training.md tells how. For several GPUs or
+    processes: accelerate launch --num_processes 8 -m videomolmo.cli train CONFIG.
     """
     from videomolmo.training.recipe import read_recipe
 
@@ -225,17 +231,23 @@ def train(
     return 128 + (outcome.stopped_by or 0) if outcome.model is None else 0
 
 
+TEMPORAL = ("none", "addition", "concatenation", "cross_attention", "cross_attention_all")  # as in the model's config
+
+
 @_command("Training and weights", "train-nano")
 def train_nano(
     out: Annotated[Path, file("Working folder.")] = Path("runs/nano"),
     only: Annotated[
-        Literal["pointing", "masks", "glamm", "molmo2"] | None, opt("Which; the last two only if named.", "MODEL")
+        Literal["pointing", "masks", "glamm", "molmo2"] | None,
+        opt("pointing, masks, glamm or molmo2 (default: the first two).", "MODEL"),
     ] = None,
-    temporal: Annotated[str, opt("Temporal module of the pointing model.", "KIND")] = "cross_attention",
+    temporal: Annotated[
+        str, opt(f"How past frames enter the pointing model: {', '.join(TEMPORAL)}.", "KIND", " ".join(TEMPORAL))
+    ] = "cross_attention",
     threads: Annotated[int, whole("CPU threads.", "N")] = 2,
     seed: Annotated[int, whole("Random seed.", "N")] = 1,
     share: Annotated[float, number("Share of all steps, for a quick trial.", "SHARE")] = 1.0,
-    points: Annotated[Literal["text", "tokens"], opt("How the pointing model tells a point.", "KIND")] = "text",
+    points: Annotated[Literal["text", "tokens"], opt("What it points with: text or tokens.", "KIND")] = "text",
 ) -> None:
     """Train the shipped weights from scratch; resumable."""
     from videomolmo.lab.nano import recipe
@@ -264,7 +276,7 @@ def convert(
 
 @_command("Training and weights", "export-weights")
 def export_weights(
-    source: Source, target: Target, shard_size: Annotated[str, opt("Of one file.", "SIZE")] = "5GB"
+    source: Source, target: Target, shard_size: Annotated[str, opt("Largest size of one file.", "SIZE")] = "5GB"
 ) -> None:
     """Export weights under their published names."""
     from videomolmo.cli.exchange import write_published
@@ -274,7 +286,7 @@ def export_weights(
 
 @_command("Sweeps")
 def sweep(
-    notebook: Annotated[str, Argument(metavar="NOTEBOOK", help="With a cell tagged 'parameters'; or report.")],
+    notebook: Annotated[str, Argument(metavar="NOTEBOOK", help="Has a cell tagged 'parameters'; or the word report.")],
     folder: Annotated[Path | None, Argument(metavar="DIR", help="The sweep to report on.", parser=Path)] = None,
     grid: Annotated[Path | None, file("TOML: fixed, grid, cells, repeats, cluster.", "FILE", **RUNNING)] = None,
     out: Annotated[Path | None, file("Folder to write, or to resume in.", **RUNNING)] = None,
@@ -284,7 +296,9 @@ def sweep(
     cache: Annotated[Path | None, file("Intermediate results (default: DIR/cache).", **RUNNING)] = None,
     retry_failed: Annotated[bool, Option("--retry-failed", help="Run failed cells again.", **RUNNING)] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Only list the cells and their time.", **RUNNING)] = False,
-    seconds_per_cell: Annotated[float | None, number("Expected, for the estimate.", "S", **RUNNING)] = None,
+    seconds_per_cell: Annotated[
+        float | None, number("Seconds expected of a cell, for the estimate.", "S", **RUNNING)
+    ] = None,
     x: Annotated[str | None, opt("Column on the x axis.", "COLUMN", **REPORT)] = None,
     y: Annotated[str | None, opt("Measure on the y axis (default: all).", "COLUMN", **REPORT)] = None,
     colour: Annotated[str | None, opt("Column told apart by colour.", "COLUMN", **REPORT)] = None,

@@ -22,9 +22,13 @@ QUESTION = "Describe the video."
 def describe(
     video: Annotated[str, Argument(metavar="VIDEO", help="Video file or folder of images.")],
     question: Annotated[str, Argument(metavar="QUESTION", help="What to tell of it.")] = QUESTION,
-    model: Annotated[str, Option(metavar="MODEL", help="nano-glamm, or a folder or hub id.")] = "nano-glamm",
+    model: Annotated[
+        str, Option(metavar="MODEL", help="nano-glamm, or a folder or hub id of a VideoGLaMM.")
+    ] = "nano-glamm",
     out: Annotated[Path | None, Option(parser=Path, metavar="DIR", help="Folder (default: results/describe).")] = None,
-    branch: Annotated[str | None, Option(metavar="KIND", help="each-frame (default) or first-frame.")] = None,
+    branch: Annotated[
+        str | None, Option(metavar="KIND", help="Masks frame by frame: each-frame (default), or followed: first-frame.")
+    ] = None,
     device: Annotated[str, Option(metavar="DEVICE", help="auto, cpu, cuda, or mps (untried).")] = "auto",
     dtype: Annotated[str, Option(metavar="TYPE", help="Precision; auto: by device.")] = "auto",
     offline: Annotated[bool, Option("--offline", help="Use only what was downloaded before.")] = False,

@@ -18,7 +18,7 @@ KINDS = ("truth", "result", "rows")
 
 def export(
     result: Annotated[str, Argument(metavar="RESULT", help="Folder that `ground` or `import` wrote.")],
-    target: Annotated[Path | None, Argument(metavar="[TARGET]", help="With weights only.", parser=Path)] = None,
+    target: Annotated[Path | None, Argument(metavar="TARGET", help="With weights only.", parser=Path)] = None,
     to: Annotated[
         str | None, Option(metavar="FORMAT", help=f"{', '.join(NAMES)}.", autocompletion=lambda: list(NAMES))
     ] = None,
@@ -30,7 +30,7 @@ def export(
 ) -> None:
     """Export masks and tracks of a result for other tools.
 
-    Corrections by hand that lie in RESULT are in it. What a format cannot hold is said. data/formats.md has a table.
+    Corrections by hand that lie in RESULT are in it. What a format cannot hold is printed; data/formats.md has a table.
     `videomolmo export SOURCE TARGET` without --to exports weights, which is `export-weights` now.
     """
     if to is None and target is not None:

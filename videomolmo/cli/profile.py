@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from videomolmo.grounding import VideoGrounder
 
 Trace = Annotated[
-    Path | None, Option("--profile", parser=Path, metavar="FILE", help="Time all stages; a trace for Perfetto.")
+    Path | None, Option("--profile", parser=Path, metavar="FILE", help="Time all stages; write a trace for Perfetto.")
 ]
 
 

@@ -81,24 +81,30 @@ def annotate(
     candidates: Annotated[int, whole("Points tried for each object.", "N")] = 10,
     max_points: Annotated[int, whole("Points for one object; 1 as in the paper.", "N")] = 1,
     iou_threshold: Annotated[float, number("IoU from which no further point is added.", "IOU")] = 0.7,
-    negative: Annotated[bool, Option("--negative", help="Add negative points too.")] = False,
+    negative: Annotated[bool, Option("--negative", help="Add negative points (not on the object) too.")] = False,
     min_iou: Annotated[float | None, number("Left out below this IoU (points 0.3, boxes 0.5).", "IOU")] = None,
     seed: Annotated[int, whole("Random seed.", "N")] = 0,
-    workers: Annotated[int, whole("Processes.", "N")] = 1,
+    workers: Annotated[int, whole("Processes that share the clips.", "N")] = 1,
     rows: Annotated[str, opt(f"{ROWS.replace(' ', ', ')}.", "KIND", ROWS, **MOLMO2)] = "videomolmo",
     sampling_fps: Annotated[int, whole("Frames a second of molmo2-track, 1 or 2.", "FPS", **MOLMO2)] = 2,
     sigma: Annotated[float, number("Spread of Molmo 2's points, in sides of the box.", "SHARE", **MOLMO2)] = 0.15,
     captions: Annotated[bool, Option("--captions", help="Make grounded captions instead.", **CAPTIONS)] = False,
-    words: Annotated[str, opt("templates, or a model's name.", "MODEL", "templates", **CAPTIONS)] = "templates",
+    words: Annotated[
+        str, opt("templates, or the id of an image-text model.", "MODEL", "templates", **CAPTIONS)
+    ] = "templates",
     endpoint: Endpoint = None,
-    form: Annotated[str, opt("masks, captions or sentences.", "KIND", "masks captions sentences", **CAPTIONS)] = "auto",
+    form: Annotated[
+        str, opt("Made from masks, captions or sentences.", "KIND", "masks captions sentences", **CAPTIONS)
+    ] = "auto",
     pictures: Annotated[int, whole("Frames of a clip that a model is shown.", "N", **CAPTIONS)] = 4,
-    from_boxes: Annotated[bool, Option("--from-boxes", help="Masks by SAM 2, whatever there is.", **CAPTIONS)] = False,
+    from_boxes: Annotated[
+        bool, Option("--from-boxes", help="Masks by SAM 2 of boxes, even where there are masks.", **CAPTIONS)
+    ] = False,
     yes: Yes = False,
 ) -> None:
     """Make training points, or captions, of a data set; resumable.
 
-    --rows makes those of Molmo 2, from masks, or from boxes that SAM 2 follows.
+    With --rows: rows as Molmo 2's data has them, from masks, or from boxes that SAM 2 follows.
 
     With --captions: what has boxes alone gets masks by SAM 2; the words are made by templates, by an image-text model
     of transformers, or by an endpoint for chat completions, which gets nothing before you said yes.
@@ -162,19 +168,21 @@ def evaluate(
     tau: Tau = 0.7,
     context: Past = None,
     device: Device = "auto",
-    predictions: Annotated[Path | None, file("Only score these masks.")] = None,
+    predictions: Annotated[Path | None, file("Score these masks; run no model.")] = None,
     layout: Annotated[str | None, opt("Paths of those masks, see above.", "TEMPLATE")] = None,
     compare: Annotated[bool, Option("--compare", help="Print published figures beside ours.")] = False,
     beside: Annotated[list[str] | None, opt("Another model, in one table; may be repeated.", "MODEL")] = None,
-    submission: Annotated[Path | None, file("Also write a server's zip.", "ZIP")] = None,
-    similarity: Annotated[str, opt("Of phrases: words, or an encoder.", "MODEL", "words", **CAPTIONS)] = "words",
+    submission: Annotated[Path | None, file("Also write the zip for the benchmark's server.", "ZIP")] = None,
+    similarity: Annotated[
+        str, opt("How phrases are compared: words, or an encoder.", "MODEL", "words", **CAPTIONS)
+    ] = "words",
     judge: Annotated[str | None, opt("Model that judges captions (CLAIR).", "MODEL", **CAPTIONS)] = None,
     endpoint: Endpoint = None,
     yes: Yes = False,
 ) -> None:
     """Evaluate on a benchmark: a table of results; resumable.
 
-    Benchmarks of grounded captions (gcg_nano, …_gcg) ask a VideoGLaMM; their table has intervals.
+    Benchmarks of grounded captions (gcg_nano, …_gcg) need a VideoGLaMM (--model nano-glamm); their table has intervals.
     The layout of PNG masks is {clip}/{expression}/{frame}.png; {object}, {source} and {exp_id} may stand in it too.
     """
     from videomolmo.datasets.registry import has_answers, known
