@@ -26,6 +26,9 @@ AGREED = 0.3  # IoU from which rule `agreed` believes both sides; chosen on deve
 def iou(a: Masks, b: Masks) -> Float64[np.ndarray, "*leading"]:
     """Intersection over union of each mask pair; 1 for two empty masks, which agree about everything.
 
+    Raises:
+        BadInput: what is given is no array of numbers.
+
     Example:
         >>> iou(np.array([[True, True, False]]), np.array([[False, True, True]])).item()
         0.3333333333333333
@@ -123,7 +126,7 @@ class Rule(NamedTuple):
 
 
 RULES: dict[str, Rule] = {
-    "iou": Rule(_iou_gated, "intersection if IoU ≥ τ, else union; one side empty: the other (the method)", ("tau",)),
+    "iou": Rule(_iou_gated, "intersection if IoU ≥ τ, else union; one side empty: the other (the paper's)", ("tau",)),
     "left": Rule(_left, "the forward mask; if empty, the backward one"),
     "right": Rule(_right, "the backward mask; if empty, the forward one"),
     "intersection": Rule(_intersection, "pixels in both masks; empty if one side is"),
@@ -223,6 +226,9 @@ def overlap_matrix(
     a: Bool[np.ndarray, "objects_a height width"], b: Bool[np.ndarray, "objects_b height width"]
 ) -> Float64[np.ndarray, "objects_a objects_b"]:
     """IoU of every mask of one set with every mask of another.
+
+    Raises:
+        BadInput: what is given is no array of numbers, or the two are of frames of different sizes.
 
     Differs: from `iou`, in that two empty masks overlap 0: nothing is no evidence that two objects are the same.
 

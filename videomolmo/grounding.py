@@ -91,12 +91,12 @@ class VideoGrounder:
         """Load both models.
 
         Args:
-            model: "nano" (shipped), a folder, or a hub id, in our own format or as VideoMolmo and Molmo-7B-D are
-                published; "id@revision" pins a revision. For Molmo 2 see `videomolmo.load_grounder`.
+            model: "nano" or "nano-96" (shipped), a folder, or a hub id ("id@revision" pins one), in our own format or
+                as VideoMolmo and Molmo-7B-D are published. For Molmo 2 see `videomolmo.load_grounder`.
             masks: "nano" (shipped), a published id such as "facebook/sam2.1-hiera-tiny", its checkpoint file under
                 its own name, or a folder like data/nano/masks.
             device: "auto" (an NVIDIA GPU if there is one), "cpu", "cuda", or "mps" (Apple's GPUs; never tried by us).
-            dtype: of the pointing model's weights: "float32", "bfloat16", "float16", or "auto": bfloat16 on a GPU.
+            dtype: of the pointing model: float32, bfloat16, float16, auto (float32 for nano or a CPU, else bfloat16).
             quantize: None, "8bit" or "4bit" weights of the pointing model (needs bitsandbytes).
             attention: of the language model: "sdpa", "eager" or "flash_attention_2" (where flash-attn is installed).
             device_map: "auto" spreads the pointing model over all GPUs.
@@ -156,8 +156,7 @@ class VideoGrounder:
             start, end: the stretch that is looked at, in seconds, or with an f behind it a frame ("57f"); `end` is left
                 out. See `videomolmo.io.sources.excerpt`, also on how the result tells where its frames come from.
             fps: look at so many frames a second, evenly chosen; a slower video is looked at whole.
-            max_frames: read only so many frames; said to `open_video` where that was called before.
-            reader: "pyav" or "decord"; idem.
+            max_frames, reader: read only so many frames, by "pyav" or "decord"; of an open video `open_video` was told.
             latency: as for `stream`.
             progress: show bars.
             on_text: called while answers are written, with a key frame's number and its text so far; for example
@@ -235,8 +234,7 @@ class VideoGrounder:
             video: as for a call; or an iterator of frames, uint8 (height, width, 3), that may go on for ever, and is
                 timed at 30 a second. Frames are asked for as they are needed.
             sentence, every, fusion, tau, context, start, end, fps, on_text: as for a call.
-            latency: windows that may wait to be worked on together, which is faster; None: 1 for a live source or an
-                iterator, else as many as are faster together.
+            latency: windows worked on together; None: 1 for a live source or an iterator, else as many as are faster.
 
         Raises:
             BadInput: as for a call; of the frames when it comes to them.
@@ -481,6 +479,8 @@ def load_tracker(
     name: str, device: str = "auto", offline: bool = False, is_half: bool = False
 ) -> tuple[MaskTracker, dict[str, str]]:
     """SAM 2 by name as a tracker, and the hash of the file its weights came from, by the name that run.json gives it.
+
+    `name`, `device` and `offline` are as `VideoGrounder.from_pretrained` takes them; `is_half` computes in bfloat16.
 
     Raises:
         BadInput: no such SAM 2, weights that do not fit, or a device that is not there.

@@ -111,7 +111,18 @@ class MaskStore:
         self, start: int, ids: tuple[int, ...], layers: dict[str, np.ndarray], known: dict[str, np.ndarray],
         void: Bool[np.ndarray, "frames height width"] | None = None,
     ) -> None:  # fmt: skip
-        """Add a window: `layers` bool (frames, objects, height, width), `known` bool (frames, objects)."""
+        """Add a window, or replace the one that begins at the same frame.
+
+        Args:
+            start: number of its first frame.
+            ids: of its objects, from 1, in the order of the arrays.
+            layers: "fused", "forward" and "backward", bool (frames, objects, height, width).
+            known: "forward" and "backward", bool (frames, objects): whether that propagation reaches the frame.
+            void: pixels that count for nothing.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         packed = {name: np.packbits(masks, axis=-1) for name, masks in layers.items()}
         shape = np.array(layers["fused"].shape)
         if void is not None:
@@ -150,7 +161,11 @@ class MaskStore:
         return masks
 
     def bits(self, layer: str, at: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of the objects of frame `at`, and their masks in one layer as bits (objects, height, bytes)."""
+        """Ids of the objects of frame `at`, (objects,), and their masks in one layer as bits, (objects, height, bytes).
+
+        Raises:
+            OSError, BadInput: the window's file cannot be read, or is not of the clip; so too in other methods.
+        """
         window, offset = self._of(at)
         if window is None:
             return np.zeros(0, int), np.zeros((0, size[0], -(-size[1] // 8)), np.uint8)
@@ -165,12 +180,12 @@ class MaskStore:
         return mask if mask.any() else None
 
     def ids(self, at: int) -> np.ndarray:
-        """Of the objects of frame `at`."""
+        """Ids of the objects of frame `at`, (objects,)."""
         window, _ = self._of(at)
         return np.zeros(0, int) if window is None else window["ids"]
 
     def known(self, layer: str, at: int, objects: int) -> np.ndarray:
-        """Whether the propagation `layer` ("forward" or "backward") reaches frame `at`, per object."""
+        """Whether the propagation `layer` ("forward" or "backward") reaches frame `at`: bool (objects,)."""
         flags = np.zeros(objects, bool)
         window, offset = self._of(at)
         if window is not None:
@@ -191,6 +206,11 @@ class LazyMasks(np.lib.mixins.NDArrayOperatorsMixin):
 
     `masks[i]`, slices, iteration and `len` touch only the frames asked for. Everything else that a NumPy array can do
     works too, by reading the whole (`np.asarray(masks)`).
+
+    Args:
+        spool: where the masks are.
+        layer: "fused", "forward" or "backward".
+        shape: frames, objects, height, width.
     """
 
     dtype = np.dtype(bool)

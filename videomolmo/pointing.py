@@ -137,15 +137,20 @@ class VideoMolmoPointer:
             )
 
     def encode(self, frames: list[Frame]) -> Sequence[torch.Tensor]:
-        """What the vision tower sees in each of some frames of one size, encoded together; depends on nothing else."""
+        """Patch features of each of some frames of one size, (1, crops, patches, dim), encoded together."""
         weight = next(self.model.parameters())
         pixels = self.processor.image.pixels_only(np.stack(frames))
         return self.model.encode_frames(pixels.to(weight.device, weight.dtype)).split(1)
 
     def image_tokens(self, seen: list[torch.Tensor], size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Image tokens of a key frame, the last that was seen, with its past; they depend on nothing else.
+        """Image tokens of a key frame with its past, (1, crops, windows, width); they depend on nothing else.
 
-        With the patches that they were pooled from, where points are chosen among these.
+        With the patches that they were pooled from, (1, crops, windows, window, dim), where points are chosen among
+        these, else None.
+
+        Args:
+            seen: features as `encode` gives them, of the past frames, oldest first, and of the key frame.
+            size: height and width of the frames in pixels.
         """
         *past, frame = seen
         return self.model.look(frame, torch.stack(past, dim=1) if past else None, self._masks(size))

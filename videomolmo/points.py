@@ -165,10 +165,10 @@ def frame_size(height: int, width: int) -> Float64[np.ndarray, "2"]:
 
 
 def points_inside(points_px: Num[np.ndarray, "points 2"], height: int, width: int) -> Float64[np.ndarray, "points 2"]:
-    """The same points, after checking that they lie in the frame, both borders included.
+    """The same points in float64, after checking that they lie in the frame (0 … width, 0 … height, both included).
 
     Raises:
-        BadInput: no points, a point outside the frame or not finite, or a frame without pixels.
+        BadInput: not (points, 2), a point outside the frame or not finite, or a frame without pixels.
     """
     size = frame_size(height, width)
     points_px = as_array(points_px, "points").astype(np.float64)
@@ -260,8 +260,8 @@ def read_points(text: str, height: int, width: int) -> Answer:
         BadInput: a frame without pixels.
 
     Differs: the released script truncates to integers, maps 100.0 to one past the last pixel, raises on `1.2.3`, and
-        returns an empty list alike for a refusal and for nonsense (see `videomolmo_pixels`); Molmo's evaluator drops
-        values above 100 (see `molmo_pixels`); Molmo 2's finds points in prose (see `read_like_molmo2_points`).
+        returns an empty list alike for a refusal and for nonsense (`videomolmo_pixels` in tests/reference/points.py);
+        Molmo's evaluator drops values above 100 (`molmo_pixels` there); Molmo 2's finds points in prose.
 
     Example:
         >>> answer = read_points('<point x="61.5" y="40.6" alt="left hand">left hand</point>', height=360, width=640)

@@ -167,7 +167,7 @@ class Track(Protocol):
     first_masks: Bool[np.ndarray, "objects height width"]
 
     def step(self, at: int, frame: Features) -> Bool[np.ndarray, "objects height width"]:
-        """Masks on the next frame, number `at`; empty where an object is not seen."""
+        """Masks of all objects on the next frame of the path, whose number is `at`; empty where one is not seen."""
         ...
 
 
@@ -217,8 +217,9 @@ class Tracker(Protocol):
         Args:
             at, frame: number and features of the frame.
             points_px: clicks of each object, x and y in pixels.
-            labels: 1 for "on the object", 0 for "not on it"; all 1 when None.
-            frames: length of the clip.
+            labels: of each object, one for each click: 1 for "on the object", 0 for "not on it" (2 and 3 for corners
+                of a box, where `prompts` has "boxes"); all 1 when None.
+            frames: length of the clip, in frames.
             reverse: whether time will run backwards.
         """
         ...

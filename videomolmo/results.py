@@ -107,7 +107,9 @@ class GroundingResult:
 
     Frames and times count from 0 where the stretch that was looked at begins. Of an excerpt and of a live source,
     `source_frames` and `source_times_s` are number and time of each frame where it comes from, else None; the tables
-    have them beside. `recording` is the file with the frames of a live source, which are had only once.
+    have them beside. `recording` is the file with the frames of a live source, which are had only once. `times_s`, in
+    seconds, is (frames,), `source` the video, `config` what run.json tells besides, and `warning`, or None, what is
+    wrong with the video or with the words that were asked for.
     """
 
     sentence: str
@@ -136,6 +138,7 @@ class GroundingResult:
 
     @property
     def key_frames(self) -> list[int]:
+        """Numbers of the frames that the model was asked about."""
         return [answer.frame for answer in self.answers]
 
     @property
@@ -252,7 +255,7 @@ class GroundingResult:
 
     @property
     def agreement(self) -> Float[np.ndarray, "frames objects"]:
-        """IoU of the forward and the backward mask; NaN where one of the two propagations does not reach."""
+        """IoU of the forward and the backward mask, 1 where both are empty; NaN where one of the two does not reach."""
         return self._tables[1]
 
     @property
@@ -373,8 +376,7 @@ class GroundingResult:
         for outcome in ("absent", "malformed"):
             if count := sum(answer.outcome == outcome for answer in self.answers):
                 lines[0] += f", {count} {outcome}"
-        outside = sum(answer.inside.count(False) for answer in self.answers)
-        if outside:
+        if outside := sum(answer.inside.count(False) for answer in self.answers):
             lines[0] += f", {outside} points outside the frame"
         if self.caption is not None:
             lines.append(str(self.caption))
@@ -391,7 +393,7 @@ class GroundingResult:
         return "\n".join(lines + ([f"warning: {self.warning}"] if self.warning else []))
 
     def save(self, folder: str | Path, *, overwrite: bool = False, overlay: bool = True) -> Path:
-        """Write answers.jsonl, tracks.csv, masks/, propagation/, overlay.mp4 and run.json below `folder`.
+        """Write answers.jsonl, tracks.csv, masks/, propagation/, overlay.mp4 and run.json below `folder`; returns it.
 
         All of it is made beside what is there and takes its place at the end. Corrections of an earlier result are
         renamed, for example to corrections.1.old.jsonl.
