@@ -44,7 +44,7 @@ class VideoGrounder:
         tracker: follows what it points at.
         segmenter: in place of both; a tracker beside it serves for corrections.
         weights: hashes of what was loaded, for run.json; what the tracker loaded under names that begin with "masks:".
-        loaded: how it was loaded, idem.
+        loaded: how it was loaded, likewise.
 
     Attributes:
         clock: None, or what counts the time of all runs together; see `videomolmo.io.timing.Profile`.

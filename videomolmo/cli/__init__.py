@@ -106,8 +106,8 @@ def ground(
 ) -> int | None:
     """Point at what SENTENCE names in VIDEO, and track it.
 
-    Without both, the shipped sample clip is taken. Writes points, masks, tracks and an overlay video; resumable: the
-    same command goes on where a run was stopped, from what lies in DIR.unfinished.
+    Without both, the shipped sample clip is taken. Writes points, masks, tracks and an overlay video; the
+    same command resumes a run that was stopped, from what lies in DIR.unfinished.
 
     VIDEO may be live (camera:0, rtsp://…, http://…, - or a FIFO) until it ends, or --end, or Ctrl-C; its frames are
     recorded in DIR, but for those of a camera or an endless stream that come while the models are busy. Of a run that

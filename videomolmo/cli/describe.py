@@ -59,6 +59,7 @@ def _describer(model: str, options: dict[str, Any]) -> VideoGrounder:
     grounder = load_grounder(model, **options)
     if grounder.segmenter is None:
         raise BadInput(
-            f"--model {model}: points at what is named, expected a VideoGLaMM, which describes; use `ground`"
+            f"--model {model} points at what is named and describes nothing, expected a VideoGLaMM such as nano-glamm; "
+            "or use `ground`"
         )
     return grounder

@@ -1,4 +1,4 @@
-"""Downloads of public data sets: resumed where they broke off, checked by their sums, unpacked whole or not at all."""
+"""Downloads of public data sets: resumed where they broke off, checked by their sums, unpacked atomically."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Part(NamedTuple):
 def fetch(name: str, folder: Path, progress: Progress = lambda name, done, total: None) -> list[str]:
     """Fetch and unpack what of a data set has a plain URL; the names of the archives that were fetched now.
 
-    What is there already is not fetched again; a download that was cut goes on where it was. Archives are removed when
+    What is there already is not fetched again; a download that broke off is resumed. Archives are removed when
     they are unpacked.
 
     Args:

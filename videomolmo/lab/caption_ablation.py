@@ -2,7 +2,7 @@
 
 Every cell begins with the same trained encoders and a new language (of its seed), takes the same steps on the same
 clips, in the order and with the questions of its seed, and answers the same held-out questions greedily. The tokens of
-a blanked encoder are there and are nought: rows keep their length and places, and nothing but what they say is lost.
+a blanked encoder keep their places and are zero: rows keep their length, and nothing but what they say is lost.
 A quarter of the steps is not enough: after 500 of 4 clips with 3 questions each, both encoders together had 6 % of the
 motions in captions right (one seed), too few to compare anything.
 
@@ -117,7 +117,7 @@ SHIPPED = Size()
 
 @contextmanager
 def blanked(model: VideoGLaMMForConditionalGeneration, *encoders: str) -> Iterator[None]:
-    """Within it the tokens of the encoders named, "image" or "video", are nought.
+    """Within it the tokens of the encoders named, "image" or "video", are zero.
 
     Raises:
         BadInput: another name.

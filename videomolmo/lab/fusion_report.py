@@ -91,7 +91,7 @@ def _numbers(values: np.ndarray, differences: np.ndarray, ours: np.ndarray) -> d
 
 
 def write_table(table: pd.DataFrame, path: Path) -> Path:
-    """The table as CSV, whole or not at all."""
+    """Write the table as CSV, atomically."""
     return write_csv(table, path, float_format="%.5g")
 
 

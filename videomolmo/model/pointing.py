@@ -417,7 +417,7 @@ class VideoMolmoForConditionalGeneration(LeanDecoding, PreTrainedModel, Generati
         state_dict: Mapping[str, Tensor] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Write config.json, generation_config.json and the weights; each file appears whole or not at all.
+        """Write config.json, generation_config.json and the weights; each file atomically.
 
         Args:
             save_directory: made where missing.

@@ -34,7 +34,7 @@ def load_grounder(
 
     Args:
         model: what `VideoGrounder.from_pretrained` takes, a folder or hub id of a Molmo 2, or a name in `SYSTEMS`.
-        masks, device, offline: idem.
+        masks, device, offline: likewise.
         options: `dtype` and `attention`; `quantize` and `device_map` for VideoMolmo alone; those of the system.
 
     Raises:

@@ -59,7 +59,7 @@ def _shortened(names: list[str]) -> str:
 
 
 def write_folder(folder: str | Path, config: str, state: dict[str, Tensor], max_shard_size: str = "5GB") -> None:
-    """Write config.json and the weights, in shards where they are large; each file appears whole or not at all.
+    """Write config.json and the weights, in shards where they are large; each file atomically.
 
     Args:
         folder: made where missing.

@@ -354,7 +354,7 @@ class MolmoPointForConditionalGeneration(PreTrainedModel):
     def save_pretrained(
         self, save_directory: str | Path, dtype: torch.dtype | None = None, max_shard_size: str = "5GB", **kwargs: Any
     ) -> None:
-        """Write config.json and the weights under published names; each file appears whole or not at all.
+        """Write config.json and the weights under published names; each file atomically.
 
         Args:
             save_directory: made where missing.

@@ -371,7 +371,7 @@ class VideoGLaMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def save_pretrained(
         self, save_directory: str | Path, dtype: torch.dtype | None = None, max_shard_size: str = "5GB", **kwargs: Any
     ) -> None:
-        """Write config.json and the weights under published names; each file appears whole or not at all.
+        """Write config.json and the weights under published names; each file atomically.
 
         What a configuration with `shared` says is elsewhere is left out where it is the same.
 
