@@ -140,7 +140,9 @@ _command("Results", "import")(exchange.import_)
 def estimate(
     model: Annotated[str | None, opt("nano, nano-96, a folder or hub id (default: nano).", "MODEL")] = None,
     video: Annotated[str | None, opt("The clip (default: the shipped sample).", "VIDEO")] = None,
-    every: Annotated[int | None, whole("Frames between key frames (default: 5).", "K", callback=at_least_one)] = None,
+    every: Annotated[
+        int | None, whole("Frames from one key frame to the next (default: 5).", "K", callback=at_least_one)
+    ] = None,
     dtype: Annotated[str | None, opt("Precision of the weights (default: bfloat16).", "TYPE", TYPES)] = None,
     context: Annotated[int | None, whole("Past frames used (default: the model's).", "L")] = None,
     quantize: Quantize = None,

@@ -72,7 +72,7 @@ def import_(
                                autocompletion=lambda: list(KINDS))] = "result",
     out: Annotated[Path | None, Option(parser=Path, metavar="PATH", help="Folder, or .jsonl, to write.")] = None,
     sentence: Annotated[str | None, Option(metavar="TEXT", help="What the objects are (default: their names).")] = None,
-    every: Annotated[int, Option(parser=as_int, metavar="K", help="With rows: frames between key frames.",
+    every: Annotated[int, Option(parser=as_int, metavar="K", help="With rows: frames from one key frame to the next.",
                                  callback=at_least_one)] = 5,
     first_frame: Annotated[int | None, Option(parser=as_int, metavar="N", help="Number of FILE's first frame.")] = None,
 ) -> None:  # fmt: skip

@@ -45,7 +45,7 @@ cluster = partial(opt, "Dask workers by slurm, pbs, sge, lsf …", "NAME", " ".j
 TYPES = "float32 bfloat16 float16"
 Model = Annotated[str, opt(f"{', '.join(SHIPPED)}, a folder, hub id[@revision].", "MODEL", " ".join(SHIPPED), **MODELS)]
 Masks = Annotated[str, opt("SAM 2: nano, a folder, .pt file, or hub id.", "MODEL", "nano", **MODELS)]
-Every = Annotated[int, whole("Frames between key frames.", "K", callback=at_least_one)]
+Every = Annotated[int, whole("Frames from one key frame to the next.", "K", callback=at_least_one)]
 Fusion = Annotated[str, Option(metavar="RULE", help="Which fuses the masks of both directions.", autocompletion=rules)]
 Tau = Annotated[float, number("IoU from which both directions agree (rule iou).", "IOU")]
 Past = Annotated[int | None, whole("Past frames used (default: the model's).", "L", callback=at_least_one, **MODELS)]
