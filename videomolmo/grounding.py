@@ -161,7 +161,7 @@ class VideoGrounder:
             progress: show bars.
             on_text: called while answers are written, with a key frame's number and its text so far; for example
                 `lambda frame, text: print(f"\\r{frame}: {text}", end="")`.
-            kept: what is finished of this run, see `videomolmo.masks.unfinished`, which grows; a segmenter begins anew.
+            kept: what is finished of this run, see `videomolmo.masks.unfinished`, which grows.
 
         Raises:
             BadInput: an argument that makes no sense, or a video that cannot be read.
