@@ -116,7 +116,7 @@ def annotate(
         return
     if endpoint is not None or words != "templates":
         raise BadInput("--words and --endpoint make captions; give --captions, too")
-    from videomolmo.annotation.annotate import Settings, annotate_dataset
+    from videomolmo.annotation.annotate import REJECTED_LOW_IOU, Settings, annotate_dataset
 
     least = Settings.min_iou if min_iou is None else min_iou
     tracks = Settings.min_track_iou if min_iou is None else min_iou
@@ -124,7 +124,8 @@ def annotate(
         every, candidates, max_points, iou_threshold, negative, least, seed, rows, sampling_fps, sigma, tracks
     )
     report = annotate_dataset(benchmark, path, out, settings, split=split, masks=masks, workers=workers, limit=limit)
-    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in report["objects"].items())
+    told = {REJECTED_LOW_IOU: "left out, their IoU being too low"}
+    verdicts = ", ".join(f"{count} {told.get(verdict, verdict)}" for verdict, count in report["objects"].items())
     print(f"{report['rows']} training rows; objects on frames: {verdicts or 'none'}; see {out}")
     for clip, reason in report["refused"].items():
         print(f"left out {clip}: {reason}; run again when that is mended", file=sys.stderr)
