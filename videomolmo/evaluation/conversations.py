@@ -124,7 +124,7 @@ def evaluate_conversations(
     grounder = load_grounder(hub.as_name(model, "--model"), hub.as_name(masks, "--masks"), device)
     if grounder.segmenter is None:
         raise BadInput(
-            f"--model {model}: points at what is named; {benchmark} asks for descriptions, as of a VideoGLaMM"
+            f"--model {model}: points at what is named; {benchmark} asks for descriptions, as nano-glamm gives them"
         )
     manifest = identity(benchmark, records, limit) | {
         "model": str(model), "expressions": digest(records), "weights": grounder.weights, "about": "answers",
