@@ -8,9 +8,10 @@ One tolerant reader for every format, and writers:
     <tracks coords="0.0 1 271 710;1.0 1 946 301 2 784 636">dog</tracks>
     There are none.
 
-x before y, origin top left. Percent and per mille exist only here; everywhere else points are pixels.
+x before y, origin top left. Percent and per mille exist only here and in files of rows; else points are pixels.
 
-Source: Molmo (Deitke et al. 2024), answer format; VideoMolmo, which inherits it; Molmo 2, html-v1 and html-v2.
+Source: Molmo (Deitke et al. 2024), answer format; VideoMolmo, which inherits it; Molmo 2, its styles
+html-v1 and html-v2.
 """
 
 from __future__ import annotations

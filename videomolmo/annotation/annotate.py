@@ -1,4 +1,4 @@
-"""Training rows: for each object the point that SAM 2 understands best; resumable."""
+"""Training rows: for each object the point from which SAM 2 makes the best mask; resumable."""
 
 from __future__ import annotations
 
