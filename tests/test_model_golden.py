@@ -36,7 +36,6 @@ from videomolmo.weights.published import ADAPTER, config_from_published, to_publ
 PIXELS, FEATURES, HIDDEN, LOGITS, BATCH_LOGITS = 2e-6, 3e-6, 2e-5, 1e-4, 3e-4
 FULL = ImageConfig()
 VOCAB = 152064
-NEW_TOKENS = 12
 PAD_EMBED = "model.vision_backbone.pad_embed"
 
 
@@ -80,6 +79,14 @@ def past_of(golden: dict[str, Tensor]) -> Tensor:
     return rearrange(
         golden["prev_frames"], "batch (past crops) patches pixel -> batch past crops patches pixel", crops=crops
     )
+
+
+def continued(
+    model: VideoMolmoForConditionalGeneration, inputs: dict[str, Tensor], golden: Tensor, stop: int | None = None
+) -> list[list[int]]:
+    """What a model writes after prompts, at most as much as the golden one did."""
+    written = model.generate(**inputs, max_new_tokens=golden.shape[1], eos_token_id=stop)
+    return written[:, inputs["input_ids"].shape[1] :].tolist()
 
 
 def hidden_outputs(model: VideoMolmoForConditionalGeneration, inputs: dict[str, Tensor]) -> tuple[list[Tensor], object]:
@@ -150,16 +157,14 @@ def test_language_model(folder: Path) -> None:
 def test_greedy_ids_and_step_logits(folder: Path) -> None:
     model, inputs = model_of(folder), inputs_of(folder)
     golden = tensors(folder / "outputs.safetensors")
-    length = inputs["input_ids"].shape[1]
-    written = model.generate(**inputs, max_new_tokens=NEW_TOKENS, eos_token_id=None)[:, length:]
-    assert written.tolist() == golden["generated_ids"].tolist()
-    stop = golden["generated_ids"][0, 5].item()
-    first = golden["generated_ids"][0].tolist().index(stop)
-    stopped = model.generate(**inputs, max_new_tokens=NEW_TOKENS, eos_token_id=stop)[:, length:]
-    assert stopped.tolist() == [golden["generated_ids"][0, : first + 1].tolist()]
-    longer = inputs | {"input_ids": torch.cat([inputs["input_ids"], golden["generated_ids"][:, :-1]], dim=1)}
+    wanted = golden["generated_ids"]
+    assert continued(model, inputs, wanted) == wanted.tolist()
+    (ids,) = wanted.tolist()
+    stop = ids[len(ids) // 2]
+    assert continued(model, inputs, wanted, stop) == [ids[: ids.index(stop) + 1]]
+    longer = inputs | {"input_ids": torch.cat([inputs["input_ids"], wanted[:, :-1]], dim=1)}
     with torch.no_grad():
-        steps = model(**longer).logits[:, -NEW_TOKENS:]
+        steps = model(**longer).logits[:, -len(ids) :]
     near("logits while generating", steps, golden["gen_step_logits"], BATCH_LOGITS)
 
 
@@ -178,9 +183,7 @@ def test_padding_embedding(folder: Path) -> None:
     near("padding embedding", context, golden["temporal_context_windows"], FEATURES, relative=True)
     near("projector", out.image_tokens, golden["projected"], HIDDEN, relative=True)
     near("logits", out.logits, golden["logits"], LOGITS)
-    length = inputs["input_ids"].shape[1]
-    written = model.generate(**inputs, max_new_tokens=NEW_TOKENS, eos_token_id=None)[:, length:]
-    assert written.tolist() == golden["generated_ids"].tolist()
+    assert continued(model, inputs, golden["generated_ids"]) == golden["generated_ids"].tolist()
     assert PAD_EMBED in to_published(model)
 
 
@@ -193,8 +196,8 @@ def test_without_trained_adapter_it_is_molmo(folder: Path, pad_embed: bool, adap
     with torch.no_grad():
         out = model(**inputs)
     near("logits of plain Molmo", out.logits, golden[f"logits{ending}"], LOGITS)
-    written = model.generate(**inputs, max_new_tokens=NEW_TOKENS, eos_token_id=None)
-    assert written[:, inputs["input_ids"].shape[1] :].tolist() == golden[f"generated_ids{ending}"].tolist()
+    wanted = golden[f"generated_ids{ending}"]
+    assert continued(model, inputs, wanted) == wanted.tolist()
     if not pad_embed:
         near("projector", out.image_tokens, golden["projected"], HIDDEN, relative=True)
 
@@ -228,8 +231,7 @@ def test_batch_of_two(folder: Path) -> None:
     near("logits", out.logits[:1], first, LOGITS)
     near("logits in a batch", out.logits[1:, valid], golden["logits_sample1"][:, valid], BATCH_LOGITS)
     near("logits in a batch", alone.logits, golden["single_logits"], BATCH_LOGITS)
-    written = model.generate(**batch, max_new_tokens=NEW_TOKENS, eos_token_id=None)
-    assert written[:, batch["input_ids"].shape[1] :].tolist() == golden["generated_ids"].tolist()
+    assert continued(model, batch, golden["generated_ids"]) == golden["generated_ids"].tolist()
 
 
 def train_batch(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

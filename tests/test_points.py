@@ -2,13 +2,12 @@
 
 import json
 import math
-import os
 import re
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from golden import HOW, ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.points import has_molmo1_format, molmo_pixels, read_like_molmo1, read_like_videomolmo, videomolmo_pixels
@@ -23,15 +22,14 @@ from videomolmo.errors import BadInput
 from videomolmo.points import TrackPoint, read_points, write_like_videomolmo, write_points
 from videomolmo.systems.molmo2_formats import write_count, write_timed_points, write_tracks
 
-GOLDEN = Path(os.environ.get("VIDEOMOLMO_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
 HEIGHT, WIDTH = 360, 640
 
 
 def golden(name: str) -> dict:
     """One file of reference outputs, or a skipped test."""
-    path = GOLDEN / name
+    path = ROOT / name
     if not path.exists():
-        pytest.skip(f"no golden data {name}; set VIDEOMOLMO_GOLDEN to the folder that holds it")
+        pytest.skip(f"{HOW} ({name})")
     return json.loads(path.read_text())
 
 

@@ -30,7 +30,11 @@ FIXED = {  # values of the published configuration that this package has no opti
     "activation_type": "swiglu", "rope": True, "clip_qkv": None, "qkv_bias": True, "layer_norm_type": "rms",
     "include_bias": False, "scale_logits": False, "norm_after": False, "attention_layer_norm": False,
     "image_pooling_2d": "attention-meanq", "image_projector": "mlp", "image_pooling_h": 2, "image_pooling_w": 2,
-    "normalize_input_embeds": False,
+    "normalize_input_embeds": False, "rope_impl": "llama",
+}  # fmt: skip
+FIXED_IMAGE = {  # the same of its preprocessor
+    "crop_mode": "overlap-and-resize-c2", "use_col_tokens": True, "pad_value": 0, "image_pooling_h": 2,
+    "image_pooling_w": 2,
 }  # fmt: skip
 
 
@@ -41,19 +45,16 @@ def config_from_published(values: dict[str, Any]) -> VideoMolmoConfig:
         BadInput: an option that this package does not compute, or special ids in other places.
     """
     full, special = values["full_config"], values["special_token_ids"]
-    for name, wanted in FIXED.items():
-        if full.get(name, wanted) != wanted:
-            raise BadInput(
-                f"published option {name} is {full[name]!r}, only {wanted!r} is supported; use other weights"
-            )
+    _refuse_others(full, FIXED)
+    heads = full["n_heads"]
     language = LanguageConfig(
-        vocab_size=full["vocab_size"],
+        vocab_size=full.get("embedding_size") or full["vocab_size"],  # tables may have rows that no word has
         extra_vocab=full["additional_vocab_size"],
         width=full["d_model"],
         layers=full["n_layers"],
-        heads=full["n_heads"],
-        kv_heads=full["n_kv_heads"],
-        ff=full["mlp_hidden_size"] // 2,
+        heads=heads,
+        kv_heads=full.get("n_kv_heads") or (1 if full.get("multi_query_attention") else heads),
+        ff=(full.get("mlp_hidden_size") or full["mlp_ratio"] * full["d_model"]) // 2,
         rope_theta=float(full["rope_theta"]),
         rms_eps=full["layer_norm_eps"],
         max_positions=full["max_sequence_length"],
@@ -73,9 +74,20 @@ def config_from_published(values: dict[str, Any]) -> VideoMolmoConfig:
     )
 
 
+def _refuse_others(values: dict[str, Any], fixed: dict[str, Any]) -> None:
+    """Nothing where a configuration has no other values than the one of each option that is computed here."""
+    for name, wanted in fixed.items():
+        if values.get(name, wanted) != wanted:
+            raise BadInput(
+                f"published option {name} is {values[name]!r}, only {wanted!r} is supported; use other weights"
+            )
+
+
 def _published_image(values: dict[str, Any]) -> ImageConfig:
+    size = values["base_image_input_size"]
+    _refuse_others(values, FIXED_IMAGE | {"base_image_input_size": [size[0], size[0]]})
     return ImageConfig(
-        size_px=values["base_image_input_size"][0],
+        size_px=size[0],
         patch_px=values["image_patch_size"],
         margins=tuple(values["overlap_margins"]),
         max_crops=values["max_crops"],
@@ -84,14 +96,18 @@ def _published_image(values: dict[str, Any]) -> ImageConfig:
 
 def _published_vision(full: dict[str, Any]) -> VisionConfig:
     vision = full["vision_backbone"]
-    if vision["image_mlp_activations"] != "quick_gelu":
-        raise BadInput(
-            f"published option image_mlp_activations is {vision['image_mlp_activations']!r}, "
-            "only 'quick_gelu' is supported; use other weights"
-        )
+    heads, width = vision["image_num_heads"], vision["image_emb_dim"]
+    _refuse_others(
+        vision,
+        {
+            "image_mlp_activations": "quick_gelu",
+            "image_num_key_value_heads": heads,
+            "image_head_dim": width // heads,
+        },
+    )
     return VisionConfig(
-        width=vision["image_emb_dim"],
-        heads=vision["image_num_heads"],
+        width=width,
+        heads=heads,
         layers=vision["image_num_layers"],
         mlp=vision["image_mlp_dim"],
         vit_layers=tuple(full["vit_layers"]),
