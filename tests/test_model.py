@@ -18,11 +18,11 @@ from transformers.generation import BaseStreamer
 
 from videomolmo.errors import BadInput
 from videomolmo.model import VideoMolmoConfig, VideoMolmoForConditionalGeneration, VideoMolmoProcessor, collate
-from videomolmo.model.config import TEMPORAL_KINDS, ImageConfig, LanguageConfig, VisionConfig
+from videomolmo.model.config import EXTRA_TOKENS, TEMPORAL_KINDS, ImageConfig, LanguageConfig, VisionConfig
 from videomolmo.model.decoding import answer_loss, greedy, positions, visible
 from videomolmo.model.tokenizer import build_nano_tokenizer, load_tokenizer
 from videomolmo.weights.checkpoint import load_published
-from videomolmo.weights.published import to_published
+from videomolmo.weights.published import config_from_published, to_published
 
 CORPUS = [
     f'Point to the {color} {shape}. <point x="12.5" y="40.6" alt="{color} {shape}">{color}</point> There are none.'
@@ -409,6 +409,53 @@ def test_published_names_are_strict() -> None:
         load_published({k: v for k, v in state.items() if "adapter.wq" not in k}, model.config)
     with pytest.raises(BadInput, match="no published name"):
         to_published(build(small()))
+
+
+def resolved(image: dict | None = None, vision: dict | None = None, **full: object) -> dict:
+    """The published configuration of a tiny model, resolved."""
+    clip = {"image_emb_dim": 40, "image_num_heads": 5, "image_num_key_value_heads": 5, "image_head_dim": 8,
+            "image_num_layers": 4, "image_mlp_dim": 160, "image_mlp_activations": "quick_gelu",
+            "image_norm_eps": 1e-5}  # fmt: skip
+    return {
+        "full_config": {
+            "vocab_size": 380, "embedding_size": 384, "additional_vocab_size": 128, "d_model": 96, "n_layers": 2,
+            "n_heads": 6, "n_kv_heads": 2, "mlp_hidden_size": 256, "rope_theta": 1e4, "layer_norm_eps": 1e-5,
+            "max_sequence_length": 512, "weight_tying": False, "vit_layers": [-2, -3], "image_padding_embed": None,
+            "vision_backbone": clip | (vision or {}), **full,
+        },
+        "preprocessor": {"base_image_input_size": [64, 64], "image_patch_size": 8, "overlap_margins": [2, 2],
+                         "max_crops": 6, "crop_mode": "overlap-and-resize-c2", **(image or {})},
+        "special_token_ids": {"eos_used_as_bos": 3} | {name: 384 + row for row, name in enumerate(EXTRA_TOKENS)},
+        "num_prev_frames": 2,
+    }  # fmt: skip
+
+
+def test_published_tables_may_be_longer_than_the_vocabulary() -> None:
+    assert config_from_published(resolved()).language.vocab_size == 384
+    with pytest.raises(BadInput, match="id of <im_start> is 384, expected 380"):
+        config_from_published(resolved(embedding_size=None))
+
+
+def test_published_sizes_that_follow_from_others() -> None:
+    language = config_from_published(resolved(n_kv_heads=None, mlp_hidden_size=None, mlp_ratio=4)).language
+    assert (language.kv_heads, language.ff) == (6, 192)
+    assert config_from_published(resolved(n_kv_heads=None, multi_query_attention=True)).language.kv_heads == 1
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"norm_after": True}, "norm_after is True"),
+        ({"rope_impl": "interleave"}, "rope_impl is 'interleave'"),
+        ({"vision": {"image_num_key_value_heads": 1}}, "image_num_key_value_heads is 1"),
+        ({"vision": {"image_mlp_activations": "gelu"}}, "image_mlp_activations is 'gelu'"),
+        ({"image": {"base_image_input_size": [64, 48]}}, r"base_image_input_size is \[64, 48\]"),
+        ({"image": {"crop_mode": "resize"}}, "crop_mode is 'resize'"),
+    ],
+)
+def test_published_options_that_are_not_computed_are_refused(change: dict, told: str) -> None:
+    with pytest.raises(BadInput, match=f"published option {told}, only .* is supported"):
+        config_from_published(resolved(**change))
 
 
 # ---------------------------------------------------------------------------- tokenizer and processor
