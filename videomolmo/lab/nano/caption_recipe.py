@@ -23,8 +23,8 @@ STAGES = (
     ),
     Stage(
         "speak_more", "speak", steps=8000, batch=6, max_lr=1.5e-3, parts=("adapters", "language", "projector"),
-        cached_batches=1000, look_weight=0.3, questions=7,
-        always=("caption", "caption", "motion", "motion", "relation"),  # what is learnt last, and captions meanwhile
+        cached_batches=1000, look_weight=0.3, questions=9,  # what is learnt last, and captions meanwhile:
+        always=("caption", "motion", "motion", "relation", "relation", "relation", "hidden"),
     ),
     Stage(
         "ground", "ground", steps=800, batch=8, max_lr=5e-4, parts=tuple(part for part in PARTS if part != "video"),

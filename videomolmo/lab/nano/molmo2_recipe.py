@@ -54,10 +54,10 @@ _PICTURES = Clips("picture", 3.0, questions=8, categories=("object", "animal"))
 STAGES = (
     Stage("pictures", 3200, 1.2e-3, (_PICTURES,), stand_in=True),
     Stage("own", 300, 6e-4, (_PICTURES,), vision=0.3),
-    Stage("clips", 4500, 8e-4, (
-        replace(_PICTURES, share=0.33), Clips("point", 4.0, 0.37), Clips("point", 6.0, 0.1), Clips("track", 3.0, 0.1),
+    Stage("clips", 6500, 1.6e-3, (
+        replace(_PICTURES, share=0.28), Clips("point", 4.0, 0.42), Clips("point", 6.0, 0.1), Clips("track", 3.0, 0.1),
         Clips("track", 6.0, 0.05, batch=6, questions=2), Clips("track", 12.0, 0.05, batch=3, questions=1),
-    ), vision=0.3),
+    ), vision=0.2),
 )  # fmt: skip
 
 
