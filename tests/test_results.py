@@ -461,6 +461,8 @@ def test_what_is_no_result_is_refused(result, tmp_path, damage):
         (folder / "answers.jsonl").write_text('{"frame": 1}\n')
     with pytest.raises(BadInput, match="not a saved result"):
         GroundingResult.load(folder)
+    with pytest.raises(BadInput, match=r"nowhere: not a saved result \(there is no run.json\)"):
+        GroundingResult.load(tmp_path / "nowhere")
 
 
 def test_a_result_without_objects(tmp_path, video):

@@ -472,9 +472,8 @@ class GroundingResult:
                 check_windows(spool, told)
             spool.clip = told
         except (OSError, BadInput) as error:
-            raise BadInput(
-                f"{folder}: not a saved result ({error}); give a folder that `save` or `ground` wrote"
-            ) from error
+            why = f"there is no {Path(error.filename).name}" if isinstance(error, FileNotFoundError) else error
+            raise BadInput(f"{folder}: not a saved result ({why}); give a folder that `ground` wrote") from error
         opened = video if isinstance(video, Frames) else None
         video = as_path(video) or video
         given = source if video is None else video if opened is None else opened.source
