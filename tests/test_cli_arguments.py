@@ -16,8 +16,9 @@ from conftest import seen_throughout
 from small_notebooks import write_notebook
 from typer.main import get_command
 
-from videomolmo.cli import app, main
+from videomolmo.cli import TEMPORAL, app, main
 from videomolmo.io.video import VideoWriter
+from videomolmo.model.config import TEMPORAL_KINDS
 from videomolmo.synth.clips import Clip
 
 
@@ -133,6 +134,11 @@ def test_every_command_explains_itself_and_its_options(words, capsys):
     for name in getattr(command, "commands", ()):
         assert f"  {name}  " in printed.out
     assert not printed.err and "..." not in printed.out.replace("[ARGS]...", "")  # no summary is too long for its line
+
+
+def test_help_names_the_temporal_modules_that_there_are():
+    """It cannot ask the model, which takes seconds to import."""
+    assert tuple(TEMPORAL_KINDS) == TEMPORAL
 
 
 def test_commands_are_shown_in_groups(capsys):
