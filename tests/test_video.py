@@ -258,9 +258,11 @@ def test_files_that_are_no_video(tmp_path):
         silent_music(tmp_path / "music.m4a").name: "sound but no picture",
         **dict.fromkeys(("a.jpg", "a.png", "a.bmp", "a.webp", "a.tiff", "a.ico"), "a single picture"),
         "moving.webp": "an animated WebP, which is not read",
+        "cut.webp": "a single picture",
     }
     moving = [Image.fromarray(picture(number)) for number in range(3)]
     moving[0].save(tmp_path / "moving.webp", save_all=True, append_images=moving[1:])
+    (tmp_path / "cut.webp").write_bytes((tmp_path / "moving.webp").read_bytes()[:20])
     for name in cases:
         if name.startswith("a."):
             Image.fromarray(picture(1)).save(tmp_path / name)

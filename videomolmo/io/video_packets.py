@@ -135,7 +135,7 @@ def _has_animation(path: Path) -> bool:
     """Whether a WebP file says that it holds several pictures: a bit of the chunk it begins with."""
     with path.open("rb") as file:
         head = file.read(21)
-    return head[12:16] == b"VP8X" and bool(head[20] & 2)
+    return len(head) == 21 and head[12:16] == b"VP8X" and bool(head[20] & 2)
 
 
 class Survey(NamedTuple):
