@@ -95,9 +95,11 @@ def ground(
         whole("Windows worked on together (live: 1; else as many as are faster).", "N", callback=at_least_one),
     ] = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace earlier results in DIR.")] = False,
-    more_videos: Annotated[list[str] | None, Option("--video", metavar="VIDEO", help="A further one.", **MANY)] = None,
+    more_videos: Annotated[
+        list[str] | None, Option("--video", metavar="VIDEO", help="A further video.", **MANY)
+    ] = None,
     more_sentences: Annotated[
-        list[str] | None, Option("--sentence", metavar="TEXT", help="A further one.", **MANY)
+        list[str] | None, Option("--sentence", metavar="TEXT", help="A further sentence.", **MANY)
     ] = None,
     workers: Annotated[int | None, whole("Processes, each with its own models (default: 1).", "N", **MANY)] = None,
     scheduler: Annotated[str | None, options.scheduler(**MANY)] = None,

@@ -75,7 +75,7 @@ def config_from_published(values: dict[str, Any]) -> VideoMolmoConfig:
 
 
 def _refuse_others(values: dict[str, Any], fixed: dict[str, Any]) -> None:
-    """Nothing where a configuration has no other values than the one of each option that is computed here."""
+    """Refuse a configuration in which an option has another value than the one that is computed here."""
     for name, wanted in fixed.items():
         if values.get(name, wanted) != wanted:
             raise BadInput(

@@ -249,7 +249,7 @@ def clips_of(
 
 
 def optimiser_of(both: Both, stage: Stage) -> torch.optim.Optimizer:
-    """What trains the parts that the stage does; all others are frozen. The table of prompts learns with "segment".
+    """The optimiser of the parts that a stage trains; all others are frozen. Prompts learn with "segment" alone.
 
     Words are learnt with Muon, in fewer steps; for the other tasks, which take few, it was not tried.
     """

@@ -228,7 +228,10 @@ def asked_loss(probes: Probes, hidden: Tensor, batch: dict[str, Tensor]) -> Tens
 
 
 def optimiser_of(both: Both, stage: Stage) -> torch.optim.Optimizer:
-    """What trains all that the stage does; the tower learns at the stage's share of the rate, or is frozen."""
+    """The optimiser of what a stage trains: Muon for inner matrices, AdamW for the rest.
+
+    The tower has the share `vision` of the rate; where that is 0, it is frozen.
+    """
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, parameter in both.named_parameters():
         share = stage.vision if name.startswith("model.model.vision_tower.") else 1.0
