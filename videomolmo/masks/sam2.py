@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -21,11 +22,13 @@ from videomolmo.io.untrusted import first_line, model_file, regular_file, shorte
 from videomolmo.masks.configuration import Sam2, Unfilled, checked, instantiate, read_configuration, read_yaml
 from videomolmo.protocols import Frame, PropagationPath
 from videomolmo.weights.pickled import read_torch
+from videomolmo.weights.products import quick_products
 from videomolmo.weights.tensors import check_finite, shapes_of
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0…1, SAM 2's own
 # Bytes for each pixel of SAM 2's own picture: of a row's work, and of a frame's features.
 ROW_BYTES, FRAME_BYTES, CPU_BYTES, MOST_ROWS = 400, 16, 2**28, 16
+LARGE_PX = 1024  # of SAM 2's own picture, as all published ones have: most of its products are large there
 PIXELS_AT_ONCE = 2**25  # of masks that grow to the size of the frame, as floating point numbers
 
 
@@ -84,9 +87,13 @@ class MaskTracker:
         """Features of a frame, to be shared by every object and both directions of time."""
         return self.encode_all([frame])[0]
 
-    def precision(self) -> torch.autocast:
-        """Within it the model computes as it was told to."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._is_half)
+    @contextmanager
+    def precision(self) -> Iterator[None]:
+        """Within it the model computes as it was told to, on a CPU with its large products made quickly."""
+        is_quick = self.device.type == "cpu" and self.model.image_size >= LARGE_PX
+        half = torch.autocast(self.device.type, torch.bfloat16, enabled=self._is_half)
+        with half, quick_products() if is_quick else nullcontext():
+            yield
 
     @torch.inference_mode()
     def encode_all(self, frames: Sequence[Frame]) -> list[FrameFeatures]:
