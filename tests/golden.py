@@ -67,13 +67,15 @@ def near(stage: str, found: Tensor, wanted: Tensor, bound: float, *, relative: b
 
     Args:
         stage: what is compared, a row of the table.
-        found, wanted: of equal size; `found` takes the shape of `wanted`.
+        found, wanted: of equal size; `found` takes the shape of `wanted`. None of nothing are near.
         bound: most that is allowed.
         relative: to the largest wanted magnitude.
     """
     wanted = wanted.to(torch.float64)
-    error = (found.detach().reshape(wanted.shape).to(torch.float64) - wanted).abs().max()
-    value = (error / wanted.abs().max().clamp(min=1e-30) if relative else error).item()
+    errors = (found.detach().reshape(wanted.shape).to(torch.float64) - wanted).abs()
+    if not errors.numel():
+        return
+    value = (errors.max() / wanted.abs().max().clamp(min=1e-30) if relative else errors.max()).item()
     row = f"{stage}, {'relative' if relative else 'absolute'}"
     WORST[row] = (max(value, WORST.get(row, (0.0, 0.0))[0]), bound)
     assert value <= bound, f"{row}: {value:.2g}, allowed {bound:.2g}"

@@ -60,6 +60,11 @@ def build(**changes: Any) -> MolmoPointForConditionalGeneration:
     return model
 
 
+def part(name: str, **changes: Any) -> dict[str, Any]:
+    """A part of the configuration, changed."""
+    return {name: values()[name] | changes}
+
+
 @pytest.fixture(scope="module")
 def model() -> MolmoPointForConditionalGeneration:
     return build()
@@ -158,6 +163,63 @@ def test_order_of_points(model) -> None:
     assert able(TOKENS.closed, 4) == words
 
 
+@pytest.mark.parametrize(
+    "habits, rules, earlier, again, same",
+    [
+        ("training", ("always", "never", "always"), False, False, slice(5, 9)),
+        ("training", ("inference", "always", None), False, True, slice(4, 9)),
+        ("training", ("never", "inference", "never"), True, True, slice(0, 9)),
+        ("training", ("never", "inference", "inference"), False, False, slice(5, 9)),
+        ("released", ("always", "inference", "inference"), False, False, slice(5, 9)),
+        ("released", ("always", "inference", "always"), False, True, slice(4, 9)),  # "always" is no rule there
+        ("released", ("never", "inference", "inference"), True, False, slice(5, 9)),
+        ("released", (None, "never", "inference"), True, True, slice(0, 9)),
+    ],
+)
+def test_rules_of_other_configurations(habits: str, rules: tuple, earlier: bool, again: bool, same: slice) -> None:
+    """May a token before the last point's follow, may that one after its last slot, and with which slots otherwise?"""
+    names = ("mask_patches", "mask_subpatches", "mask_repeats")
+    config = MolmoPointConfig.from_dict(values(habits=habits, **dict(zip(names, rules, strict=True))))
+    first, slot, cell = TOKENS.words, TOKENS.closed + 1, TOKENS.cells
+    able = allowed([first + 2, slot + 8, cell, 3], TOKENS, config)
+    assert (able[first + 1].item(), able[first + 2].item(), able[first + 3].item()) == (earlier, again, True)
+    able = allowed([first + 2, slot + 4, cell, 3, first + 2], TOKENS, config)
+    assert able.nonzero()[:, 0].tolist() == list(range(slot, cell))[same]
+
+
+def test_slots_without_a_patch(model) -> None:
+    padding = POOLING[1] < 0
+    for rule, in_training, in_writing in (("always", True, True), ("inference", False, True), ("never", False, False)):
+        other = build(mask_subpatches=rule)
+        writer = Writer(other, torch.tensor([PROMPT]), pictures(), FRAMES[None])
+        writer.take(TOKENS.words + 1)
+        assert (writer.step.slots < -9e4).tolist() == (padding & in_writing).tolist()
+        with torch.no_grad():
+            out = other(**learnt())
+        assert (out.subpatch_logits[0] < -9e4).tolist() == (padding & in_training).tolist()
+
+
+@pytest.mark.parametrize("habits, slot", [("released", 5), ("training", 0)])
+def test_where_only_padding_may_follow(habits: str, slot: int) -> None:
+    """Token 3 has four patches, in slots 0, 1, 3 and 4; the last is taken, and the same token comes again."""
+    writer = Writer(build(habits=habits), torch.tensor([PROMPT]), pictures(), FRAMES[None])
+    for number in (TOKENS.words + 3, TOKENS.closed + 1 + 4, TOKENS.cells, 3, TOKENS.words + 3):
+        writer.take(number)
+    assert writer.best == TOKENS.closed + 1 + slot
+
+
+def test_a_connector_of_another_width_than_the_vision_tower() -> None:
+    model = build(**part("adapter_config", hidden_size=12, num_attention_heads=3, num_key_value_heads=1))
+    shapes = {name: list(value.shape) for name, value in published_state(model)}
+    pooling = "model.connector.image_pooling_2d."
+    assert (shapes[f"{pooling}wq.weight"], shapes[f"{pooling}wk.weight"]) == ([12, 16], [4, 16])
+    assert (shapes["model.connector.image_projector.w1.weight"], shapes["model.build_vit_embedding.weight"]) == (
+        [12, 12], [16, 16],
+    )  # fmt: skip
+    with torch.no_grad():
+        assert model(**learnt()).loss.isfinite()
+
+
 def test_answers_keep_the_order(model) -> None:
     answer = write(model, torch.tensor([PROMPT]), pictures(), FRAMES[None], 40, eos_token_id=[])
     assert len(answer.ids) == 40
@@ -191,6 +253,19 @@ def test_places_in_pixels() -> None:
         assert not places(strange, TOKENS, FRAMES, grids, sizes)  # padding, no such token, no number
 
 
+def test_places_of_windows_that_are_no_squares() -> None:
+    """4 x 6 patches, pooled 2 x 3 to 2 x 2 tokens."""
+    pooling = torch.arange(24).reshape(2, 2, 2, 3).permute(0, 2, 1, 3).reshape(4, 6)
+    ids = Ids(WORDS + MORE, 4, 6)
+    text = f"<POINT_3><POINT_{ids.tokens + 1 + 4}><POINT_{ids.tokens + 1 + 6 + 5}>7"
+    (found,) = places(text, ids, pooling, [(0, 2, 2)], [(40, 60)], (2, 3))
+    assert (found.object_id, found.x, found.y) == pytest.approx(
+        (7, (4 + 1.5 * 0.33) / 6 * 60, (3 + 2.5 * 0.33) / 4 * 40)
+    )
+    with pytest.raises(BadInput, match="tokens of 2 x 2 patches, expected 6"):
+        places(text, ids, pooling, [(0, 2, 2)], [(40, 60)])
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_saved_and_loaded_by_the_auto_classes(tmp_path: Path, tied: bool) -> None:
     model = build(tie_word_embeddings=tied)
@@ -212,6 +287,18 @@ def test_published_folders_may_disagree_with_themselves(tmp_path: Path) -> None:
     build().save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(values(tie_word_embeddings=True)))
     assert read_configuration(tmp_path).tie_word_embeddings is False
+
+
+@pytest.mark.parametrize("told", [{}, {"tie_word_embeddings": False}])
+def test_published_folders_may_not_say_that_tables_are_one(tmp_path: Path, told: dict[str, Any]) -> None:
+    """Its text part says so, or none does; both ways of loading find it in the weights."""
+    saved = build(tie_word_embeddings=True)
+    saved.save_pretrained(tmp_path)
+    text = part("text_config", tie_word_embeddings=True) if told else {}
+    (tmp_path / "config.json").write_text(json.dumps(values(**told, **text)))
+    for kind in (MolmoPointForConditionalGeneration, AutoModelForImageTextToText):
+        model = kind.from_pretrained(tmp_path)
+        assert model.lm_head is None and model.config.tie_word_embeddings is True
 
 
 def test_names_and_shapes_of_the_full_size() -> None:
@@ -244,7 +331,14 @@ def test_names_and_shapes_of_the_full_size() -> None:
         ({"patch_location": "4x4"}, "patch_location is '4x4'"),
         ({"patch_embed_dim": 7}, "patch_embed_dim"),
         ({"patch_token_id": 99}, "patch_token_id is 99"),
-        ({"mask_patches": "never"}, "mask_patches"),
+        ({"mask_patches": "sometimes"}, "mask_patches"),
+        ({"image_high_res_id": 43}, "image_high_res_id is 43, expected 42"),
+        (part("text_config", use_qk_norm=False), "text_config.use_qk_norm is False"),
+        (part("text_config", num_attention_heads=3, num_key_value_heads=2), "text_config.num_key_value_heads is 2"),
+        (part("vit_config", image_num_pos=16), "vit_config.image_num_pos is 16, expected 25"),
+        (part("adapter_config", vit_layers=[-5]), "adapter_config.vit_layers has -5, expected -4 to 3"),
+        (part("adapter_config", text_hidden_size=8), "adapter_config.text_hidden_size is 8, expected 16"),
+        (part("adapter_config", head_dim=5), "adapter_config.hidden_size is 8, expected 10"),
         ({"text_config": {"hidden_size": -1}}, "hidden_size"),
         ({"adapter_config": {"pooling_attention_mask": False}}, "pooling_attention_mask is False"),
     ],
@@ -280,6 +374,7 @@ def test_input_that_is_refused(model) -> None:
         ((prompt + 50, pictures(), pooling), "ids from 0 to 55"),
         ((prompt, pictures(), pooling[:, :4]), "differ in number"),
         ((prompt, pictures(1), pooling), "none of the 25"),
+        ((prompt, pictures()[:, :, :24], pooling), r"crops are \(24, 192\), expected \(25, 192\)"),
         ((prompt,), "differ in number"),
     ):
         with pytest.raises(BadInput, match=told):

@@ -37,6 +37,7 @@ class Golden(NamedTuple):
     generation: dict[str, Tensor]
     training: dict[str, Tensor]
     end: int
+    windows: dict[str, tuple[int, int]]
 
 
 @pytest.fixture(scope="module", params=[pytest.param(path, id=path.name) for path in FOLDERS] or ABSENT)
@@ -50,6 +51,7 @@ def golden(request, tmp_path_factory) -> Golden:
         folder, MolmoPointForConditionalGeneration.from_pretrained(published),
         read_json(folder / "index.json"), tensors(folder / "generation.safetensors"),
         tensors(folder / "training.safetensors"), values["bos_and_eos_id"],
+        {kind: tuple(values["processor"][f"{kind}_pooling"]) for kind in ("image", "video")},
     )  # fmt: skip
 
 
@@ -102,7 +104,8 @@ def test_saved_it_is_the_published_file_again(golden: Golden, tmp_path) -> None:
     golden.model.save_pretrained(tmp_path)
     wanted = tensors(golden.folder / "weights.safetensors")
     found = tensors(tmp_path / "model.safetensors")
-    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name].to(value.dtype), value) for name, value in wanted.items())
     again = MolmoPointForConditionalGeneration.from_pretrained(tmp_path)
     where = {"_name_or_path": None, "architectures": None}  # of transformers
     assert again.config.to_dict() | where == golden.model.config.to_dict() | where
@@ -173,7 +176,8 @@ def test_answers_of_the_released_model(golden: Golden) -> None:
 def check_places(golden: Golden, case: str, text: str, ids: Ids, about: dict[str, Any], tokenizer: Any) -> None:
     prompt, _, pooling = inputs(golden, case)
     grids, sizes = grids_of(golden, case)
-    found = [list(place) for place in places(text, ids, pooling[0], grids, sizes)]
+    window = golden.windows["video" if f"{case}.in.video_grids" in golden.generation else "image"]
+    found = [list(place) for place in places(text, ids, pooling[0], grids, sizes, window)]
     if "seconds" in about["columns"]:
         shown, start = [], 0
         for at in (prompt[0] == golden.model.config.frame_start_token_id).nonzero()[:, 0].tolist():
@@ -221,8 +225,9 @@ def test_losses_and_gradients(golden: Golden) -> None:
         data = {key.removeprefix(f"{name}."): value for key, value in golden.training.items()
                 if key.startswith(f"{name}.")}  # fmt: skip
         arguments = {
-            "input_ids": data["in.input_ids"], "pixels": pixels(data["in.images_u8"]),
-            "pooling": data["in.token_pooling"], "points": data.get("in.point_target_ids"),
+            "input_ids": data["in.input_ids"],
+            "pixels": pixels(data["in.images_u8"]) if "in.images_u8" in data else None,
+            "pooling": data.get("in.token_pooling"), "points": data.get("in.point_target_ids"),
             "labels": data["in.labels"], "weights": data["in.loss_masks"], "position_ids": data["in.position_ids"],
             "subsegments": data.get("in.subsegment_ids"),
         }  # fmt: skip

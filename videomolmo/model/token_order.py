@@ -52,8 +52,8 @@ class Rules(NamedTuple):
 
     Args:
         patches: no image token before that of the last point.
-        slots: nor that one again where its last patch was chosen.
-        repeats: of the same image token as before only later patches.
+        slots: of the same image token as before no earlier patches.
+        repeats: nor the same patch again, nor that image token where its last patch was chosen.
         is_whole: a list that has begun goes on until no-more-points, without words in it. Ours.
         is_released: as the released code of MolmoPoint has it, whose look at the last finished point begins two
             tokens back, and where no-more-points may come first.
@@ -94,21 +94,25 @@ def in_order(written: Sequence[int], ids: Ids, rules: Rules) -> Bool[Tensor, " s
         able[: ids.words] = False
     if patch is None:
         able[ids.closed] = rules.is_released
-    elif rules.patches:
-        full = rules.slots and slot == ids.cells - 1
-        able[ids.words : patch + full] = False
+    else:
+        full = rules.repeats and slot == ids.cells - 1
+        if rules.patches or (full and not rules.is_released):
+            able[ids.words : patch + full] = False
+        elif full:
+            able[patch] = False
     return able
 
 
 def _slots(able: Tensor, patch: int, past: list[int], ids: Ids, rules: Rules) -> Tensor:
-    """Slots that may follow a patch token; of the token chosen before as well, only later ones."""
+    """Slots that may follow a patch token; of the token chosen before as well, none before its slot, nor that one."""
     able[: ids.closed + 1] = False
     able[ids.cells :] = False
     past = past if rules.is_released else past[:-1]
     before = next((one for one in reversed(past) if ids.part(one) == "patch"), None)
     slot = next((one for one in reversed(past) if ids.part(one) == "slot"), None)
-    if rules.repeats and before == patch and slot is not None and slot < ids.cells - 1:
-        able[ids.closed + 1 : slot + 1] = False
+    if before == patch and slot is not None and (slot < ids.cells - 1 or not rules.repeats):
+        first = slot + 1 if rules.repeats else slot if rules.slots else 0
+        able[ids.closed + 1 : first] = False
     return able
 
 

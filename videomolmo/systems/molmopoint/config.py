@@ -17,7 +17,8 @@ from videomolmo.systems.molmo2_files import AdapterSizes, TextSizes, VisionSizes
 
 Habits = Literal["ours", "training", "released"]
 _Id = int_in(0, 2**23)
-_Rule = Literal["always", "inference"] | None
+_Rule = Literal["always", "inference", "never"] | None
+OFF = (None, "never")
 _IDS = (
     "image_start_token_id", "image_end_token_id", "image_patch_id", "image_col_id", "image_non_indexable_patch_id",
     "frame_start_token_id", "frame_end_token_id", "patch_token_id", "subpatch_token_id", "location_token_id",
@@ -30,6 +31,7 @@ FIXED = {  # what a published config.json may say alone; the code that it belong
 FIXED_ADAPTER = {
     "attention_pooling_out_layer": False, "pooling_attention_mask": True, "positional_embeddings": None,
 }  # fmt: skip
+FIXED_TEXT = {"use_qk_norm": True}
 _Sizes = TypedDict(
     "_Sizes",
     {
@@ -50,8 +52,9 @@ class MolmoPointConfig(Molmo2Config):
     Args:
         patch_embed_dim: width in which queries and candidates are compared.
         token_prediction_rotary_theta: of the rotation by distance from the last chosen token.
-        mask_patches, mask_subpatches, mask_repeats: ordering rules, see `token_order.Rules`; "always" is in training
-            too, None is never.
+        mask_patches, mask_repeats: ordering rules, see `token_order.Rules`; "always" is in training too, which
+            repeats have no part in; None is "never".
+        mask_subpatches: when slots without a patch are forbidden; in the released habits also the order of slots.
         habits: where training code and released model differ. "training" and "released" are each as it stands; "ours"
             is "training" with the location read from the normalised state in writing too, as it was learnt.
 
@@ -79,9 +82,18 @@ class MolmoPointConfig(Molmo2Config):
 
     @property
     def rules(self) -> Rules:
-        """Which rules of order hold in writing."""
-        held = (self.mask_patches, self.mask_subpatches, self.mask_repeats)
-        return Rules(*(rule is not None for rule in held), is_released=self.habits == "released")
+        """Which rules of order hold in writing; the released code takes "always" for no rule against repeats."""
+        patches, repeats = self.mask_patches not in OFF, self.mask_repeats not in OFF
+        if self.habits != "released":
+            return Rules(patches, patches, repeats)
+        slots = self.mask_subpatches not in OFF
+        return Rules(patches, slots, slots and self.mask_repeats == "inference", is_released=True)
+
+    def forbids_padding(self, is_writing: bool) -> bool:
+        """Whether slots without a patch are out of the question, in writing or in training."""
+        if not is_writing:
+            return self.mask_subpatches == "always"
+        return self.habits == "released" or self.mask_subpatches not in OFF
 
     @property
     def media_ids(self) -> list[int]:
@@ -102,6 +114,7 @@ class MolmoPointConfig(Molmo2Config):
         give_back = kwargs.pop("return_unused_kwargs", False)
         changes = {name: kwargs.pop(name) for name in _Sizes.__annotations__ if name in kwargs}
         config = cls(**_values({**config_dict, **changes}))
+        _check_sizes(config)
         for name, own in (("attn_implementation", "_attn_implementation"), ("name_or_path", "name_or_path")):
             if name in kwargs:
                 setattr(config, own, kwargs.pop(name))
@@ -121,13 +134,21 @@ def _values(values: dict[str, Any]) -> dict[str, Any]:
         raise BadInput(f"model_type is {shortened(kind)}, expected {MolmoPointConfig.model_type!r}; use load_grounder")
     parts = {name: values[name] for name in ("text_config", "vision_config", "vit_config", "adapter_config")
              if isinstance(values.get(name), dict)}  # fmt: skip
-    for place, fixed, given in (("", FIXED, values), ("adapter_config.", FIXED_ADAPTER, parts.get("adapter_config"))):
+    fixed_of = (
+        ("", FIXED | {"image_high_res_id": values.get("image_patch_id")}, values),
+        ("adapter_config.", FIXED_ADAPTER, parts.get("adapter_config")),
+        ("text_config.", FIXED_TEXT, parts.get("text_config")),
+    )
+    for place, fixed, given in fixed_of:
         for name, value in fixed.items():
             if (found := (given or {}).get(name, value)) != value:
                 raise BadInput(f"{place}{name} is {shortened(found)}, expected {value!r}; there is no option for it")
     own = {name: {key: value for key, value in part.items() if key != "model_type"} for name, part in parts.items()}
     found = checked(_Sizes, {**values, **own}, "config.json")
-    text = found.get("text_config", {})
+    text, blocks = found.get("text_config", {}), found.get("vit_config", {}).get("num_hidden_layers", 25)
+    for layer in found.get("adapter_config", {}).get("vit_layers") or ():
+        if not -blocks <= layer < blocks:
+            raise BadInput(f"adapter_config.vit_layers has {layer}, expected -{blocks} to {blocks - 1}; correct it")
     most = text.get("vocab_size", 151936) + text.get("additional_vocab_size", 128)
     for name in _IDS:
         if (number := found.get(name, 0)) >= most:
@@ -137,3 +158,20 @@ def _values(values: dict[str, Any]) -> dict[str, Any]:
     if found.get("low_res_image_start_token_id") is None:  # published as null, and yet in use
         found["low_res_image_start_token_id"] = text.get("vocab_size", 151936) + 4
     return found
+
+
+def _check_sizes(config: MolmoPointConfig) -> None:
+    """Nothing, where the sizes of the parts go together; more than their own bounds, which are checked before."""
+    text, vision, adapter = config.text_config, config.vision_config, config.adapter_config
+    patches = (vision.image_size[0] // vision.patch_size) * (vision.image_size[1] // vision.patch_size)
+    for place, part in (("text_config", text), ("vit_config", vision), ("adapter_config", adapter)):
+        heads, shared = part.num_attention_heads, part.num_key_value_heads
+        if heads % shared:
+            raise BadInput(f"{place}.num_key_value_heads is {shared}, expected a divisor of {heads}; correct it")
+    for name, found, wanted in (
+        ("adapter_config.hidden_size", adapter.hidden_size, adapter.num_attention_heads * adapter.head_dim),
+        ("adapter_config.text_hidden_size", adapter.text_hidden_size, text.hidden_size),
+        ("vit_config.image_num_pos", vision.num_position_embeddings, patches),
+    ):
+        if found != wanted:
+            raise BadInput(f"{name} is {found}, expected {wanted} by the other sizes; use the weights' own config")

@@ -12,16 +12,29 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
-from transformers.models.molmo2.modeling_molmo2 import Molmo2Adapter, Molmo2TextModel, Molmo2VisionModel
+from transformers.models.molmo2.modeling_molmo2 import (
+    Molmo2Adapter,
+    Molmo2TextModel,
+    Molmo2VisionAttention,
+    Molmo2VisionModel,
+)
 from transformers.utils import ModelOutput
 
 from videomolmo.errors import BadInput
 from videomolmo.masks.configuration import Unfilled
-from videomolmo.model.point_heads import CLOSED, Candidates, PointLosses, PointPredictor, cross_entropy, ordered
+from videomolmo.model.point_heads import (
+    CLOSED,
+    FORBIDDEN,
+    Candidates,
+    PointLosses,
+    PointPredictor,
+    cross_entropy,
+    ordered,
+)
 from videomolmo.model.pointing import CACHE
 from videomolmo.model.token_heads import before_norm
 from videomolmo.systems.molmopoint.config import MolmoPointConfig
-from videomolmo.systems.molmopoint.weights import fill, published_state, read_configuration
+from videomolmo.systems.molmopoint.weights import fill, published_state, read_configuration, settled
 from videomolmo.weights import hub
 from videomolmo.weights.assign import Shards, write_folder
 
@@ -76,10 +89,13 @@ class Parts(nn.Module):
         super().__init__()
         self.language_model = Molmo2TextModel(config.text_config)
         self.vision_tower = Molmo2VisionModel(config.vision_config)
+        features = config.vision_config.hidden_size * len(config.adapter_config.vision_feature_layer)
         connector = Molmo2Adapter(config.adapter_config)
+        if connector.image_pooling_2d.q_proj.in_features != features:  # transformers takes the adapter's width for it
+            connector.image_pooling_2d = Molmo2VisionAttention(config.adapter_config, hidden_size=features)
+            connector.image_pooling_2d.apply(connector._init_weights)
         connector.image_pooling_2d.o_proj = nn.Identity()
         self.connector = connector
-        features = config.adapter_config.hidden_size * len(config.adapter_config.vision_feature_layer)
         self.build_vit_embedding = nn.Linear(features, config.text_config.hidden_size)
         self.point_predictor = PointPredictor(
             config.text_config.hidden_size, config.patch_embed_dim, features,
@@ -92,6 +108,7 @@ class MolmoPointForConditionalGeneration(PreTrainedModel):
 
     Source: MolmoPoint (arXiv 2603.28069); released code.
     Differs: `config.habits` says whose of three where training code and release differ; forward takes batches in each.
+        Dropout of embeddings and between layers, which published configurations have at 0, is none in training either.
 
     Args:
         config: every size; the model keeps a copy.
@@ -142,8 +159,12 @@ class MolmoPointForConditionalGeneration(PreTrainedModel):
             pooling: numbers of the patches of each token among those of its row of the batch; -1 is padding.
 
         Raises:
-            BadInput: a number of no patch.
+            BadInput: patches of another size or number, or a number of no patch.
         """
+        vision = self.config.vision_config
+        wanted = (vision.num_position_embeddings, vision.num_channels * vision.patch_size**2)
+        if pixels.shape[2:] != wanted:
+            raise BadInput(f"crops are {tuple(pixels.shape[2:])}, expected {wanted}, patches and values; prepare anew")
         config, model = self.config.adapter_config, self.model
         crops = pixels.flatten(0, 1).to(self.dtype)
         features = torch.cat([self._features(some) for some in crops.split(CROPS)])
@@ -335,6 +356,9 @@ class MolmoPointForConditionalGeneration(PreTrainedModel):
         result.patch_logits = tuple(logits)
         row, at, chosen = self._chosen(ids, flat, config.subpatch_token_id, 1)
         result.subpatch_logits = heads.subpatch_logits(normed[row, at - 1], seen.patches[row, chosen[:, 0]])
+        if config.forbids_padding(is_writing=False):
+            padding = ~seen.valid[row, chosen[:, 0]]
+            result.subpatch_logits = result.subpatch_logits.masked_fill(padding, FORBIDDEN)
         slot_loss = cross_entropy(
             result.subpatch_logits, chosen[:, 1], None if weights is None else weights[row, at - 1]
         )
@@ -405,7 +429,8 @@ class MolmoPointForConditionalGeneration(PreTrainedModel):
         folder = Path(name) if Path(name).is_dir() else hub.pointing_folder(
             f"{name}@{revision}" if revision else name, local_files_only
         )  # fmt: skip
-        model = cls.empty(read_configuration(folder) if config is None else config, attn_implementation)
+        config = read_configuration(folder) if config is None else settled(config, folder)
+        model = cls.empty(config, attn_implementation)
         if dtype == "auto":
             dtype = next(iter(Shards(folder).tensors.values())).dtype
         dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32

@@ -102,7 +102,8 @@ class MolmoPointPointer(Molmo2Pointer):
         text = as_text(told, meaning, self.processor.tokenizer)
         _, rows, columns = inputs["video_grids"][0].tolist()
         grids = [(frame * rows * columns, rows, columns) for frame in range(len(keys))]
-        found = places(text, meaning, pooling, grids, [(video.height, video.width)] * len(keys))
+        window = tuple(self.processor.video_processor.pooling_size)
+        found = places(text, meaning, pooling, grids, [(video.height, video.width)] * len(keys), window)
         for number, key in enumerate(keys):
             if question.on_text is not None:
                 question.on_text(key, text)

@@ -80,7 +80,7 @@ def published_state(model: nn.Module, rows: dict[str, list[Rows]] | None = None)
 
 
 def read_configuration(folder: str | Path) -> MolmoPointConfig:
-    """The configuration of a folder, ours or published; whether its tables are one is seen from the weights.
+    """The configuration of a folder, ours or published, `settled` by its weights.
 
     Raises:
         BadInput: files missing or broken, or of another model.
@@ -91,8 +91,19 @@ def read_configuration(folder: str | Path) -> MolmoPointConfig:
         config = MolmoPointConfig.from_dict(values)
     except (ValueError, TypeError, AttributeError) as error:
         raise BadInput(f"{path}: {error}; copy or download it again") from error
-    kinds = {config.tie_word_embeddings, config.text_config.tie_word_embeddings}
-    if len(kinds) == 2:  # published in two places, which may disagree
+    return settled(config, folder)
+
+
+def settled(config: MolmoPointConfig, folder: str | Path) -> MolmoPointConfig:
+    """The configuration, in which both places agree whether tables of words are one.
+
+    Published folders say so in two places, which may disagree, or in one or none; the weights then do.
+    """
+    path = Path(folder) / CONFIG_FILE
+    values = read_model_json(path) if path.is_file() else {}
+    text = values.get("text_config")
+    said = {part.get("tie_word_embeddings") for part in (values, text if isinstance(text, dict) else {})}
+    if len(said) > 1 or None in said:
         config.tie_word_embeddings = TABLES["lm_head.weight"][0] not in Shards(folder).tensors
     config.text_config.tie_word_embeddings = config.tie_word_embeddings
     return config

@@ -122,7 +122,8 @@ class Writer:
             patches = heads.patch_logits(normed, self.candidates.rows(0), previous)[0]
         if kind == "patch":
             slots = heads.subpatch_logits(normed, self.seen.patches[:, self._patch])[0]
-            slots = slots.masked_fill(~self.seen.valid[0, self._patch], FORBIDDEN)
+            if config.forbids_padding(is_writing=True):
+                slots = slots.masked_fill(~self.seen.valid[0, self._patch], FORBIDDEN)
         if kind == "slot":
             cells = heads.location_logits(normed if config.habits == "ours" else state[None])[0]
         self.step = Step(embed[0, 0], state, self.model.words(state), patches, slots, cells)
@@ -158,8 +159,16 @@ class Writer:
 
     @property
     def best(self) -> int:
-        """What comes next, greedily."""
-        return int(self.scores.masked_fill(~self.allowed, -torch.inf).argmax())
+        """What comes next, greedily.
+
+        Where all slots that may come next are padding, the released code takes the first of those; the training code,
+        to which padding and slots against the order are the same, the first of all.
+        """
+        ids, scores, able = self.ids, self.scores, self.allowed
+        if self.step.slots is not None and self.config.habits == "training":
+            own = slice(ids.closed + 1, ids.cells)
+            return own.start + int(scores[own].masked_fill(~able[own], FORBIDDEN).argmax())
+        return int(scores.masked_fill(~able, -torch.inf).argmax())
 
 
 def write(
@@ -208,6 +217,7 @@ def places(
     pooling: Int[Tensor, "tokens slots"],
     grids: Sequence[tuple[int, int, int]],
     sizes: Sequence[tuple[int, int]],
+    window: tuple[int, int] | None = None,
 ) -> list[Place]:
     """Points of an answer; those whose slot is padding, or whose token is of a global crop, are left out.
 
@@ -217,8 +227,16 @@ def places(
         pooling: patches of each image token.
         grids: for each image or frame the number of its first token of the fine grid, rows and columns of that.
         sizes: height and width (pixels) of each.
+        window: rows and columns of patches pooled into a token; None is a square.
+
+    Raises:
+        BadInput: a window of another number of patches than the slots of a token.
     """
-    found, maps = [], [_map(pooling, *grid).numpy() for grid in grids]
+    side = round(ids.slots**0.5)
+    high, wide = window or (side, side)
+    if high * wide != ids.slots:
+        raise BadInput(f"tokens of {high} x {wide} patches, expected {ids.slots} patches as pooled; give the window")
+    found, maps = [], [_map(pooling, (high, wide), *grid).numpy() for grid in grids]
     for match in POINT.finditer(text):
         patch, slot, cell = (int(one) for one in match.groups()[:3])
         slot, cell = slot - ids.tokens - 1, cell - ids.tokens - 1 - ids.slots
@@ -236,9 +254,10 @@ def places(
     return found
 
 
-def _map(pooling: Int[Tensor, "tokens slots"], first: int, rows: int, columns: int) -> Int[Tensor, "rows columns"]:
+def _map(
+    pooling: Int[Tensor, "tokens slots"], window: tuple[int, int], first: int, rows: int, columns: int
+) -> Int[Tensor, "rows columns"]:
     """Numbers of an image's patches where they lie in it, without the padding around."""
-    side = round(pooling.shape[1] ** 0.5)
-    grid = pooling[first : first + rows * columns].reshape(rows, columns, side, side)
-    grid = grid.permute(0, 2, 1, 3).reshape(rows * side, columns * side)
+    grid = pooling[first : first + rows * columns].reshape(rows, columns, *window)
+    grid = grid.permute(0, 2, 1, 3).reshape(rows * window[0], columns * window[1])
     return grid[(grid >= 0).any(dim=1)][:, (grid >= 0).any(dim=0)]
