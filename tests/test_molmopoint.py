@@ -283,6 +283,12 @@ def test_saved_and_loaded_by_the_auto_classes(tmp_path: Path, tied: bool) -> Non
     assert MolmoPointForConditionalGeneration.from_pretrained(tmp_path, dtype="bfloat16").dtype == torch.bfloat16
 
 
+def test_an_id_that_is_not_told_is_not_guessed() -> None:
+    told = {name: value for name, value in values().items() if name != "image_col_id"}
+    with pytest.raises(BadInput, match="image_col_id is 151939, expected below 56"):
+        MolmoPointConfig.from_dict(told)
+
+
 def test_published_folders_may_disagree_with_themselves(tmp_path: Path) -> None:
     build().save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(values(tie_word_embeddings=True)))

@@ -151,7 +151,7 @@ def _values(values: dict[str, Any]) -> dict[str, Any]:
             raise BadInput(f"adapter_config.vit_layers has {layer}, expected -{blocks} to {blocks - 1}; correct it")
     most = text.get("vocab_size", 151936) + text.get("additional_vocab_size", 128)
     for name in _IDS:
-        if (number := found.get(name, 0)) >= most:
+        if (number := found.get(name, getattr(MolmoPointConfig, name))) >= most:
             raise BadInput(
                 f"{name} is {number}, expected below {most}, the number of words; use the weights' own config"
             )
