@@ -48,8 +48,13 @@ _KINDS = tuple(  # of tokens; the longest that fits is taken, of equals the firs
         rf"(?:[dlo]{_APOSTROPHE}|ma{_APOSTROPHE}(?=am)|c{_APOSTROPHE}(?=mon)|ne{_APOSTROPHE}(?=er)|e{_APOSTROPHE}(?=er))"
         rf"{_LETTER}+",
         rf"ol{_APOSTROPHE}|y{_APOSTROPHE}(?!\w)|y{_APOSTROPHE}(?=all)",
-        rf"(?:[^\W_]|\.(?=\d))(?:[^\W_]|[-/&_](?=[^\W_])|[.!?](?={_LETTER}))*",  # words, also with signs in them
-        r"[-+]?\d*(?:[.,:/-]?\d)+(?:[-/]\w+)*",
+        rf"{_LETTER}[^\W_]*(?:[.!?]{_LETTER}[^\W_]*)*",  # words, also with signs in them
+        r"[^\W_]+(?:[-_][^\W_]+)*",
+        r"[a-z0-9]+(?:-[a-z]+){0,2}(?:/[a-z0-9]+(?:-[a-z]+){0,2}){1,2}|\d{1,4}-\d{1,4}/\d{1,4}",
+        rf"(?-i:[A-Z]+(?:[+&][A-Z]+)+|(?<!\w)[A-Z]{_APOSTROPHE}(?!(?:[dsm]|re|ve|ll)(?!\w))[A-Za-z]{{2,}})",
+        r"c\+\+|[cfj]#",
+        r"(?a:(?:[a-z0-9]+[.,])+[a-z0-9]+(?:-[a-z0-9]+)+)",
+        r"[-+]?\d*(?:[.,:]\d+)+|[-+]\d+",
         r"(?:us|a|c|nz|hk|s)\$",
         r"\.+|_+|\*+|…|(?:\. ){2}\.|-{2,}|[—–]|[!?]+",
     )
