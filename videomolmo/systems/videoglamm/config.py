@@ -42,6 +42,8 @@ class LanguageConfig:
         check_fields(self)
         divides(self, "heads", "width")
         divides(self, "kv_heads", "heads")
+        if self.width // self.heads % 2:
+            raise ValueError(f"LanguageConfig.width / heads is {self.width // self.heads}, must be even to be rotated")
         for name, ids in {"segment": [self.segment], "end": self.end, "padding": [self.padding]}.items():
             if any(one >= self.vocab_size for one in ids):
                 raise ValueError(
@@ -70,16 +72,21 @@ class ImageConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         divides(self, "heads", "width")
-        if self.size_px < self.patch_px:
-            raise ValueError(f"ImageConfig.size_px is {self.size_px}, must be at least patch_px = {self.patch_px}")
-        _check_stem(self)
+        _check_patches(self)
 
 
-def _check_stem(part: Any) -> None:
-    """Convolutions of stride 2 end at patches of a power of two."""
-    if part.stem == "conv" and part.patch_px & (part.patch_px - 1):
-        name = type(part).__name__
-        raise ValueError(f"{name}.patch_px is {part.patch_px}, must be a power of two for stem 'conv'")
+def _check_patches(part: Any) -> None:
+    """Refuse a picture without a whole patch; convolutions of stride 2 want all of it in patches of a power of two.
+
+    The linear map leaves out what remains at the right and below, as in the released code.
+    """
+    name = type(part).__name__
+    if part.size_px < part.patch_px:
+        raise ValueError(f"{name}.size_px is {part.size_px}, must be at least patch_px = {part.patch_px}")
+    if part.stem == "conv":
+        divides(part, "patch_px", "size_px")
+        if part.patch_px & (part.patch_px - 1):
+            raise ValueError(f"{name}.patch_px is {part.patch_px}, must be a power of two for stem 'conv'")
 
 
 @dataclass(frozen=True)
@@ -117,9 +124,8 @@ class VideoConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        _check_stem(self)
+        _check_patches(self)
         divides(self, "heads", "width")
-        divides(self, "patch_px", "size_px")
         if self.width % 16:
             raise ValueError(f"VideoConfig.width is {self.width}, must be a multiple of 16 for the position table")
 
@@ -157,6 +163,12 @@ class MaskConfig:
         check_fields(self)
         if self.kind == "nano" and self.width != NANO_WIDTH:
             raise ValueError(f"MaskConfig.width is {self.width}, must be {NANO_WIDTH} for kind 'nano'")
+        if self.kind == "hiera_l":
+            for name, part in (("size_px", 32), ("width", 16), ("memory_width", 2)):
+                if getattr(self, name) % part:
+                    raise ValueError(f"MaskConfig.{name} is {getattr(self, name)}, must be a multiple of {part}")
+            divides(self, "memory_width", "width")
+            divides(self, "trunk_heads", "trunk_width")
         for name in ("stages", "windows"):
             if len(getattr(self, name)) != 4:
                 raise ValueError(f"MaskConfig.{name} is {getattr(self, name)}, expected four numbers, one for a stage")
@@ -181,6 +193,8 @@ class VideoGLaMMConfig(NestedConfig):
         frames: shown to the encoders; longer videos are sampled, shorter ones repeat their last frame.
         most_objects: masks of a sample that a training step counts, missing ones as zero.
         ce_weight, bce_weight, dice_weight: of the three losses.
+        frame_marks: whether the frames stand between `<vid_start>` and `<vid_end>` in a prompt, a picture between
+            `<im_start>` and `<im_end>`.
         shared: "nano" where a file leaves out what it has in common with the models that this package ships: frozen
             encoders. (The published export leaves out CLIP.)
     """
@@ -196,6 +210,7 @@ class VideoGLaMMConfig(NestedConfig):
     ce_weight: float_in(0, 1e3) = 1.0
     bce_weight: float_in(0, 1e3) = 2.0
     dice_weight: float_in(0, 1e3) = 0.5
+    frame_marks: bool = False
     shared: Literal["nothing", "nano"] = "nothing"
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -248,7 +263,9 @@ PHI3 = {  # keys of a published config.json, and ours
 }  # fmt: skip
 FIXED = {  # values of a published config.json that this package has no options for
     "mm_projector_type": "mlp2x_gelu", "image_mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2,
-    "out_dim": 256, "hidden_act": "silu", "rope_scaling": None, "tie_word_embeddings": False,
+    "mm_vision_select_feature": "patch", "out_dim": 256, "use_sam2": True,
+    "hidden_act": "silu", "rope_scaling": None, "partial_rotary_factor": 1.0, "attention_bias": False,
+    "tie_word_embeddings": False, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "attention_dropout": 0.0,
 }  # fmt: skip
 
 
@@ -264,9 +281,10 @@ def config_from_published(values: dict[str, Any], rows: int) -> VideoGLaMMConfig
         ValueError: a value out of range.
     """
     for name, wanted in FIXED.items():
-        if values.get(name, wanted) != wanted:
+        if values.get(name) not in (None, wanted):
             raise BadInput(f"config.json has {name} = {shortened(values[name])}, only {wanted!r} is supported")
     known = {ours: values[name] for name, ours in PHI3.items() if values.get(name) is not None}
     window = values.get("sliding_window", LanguageConfig.window - 1)
     known["window"] = window + 1 if isinstance(window, int) else window
-    return VideoGLaMMConfig(language=LanguageConfig(**known | {"vocab_size": rows, "segment": rows - 1}))
+    language = LanguageConfig(**known | {"vocab_size": rows, "segment": rows - 1})
+    return VideoGLaMMConfig(language=language, frame_marks=values.get("mm_use_im_start_end") is True)

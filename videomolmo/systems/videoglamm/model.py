@@ -38,6 +38,10 @@ from videomolmo.systems.videoglamm.weights import (
 from videomolmo.weights.assign import Shards, write_folder
 
 MAX_NEW_TOKENS = 512
+STEPWISE = {  # options of transformers with which words come one by one, row by row
+    "num_beams": 1, "num_return_sequences": 1, "use_cache": True, "return_dict_in_generate": False,
+    "prompt_lookup_num_tokens": None, "assistant_model": None, "prefill_chunk_size": None,
+}  # fmt: skip
 IDLE = ("trust_remote_code", "use_safetensors", "weights_only", "_from_auto", "_commit_hash", "adapter_kwargs",
         "code_revision")  # fmt: skip
 
@@ -356,9 +360,11 @@ class VideoGLaMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises:
             BadInput: an option by which words no longer come one by one, row by row.
         """
-        for name in ("num_beams", "num_return_sequences"):
-            if options.get(name, 1) != 1:
-                raise BadInput(f"{name} is {options[name]}, but each [SEG] needs the state it was written in; use 1")
+        settings = options.get("generation_config") or self.generation_config
+        for name, only in STEPWISE.items():
+            value = options.get(name, getattr(settings, name, None))
+            if value not in (None, only):
+                raise BadInput(f"{name} is {value}, but each [SEG] needs the state it was written in; use {only}")
         given = self.spliced(input_ids, attention_mask, None, images, context_images, left=True)
         with self._last_states() as states:
             new = super().generate(inputs_embeds=given.embeds, attention_mask=given.attention_mask.long(), **options)

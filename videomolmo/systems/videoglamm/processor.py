@@ -26,6 +26,7 @@ OF_CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.275777
 OF_SAM2 = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of 0 … 255
 PROMPT = "<|system|>\nYou are a helpful AI assistant.<|end|>\n<|user|>\n{}\n{}<|end|>\n<|assistant|>\n"
 FRAME, SEGMENT, END = "<image>", "[SEG]", "<|end|>"
+MARKS = ("<im_start>", "<im_end>"), ("<vid_start>", "<vid_end>")  # around a picture, and around a video
 Example = dict[str, Tensor]
 
 
@@ -91,7 +92,8 @@ class VideoGLaMMProcessor(ProcessorMixin):
             sign for sign in (SEGMENT, *getattr(self.tokenizer, "all_special_tokens", ())) if sign in question
         ]:
             raise BadInput(f"the question holds {signs[0]!r}, a sign of the model's own; leave it out")
-        before, after = PROMPT.format(FRAME, question.strip()).split(FRAME, 1)
+        start, end = MARKS[placeholders > 1] if self.config.frame_marks else ("", "")
+        before, after = PROMPT.format(f"{start}{FRAME}{end}", question.strip()).split(FRAME, 1)
         begin = [self.config.language.begin]
         begin = begin if self.tokenizer.encode("a", add_special_tokens=True)[:1] == begin else []
         prompt = [*begin, *self._ids(before), *[PLACEHOLDER] * placeholders, *self._ids(after)]
