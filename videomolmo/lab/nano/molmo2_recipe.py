@@ -54,7 +54,7 @@ _PICTURES = Clips("picture", 3.0, questions=8, categories=("object", "animal"))
 STAGES = (
     Stage("pictures", 3200, 1.2e-3, (_PICTURES,), stand_in=True),
     Stage("own", 300, 6e-4, (_PICTURES,), vision=0.3),
-    Stage("clips", 6500, 1.6e-3, (
+    Stage("clips", 9000, 1.6e-3, (
         replace(_PICTURES, share=0.2), Clips("point", 4.0, 0.1), Clips("point", 6.0, 0.38), Clips("track", 3.0, 0.05),
         Clips("track", 6.0, 0.1, batch=6, questions=2), Clips("track", 12.0, 0.17, batch=3, questions=2),
     ), vision=0.2),
