@@ -12,6 +12,7 @@ import pandas as pd
 import plain_system
 import pytest
 from bench.kill_ground import result_of
+from bench.saving import sentences
 from numbered_frames import encode
 from test_sweep import gone, until
 
@@ -141,6 +142,11 @@ def test_sentences_about_a_video_share_its_frames_and_their_features(shipped_gro
     for job in jobs:
         one, other = (result_of(tmp_path / name / job.name) for name in ("alone", "together"))
         assert {name for name in one if one[name] != other[name]} <= {"overlay.mp4"} and one.keys() == other.keys()
+
+
+def test_the_benchmark_of_a_second_sentence_runs(videos, tmp_path):
+    found = sentences(videos / "good.mp4", "the red circle", tmp_path / "out", runs=1, frames=4)
+    assert min(found["one"], found["two"]) > 0 and len(found["objects"]) == 2
 
 
 @pytest.fixture

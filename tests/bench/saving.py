@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import torch
 
-from videomolmo.cli.ground_many import _ground, jobs_of
+from videomolmo.cli.ground_many import READ, _ground, jobs_of
 from videomolmo.grounding import VideoGrounder
 from videomolmo.io.video import Frames, VideoWriter, open_video
 from videomolmo.mask_store import MaskStore
@@ -69,7 +69,8 @@ def saving(path: Path, place: Path, runs: int) -> dict[str, Any]:
 
 def sentences(path: Path, sentence: str, place: Path, runs: int, frames: int) -> dict[str, Any]:
     """Seconds with one sentence and with two of the same meaning, and the second's share of the first."""
-    settings = {"every": EVERY, "fusion": "iou", "tau": 0.7, "context": None, "max_frames": frames, "reader": "pyav"}
+    settings = {"every": EVERY, "fusion": "iou", "tau": 0.7, "context": None}
+    settings |= dict.fromkeys(READ) | {"max_frames": frames, "reader": "pyav"}
     grounder, times, rows = VideoGrounder.from_pretrained("nano", "nano", "cpu"), {1: [], 2: []}, []
     for run in range(runs + 1):
         for count, taken in times.items():
