@@ -478,6 +478,7 @@ def test_published_configuration(tmp_path: Path) -> None:
     for change, message in (
         ({"out_dim": 128}, "out_dim"), ({"mm_vision_tower": None}, "two vision towers"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"), ({"use_sam2": False}, "use_sam2"),
+        ({"mm_use_im_start_end": "yes"}, "true or false"),
     ):  # fmt: skip
         values = {name: value for name, value in (PUBLISHED | change).items() if value is not None}
         (tmp_path / "config.json").write_text(json.dumps(values))

@@ -17,7 +17,7 @@ from videomolmo.io.video import open_video
 from videomolmo.masks.sam2 import MEAN, STD, MaskTracker
 from videomolmo.masks.windows import Window, track_windows
 from videomolmo.weights.hub import nano_masks
-from videomolmo.weights.products import is_exact, quick_products
+from videomolmo.weights.matmul import fast_matmul, stays_float32
 
 HEIGHT, WIDTH = 48, 64
 Keys = dict[int, list[np.ndarray]]
@@ -298,19 +298,19 @@ def test_half_precision_finds_nearly_the_same(shipped_grounder, clip):
     assert iou(half.forward, whole.forward).mean() > 0.97 and iou(half.backward, whole.backward).mean() > 0.97
 
 
-def test_a_large_model_has_quick_products_on_a_cpu_with_the_same_masks(shipped_grounder, clip, monkeypatch):
+def test_a_large_model_has_fast_matmul_on_a_cpu_with_the_same_masks(shipped_grounder, clip, monkeypatch):
     tracker, told = MaskTracker(shipped_grounder.tracker.model), []
     hook = tracker.model.image_encoder.register_forward_pre_hook(
         lambda *_: told.append(torch.get_float32_matmul_precision())
     )
     point = np.array([clip.object_facts[0][0].point], np.float32) * (80, 64)
     plain = tracker.encode(clip.frames[0]), windows(tracker, clip.frames, {0: [point]})[0]
-    assert set(told) == {"highest"}  # small products get slower
+    assert set(told) == {"highest"}  # small matrices get slower
     monkeypatch.setattr("videomolmo.masks.sam2.LARGE_PX", 1)
     told.clear()
     quick = tracker.encode(clip.frames[0]), windows(tracker, clip.frames, {0: [point]})[0]
     hook.remove()
-    assert set(told) == {"medium" if is_exact() else "highest"}
+    assert set(told) == {"medium" if stays_float32() else "highest"}
     for one, other in zip(quick[0].features, plain[0].features, strict=True):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)
     assert iou(quick[1].forward, plain[1].forward).min() > 0.999
@@ -319,9 +319,9 @@ def test_a_large_model_has_quick_products_on_a_cpu_with_the_same_masks(shipped_g
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_quick_products_end_with_the_last_thread_that_wants_them(monkeypatch):
-    monkeypatch.setattr("videomolmo.weights.products.is_exact", lambda: True)
-    one, other = quick_products(), quick_products()
+def test_fast_matmul_end_with_the_last_thread_that_wants_them(monkeypatch):
+    monkeypatch.setattr("videomolmo.weights.matmul.stays_float32", lambda: True)
+    one, other = fast_matmul(), fast_matmul()
     one.__enter__()
     other.__enter__()
     one.__exit__(None, None, None)
@@ -330,10 +330,10 @@ def test_quick_products_end_with_the_last_thread_that_wants_them(monkeypatch):
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_a_gpu_keeps_its_products(monkeypatch):
+def test_a_gpu_keeps_its_precision(monkeypatch):
     """torch's switch is for all devices: there it would mean TF32."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert not is_exact.__wrapped__()
+    assert not stays_float32.__wrapped__()
 
 
 def test_only_frames_that_an_object_is_followed_on_are_encoded(shipped_grounder, clip, monkeypatch):

@@ -21,14 +21,14 @@ from videomolmo.io.timing import Stage
 from videomolmo.io.untrusted import first_line, model_file, regular_file, shortened
 from videomolmo.masks.configuration import Sam2, Unfilled, checked, instantiate, read_configuration, read_yaml
 from videomolmo.protocols import Frame, PropagationPath
+from videomolmo.weights.matmul import fast_matmul
 from videomolmo.weights.pickled import read_torch
-from videomolmo.weights.products import quick_products
 from videomolmo.weights.tensors import check_finite, shapes_of
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0…1, SAM 2's own
 # Bytes for each pixel of SAM 2's own picture: of a row's work, and of a frame's features.
 ROW_BYTES, FRAME_BYTES, CPU_BYTES, MOST_ROWS = 400, 16, 2**28, 16
-LARGE_PX = 1024  # of SAM 2's own picture, as all published ones have: most of its products are large there
+LARGE_PX = 1024  # of SAM 2's own picture, as all published ones have: most of its matrices are large there
 PIXELS_AT_ONCE = 2**25  # of masks that grow to the size of the frame, as floating point numbers
 
 
@@ -89,10 +89,10 @@ class MaskTracker:
 
     @contextmanager
     def precision(self) -> Iterator[None]:
-        """Within it the model computes as it was told to, on a CPU with its large products made quickly."""
-        is_quick = self.device.type == "cpu" and self.model.image_size >= LARGE_PX
+        """Within it the model computes as it was told to, on a CPU with `fast_matmul` where matrices are large."""
+        is_fast = self.device.type == "cpu" and self.model.image_size >= LARGE_PX
         half = torch.autocast(self.device.type, torch.bfloat16, enabled=self._is_half)
-        with half, quick_products() if is_quick else nullcontext():
+        with half, fast_matmul() if is_fast else nullcontext():
             yield
 
     @torch.inference_mode()

@@ -286,5 +286,8 @@ def config_from_published(values: dict[str, Any], rows: int) -> VideoGLaMMConfig
     known = {ours: values[name] for name, ours in PHI3.items() if values.get(name) is not None}
     window = values.get("sliding_window", LanguageConfig.window - 1)
     known["window"] = window + 1 if isinstance(window, int) else window
+    marks = values.get("mm_use_im_start_end")
+    if marks not in (None, True, False):
+        raise BadInput(f"config.json has mm_use_im_start_end = {shortened(marks)}, expected true or false; correct it")
     language = LanguageConfig(**known | {"vocab_size": rows, "segment": rows - 1})
-    return VideoGLaMMConfig(language=language, frame_marks=values.get("mm_use_im_start_end") is True)
+    return VideoGLaMMConfig(language=language, frame_marks=bool(marks))

@@ -1,4 +1,4 @@
-"""Products of large float32 matrices on a CPU by whichever of torch's two libraries is the faster one."""
+"""Faster float32 matrix multiplication on a CPU: by oneDNN in place of MKL, where that loses no precision."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from threading import Lock
 
 import torch
 
-_entered, _told, _lock = 0, "highest", Lock()
+_entered, _before, _lock = 0, "highest", Lock()
 
 
 @contextmanager
-def quick_products() -> Iterator[None]:
+def fast_matmul() -> Iterator[None]:
     """Within it torch may multiply float32 matrices on a CPU by oneDNN, where that is as exact as MKL, its default.
 
     MKL does not use all of what processors other than Intel's can do: on an AMD one with AVX-512 a large product takes
@@ -21,13 +21,13 @@ def quick_products() -> Iterator[None]:
     it, "medium" precision, would allow bfloat16 on processors with AMX, and TF32 on a GPU: there nothing is done, and
     GPUs must not be used within. May be entered by several threads.
     """
-    global _entered, _told
-    if not is_exact():
+    global _entered, _before
+    if not stays_float32():
         yield
         return
     with _lock:
         if not _entered:
-            _told = torch.get_float32_matmul_precision()
+            _before = torch.get_float32_matmul_precision()
             torch.set_float32_matmul_precision("medium")
         _entered += 1
     try:
@@ -36,11 +36,11 @@ def quick_products() -> Iterator[None]:
         with _lock:
             _entered -= 1
             if not _entered:
-                torch.set_float32_matmul_precision(_told)
+                torch.set_float32_matmul_precision(_before)
 
 
 @cache
-def is_exact() -> bool:
+def stays_float32() -> bool:
     """Whether products are float32 with torch's switch at "medium", too: tried once on a small one.
 
     False where torch has a GPU, whose products the switch would change, or was set up by its newer switches, with which
